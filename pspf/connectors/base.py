@@ -1,0 +1,440 @@
+"""The contract between PSPF and a broker. `tests/conformance` is the same contract, executable.
+
+    StreamingBackend   what users name: one topic and one group on a broker
+    Broker             topics, the log, groups, dead letters, state: all that needs no membership
+    Session            one worker's membership: while it lives, what it holds is nobody else's
+    Consumer           one cursor in one worker's hands: poll and commit
+
+Every method may raise `BackendUnavailable`: wait, then call again.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Final, Self
+
+import orjson
+
+from pspf.errors import EventRejected
+from pspf.records import (
+    Appended,
+    Batch,
+    Commit,
+    Cursor,
+    DeadLetter,
+    NewRecord,
+    Record,
+    Retry,
+    check_name,
+    encode_headers,
+)
+
+START: Final = "start"
+END: Final = "end"
+
+FOREVER: Final = -1
+"""`retention_ms` of a topic that is never trimmed; 0 trims a record as soon as all groups are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings that a broker needs. Sizes are bytes, times milliseconds."""
+
+    lease_ms: int = 10_000
+    renew_ms: int = 3_000
+    dedup_window_ms: int = 3_600_000
+    dedup_max_ids: int = 1_000_000
+    retention_ms: int = 7 * 24 * 3_600_000
+    emit_timeout_ms: int = 30_000
+    max_record_bytes: int = 1 << 20
+    max_key_bytes: int = 1 << 10
+    max_headers_bytes: int = 16 << 10
+    max_crashes: int = 3
+    synchronous: str = "FULL"
+
+    def check(self, record: NewRecord) -> None:
+        """Raise EventRejected where `record` is larger than a stored record may be."""
+        if len(record.value) > self.max_record_bytes:
+            raise EventRejected(f"event of {len(record.value):,} bytes; at most {self.max_record_bytes:,} are stored")
+        if record.raw_key is not None and len(record.raw_key) > self.max_key_bytes:
+            raise EventRejected(f"key of {len(record.raw_key):,} bytes; at most {self.max_key_bytes:,} are stored")
+        if record.raw_headers is not None and len(record.raw_headers) > self.max_headers_bytes:
+            raise EventRejected(
+                f"headers of {len(record.raw_headers):,} bytes; at most {self.max_headers_bytes:,} are stored"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as it stands. `size_bytes` counts payloads; None where the broker can't tell."""
+
+    topic: str
+    partitions: int
+    records: int
+    size_bytes: int | None
+    retention_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    """A partition's bounds: `first` is the first retained offset, `next` the one after the last."""
+
+    partition: int
+    first: int
+    next: int
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class CursorInfo:
+    """How far a cursor is. Counts are records; None = the broker can't tell.
+
+    `unread` is behind the position, `pending` delivered and not done, `held_back` waits for an
+    earlier record of its key, `retries` waits for its due time. `committed` and `end` are offsets,
+    None where there is none yet.
+    """
+
+    cursor: Cursor
+    committed: int | None
+    end: int | None
+    unread: int | None
+    pending: int
+    held_back: int
+    retries: int
+    oldest_pending_ms: int | None = None
+    owner: str | None = None
+    watermark_ms: int | None = None
+    last_commit_ms: int | None = None
+
+    @property
+    def lag(self) -> int | None:
+        """Records not finished."""
+        if self.unread is None:
+            return None
+        return self.unread + self.pending + self.held_back + self.retries
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """A worker that consumes for a group; `idle_ms` since it last showed that it lives."""
+
+    consumer: str
+    topic: str
+    group: str
+    handler: str | None
+    pending: int
+    idle_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDeadLetter:
+    """A dead letter in `<topic>-dlq`: `record` is the stored one, the rest is read from its headers."""
+
+    record: Record
+    topic: str
+    partition: int
+    group: str
+    handler: str
+    ordered: bool
+    attempts: int
+    error_type: str
+    error: str
+    traceback: str
+    original_id: str
+    dead_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StateEntry:
+    """One remembered value: `value` is JSON."""
+
+    handler: str
+    topic: str
+    group: str
+    partition: int
+    key: bytes
+    name: str
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What the owner of an ordered cursor starts from: its position and what is not done before it."""
+
+    epoch: int
+    position: int
+    held: Sequence[Retry] = field(default_factory=tuple)
+
+
+class Consumer(ABC):
+    """One cursor in one worker's hands. Used by one task; at most one commit at a time.
+
+    Shared mode: what a poll gives is pending on this worker until a commit finishes it.
+    Ordered mode: the cursor is leased; records are read from its position on.
+    """
+
+    cursor: Cursor
+    lease: Lease | None
+    """None in shared mode."""
+
+    @abstractmethod
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        """Return records to handle, waiting at most `timeout_ms` for the first; empty after that.
+
+        Records whose retry is due come first, then new ones in offset order. A batch of the shared
+        mode is claimed: nobody else gets its records while this session lives. In ordered mode the
+        next poll reads on behind this batch, committed or not, and a due record may come again
+        until the commit that settles it: the caller skips what it knows to be settled.
+
+        Raises:
+            CommitFenced: The lease is another worker's.
+        """
+
+    @abstractmethod
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        """Apply all of `commit`, or nothing of it; return the offsets that were not ours any more.
+
+        Safe to call again with the same commit after an error: it takes effect once. In shared
+        mode the effects of a record count only if this commit is the one that finishes it (or, with
+        `whole`, if that is so for all of them); the others' offsets are returned. In ordered mode
+        the result is empty.
+
+        Raises:
+            CommitFenced: The lease is another worker's; nothing was written.
+            CommitStale: The cursor was moved under its owner; nothing was written.
+            TooManyEffects: The commit is larger than the broker takes; nothing was written.
+        """
+
+    @abstractmethod
+    async def intend(self, offsets: Sequence[int]) -> None:
+        """Remember that these records of a suspect batch are about to run, in case they end the process."""
+
+    @abstractmethod
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        """Return the committed state of record keys, by name; a key without state may be missing."""
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give the cursor (ordered) or all pending records (shared) back at once, uncharged."""
+
+
+class Session(ABC):
+    """One worker's membership of the broker, kept alive by itself, whatever the event loop does."""
+
+    id: str
+    """`host-pid-random`, unique for ever."""
+
+    @abstractmethod
+    async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
+        """Join a group: make the topic and its cursors where missing; return the number of partitions.
+
+        `start` is `start`, `end` or a record id, and counts only where a cursor is made.
+
+        Raises:
+            ConfigurationError: `start` is none of these.
+        """
+
+    @abstractmethod
+    async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
+        """Return the ids of all live sessions registered for this, sorted."""
+
+    @abstractmethod
+    async def acquire(self, cursor: Cursor) -> Consumer | None:
+        """Take the lease of an ordered cursor; None while another live session holds it."""
+
+    @abstractmethod
+    async def share(self, cursor: Cursor) -> Consumer:
+        """Consume a shared cursor beside others."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give all back and leave, at once and uncharged. Safe to call twice."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Stop as a killed process does: nothing is given back, others find out. For tests."""
+
+
+class Broker(ABC):
+    """A broker: topics and their logs, groups and what they remember. One object per process."""
+
+    name: str
+    """Kind and place, without secrets."""
+    is_shared: bool
+    """Whether other processes can see it."""
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    @abstractmethod
+    async def connect(self) -> None:
+        """Open the broker; a second call does nothing.
+
+        Raises:
+            BackendUnavailable: It can't be reached.
+            BackendCorrupt: It is damaged or of a newer format.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close it and all its sessions; a second call does nothing, and `connect` works again."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Answer, or raise BackendUnavailable."""
+
+    @abstractmethod
+    async def open_session(self, name: str | None = None) -> Session:
+        """Join as a worker; `name` replaces the host's name in the session's id."""
+
+    # Topics and the log
+
+    @abstractmethod
+    async def create_topic(self, topic: str, *, partitions: int | None = None, retention_ms: int | None = None) -> bool:
+        """Make a topic; return False where it was there already.
+
+        `partitions=None` takes it as it is (1 where it is made).
+
+        Raises:
+            TopicMismatch: It has another number of partitions.
+            ConfigurationError: The name is not one, or ends in `-dlq` or `-late`.
+        """
+
+    @abstractmethod
+    async def list_topics(self) -> Sequence[TopicInfo]:
+        """Return all topics, by name."""
+
+    @abstractmethod
+    async def read_topic(self, topic: str) -> tuple[TopicInfo, Sequence[PartitionInfo]]:
+        """Return one topic and its partitions' bounds.
+
+        Raises:
+            NotFound: There is no such topic.
+        """
+
+    @abstractmethod
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> Sequence[Appended]:
+        """Store records at the end of a topic, all or none, in order; make the topic where missing.
+
+        A key picks its partition; records without one go round robin. A record whose `event_id`
+        was stored within the de-dup window is not stored again: its place is the first one's.
+        When this returns, they are as safe as the broker keeps anything.
+
+        Raises:
+            EmitUnknown: They may be stored or not.
+            EventRejected: One of them is too large.
+            BackendUnavailable: Nothing was stored.
+        """
+
+    @abstractmethod
+    async def read(self, topic: str, partition: int, *, offset: int, max_records: int) -> Sequence[Record]:
+        """Return the records at and after `offset`, in order; what is not there is passed over.
+
+        Raises:
+            NotFound: There is no such topic or partition.
+        """
+
+    @abstractmethod
+    async def find_offset(self, topic: str, partition: int, *, at_ms: int) -> int:
+        """Return the first offset whose record was stored at or after `at_ms` (the end, if none was)."""
+
+    @abstractmethod
+    async def wait(self, topic: str, *, timeout_ms: int) -> None:
+        """Return when `topic` may have got new records, after `timeout_ms` at the latest."""
+
+    # Groups
+
+    @abstractmethod
+    async def list_cursors(self, *, group: str | None = None, topic: str | None = None) -> Sequence[CursorInfo]:
+        """Return how far each cursor is, by group, topic, handler and partition."""
+
+    @abstractmethod
+    async def list_consumers(self, *, group: str | None = None) -> Sequence[ConsumerInfo]:
+        """Return the live workers of the groups."""
+
+    # Dead letters
+
+    @abstractmethod
+    async def list_dead_letters(self, *, topic: str | None = None, group: str | None = None) -> Sequence[StoredDeadLetter]:
+        """Return dead letters, oldest first, of one source topic or all."""
+
+    @abstractmethod
+    async def replay_dead_letters(self, letters: Sequence[StoredDeadLetter], *, to: str | None = None) -> int:
+        """Give dead letters a new start; return how many were still there. One commit.
+
+        Each becomes a record to retry (attempts 0, due now) in the cursor that gave it up, ahead of
+        the later records of its key; with `to` it is appended to that topic instead. It leaves the
+        dead letters in the same commit.
+        """
+
+    @abstractmethod
+    async def purge_dead_letters(self, letters: Sequence[StoredDeadLetter]) -> int:
+        """Forget dead letters; return how many were still there."""
+
+    # State
+
+    @abstractmethod
+    async def list_state(
+        self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
+    ) -> Sequence[StateEntry]:
+        """Return what handlers remember, by handler, key and name."""
+
+
+class StreamingBackend:
+    """One topic and one group on a broker: the handle that users construct and streams hold.
+
+    Making one opens nothing. `broker` is shared by all clones of a backend.
+    """
+
+    def __init__(self, broker: Broker, stream_key: str, group_name: str) -> None:
+        self.broker = broker
+        self.stream_key = check_name("topic", stream_key)
+        self.group_name = check_name("group", group_name)
+
+    def clone_with_topic(self, topic: str) -> "StreamingBackend":
+        """Return a backend of the same broker and group for another topic; opens nothing."""
+        return StreamingBackend(self.broker, topic, self.group_name)
+
+    async def connect(self) -> None:
+        """Open the broker; a second call does nothing."""
+        await self.broker.connect()
+
+    async def close(self) -> None:
+        """Close the broker; what it stores stays."""
+        await self.broker.close()
+
+    async def ping(self) -> None:
+        """Answer, or raise BackendUnavailable."""
+        await self.broker.ping()
+
+    async def ensure_group_exists(self) -> None:
+        """Make the topic and the group's shared cursors where they are missing."""
+        session = await self.broker.open_session()
+        try:
+            await session.register(self.stream_key, self.group_name, None)
+        finally:
+            await session.close()
+
+    async def add_event(self, event: Mapping[str, Any], *, key: str | None = None, headers: Mapping[str, str] | None = None) -> str:
+        """Append one JSON object as it is; return its record id."""
+        raw_key = None if key is None else key.encode()
+        record = NewRecord(raw_key, orjson.dumps(dict(event)), encode_headers(headers))
+        return (await self.broker.append(self.stream_key, [record]))[0].id
+
+    async def get_pending_info(self) -> dict[str, Any]:
+        """Return `{"pending": n, "lag": n or None, "consumers": {id: n}}` of this topic and group."""
+        cursors = await self.broker.list_cursors(group=self.group_name, topic=self.stream_key)
+        consumers = [c for c in await self.broker.list_consumers(group=self.group_name) if c.topic == self.stream_key]
+        lags = [c.lag for c in cursors]
+        return {
+            "pending": sum(c.pending for c in cursors),
+            "lag": None if None in lags else sum(lag for lag in lags if lag is not None),
+            "consumers": {c.consumer: c.pending for c in consumers},
+        }

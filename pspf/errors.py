@@ -1,0 +1,132 @@
+"""Every exception of PSPF, split by what the caller has to do.
+
+    PSPFError
+    ├── ConfigurationError          fix the code or the settings (is a ValueError)
+    │   ├── AppNotFound             the MODULE:OBJECT can't be loaded
+    │   ├── TopicMismatch           the topic was made with another number of partitions
+    │   ├── NotAvailable            this version does not have it
+    │   └── StateUnavailable        the handler has no state here (is a RuntimeError)
+    ├── EventRejected               fix the event (is a ValueError)
+    │   ├── SchemaError             the payload is not what the model asks for
+    │   └── TooManyEffects          one record did more than one commit may hold
+    ├── NotFound                    no such topic, group or record
+    ├── BackendUnavailable          wait, then call again
+    │   └── DiskFull                make space, then call again
+    ├── BackendCorrupt              stop: the broker's data is damaged or not ours
+    ├── EmitUnknown                 it may be stored or not: emit again with the same event_id
+    ├── EmitIncomplete              some of many are not stored: `ids` says which
+    ├── CommitFenced                stop: another worker owns the cursor
+    │   └── CommitStale             reload: someone moved the cursor under its owner
+    ├── HandlerTimeout              the handler took longer than its `timeout_ms`
+    ├── HandlerCrashed              the handler ended its process `max_crashes` times
+    ├── BatchError                  raised by a `list[Event]` handler to name the culprits
+    └── ContextClosed               the handler had ended when its context was used
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+
+class PSPFError(Exception):
+    """Root of all errors that PSPF raises on purpose."""
+
+
+class ConfigurationError(PSPFError, ValueError):
+    """The code or the settings ask for something that can't be."""
+
+
+class AppNotFound(ConfigurationError):
+    """The user's module or its Stream can't be loaded."""
+
+
+class TopicMismatch(ConfigurationError):
+    """A topic is used with another number of partitions than it was made with."""
+
+
+class NotAvailable(ConfigurationError):
+    """A documented feature that this version does not have."""
+
+
+class StateUnavailable(ConfigurationError, RuntimeError):
+    """State was asked for where there is none."""
+
+
+class EventRejected(PSPFError, ValueError):
+    """An event can't be encoded, or is too large, too deep or not JSON."""
+
+
+class SchemaError(EventRejected):
+    """A payload does not fit its model; retrying can't help."""
+
+
+class TooManyEffects(EventRejected):
+    """One record's handler made more changes than one commit may hold; retrying can't help."""
+
+
+class NotFound(PSPFError, LookupError):
+    """A named topic, group, handler or record does not exist."""
+
+
+class BackendUnavailable(PSPFError):
+    """The broker can't be reached or refuses for the moment; the same call may work later."""
+
+
+class DiskFull(BackendUnavailable):
+    """The broker's disk is full; nothing of the call was stored."""
+
+
+class BackendCorrupt(PSPFError):
+    """The broker's data is damaged, was replaced, or is of a format this version can't read."""
+
+
+class EmitUnknown(PSPFError):
+    """The emit's outcome is not known; emit it again with the same `event_id` to be sure."""
+
+
+class _Unknown:
+    """The id of an event whose outcome is not known."""
+
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final = _Unknown()
+
+
+class EmitIncomplete(PSPFError):
+    """Some of the events of one `emit_many` are not stored.
+
+    `ids` has one entry per event, in order: its id, `None` (not stored) or `UNKNOWN`.
+    """
+
+    def __init__(self, message: str, ids: Sequence[object]) -> None:
+        super().__init__(message)
+        self.ids = list(ids)
+
+
+class CommitFenced(PSPFError):
+    """The lease behind a commit is another worker's by now; nothing was written."""
+
+
+class CommitStale(CommitFenced):
+    """The cursor moved since its owner read it; nothing was written, read it again."""
+
+
+class HandlerTimeout(PSPFError, TimeoutError):
+    """A handler did not end within its `timeout_ms`."""
+
+
+class HandlerCrashed(PSPFError):
+    """A record ended the process that handled it, alone, `max_crashes` times."""
+
+
+class BatchError(PSPFError):
+    """Names the records of a batch that failed: `BatchError({event.offset: error})`."""
+
+    def __init__(self, errors: Mapping[str, BaseException]) -> None:
+        super().__init__(f"{len(errors)} of the batch failed")
+        self.errors = dict(errors)
+
+
+class ContextClosed(PSPFError):
+    """A handler's context was used after the handler had ended, failed or timed out."""

@@ -1,0 +1,1 @@
+"""Pure logic of the loop: takes values, gives values, no I/O."""
