@@ -1,0 +1,14 @@
+"""What every test of the suite relies on."""
+
+import os
+
+import hypothesis
+
+# Settings of the developer's shell must not decide what a test sees; the suite's own knobs stay.
+_KNOBS = {"PSPF_FAULT_RUNS", "PSPF_SEED"}
+for _name in [name for name in os.environ if name.startswith(("PSPF_", "VALKEY_")) and name not in _KNOBS]:
+    del os.environ[_name]
+
+# No deadline: a shared machine's pauses are not a failure. The blob repeats a failure exactly.
+hypothesis.settings.register_profile("pspf", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("pspf")

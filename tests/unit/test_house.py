@@ -1,0 +1,105 @@
+"""Rules of the house that no linter holds: read from the source, nothing is run."""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pspf
+
+ROOT = Path(__file__).parents[2]
+MOCKS = {"unittest.mock", "mock", "pytest_mock"}
+PUBLIC = {
+    "pspf",
+    "pspf.connectors.memory",
+    "pspf.connectors.sqlite",
+    "pspf.connectors.valkey",
+    "pspf.context",
+    "pspf.schema",
+    "pspf.settings",
+    "pspf.stream",
+    "pspf.testing",
+}
+_EXCEPTION = re.compile(r"#\s*(?:noqa(?::\s*[A-Z0-9, ]+)?|type:\s*ignore(?:\[[\w, -]+\])?)(?P<reason>.*)")
+_TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def sources(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text(), str(path))
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def reads_environment(node: ast.AST) -> bool:
+    names = {"environ", "environb", "getenv", "getenvb"}
+    if isinstance(node, ast.Attribute):
+        return isinstance(node.value, ast.Name) and node.value.id == "os" and node.attr in names
+    return isinstance(node, ast.ImportFrom) and node.module == "os" and any(alias.name in names for alias in node.names)
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    readers = {
+        f"{path}:{getattr(node, 'lineno', '?')}"
+        for path, tree in sources("pspf")
+        if path != Path("pspf/settings.py")
+        for node in ast.walk(tree)
+        if reads_environment(node)
+    }
+    assert readers == set()
+
+
+def test_the_example_apps_use_the_public_api_only() -> None:
+    inner = {
+        f"{path}: {node.module}"
+        for path, tree in sources("apps")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        and node.module
+        and node.module.split(".")[0] == "pspf"
+        and node.module not in PUBLIC
+    }
+    assert inner == set()
+
+
+def test_tests_use_real_brokers_and_no_mocks() -> None:
+    mocked = {str(path) for path, tree in sources("tests") if MOCKS & set(imports(tree))}
+    assert mocked == set()
+
+
+def test_every_lint_or_type_exception_names_its_reason() -> None:
+    unexplained = set()
+    for path, _ in sources("pspf", "apps", "benchmarks"):
+        for token in tokenize.generate_tokens(io.StringIO((ROOT / path).read_text()).readline):
+            found = _EXCEPTION.search(token.string) if token.type == tokenize.COMMENT else None
+            if found and not re.search(r"\w{2}", found["reason"]):
+                unexplained.add(f"{path}:{token.start[0]}")
+    assert unexplained == set()
+
+
+def test_every_test_that_the_readme_names_exists() -> None:
+    named = set(_TEST_NAME.findall((ROOT / "README.md").read_text()))
+    defined = {
+        (path.as_posix(), node.name)
+        for path, tree in sources("tests")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert named, "the README names the test of each promise"
+    assert named - defined == set()
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert {"Stream", "BaseEvent", "Context", "RetryPolicy", "SchemaRegistry"} <= set(pspf.__all__)
+    missing = [name for name in pspf.__all__ if getattr(pspf, name, None) is None]
+    assert missing == []
