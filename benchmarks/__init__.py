@@ -1,0 +1,1 @@
+"""PSPF measured beside hand-written loops. Figures are printed, never asserted: machines differ."""
