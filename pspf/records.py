@@ -8,7 +8,7 @@ id names one record of a topic.
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -52,7 +52,7 @@ def check_name(kind: str, name: str) -> str:
     Raises:
         ConfigurationError: It is empty, too long or has other characters than A-Z a-z 0-9 . _ -
     """
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name):
         raise ConfigurationError(f"{kind} {name!r}: use 1 to 200 of the characters A-Z a-z 0-9 . _ -")
     return name
 
@@ -137,7 +137,8 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
     """
     if not headers:
         return None
-    if not all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items()):
+    pairs: Iterable[tuple[object, object]] = headers.items()
+    if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
         raise EventRejected(f"headers map text to text, not {headers!r:.120}")
     try:
         return orjson.dumps(dict(headers))

@@ -22,7 +22,6 @@ from pspf.records import (
     Batch,
     Commit,
     Cursor,
-    DeadLetter,
     NewRecord,
     Record,
     Retry,
@@ -261,6 +260,8 @@ class Broker(ABC):
 
     name: str
     """Kind and place, without secrets."""
+    limits: Limits
+    """The sizes and times in force."""
     is_shared: bool
     """Whether other processes can see it."""
 

@@ -1,0 +1,173 @@
+"""The embedded broker: one SQLite file that processes share, or a private one in memory."""
+
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+from pspf.clock import Clock, SystemClock
+from pspf.connectors.base import (
+    Broker,
+    ConsumerInfo,
+    CursorInfo,
+    Limits,
+    PartitionInfo,
+    Session,
+    StateEntry,
+    StoredDeadLetter,
+    TopicInfo,
+)
+from pspf.connectors.sqlite import dead_letters, inspect, log
+from pspf.connectors.sqlite.effects import Effects, Trimmer
+from pspf.connectors.sqlite.engine import (
+    ANY_PARTITION,
+    Engine,
+    InlineEngine,
+    Nothing,
+    OutcomeUnknown,
+    Poll,
+    ThreadEngine,
+)
+from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
+from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, make_session_id, read_boot_id
+from pspf.connectors.sqlite.session import SQLiteSession
+from pspf.connectors.sqlite.storage import Storage
+from pspf.errors import EmitUnknown
+from pspf.records import Appended, NewRecord, Record, check_name
+
+
+class SQLBroker(Broker):
+    """The broker on an engine: what the file and the memory one have in common."""
+
+    def __init__(self, engine: Engine, liveness: Liveness, limits: Limits, boot_id: str) -> None:
+        self.name = engine.storage.name
+        self.limits = limits
+        self._engine = engine
+        self._liveness = liveness
+        self._boot_id = boot_id
+        self._log = log.Log(limits)
+        self._effects = Effects(engine, self._log)
+        self._trimmer = Trimmer(engine)
+        self._renewal = Renewal(limits.renew_ms)
+        self._sessions: weakref.WeakSet[SQLiteSession] = weakref.WeakSet()
+        reaper = Reaper(liveness, self._renewal, engine.clock, limits.lease_ms, boot_id)
+        engine.add_chore(self._renewal)
+        engine.add_chore(reaper)
+
+    async def connect(self) -> None:
+        await self._engine.open()
+
+    async def close(self) -> None:
+        for session in list(self._sessions):
+            await session.close()
+        await self._engine.close()
+
+    async def ping(self) -> None:
+        await self._engine.read(lambda storage: storage.rows("SELECT 1"))
+
+    async def open_session(self, name: str | None = None) -> Session:
+        membership = Membership(make_session_id(name), self._engine.clock, self._boot_id)
+        session = SQLiteSession(self._engine, self._effects, membership, self._liveness, self._renewal)
+        await session.open()
+        self._sessions.add(session)
+        return session
+
+    async def create_topic(self, topic: str, *, partitions: int | None = None, retention_ms: int | None = None) -> bool:
+        now_ms = self._engine.clock.now_ms()
+        return await self._engine.write(
+            lambda storage: log.create_topic(storage, topic, partitions, retention_ms, now_ms)
+        )
+
+    async def list_topics(self) -> Sequence[TopicInfo]:
+        return await self._engine.read(lambda storage: inspect.list_topics(storage, self.limits))
+
+    async def read_topic(self, topic: str) -> tuple[TopicInfo, Sequence[PartitionInfo]]:
+        return await self._engine.read(lambda storage: inspect.read_topic(storage, topic, self.limits))
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> Sequence[Appended]:
+        check_name("topic", topic)
+        if not records:
+            return []
+        for record in records:
+            self.limits.check(record)
+        try:
+            return await self._engine.write(lambda storage: self._append(storage, topic, records))
+        except OutcomeUnknown as error:
+            raise EmitUnknown(f"{len(records)} for {topic!r} may be stored or not: {error}") from error
+
+    def _append(self, storage: Storage, topic: str, records: Sequence[NewRecord]) -> list[Appended]:
+        now_ms = self._engine.clock.now_ms()
+        places = self._log.append(storage, topic, records, now_ms)
+        partitions = log.get_topic(storage, topic).partitions
+        for number in {place.partition for place in places}:
+            self._engine.grown.add(partitions[number].partition_id)
+            self._trimmer.trim_if_due(storage, partitions[number].partition_id, now_ms)
+        return places
+
+    async def read(self, topic: str, partition: int, *, offset: int, max_records: int) -> Sequence[Record]:
+        def read(storage: Storage) -> list[Record]:
+            found = log.get_partition(storage, topic, partition)
+            return log.read_range(storage, topic, found.partition_id, partition, offset, found.next, max_records)
+
+        return await self._engine.read(read)
+
+    async def find_offset(self, topic: str, partition: int, *, at_ms: int) -> int:
+        return await self._engine.read(
+            lambda storage: log.find_offset(storage, log.get_partition(storage, topic, partition), at_ms)
+        )
+
+    async def wait(self, topic: str, *, timeout_ms: int) -> None:
+        before = await self._engine.read(lambda storage: _end(storage, topic))
+        await self._engine.poll(
+            Poll(ANY_PARTITION, lambda storage: True if _end(storage, topic) != before else Nothing(), None, timeout_ms)
+        )
+
+    async def list_cursors(self, *, group: str | None = None, topic: str | None = None) -> Sequence[CursorInfo]:
+        return await self._engine.read(lambda storage: inspect.list_cursors(storage, group, topic, self._engine.clock))
+
+    async def list_consumers(self, *, group: str | None = None) -> Sequence[ConsumerInfo]:
+        return await self._engine.read(lambda storage: inspect.list_consumers(storage, group, self._engine.clock))
+
+    async def list_dead_letters(
+        self, *, topic: str | None = None, group: str | None = None
+    ) -> Sequence[StoredDeadLetter]:
+        return await self._engine.read(lambda storage: dead_letters.list_letters(storage, topic, group))
+
+    async def replay_dead_letters(self, letters: Sequence[StoredDeadLetter], *, to: str | None = None) -> int:
+        return await self._engine.write(
+            lambda storage: dead_letters.replay(self._engine, self._log, storage, letters, to)
+        )
+
+    async def purge_dead_letters(self, letters: Sequence[StoredDeadLetter]) -> int:
+        return await self._engine.write(lambda storage: dead_letters.purge(storage, letters))
+
+    async def list_state(
+        self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
+    ) -> Sequence[StateEntry]:
+        return await self._engine.read(lambda storage: inspect.list_state(storage, handler, group, key, name))
+
+
+def _end(storage: Storage, topic: str) -> int:
+    found = log.find_topic(storage, topic)
+    return 0 if found is None else sum(partition.next for partition in found.partitions)
+
+
+class SQLiteBroker(SQLBroker):
+    """The broker in a file. Made anywhere, opened after the process has started."""
+
+    is_shared = True
+
+    def __init__(self, path: Path, limits: Limits | None = None, clock: Clock | None = None) -> None:
+        limits = limits or Limits()
+        engine = ThreadEngine(Storage(path, limits), clock or SystemClock(), limits)
+        super().__init__(engine, FileLiveness(path), limits, read_boot_id())
+
+
+class MemoryBroker(SQLBroker):
+    """The broker in memory: it lives as long as this object, over event loops and `close`."""
+
+    is_shared = False
+
+    def __init__(self, limits: Limits | None = None, clock: Clock | None = None) -> None:
+        limits = limits or Limits()
+        engine = InlineEngine(Storage(None, limits), clock or SystemClock(), limits)
+        super().__init__(engine, MemoryLiveness(), limits, "")

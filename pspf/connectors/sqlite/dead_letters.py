@@ -1,0 +1,86 @@
+"""Dead letters, given a new start or forgotten."""
+
+from collections.abc import Sequence
+
+from pspf.connectors.base import StoredDeadLetter
+from pspf.connectors.sqlite.effects import append_and_tell, decode_letter, original_headers
+from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.log import OFFSET_BITS, Log, find_topic, read_range, remove
+from pspf.connectors.sqlite.storage import Storage
+from pspf.errors import NotFound
+from pspf.records import DEAD_LETTER_SUFFIX, NewRecord, parse_id
+
+
+def list_letters(storage: Storage, topic: str | None, group: str | None) -> list[StoredDeadLetter]:
+    """Return dead letters of one source topic or all, oldest first."""
+    names = [row[0] for row in storage.rows("SELECT topic FROM topics ORDER BY topic")]
+    found: list[StoredDeadLetter] = []
+    for name in names:
+        source = name.removesuffix(DEAD_LETTER_SUFFIX)
+        if source == name or (topic is not None and topic not in (source, name)):
+            continue
+        companion = find_topic(storage, name)
+        assert companion is not None
+        for p in companion.partitions:
+            records = read_range(storage, name, p.partition_id, p.partition, p.first, p.next, p.next)
+            letters = (decode_letter(record) for record in records)
+            found += [letter for letter in letters if letter is not None and group in (None, letter.group)]
+    return sorted(found, key=lambda letter: letter.dead_at_ms)
+
+
+def replay(engine: Engine, log: Log, storage: Storage, letters: Sequence[StoredDeadLetter], to: str | None) -> int:
+    """Make dead letters retry entries again, or append them to `to`; return how many were there.
+
+    Raises:
+        NotFound: The cursor that gave one up, or its record, is gone; `to` still works.
+    """
+    replayed = 0
+    for letter in letters:
+        if purge(storage, [letter]) == 0:
+            continue
+        if to is None:
+            _retry(engine, storage, letter)
+        else:
+            record = letter.record
+            fresh = NewRecord(record.raw_key, record.value, original_headers(record))
+            append_and_tell(engine, log, storage, to, [fresh], engine.clock.now_ms())
+        replayed += 1
+    return replayed
+
+
+def purge(storage: Storage, letters: Sequence[StoredDeadLetter]) -> int:
+    """Remove dead letters; return how many were there."""
+    removed = 0
+    for letter in letters:
+        topic = find_topic(storage, letter.record.topic)
+        if topic is not None:
+            partition_id = topic.partitions[letter.record.partition].partition_id
+            removed += remove(storage, partition_id, [letter.record.offset])
+    return removed
+
+
+def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> None:
+    handler = letter.handler if letter.ordered else ""
+    row = storage.row(
+        "SELECT c.cursor_id, c.partition_id FROM cursors c JOIN partitions p USING (partition_id)"
+        " JOIN topics t USING (topic_id) WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?",
+        (letter.topic, letter.partition, letter.group, handler),
+    )
+    if row is None:
+        raise NotFound(f"dead letter {letter.record.id}: group {letter.group!r} has no such cursor any more; use --to")
+    cursor_id, partition_id = row
+    offset = parse_id(letter.original_id)[1]
+    place = partition_id << OFFSET_BITS | offset
+    if storage.row("SELECT 1 FROM records WHERE place = ?", (place,)) is None:
+        raise NotFound(f"dead letter {letter.record.id}: {letter.topic} {letter.original_id} was trimmed; use --to")
+    key = letter.record.raw_key if letter.ordered else None
+    now_ms = engine.clock.now_ms()
+    storage.run(
+        "INSERT OR REPLACE INTO retries VALUES (?, ?, ?, 0, ?, ?)", (cursor_id, offset, key, now_ms, letter.error)
+    )
+    if key is not None:
+        storage.run(
+            "UPDATE retries SET due_ms = NULL WHERE cursor_id = ? AND key = ? AND offset > ?", (cursor_id, key, offset)
+        )
+    storage.run("UPDATE cursors SET sequence = sequence + 1 WHERE cursor_id = ?", (cursor_id,))
+    engine.grown.add(partition_id)

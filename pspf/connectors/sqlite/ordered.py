@@ -1,0 +1,273 @@
+"""The ordered mode: one owner at a time reads a cursor from its position and commits under a lease.
+
+Checks of a commit, in order: the lease (FENCED), the last commit id (a resent commit: success), the
+sequence (STALE), sizes; then the writes.
+"""
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import apsw
+
+from pspf import faults
+from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.sqlite.effects import Effects, check_size, forget_retries
+from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
+from pspf.connectors.sqlite.log import read_places, read_range
+from pspf.connectors.sqlite.membership import Membership
+from pspf.connectors.sqlite.storage import Storage
+from pspf.errors import CommitFenced, CommitStale
+from pspf.records import Batch, Commit, Cursor, Record, Retry
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN_BATCH: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """That a record of the next `left` ones ended an earlier owner's process.
+
+    Batches of at most `limit` records run alone; `offsets` are the ones about to run, `crashes`
+    how often they, being one record, did it.
+    """
+
+    limit: int
+    left: int
+    offsets: tuple[int, ...] = ()
+    crashes: int = 0
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Suspicion | None":
+        if text is None:
+            return None
+        fields = json.loads(text)
+        return cls(fields["limit"], fields["left"], tuple(fields["offsets"]), fields["crashes"])
+
+    def format(self) -> str:
+        return json.dumps(asdict(self))
+
+    def after_crash(self) -> "Suspicion":
+        """Return what the next owner has to suspect."""
+        if not self.offsets:
+            return self
+        if len(self.offsets) == 1:
+            return Suspicion(1, 1, self.offsets, self.crashes + 1)
+        return Suspicion(max(1, len(self.offsets) // 2), len(self.offsets))
+
+    def after_commit(self, finished: int) -> "Suspicion | None":
+        """Return what is left to suspect when `finished` records have passed."""
+        left = self.left - finished
+        return Suspicion(self.limit, left) if left > 0 else None
+
+
+def acquire(storage: Storage, membership: Membership, cursor: Cursor) -> "Grant | None":
+    """Take the lease of a cursor, where it is free; the caller holds a write transaction."""
+    row = storage.row(
+        "SELECT c.cursor_id, c.partition_id, max(c.position, p.first_offset), c.position, c.sequence, c.epoch,"
+        " c.is_clean, c.intent, c.session, EXISTS (SELECT 1 FROM sessions s WHERE s.session = c.session)"
+        " FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
+        " WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?",
+        (cursor.topic, cursor.partition, cursor.group, cursor.handler),
+    )
+    if row is None:
+        return None
+    cursor_id, partition_id, position, stored, sequence, epoch, is_clean, intent, session, is_alive = row
+    is_own = session == membership.session
+    if session is not None and is_alive and not is_own:
+        return None
+    if position > stored:
+        logger.error("%s: %d records were trimmed before they were read", cursor, position - stored)
+    membership.ensure(storage)
+    suspicion = Suspicion.parse(intent)
+    if not is_clean and not is_own:
+        suspicion = (suspicion or Suspicion(_UNKNOWN_BATCH, _UNKNOWN_BATCH)).after_crash()
+    elif suspicion is not None:
+        suspicion = Suspicion(suspicion.limit, suspicion.left)
+    token = secrets.token_bytes(8)
+    storage.run(
+        "UPDATE cursors SET epoch = ?, token = ?, session = ?, is_clean = 0, position = ?, intent = ? WHERE cursor_id = ?",
+        (epoch + 1, token, membership.session, position, _at_rest(suspicion), cursor_id),
+    )
+    held = tuple(
+        Retry(*row)
+        for row in storage.rows(
+            "SELECT offset, key, attempts, due_ms, error FROM retries WHERE cursor_id = ? ORDER BY offset", (cursor_id,)
+        )
+    )
+    return Grant(cursor_id, partition_id, sequence, token, Lease(epoch + 1, position, held), suspicion)
+
+
+def _at_rest(suspicion: Suspicion | None) -> str | None:
+    """Return a suspicion as stored while nothing of it runs: a crash now charges nobody."""
+    return None if suspicion is None else Suspicion(suspicion.limit, suspicion.left).format()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease and what goes with it."""
+
+    cursor_id: int
+    partition_id: int
+    sequence: int
+    token: bytes
+    lease: Lease
+    suspicion: Suspicion | None
+
+
+class OrderedConsumer(Consumer):
+    """An ordered cursor under a lease."""
+
+    def __init__(self, engine: Engine, effects: Effects, cursor: Cursor, grant: Grant) -> None:
+        self.cursor = cursor
+        self.lease: Lease | None = grant.lease
+        self._engine = engine
+        self._effects = effects
+        self._cursor_id = grant.cursor_id
+        self._partition_id = grant.partition_id
+        self._epoch = grant.lease.epoch
+        self._token = grant.token
+        self._sequence = grant.sequence
+        self._suspicion = grant.suspicion
+        self._read_position = grant.lease.position
+
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        faults.reach("read.sent")
+        found = await self._engine.poll(
+            Poll(self._partition_id, lambda storage: self._look(storage, max_records, retries_only), None, timeout_ms)
+        )
+        faults.reach("read.reply")
+        if isinstance(found, Nothing):
+            return Batch((), self._read_position)
+        batch: Batch = found
+        self._read_position = batch.end
+        return batch
+
+    def _look(self, storage: Storage, max_records: int, retries_only: bool) -> Nothing | Batch:
+        row = storage.row(
+            "SELECT c.token, p.next_offset, EXISTS (SELECT 1 FROM retries r WHERE r.cursor_id = c.cursor_id)"
+            " FROM cursors c JOIN partitions p USING (partition_id) WHERE c.cursor_id = ?",
+            (self._cursor_id,),
+        )
+        if row is None or row[0] != self._token:
+            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+        suspicion = self._suspicion
+        limit = max_records if suspicion is None else min(max_records, suspicion.limit)
+        due, due_ms = self._due(storage, limit) if row[2] else ({}, None)
+        records = self._read_due(storage, due)
+        end = self._read_position
+        if len(records) < limit and end < row[1] and not retries_only:
+            new = read_range(
+                storage, self.cursor.topic, self._partition_id, self.cursor.partition, end, row[1], limit - len(records)
+            )
+            end = new[-1].offset + 1 if new else row[1]
+            records += new
+        if not records:
+            self._read_position = end
+            return Nothing(due_ms)
+        if suspicion is None:
+            return Batch(records, end)
+        is_charged = suspicion.offsets == (records[0].offset,) and len(records) == 1
+        return Batch(records, end, suspect=True, crashes=suspicion.crashes if is_charged else 0)
+
+    def _due(self, storage: Storage, limit: int) -> tuple[dict[int, int], int | None]:
+        now_ms = self._engine.clock.now_ms()
+        rows = storage.rows(
+            "SELECT offset, attempts FROM retries WHERE cursor_id = ? AND due_ms <= ? ORDER BY offset LIMIT ?",
+            (self._cursor_id, now_ms, limit),
+        )
+        later = storage.row("SELECT min(due_ms) FROM retries WHERE cursor_id = ? AND due_ms > ?", (self._cursor_id, now_ms))
+        return dict(rows), None if later is None else later[0]
+
+    def _read_due(self, storage: Storage, due: dict[int, int]) -> list[Record]:
+        if not due:
+            return []
+        return read_places(storage, self.cursor.topic, self._partition_id, self.cursor.partition, due)
+
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        check_size(commit)
+        await self._engine.write(lambda storage: self._apply(storage, commit))
+        self._sequence += 1
+        if self._suspicion is not None:
+            self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
+        return ()
+
+    def _apply(self, storage: Storage, commit: Commit) -> None:
+        row = storage.row("SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,))
+        if row is None or row[0] != self._token or row[1] != self._epoch:
+            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
+        if row[2] == commit.commit_id:
+            return
+        if row[3] != self._sequence:
+            raise CommitStale(f"{self.cursor}: moved to sequence {row[3]} while {self._sequence} was in hand")
+        suspicion = self._suspicion
+        rest = None if suspicion is None else suspicion.after_commit(len(commit.done) + len(commit.retries))
+        storage.run(
+            "UPDATE cursors SET sequence = sequence + 1, commit_id = ?, position = coalesce(?, position), intent = ?,"
+            " last_commit_ms = ? WHERE cursor_id = ?",
+            (commit.commit_id, commit.position, _at_rest(rest), self._engine.clock.now_ms(), self._cursor_id),
+        )
+        self._write_state(storage, commit)
+        self._write_retries(storage, commit)
+        self._effects.write(storage, self._partition_id, commit, ordered=True)
+
+    def _write_state(self, storage: Storage, commit: Commit) -> None:
+        kept = [(self._cursor_id, key, name, value) for (key, name), value in commit.state.items() if value is not None]
+        if kept:
+            storage.insert("state", 4, kept, verb="INSERT OR REPLACE")
+        for (key, name), value in commit.state.items():
+            if value is None:
+                storage.run("DELETE FROM state WHERE cursor_id = ? AND key = ? AND name = ?", (self._cursor_id, key, name))
+
+    def _write_retries(self, storage: Storage, commit: Commit) -> None:
+        if storage.row("SELECT 1 FROM retries WHERE cursor_id = ? LIMIT 1", (self._cursor_id,)) is not None:
+            forget_retries(storage, self._cursor_id, commit.done)
+        rows = [(self._cursor_id, r.offset, r.key, r.attempts, r.due_ms, r.error) for r in commit.retries]
+        storage.insert("retries", 6, rows, verb="INSERT OR REPLACE")
+
+    async def intend(self, offsets: Sequence[int]) -> None:
+        suspicion = self._suspicion
+        if suspicion is None:
+            return  # what was read ahead as suspect is past the suspicion by now
+        is_same = suspicion.offsets == tuple(offsets)
+        intent = Suspicion(suspicion.limit, suspicion.left, tuple(offsets), suspicion.crashes if is_same else 0)
+
+        def mark(storage: Storage) -> None:
+            changed = storage.run(
+                "UPDATE cursors SET intent = ? WHERE cursor_id = ? AND token = ?",
+                (intent.format(), self._cursor_id, self._token),
+            )
+            if not changed:
+                raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+
+        await self._engine.write(mark, durable=False)
+        self._suspicion = intent
+
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        def read(storage: Storage) -> dict[bytes, dict[str, bytes]]:
+            found: dict[bytes, dict[str, bytes]] = {}
+            for key, name, value in storage.rows(
+                "SELECT s.key, s.name, s.value FROM carray(?) c CROSS JOIN state s ON s.cursor_id = ? AND s.key = c.value",
+                (apsw.carray(tuple(keys)), self._cursor_id),
+            ):
+                found.setdefault(key, {})[name] = value
+            return found
+
+        return await self._engine.read(read) if keys else {}
+
+    async def release(self) -> None:
+        faults.reach("release")
+
+        def give_back(storage: Storage) -> None:
+            changed = storage.run(
+                "UPDATE cursors SET session = NULL, token = NULL, is_clean = 1, intent = ? WHERE cursor_id = ? AND token = ?",
+                (_at_rest(self._suspicion), self._cursor_id, self._token),
+            )
+            if changed:
+                self._engine.grown.add(self._partition_id)
+
+        await self._engine.write(give_back, durable=False)

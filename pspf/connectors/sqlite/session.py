@@ -1,0 +1,130 @@
+"""One worker's membership of the embedded broker."""
+
+from collections.abc import Sequence
+
+from pspf import faults
+from pspf.connectors.base import END, START, Consumer, Session
+from pspf.connectors.sqlite.effects import Effects
+from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.liveness import Liveness
+from pspf.connectors.sqlite.log import Partition, ensure_topic, get_partition
+from pspf.connectors.sqlite.membership import Membership, Renewal
+from pspf.connectors.sqlite.ordered import OrderedConsumer, acquire
+from pspf.connectors.sqlite.shared import SharedConsumer
+from pspf.connectors.sqlite.storage import Storage
+from pspf.errors import ConfigurationError, NotFound
+from pspf.records import Cursor, check_name, parse_id
+
+
+class SQLiteSession(Session):
+    """A session: its row, its lock, and the consumers made from it."""
+
+    def __init__(
+        self, engine: Engine, effects: Effects, membership: Membership, liveness: Liveness, renewal: Renewal
+    ) -> None:
+        self.id = membership.session
+        self._engine = engine
+        self._effects = effects
+        self._membership = membership
+        self._liveness = liveness
+        self._renewal = renewal
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Enter: from here on the session lives until it is closed or its process ends."""
+        self._liveness.enter(self.id)
+        self._renewal.add(self._membership)
+        self._is_open = True
+        await self._engine.write(self._membership.ensure, durable=False)
+
+    async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
+        check_name("topic", topic)
+        check_name("group", group)
+        at = _parse_start(start)
+
+        def register(storage: Storage) -> int:
+            found = ensure_topic(storage, topic, self._engine.clock.now_ms())
+            rows = [
+                (partition.partition_id, group, handler or "", _start_offset(partition, at))
+                for partition in found.partitions
+            ]
+            storage.insert(
+                "cursors (partition_id, group_name, handler, position)", 4, rows, verb="INSERT OR IGNORE"
+            )
+            self._membership.join(storage, found.topic_id, group, handler or "")
+            return len(found.partitions)
+
+        return await self._engine.write(register)
+
+    async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
+        rows = await self._engine.read(
+            lambda storage: storage.rows(
+                "SELECT m.session FROM members m JOIN topics t USING (topic_id)"
+                " WHERE t.topic = ? AND m.group_name = ? AND m.handler = ? ORDER BY m.session",
+                (topic, group, handler or ""),
+            )
+        )
+        return [row[0] for row in rows]
+
+    async def acquire(self, cursor: Cursor) -> Consumer | None:
+        grant = await self._engine.write(lambda storage: acquire(storage, self._membership, cursor), durable=False)
+        if grant is None:
+            return None
+        faults.reach("lease.acquired")
+        return OrderedConsumer(self._engine, self._effects, cursor, grant)
+
+    async def share(self, cursor: Cursor) -> Consumer:
+        def find(storage: Storage) -> tuple[int, int]:
+            partition = get_partition(storage, cursor.topic, cursor.partition)
+            row = storage.row(
+                "SELECT cursor_id FROM cursors WHERE partition_id = ? AND group_name = ? AND handler = ''",
+                (partition.partition_id, cursor.group),
+            )
+            if row is None:
+                raise NotFound(f"no cursor {cursor}: register it first")
+            return row[0], partition.partition_id
+
+        cursor_id, partition_id = await self._engine.read(find)
+        return SharedConsumer(self._engine, self._effects, self._membership, cursor, cursor_id, partition_id)
+
+    async def close(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._renewal.remove(self._membership)
+
+        def leave(storage: Storage) -> None:
+            self._engine.grown.update(
+                row[0]
+                for row in storage.rows(
+                    "SELECT c.partition_id FROM cursors c WHERE c.session = ?1 OR EXISTS"
+                    " (SELECT 1 FROM claims m WHERE m.cursor_id = c.cursor_id AND m.session = ?1)",
+                    (self.id,),
+                )
+            )
+            self._membership.leave(storage)
+
+        await self._engine.write(leave, durable=False)
+        self._liveness.leave(self.id)
+        self._liveness.forget(self.id)
+
+    def abandon(self) -> None:
+        self._is_open = False
+        self._renewal.remove(self._membership)
+        self._liveness.leave(self.id)
+
+
+def _parse_start(start: str) -> tuple[int, int] | str:
+    """Return `start`, `end`, or (partition, offset) of a record id."""
+    return start if start in (START, END) else parse_id(start)
+
+
+def _start_offset(partition: Partition, at: tuple[int, int] | str) -> int:
+    if at == START:
+        return partition.first
+    if at == END:
+        return partition.next
+    if isinstance(at, str):
+        raise ConfigurationError(f"start={at!r}: use start, end or a record id")
+    number, offset = at
+    return max(offset, partition.first) if number == partition.partition else partition.first

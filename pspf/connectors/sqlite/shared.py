@@ -1,0 +1,339 @@
+"""The shared mode: workers of a group claim ranges of a partition; a commit finishes what it claimed.
+
+The gate of a commit is each record's own claim: whoever lost it, writes nothing for that record.
+"""
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import apsw
+
+from pspf import faults
+from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.sqlite.effects import Effects, check_size, forget_retries
+from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
+from pspf.connectors.sqlite.log import read_places, read_range
+from pspf.connectors.sqlite.membership import Membership
+from pspf.connectors.sqlite.storage import Storage
+from pspf.errors import StateUnavailable
+from pspf.records import Batch, Commit, Cursor, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Consecutive offsets of one claim."""
+
+    claim: int
+    first: int
+    last: int
+
+
+class SharedConsumer(Consumer):
+    """A shared cursor, consumed beside others."""
+
+    def __init__(
+        self, engine: Engine, effects: Effects, membership: Membership, cursor: Cursor, cursor_id: int, partition_id: int
+    ) -> None:
+        self.cursor = cursor
+        self.lease: Lease | None = None
+        self._engine = engine
+        self._effects = effects
+        self._membership = membership
+        self._cursor_id = cursor_id
+        self._partition_id = partition_id
+        self._claims: dict[int, int] = {}
+
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        faults.reach("read.sent")
+        found = await self._engine.poll(
+            Poll(
+                self._partition_id,
+                lambda storage: self._look(storage, retries_only),
+                lambda storage: self._take(storage, max_records, retries_only),
+                timeout_ms,
+            )
+        )
+        faults.reach("read.reply")
+        return Batch((), 0) if isinstance(found, Nothing) else found
+
+    def _look(self, storage: Storage, retries_only: bool) -> Nothing | bool:
+        row = storage.row(
+            "SELECT EXISTS (SELECT 1 FROM claims WHERE cursor_id = ?1 AND session IS NULL),"
+            " (SELECT min(due_ms) FROM retries WHERE cursor_id = ?1 AND due_ms IS NOT NULL),"
+            " c.position < p.next_offset FROM cursors c JOIN partitions p USING (partition_id) WHERE c.cursor_id = ?1",
+            (self._cursor_id,),
+        )
+        if row is None:
+            return Nothing()
+        is_orphaned, due_ms, is_unread = row
+        if is_orphaned or (is_unread and not retries_only):
+            return True
+        if due_ms is not None and due_ms <= self._engine.clock.now_ms():
+            return True
+        return Nothing(due_ms)
+
+    def _take(self, storage: Storage, max_records: int, retries_only: bool) -> Batch | Nothing:
+        self._membership.ensure(storage)
+        claim = self._membership.next_claim()
+        suspects = self._take_suspects(storage, claim, max_records)
+        if suspects is not None:
+            return suspects
+        records = self._take_orphans(storage, claim, max_records)
+        if len(records) < max_records:
+            records += self._take_due(storage, claim, max_records - len(records))
+        if len(records) < max_records and not retries_only:
+            records += self._take_new(storage, claim, max_records - len(records))
+        if not records:
+            return self._look_again(storage, retries_only)
+        return Batch(records, records[-1].offset + 1)
+
+    def _look_again(self, storage: Storage, retries_only: bool) -> Nothing:
+        found = self._look(storage, retries_only)
+        return found if isinstance(found, Nothing) else Nothing(self._engine.clock.now_ms() + 1)
+
+    def _take_suspects(self, storage: Storage, claim: int, max_records: int) -> Batch | None:
+        row = storage.row(
+            "SELECT first, last, crashes FROM claims WHERE cursor_id = ? AND session IS NULL AND is_suspect = 1"
+            " ORDER BY first LIMIT 1",
+            (self._cursor_id,),
+        )
+        if row is None:
+            return None
+        first, last, crashes = row
+        end = min(last, first + max_records - 1)
+        self._drop_claim(storage, first)
+        if end < last:
+            self._add_claim(storage, end + 1, last, claim, None, is_suspect=True)
+        records = self._read_claimed(storage, first, end)
+        for run in runs(records, claim):
+            self._add_claim(storage, run.first, run.last, claim, self._membership.session, is_suspect=True, crashes=crashes)
+        self._deliver(records, claim)
+        return Batch(records, end + 1, suspect=True, crashes=crashes) if records else None
+
+    def _take_orphans(self, storage: Storage, claim: int, max_records: int) -> list[Record]:
+        taken: list[Record] = []
+        for first, last in storage.rows(
+            "SELECT first, last FROM claims WHERE cursor_id = ? AND session IS NULL ORDER BY first LIMIT ?",
+            (self._cursor_id, max_records),
+        ):
+            left = max_records - len(taken)
+            if left <= 0:
+                break
+            end = min(last, first + left - 1)
+            self._drop_claim(storage, first)
+            if end < last:
+                self._add_claim(storage, end + 1, last, claim, None)
+            taken += self._read_claimed(storage, first, end)
+        self._claim(storage, taken, claim)
+        return taken
+
+    def _take_due(self, storage: Storage, claim: int, limit: int) -> list[Record]:
+        rows = storage.rows(
+            "SELECT offset, attempts FROM retries WHERE cursor_id = ? AND due_ms <= ? ORDER BY due_ms, offset LIMIT ?",
+            (self._cursor_id, self._engine.clock.now_ms(), limit),
+        )
+        if not rows:
+            return []
+        attempts: dict[int, int] = dict(rows)
+        storage.run(
+            "UPDATE retries SET due_ms = NULL WHERE cursor_id = ? AND offset IN (SELECT value FROM carray(?))",
+            (self._cursor_id, apsw.carray(array("q", attempts))),
+        )
+        records = read_places(storage, self.cursor.topic, self._partition_id, self.cursor.partition, attempts)
+        self._claim(storage, records, claim)
+        gone = attempts.keys() - {record.offset for record in records}
+        if gone:
+            forget_retries(storage, self._cursor_id, list(gone))
+        return records
+
+    def _take_new(self, storage: Storage, claim: int, limit: int) -> list[Record]:
+        row = storage.row(
+            "SELECT max(c.position, p.first_offset), p.next_offset FROM cursors c JOIN partitions p USING (partition_id)"
+            " WHERE c.cursor_id = ?",
+            (self._cursor_id,),
+        )
+        assert row is not None
+        position, end = row
+        records = read_range(storage, self.cursor.topic, self._partition_id, self.cursor.partition, position, end, limit)
+        after = records[-1].offset + 1 if records else end
+        storage.run("UPDATE cursors SET position = ? WHERE cursor_id = ?", (after, self._cursor_id))
+        self._claim(storage, records, claim)
+        return records
+
+    def _read_claimed(self, storage: Storage, first: int, last: int) -> list[Record]:
+        records = read_range(
+            storage, self.cursor.topic, self._partition_id, self.cursor.partition, first, last + 1, last - first + 1
+        )
+        attempts: dict[int, int] = dict(
+            storage.rows(
+                "SELECT offset, attempts FROM retries WHERE cursor_id = ? AND offset BETWEEN ? AND ?",
+                (self._cursor_id, first, last),
+            )
+        )
+        if attempts:
+            records = [record._replace(attempts=attempts.get(record.offset, 0)) for record in records]
+        return records
+
+    def _claim(self, storage: Storage, records: Sequence[Record], claim: int) -> None:
+        for run in runs(records, claim):
+            self._add_claim(storage, run.first, run.last, claim, self._membership.session)
+        self._deliver(records, claim)
+
+    def _deliver(self, records: Sequence[Record], claim: int) -> None:
+        self._claims.update(dict.fromkeys([record.offset for record in records], claim))
+
+    def _add_claim(
+        self,
+        storage: Storage,
+        first: int,
+        last: int,
+        claim: int,
+        session: str | None,
+        *,
+        is_suspect: bool = False,
+        crashes: int = 0,
+    ) -> None:
+        storage.run(
+            "INSERT INTO claims (cursor_id, first, last, claim, session, claimed_ms, is_suspect, crashes)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (self._cursor_id, first, last, claim, session, self._engine.clock.now_ms(), is_suspect, crashes),
+        )
+
+    def _drop_claim(self, storage: Storage, first: int) -> None:
+        storage.run("DELETE FROM claims WHERE cursor_id = ? AND first = ?", (self._cursor_id, first))
+
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        check_size(commit)
+        if commit.state:
+            raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
+        lost: frozenset[int] = await self._engine.write(lambda storage: self._apply(storage, commit))
+        for offset in commit.done:
+            self._claims.pop(offset, None)
+        for retry in commit.retries:
+            self._claims.pop(retry.offset, None)
+        return sorted(lost)
+
+    def _apply(self, storage: Storage, commit: Commit) -> frozenset[int]:
+        offsets = sorted([*commit.done, *[retry.offset for retry in commit.retries]])
+        wanted = list(self._runs_of(offsets))
+        lost = frozenset(offset for run in wanted for offset in self._not_ours(storage, run))
+        if lost and commit.whole:
+            self._give_back(storage, wanted)
+            return frozenset(offsets)
+        for run in wanted:
+            self._settle(storage, run)
+        self._settle_retries(storage, commit, lost)
+        now_ms = self._engine.clock.now_ms()
+        storage.run("UPDATE cursors SET last_commit_ms = ? WHERE cursor_id = ?", (now_ms, self._cursor_id))
+        self._effects.write(storage, self._partition_id, commit, lost, ordered=False)
+        return lost
+
+    def _runs_of(self, offsets: Sequence[int]) -> Iterator[Run]:
+        claims = self._claims
+        first = last = claim = -1
+        for offset in offsets:
+            own = claims.get(offset, -1)
+            if offset == last + 1 and own == claim and first >= 0:
+                last = offset
+                continue
+            if first >= 0:
+                yield Run(claim, first, last)
+            first = last = offset
+            claim = own
+        if first >= 0:
+            yield Run(claim, first, last)
+
+    def _overlaps(self, storage: Storage, run: Run) -> list[tuple[int, int, int, int]]:
+        return [
+            (row[0], row[1], row[2], row[3])
+            for row in storage.rows(
+                "SELECT first, last, is_suspect, crashes FROM claims"
+                " WHERE cursor_id = ? AND first <= ? AND last >= ? AND session = ? AND claim = ?",
+                (self._cursor_id, run.last, run.first, self._membership.session, run.claim),
+            )
+        ]
+
+    def _not_ours(self, storage: Storage, run: Run) -> Iterator[int]:
+        overlaps = self._overlaps(storage, run)
+        if len(overlaps) == 1 and overlaps[0][0] <= run.first and overlaps[0][1] >= run.last:
+            return
+        for offset in range(run.first, run.last + 1):
+            if not any(first <= offset <= last for first, last, _, _ in overlaps):
+                yield offset
+
+    def _settle(self, storage: Storage, run: Run) -> None:
+        """Take the run out of its claim; what is left of the claim stays."""
+        for first, last, is_suspect, crashes in self._overlaps(storage, run):
+            self._drop_claim(storage, first)
+            for begin, end in ((first, run.first - 1), (run.last + 1, last)):
+                if begin <= end:
+                    self._add_claim(
+                        storage,
+                        begin,
+                        end,
+                        run.claim,
+                        self._membership.session,
+                        is_suspect=bool(is_suspect),
+                        crashes=crashes,
+                    )
+
+    def _settle_retries(self, storage: Storage, commit: Commit, lost: frozenset[int]) -> None:
+        if storage.row("SELECT 1 FROM retries WHERE cursor_id = ? LIMIT 1", (self._cursor_id,)) is not None:
+            forget_retries(storage, self._cursor_id, [offset for offset in commit.done if offset not in lost])
+        rows = [
+            (self._cursor_id, retry.offset, retry.key, retry.attempts, retry.due_ms, retry.error)
+            for retry in commit.retries
+            if retry.offset not in lost
+        ]
+        storage.insert("retries", 6, rows, verb="INSERT OR REPLACE")
+        if rows:
+            self._engine.grown.add(self._partition_id)  # another worker may be the one that waits for it
+
+    def _give_back(self, storage: Storage, wanted: Sequence[Run]) -> None:
+        for claim in {run.claim for run in wanted}:
+            storage.run(
+                "UPDATE claims SET session = NULL, is_started = 0 WHERE cursor_id = ? AND session = ? AND claim = ?",
+                (self._cursor_id, self._membership.session, claim),
+            )
+        self._engine.grown.add(self._partition_id)
+
+    async def intend(self, offsets: Sequence[int]) -> None:
+        wanted = list(self._runs_of(sorted(offsets)))
+
+        def mark(storage: Storage) -> None:
+            for run in wanted:
+                storage.run(
+                    "UPDATE claims SET is_started = 1 WHERE cursor_id = ? AND first <= ? AND last >= ? AND session = ?"
+                    " AND claim = ?",
+                    (self._cursor_id, run.last, run.first, self._membership.session, run.claim),
+                )
+
+        await self._engine.write(mark, durable=False)
+
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
+
+    async def release(self) -> None:
+        faults.reach("release")
+        wanted = [Run(claim, 0, 0) for claim in set(self._claims.values())]
+        if wanted:
+            await self._engine.write(lambda storage: self._give_back(storage, wanted), durable=False)
+        self._claims.clear()
+
+
+def runs(records: Sequence[Record], claim: int) -> Iterator[Run]:
+    """Yield the runs of consecutive offsets of records in offset order."""
+    offsets = sorted([record.offset for record in records])
+    if not offsets:
+        return
+    if offsets[-1] - offsets[0] == len(offsets) - 1:
+        yield Run(claim, offsets[0], offsets[-1])
+        return
+    first = last = offsets[0]
+    for offset in offsets[1:]:
+        if offset != last + 1:
+            yield Run(claim, first, last)
+            first = offset
+        last = offset
+    yield Run(claim, first, last)
