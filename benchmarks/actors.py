@@ -89,7 +89,7 @@ async def consume_by_hand(*, path: str, total: int, group: str) -> dict[str, Any
     database.execute("PRAGMA synchronous=FULL")
     database.execute("CREATE TABLE IF NOT EXISTS by_hand (name TEXT PRIMARY KEY, place INTEGER NOT NULL)")
     database.execute("INSERT INTO by_hand VALUES (?, 0)", (group,))
-    place = 0
+    place: Any = 0
     while rows := database.execute(
         "SELECT place, value FROM records WHERE place > ? ORDER BY place LIMIT ?", (place, BATCH)
     ).fetchall():
