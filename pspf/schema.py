@@ -1,0 +1,441 @@
+"""Event models, their registry, and the way from an event to bytes and back.
+
+encode(event)  ->  bytes, key, id          (EventRejected)
+make_decoder(model)(record)  ->  event     (SchemaError)
+"""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from typing import Annotated, Any, ClassVar, Final, NamedTuple, get_args, get_origin, overload
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    PydanticUserError,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic_core import CoreSchema, PydanticSerializationError, SchemaValidator, core_schema, to_json
+
+from pspf import codec
+from pspf.codec import LETTER_I, LETTER_N
+from pspf.errors import ConfigurationError, EventRejected
+from pspf.records import Record, format_id
+
+GENERIC_EVENT: Final = "GenericEvent"
+"""The `event_type` of a dict that has none."""
+
+_MAX_PLAIN_OFFSET: Final = (1 << 64) - 1  # larger ones are written in two halves
+_from_timestamp: Final = datetime.fromtimestamp
+_GENERIC_HEAD: Final = b'{"event_type":"GenericEvent"'
+
+
+def _as_utc(value: datetime) -> datetime:
+    """Return `value` with a zone: naive ones are taken as UTC, others are converted."""
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("outside of the years 1 to 9999") from error
+
+
+class _UtcTime:
+    """Marks a datetime field as UTC: what is UTC passes untouched, the rest goes through `_as_utc`.
+
+    A union, because a Python validator on every event costs 0.9 us, and nearly all are UTC.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.union_schema(
+            [
+                core_schema.datetime_schema(tz_constraint=0),
+                core_schema.no_info_after_validator_function(_as_utc, handler(source)),
+            ],
+            mode="left_to_right",
+            custom_error_type="timestamp",
+            custom_error_message="Input should be a time of the years 1 to 9999: ISO 8601, or seconds since the epoch",
+        )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class _Ids:
+    """Unique ids at a quarter of uuid4's price: 64 random bits of the process, then a counter."""
+
+    def __init__(self) -> None:
+        self.renew()
+        os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        """Start over under other random bits, as a forked child has to."""
+        self._prefix = os.urandom(8).hex()
+        self._next = count().__next__
+
+    def __call__(self) -> str:
+        return f"{self._prefix}{self._next():012x}"
+
+
+_new_id: Final = _Ids()
+
+
+class _Offset:
+    """`event.offset`: the record's id once the event is handled, None before.
+
+    A descriptor that only gets, so that an entry `offset` of the instance's dict, put there by the
+    decoder, comes first. On the class it is missing, so that a model may declare a field of the name.
+    """
+
+    @overload
+    def __get__(self, event: None, owner: type) -> "_Offset": ...
+    @overload
+    def __get__(self, event: "BaseEvent", owner: type) -> str | None: ...
+    def __get__(self, event: "BaseEvent | None", owner: type) -> "str | _Offset | None":
+        if event is None:
+            raise AttributeError("offset")
+        extra = event.__pydantic_extra__
+        return extra.get("offset") if extra else None
+
+
+class BaseEvent(BaseModel):
+    """What the models of events derive from; further fields of a payload are kept as attributes.
+
+    `event_id` is unique by default; set by the caller it de-duplicates. `event_type` is the class's
+    name. `timestamp` is aware and UTC: naive input is taken as UTC, numbers are seconds since the
+    epoch (milliseconds above 2e10). `key` picks the partition and is the unit of order. `offset` is
+    the id of the record that the event came in, while it is handled; it is no field.
+    NaN and infinity are refused, as JSON has neither.
+    """
+
+    model_config = ConfigDict(
+        extra="allow",
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # so that `encode` sees a NaN among the extra fields and refuses it
+        ignored_types=(_Offset,),
+    )
+
+    # The aliases are the names: an alias generator of a model must not rename the envelope.
+    event_id: str = Field(default_factory=_new_id, alias="event_id", coerce_numbers_to_str=True)
+    event_type: str = Field(default="BaseEvent", alias="event_type")
+    timestamp: Annotated[datetime, _UtcTime] = Field(default_factory=_now, alias="timestamp")
+    key: Annotated[str, Field(coerce_numbers_to_str=True)] | None = Field(default=None, alias="key")
+
+    offset = _Offset()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "event_type" in cls.__dict__ or "event_type" in cls.__dict__.get("__annotations__", {}):  # noqa: RUF063 (evaluates forward references)
+            return
+        parent = next(base for base in cls.__mro__[1:] if issubclass(base, BaseEvent))
+        if parent.model_fields["event_type"].default == _type_name(parent):
+            # Pydantic takes a value set here as the default of the inherited field.
+            cls.event_type = Field(default=_type_name(cls), alias="event_type")
+
+
+def _type_name(model: type) -> str:
+    """Return the class's name, without the parameters of a generic one."""
+    return model.__name__.partition("[")[0]
+
+
+class SchemaRegistry:
+    """Which model a record's `event_type` is read with, where nothing else says so. Process-wide."""
+
+    _models: ClassVar[dict[str, type]] = {}
+    _decoders: ClassVar[dict[str, Callable[[Record], Any]]] = {}
+
+    @classmethod
+    def register(cls, event_type: str, model: type) -> None:
+        """Read records of `event_type` as `model`.
+
+        Raises:
+            ConfigurationError: The type has another model already, or pydantic can't validate `model`.
+        """
+        if not event_type:
+            raise ConfigurationError("event_type of a model is empty")
+        known = cls._models.get(event_type)
+        if known is not None and _place(known) != _place(model):
+            raise ConfigurationError(
+                f"event_type {event_type!r} is registered with {_place(known)}; unregister it before {_place(model)}"
+            )
+        cls._decoders[event_type] = _decode_base_event if model is BaseEvent else make_decoder(model)
+        cls._models[event_type] = model
+
+    @classmethod
+    def get(cls, event_type: str) -> type | None:
+        """Return the model of `event_type`, None for an unknown one."""
+        return cls._models.get(event_type)
+
+    @classmethod
+    def unregister(cls, event_type: str) -> None:
+        """Forget `event_type`; nothing happens where it is unknown."""
+        cls._models.pop(event_type, None)
+        cls._decoders.pop(event_type, None)
+
+    @classmethod
+    def get_decoder(cls, event_type: object) -> "Decoder | None":
+        """Return the decoder of `event_type`, None for an unknown one."""
+        return cls._decoders.get(event_type) if isinstance(event_type, str) else None
+
+
+def _place(model: type) -> str:
+    """Return where a model is defined; the same for both copies of a module that was loaded twice."""
+    return f"{getattr(model, '__module__', '')}.{getattr(model, '__qualname__', repr(model))}"
+
+
+class Encoded(NamedTuple):
+    """An event as bytes. `event_id` is set only where the caller chose it: then it de-duplicates."""
+
+    value: bytes
+    raw_key: bytes | None
+    event_id: str | None
+
+
+_new_tuple: Final = tuple.__new__  # half the price of Encoded(...)
+
+
+def encode(event: object, *, key: str | None = None) -> Encoded:
+    """Return `event`, a pydantic model or a dict, as it is stored; the event itself stays as it is.
+
+    Without an `event_type` it gets the class's name, a dict `GenericEvent`. The key is `key`, else
+    the event's `key` field (text, an integer or a UUID), else none. Models are written by alias.
+
+    Raises:
+        EventRejected: It is of another type, or no JSON object that `codec.dumps` takes.
+    """
+    if isinstance(event, dict):
+        value = codec.dumps(event)
+        event_type = event.get("event_type")
+        if not event_type:
+            value = _with_type(value, GENERIC_EVENT, replace="event_type" in event)
+        elif not isinstance(event_type, str):
+            raise EventRejected(f"event_type is text, not {type(event_type).__name__}")
+        event_id = event.get("event_id")
+        own_key = event.get("key") if key is None else key
+    elif isinstance(event, BaseModel):
+        value = _dump_model(event)
+        event_id = getattr(event, "event_id", None) if "event_id" in event.__pydantic_fields_set__ else None
+        own_key = _field(event, "key") if key is None else key
+    else:
+        raise EventRejected(f"an event is a pydantic model or a dict, not {_describe(event)}")
+    if event_id is not None and (type(event_id) is not str or not event_id):
+        event_id = codec.text_of("event_id", event_id)
+        if not event_id:
+            raise EventRejected("event_id is empty; leave it out, or give each event its own")
+    if own_key is None:
+        return _new_tuple(Encoded, (value, None, event_id))
+    try:
+        raw_key = (own_key if type(own_key) is str else codec.text_of("key", own_key)).encode()
+    except UnicodeEncodeError as error:
+        raise EventRejected(f"key {own_key!r:.80} can't be written as UTF-8") from error
+    return _new_tuple(Encoded, (value, raw_key, event_id))
+
+
+def _describe(event: object) -> str:
+    return f"the class {event.__name__}" if isinstance(event, type) else type(event).__name__
+
+
+def _field(event: BaseModel, name: str) -> Any:
+    """Return a field or extra field of a model, None without it (a method of the name is none)."""
+    value = event.__dict__.get(name)
+    if value is None and event.__pydantic_extra__:
+        value = event.__pydantic_extra__.get(name)
+    return value
+
+
+def _with_type(value: bytes, event_type: str, *, replace: bool) -> bytes:
+    """Return the JSON object `value` with an `event_type`, without parsing it where it has none."""
+    if replace:
+        return to_json({**codec.loads(value), "event_type": event_type})
+    head = _GENERIC_HEAD if event_type is GENERIC_EVENT else b'{"event_type":' + to_json(event_type)
+    return head + b"}" if value == b"{}" else head + b"," + value[1:]
+
+
+def _dump_model(event: BaseModel) -> bytes:
+    try:
+        # By alias, as the decoder reads by alias.
+        value = event.__pydantic_serializer__.to_json(event, by_alias=True)
+    except (PydanticSerializationError, RecursionError) as error:
+        raise EventRejected(f"{type(event).__name__} can't be stored as JSON: {error!s:.200}") from error
+    try:
+        codec.refuse_non_finite_tokens(value)
+    except ValueError as error:
+        raise EventRejected(f"{type(event).__name__} can't be stored as JSON: {error}") from error
+    codec.check_depth(value)
+    if isinstance(event, BaseEvent):
+        event_type = event.event_type
+    else:
+        if not value.startswith(b"{"):
+            raise EventRejected(f"{type(event).__name__} is no JSON object")
+        if value.find(b"null") >= 0:  # models of others write NaN as null
+            codec.check_finite(event.model_dump(by_alias=True))
+        event_type = _field(event, "event_type")
+    if event_type:
+        return value
+    model = type(event)
+    named = getattr(model, "event_type", None)  # a ClassVar
+    has_field = "event_type" in model.model_fields or "event_type" in (event.__pydantic_extra__ or {})
+    return _with_type(value, named if isinstance(named, str) and named else _type_name(model), replace=has_field)
+
+
+Decoder = Callable[[Record], Any]
+"""From a record to what the handler gets. Raises SchemaError, and nothing else."""
+
+
+def decode_raw(record: Record) -> dict[str, Any]:
+    """Return the payload as the JSON object that it is, not validated.
+
+    Raises:
+        SchemaError: It is no JSON object.
+    """
+    try:
+        return codec.loads(record.value)
+    except ValueError as error:
+        raise codec.schema_error("event", error) from None
+
+
+def decode_event(record: Record) -> Any:
+    """Return the event by its `event_type`: of the registered model, else a BaseEvent.
+
+    Raises:
+        SchemaError: The payload does not fit.
+    """
+    try:
+        head = _read_head(record.value)
+    except ValidationError as error:
+        raise codec.schema_error("BaseEvent", error) from None
+    decoder = SchemaRegistry.get_decoder(head.get("event_type")) or _decode_base_event
+    return decoder(record)
+
+
+# Looks into the JSON without making Python objects of it, at half the price of parsing it.
+_read_head: Final = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {"event_type": core_schema.typed_dict_field(core_schema.any_schema(), required=False)}, extra_behavior="ignore"
+    )
+).validate_json
+
+
+def make_decoder(model: Any = None) -> Decoder:
+    """Return the decoder for handlers that take `model`.
+
+    None and BaseEvent read by `event_type`; `dict` takes the JSON object as it is. Anything else
+    that pydantic can validate: models, dataclasses, TypedDicts, unions.
+
+    Raises:
+        ConfigurationError: Pydantic can't validate `model`, or it is not fully defined.
+    """
+    if model is None or model is BaseEvent or model is Any:
+        return decode_event
+    if model is dict or (get_origin(model) is dict and get_args(model) == (str, Any)):
+        return decode_raw
+    name = getattr(model, "__name__", None) or str(model)
+    try:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model.model_rebuild()  # does nothing where the model is complete
+            if issubclass(model, BaseEvent):
+                return _event_decoder(name, model)
+            return _plain_decoder(name, model, model.__pydantic_validator__.validate_json)
+        return _plain_decoder(name, model, TypeAdapter(model).validator.validate_json)
+    except (PydanticUserError, PydanticUndefinedAnnotation, NameError) as error:
+        raise ConfigurationError(f"events can't be read as {name}: {error}") from error
+
+
+_Stamp = Callable[[BaseEvent, Record], None]
+_STAMPED: Final = ("offset", "event_id", "timestamp", "key")
+
+
+def _stamp(event: BaseEvent, record: Record) -> None:
+    """Give an event its record's id, and for what its payload left open values that a redelivery repeats."""
+    values = event.__dict__  # written to directly: what we put there must not count as set
+    partition, offset = record.partition, record.offset
+    record_id = format_id(partition, offset) if partition or offset > _MAX_PLAIN_OFFSET else str(offset)
+    values["offset"] = record_id
+    fields_set = event.__pydantic_fields_set__
+    if "event_id" not in fields_set:
+        values["event_id"] = f"{record.topic}/{record_id}"
+    if "timestamp" not in fields_set:
+        values["timestamp"] = _from_timestamp(record.timestamp_ms / 1000, UTC)
+    if record.raw_key is not None and values["key"] is None:
+        values["key"] = record.key
+
+
+def _stamp_for(model: type[BaseEvent]) -> _Stamp:
+    """Return `_stamp`, or one that spares the fields that `model` declares anew with another type."""
+    ours = BaseEvent.model_fields
+    own = [
+        name
+        for name in _STAMPED
+        if (field := model.model_fields.get(name)) and (name not in ours or field.annotation != ours[name].annotation)
+    ]
+    if not own:
+        return _stamp
+
+    def stamp(event: BaseEvent, record: Record) -> None:
+        kept = {name: event.__dict__[name] for name in own}
+        _stamp(event, record)
+        event.__dict__.update(kept)
+
+    return stamp
+
+
+def _event_decoder(name: str, model: type[BaseEvent]) -> Decoder:
+    validate_json = model.__pydantic_validator__.validate_json
+    stamp = _stamp_for(model)
+
+    def decode(record: Record) -> Any:
+        value = record.value
+        try:
+            event = validate_json(value)
+            if LETTER_N in value or LETTER_I in value:  # a call for each event would cost as much again
+                codec.refuse_non_finite_tokens(value)
+            if event.__pydantic_extra__:
+                codec.refuse_non_finite(event.__pydantic_extra__)
+            stamp(event, record)
+        except Exception as error:  # a validator of the user's may raise anything
+            raise codec.schema_error(name, error) from codec.cause_of(error)
+        return event
+
+    return decode
+
+
+_decode_base_event: Final = _event_decoder("BaseEvent", BaseEvent)
+
+
+def _plain_decoder(name: str, model: Any, validate_json: Callable[[bytes], Any]) -> Decoder:
+    strips_type = _refuses_event_type(model)
+
+    def decode(record: Record) -> Any:
+        value = record.value
+        try:
+            if strips_type:
+                payload = codec.loads(value)
+                payload.pop("event_type", None)
+                value = to_json(payload)
+            event = validate_json(value)
+            codec.refuse_non_finite_tokens(value)
+            if isinstance(event, BaseEvent):  # one of a union
+                _stamp_for(type(event))(event, record)
+        except Exception as error:  # a validator of the user's may raise anything
+            raise codec.schema_error(name, error) from codec.cause_of(error)
+        return event
+
+    return decode
+
+
+def _refuses_event_type(model: Any) -> bool:
+    """Return whether the `event_type` that `encode` added would be an error or a wrong entry for `model`."""
+    if get_origin(model) is dict or (isinstance(model, type) and issubclass(model, RootModel)):
+        return True
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return model.model_config.get("extra") == "forbid" and "event_type" not in model.model_fields
+    config = getattr(model, "__pydantic_config__", None) or {}
+    return config.get("extra") == "forbid" and "event_type" not in getattr(model, "__annotations__", {})
