@@ -1,0 +1,100 @@
+"""Reading the log without a group, and waiting for it to grow."""
+
+import asyncio
+import time
+
+from pspf.clock import ManualClock
+from pspf.connectors.base import Broker
+from pspf.records import Appended
+from tests.support.brokers import World
+from tests.support.workers import TOPIC, new, numbered, retry, settle, share, take, values
+
+
+async def test_read_starts_at_the_offset_and_stops_at_the_count(broker: Broker) -> None:
+    placed = await broker.append(TOPIC, numbered(10))
+    records = await broker.read(TOPIC, 0, offset=placed[4].offset, max_records=3)
+    assert values(records) == ["4", "5", "6"]
+
+
+async def test_read_behind_the_end_is_empty(broker: Broker) -> None:
+    placed = await broker.append(TOPIC, numbered(2))
+    assert list(await broker.read(TOPIC, 0, offset=placed[-1].offset + 1, max_records=10)) == []
+
+
+async def test_read_before_the_first_record_starts_at_it(broker: Broker) -> None:
+    await broker.append(TOPIC, numbered(2))
+    assert values(await broker.read(TOPIC, 0, offset=0, max_records=10)) == ["0", "1"]
+
+
+async def test_reading_takes_nothing_from_a_group(broker: Broker) -> None:
+    await broker.append(TOPIC, numbered(3))
+    member = await share(broker)
+    await broker.read(TOPIC, 0, offset=0, max_records=10)
+    batch = await member.consumer.poll(max_records=10, timeout_ms=0)
+    assert values(batch.records) == ["0", "1", "2"]
+
+
+async def test_find_offset_is_the_first_record_stored_at_or_after_a_time(broker: Broker, clock: ManualClock) -> None:
+    start_ms = clock.now_ms()
+    placed: list[Appended] = []
+    for n in range(5):
+        placed += await broker.append(TOPIC, [new(str(n))])
+        clock.advance(1_000)
+    assert await broker.find_offset(TOPIC, 0, at_ms=start_ms - 5_000) <= placed[0].offset
+    assert await broker.find_offset(TOPIC, 0, at_ms=start_ms + 2_000) == placed[2].offset
+    assert await broker.find_offset(TOPIC, 0, at_ms=start_ms + 2_001) == placed[3].offset
+
+
+async def test_find_offset_behind_the_last_record_is_the_end(broker: Broker, clock: ManualClock) -> None:
+    placed = await broker.append(TOPIC, numbered(3))
+    end = await broker.find_offset(TOPIC, 0, at_ms=clock.now_ms() + 1)
+    assert end > placed[-1].offset
+    assert (await broker.append(TOPIC, [new("next")]))[0].offset >= end
+
+
+async def test_wait_returns_when_a_record_is_appended(live_world: World) -> None:
+    broker = await live_world.open_other()
+    await broker.create_topic(TOPIC)
+    started = time.monotonic()
+    waiting = asyncio.create_task(live_world.broker.wait(TOPIC, timeout_ms=20_000))
+    await asyncio.sleep(0.05)
+    await broker.append(TOPIC, [new("1")])
+    await waiting
+    assert time.monotonic() - started < 10
+
+
+async def test_wait_returns_after_its_timeout(live_world: World) -> None:
+    await live_world.broker.create_topic(TOPIC)
+    started = time.monotonic()
+    await live_world.broker.wait(TOPIC, timeout_ms=100)
+    assert time.monotonic() - started < 5
+
+
+async def test_a_waiting_poll_returns_when_a_record_is_appended(live_world: World) -> None:
+    other = await live_world.open_other()
+    member = await share(live_world.broker)
+    started = time.monotonic()
+    polling = asyncio.create_task(member.consumer.poll(max_records=10, timeout_ms=20_000))
+    await asyncio.sleep(0.05)
+    await other.append(TOPIC, [new("1")])
+    assert values((await polling).records) == ["1"]
+    assert time.monotonic() - started < 10
+
+
+async def test_a_poll_without_records_is_empty_after_its_timeout(live_world: World) -> None:
+    member = await share(live_world.broker)
+    started = time.monotonic()
+    assert list((await member.consumer.poll(max_records=10, timeout_ms=150)).records) == []
+    assert 0.1 < time.monotonic() - started < 5
+
+
+async def test_a_waiting_poll_returns_when_a_retry_becomes_due(live_world: World) -> None:
+    broker = live_world.broker
+    await broker.append(TOPIC, numbered(1))
+    member = await share(broker)
+    record = (await take(member.consumer))[0]
+    due_ms = int(time.time() * 1_000) + 300
+    await member.consumer.commit(settle(retries=[retry(record, due_ms=due_ms)]))
+    batch = await member.consumer.poll(max_records=10, timeout_ms=20_000)
+    assert values(batch.records) == ["0"]
+    assert 0 <= time.time() * 1_000 - due_ms < 5_000

@@ -1,0 +1,157 @@
+"""Topics: names, partitions, and what they may be used with."""
+
+import pytest
+
+from pspf.connectors.base import FOREVER, Broker
+from pspf.errors import ConfigurationError, NotFound, TopicMismatch
+from pspf.records import partition_of
+from tests.support.brokers import World
+from tests.support.workers import TOPIC, new, numbered, own, read_all, settle, share, values
+
+
+async def test_a_topic_is_made_once(broker: Broker) -> None:
+    assert await broker.create_topic(TOPIC, partitions=3)
+    assert not await broker.create_topic(TOPIC, partitions=3)
+    assert [(info.topic, info.partitions) for info in await broker.list_topics()] == [(TOPIC, 3)]
+
+
+async def test_a_topic_has_one_partition_unless_told(broker: Broker) -> None:
+    await broker.create_topic(TOPIC)
+    info, partitions = await broker.read_topic(TOPIC)
+    assert info.partitions == 1
+    assert [partition.partition for partition in partitions] == [0]
+
+
+async def test_no_number_of_partitions_takes_a_topic_as_it_is(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=4)
+    assert not await broker.create_topic(TOPIC)
+    assert (await broker.read_topic(TOPIC))[0].partitions == 4
+
+
+async def test_another_number_of_partitions_is_refused(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=4)
+    with pytest.raises(TopicMismatch, match=r"orders.*4"):
+        await broker.create_topic(TOPIC, partitions=8)
+    assert (await broker.read_topic(TOPIC))[0].partitions == 4
+
+
+@pytest.mark.parametrize("partitions", [0, -1])
+async def test_a_topic_without_partitions_is_refused(broker: Broker, partitions: int) -> None:
+    with pytest.raises(ConfigurationError):
+        await broker.create_topic(TOPIC, partitions=partitions)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "{a}", "a/b", "ordres\n", "ünder", "a" * 201, "a\x00b", "'; DROP TABLE"])
+async def test_a_topic_of_a_bad_name_is_refused(broker: Broker, name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        await broker.create_topic(name)
+    with pytest.raises(ConfigurationError):
+        await broker.append(name, [new("1")])
+    assert await broker.list_topics() == []
+
+
+@pytest.mark.parametrize("name", ["orders-dlq", "orders-late"])
+async def test_the_endings_of_companions_are_reserved(broker: Broker, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        await broker.create_topic(name)
+    with pytest.raises(ConfigurationError, match=name):
+        await broker.append(name, [new("1")])
+    assert await broker.list_topics() == []
+
+
+async def test_an_unknown_topic_is_not_found(broker: Broker) -> None:
+    with pytest.raises(NotFound, match="nowhere"):
+        await broker.read_topic("nowhere")
+    with pytest.raises(NotFound, match="nowhere"):
+        await broker.read("nowhere", 0, offset=0, max_records=1)
+
+
+async def test_an_unknown_partition_is_not_found(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=2)
+    with pytest.raises(NotFound):
+        await broker.read(TOPIC, 2, offset=0, max_records=1)
+
+
+async def test_the_first_append_makes_a_topic_of_one_partition(broker: Broker) -> None:
+    await broker.append(TOPIC, [new("1", "k")])
+    assert (await broker.read_topic(TOPIC))[0].partitions == 1
+
+
+async def test_registering_makes_the_topic(broker: Broker) -> None:
+    session = await broker.open_session()
+    assert await session.register(TOPIC, "g", None) == 1
+    assert [info.topic for info in await broker.list_topics()] == [TOPIC]
+
+
+async def test_registering_returns_the_number_of_partitions(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=5)
+    session = await broker.open_session()
+    assert await session.register(TOPIC, "g", "h") == 5
+
+
+async def test_a_key_always_goes_to_the_partition_of_its_crc(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=4)
+    keys = [f"customer-{n}" for n in range(40)] + ["", "ключ", "🙂"]
+    placed = await broker.append(TOPIC, [new(key, key) for key in keys])
+    assert [place.partition for place in placed] == [partition_of(key.encode(), 4) for key in keys]
+    for partition in range(4):
+        records = await read_all(broker, TOPIC, partition)
+        assert values(records) == [key for key in keys if partition_of(key.encode(), 4) == partition]
+
+
+async def test_records_without_a_key_go_round_robin(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=4)
+    for _ in range(20):
+        await broker.append(TOPIC, [new("one")])
+    await broker.append(TOPIC, [new("many") for _ in range(20)])
+    counts = [len(await read_all(broker, TOPIC, partition)) for partition in range(4)]
+    assert counts == [10, 10, 10, 10]
+
+
+async def test_a_topic_counts_its_records_and_bytes(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=2)
+    await broker.append(TOPIC, [new("12345") for _ in range(6)])
+    info, partitions = await broker.read_topic(TOPIC)
+    assert (info.records, [partition.records for partition in partitions]) == (6, [3, 3])
+    assert info.size_bytes is None or info.size_bytes >= 30
+    assert [partition.next - partition.first for partition in partitions] == [3, 3]
+
+
+async def test_a_topic_keeps_the_retention_it_was_made_with(world: World) -> None:
+    await world.broker.create_topic("a", retention_ms=FOREVER)
+    await world.broker.create_topic("b", retention_ms=0)
+    await world.broker.create_topic("c", retention_ms=60_000)
+    await world.broker.create_topic("d")
+    broker = await world.reopen()
+    kept = [info.retention_ms for info in await broker.list_topics()]
+    assert kept == [FOREVER, 0, 60_000, world.limits.retention_ms]
+
+
+async def test_companions_have_the_partitions_of_their_source(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=3)
+    session = await broker.open_session()
+    assert await session.register(f"{TOPIC}-dlq", "g", None) == 3
+
+
+async def test_topics_and_their_records_survive_reopening(world: World) -> None:
+    await world.broker.create_topic(TOPIC, partitions=2)
+    await world.broker.append(TOPIC, numbered(10))
+    broker = await world.reopen()
+    assert (await broker.read_topic(TOPIC))[0].records == 10
+    assert sorted(values(await read_all(broker, TOPIC, 0)) + values(await read_all(broker, TOPIC, 1))) == [
+        str(n) for n in range(10)
+    ]
+
+
+async def test_shared_and_ordered_groups_of_one_topic_do_not_disturb_each_other(broker: Broker) -> None:
+    await broker.append(TOPIC, numbered(6, keys=["a", "b"]))
+    first = await own(broker, handler="app.first")
+    second = await own(broker, handler="app.second")
+    other_group = await own(broker, group="other", handler="app.first")
+    shared = await share(broker)
+    for consumer in (first.consumer, second.consumer, other_group.consumer, shared.consumer):
+        batch = await consumer.poll(max_records=100, timeout_ms=0)
+        assert values(batch.records) == ["0", "1", "2", "3", "4", "5"]
+        position = batch.end if consumer.lease else None
+        assert not await consumer.commit(settle(batch.records, position=position))
+    assert [info.lag for info in await broker.list_cursors()] == [0, 0, 0, 0]

@@ -1,0 +1,82 @@
+"""The brokers under test. A new broker adds one `Kind` to `KINDS` and passes the same tests."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pspf.clock import ManualClock
+from pspf.connectors.base import Broker, Limits
+from pspf.connectors.memory import MemoryBroker
+from pspf.connectors.sqlite.broker import SQLiteBroker
+
+_NOTICE_MS: Final = 2_000
+"""How long after its lease a dead session is noticed at the latest."""
+_STEP_MS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of broker: `make(folder, limits, clock)` constructs one; `is_shared` if a second one sees its data."""
+
+    name: str
+    make: Callable[[Path, Limits, ManualClock | None], Broker]
+    is_shared: bool
+
+
+KINDS: Final = (
+    Kind("memory", lambda folder, limits, clock: MemoryBroker(limits, clock), is_shared=False),
+    Kind("sqlite", lambda folder, limits, clock: SQLiteBroker(folder / "broker.db", limits, clock), is_shared=True),
+)
+
+
+class World:
+    """One broker and what belongs to it: it can be closed and opened again, or seen as another process sees it."""
+
+    def __init__(self, kind: Kind, folder: Path, limits: Limits, clock: ManualClock | None) -> None:
+        self.kind = kind
+        self.limits = limits
+        self._folder = folder
+        self._clock = clock
+        self._others: list[Broker] = []
+        self.broker = self._make()
+
+    def _make(self) -> Broker:
+        return self.kind.make(self._folder, self.limits, self._clock)
+
+    async def start(self) -> None:
+        """Open the broker."""
+        await self.broker.connect()
+
+    async def reopen(self) -> Broker:
+        """Close the broker with all its sessions and open what it stored again."""
+        await self.broker.close()
+        if self.kind.is_shared:
+            self.broker = self._make()
+        await self.broker.connect()
+        return self.broker
+
+    async def open_other(self) -> Broker:
+        """Return a second broker object on the same data, as another process has one."""
+        if not self.kind.is_shared:
+            return self.broker
+        other = self._make()
+        self._others.append(other)
+        await other.connect()
+        return other
+
+    async def expire_leases(self) -> None:
+        """Let so much time pass that whoever stopped renewing has lost what it held.
+
+        In small steps, in each of which every broker gets to work: those that live keep renewing.
+        """
+        assert self._clock is not None, "only a manual clock can be moved"
+        for _ in range(0, self.limits.lease_ms + _NOTICE_MS, _STEP_MS):
+            self._clock.advance(_STEP_MS)
+            for broker in (self.broker, *self._others):
+                await broker.ping()
+
+    async def stop(self) -> None:
+        """Close all of them."""
+        for broker in (*self._others, self.broker):
+            await broker.close()

@@ -1,0 +1,145 @@
+"""What a worker does with the contract, in a few words: join, take, settle."""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from pspf.connectors.base import Broker, Consumer, CursorInfo, Session
+from pspf.records import Batch, Commit, Cursor, DeadLetter, Emit, NewRecord, Record, Retry, StateKey, partition_of
+
+TOPIC: Final = "orders"
+GROUP: Final = "billing"
+HANDLER: Final = "app.total"
+
+_commit_ids = itertools.count(1)
+
+
+class Member(NamedTuple):
+    """One session and its consumer of one cursor."""
+
+    session: Session
+    consumer: Consumer
+
+
+def new(
+    value: str | bytes,
+    key: str | bytes | None = None,
+    *,
+    raw_headers: bytes | None = None,
+    timestamp_ms: int | None = None,
+    event_id: str | None = None,
+) -> NewRecord:
+    """Return a record to append, from text or bytes."""
+    raw_key = key.encode() if isinstance(key, str) else key
+    raw_value = value.encode() if isinstance(value, str) else value
+    return NewRecord(raw_key, raw_value, raw_headers, timestamp_ms, event_id)
+
+
+def numbered(count: int, *, keys: Sequence[str] | None = None, start: int = 0) -> list[NewRecord]:
+    """Return `count` records whose values are their numbers; `keys` are dealt out in turn."""
+    return [new(str(n), keys[n % len(keys)] if keys else None) for n in range(start, start + count)]
+
+
+def values(records: Iterable[Record]) -> list[str]:
+    """Return the records' values as text."""
+    return [record.value.decode() for record in records]
+
+
+def offsets(records: Iterable[Record]) -> list[int]:
+    """Return the records' offsets."""
+    return [record.offset for record in records]
+
+
+def key_in(partition: int, partitions: int, *, beside: Sequence[str] = ()) -> str:
+    """Return a key that is stored in `partition` and is none of `beside`."""
+    keys = (f"key-{n}" for n in itertools.count())
+    return next(key for key in keys if key not in beside and partition_of(key.encode(), partitions) == partition)
+
+
+async def share(broker: Broker, *, topic: str = TOPIC, group: str = GROUP, partition: int = 0) -> Member:
+    """Join the group's shared cursor with a session of its own."""
+    session = await broker.open_session()
+    await session.register(topic, group, None)
+    return Member(session, await session.share(Cursor(topic, group, None, partition)))
+
+
+async def own(
+    broker: Broker, *, topic: str = TOPIC, group: str = GROUP, handler: str = HANDLER, partition: int = 0
+) -> Member:
+    """Take an ordered cursor with a session of its own; fail where it is not free."""
+    session = await broker.open_session()
+    await session.register(topic, group, handler)
+    consumer = await session.acquire(Cursor(topic, group, handler, partition))
+    assert consumer is not None, "the cursor is another session's"
+    return Member(session, consumer)
+
+
+async def take(consumer: Consumer, max_records: int = 1_000) -> Sequence[Record]:
+    """Return what one poll gives without waiting."""
+    return (await consumer.poll(max_records=max_records, timeout_ms=0)).records
+
+
+async def take_all(consumer: Consumer, max_records: int = 1_000) -> list[Record]:
+    """Return what polls give until one gives nothing new (an ordered cursor's due records come again)."""
+    records: dict[int, Record] = {}
+    while fresh := [record for record in await take(consumer, max_records) if record.offset not in records]:
+        records.update((record.offset, record) for record in fresh)
+    return list(records.values())
+
+
+async def take_batch(consumer: Consumer, max_records: int = 1_000) -> Batch:
+    """Return one poll's batch without waiting."""
+    return await consumer.poll(max_records=max_records, timeout_ms=0)
+
+
+def settle(
+    done: Iterable[Record] = (),
+    *,
+    retries: Sequence[Retry] = (),
+    position: int | None = None,
+    dead: Sequence[DeadLetter] = (),
+    emits: Sequence[Emit] = (),
+    state: Mapping[StateKey, bytes | None] | None = None,
+    whole: bool = False,
+) -> Commit:
+    """Return a commit with an id of its own; the records of `dead` are done as well."""
+    finished = [*offsets(done), *(letter.record.offset for letter in dead)]
+    commit_id = next(_commit_ids).to_bytes(16, "big")
+    return Commit(commit_id, finished, retries, position, dead, emits, dict(state or {}), whole)
+
+
+def retry(record: Record, *, due_ms: int | None, attempts: int = 1, error: str = "ValueError: no") -> Retry:
+    """Return `record` as one to retry, or (`due_ms` None) to hold back."""
+    return Retry(record.offset, record.raw_key, attempts, due_ms, error)
+
+
+def letter(
+    record: Record, *, handler: str = HANDLER, group: str = GROUP, attempts: int = 5, at_ms: int = 1
+) -> DeadLetter:
+    """Return `record` as a dead letter."""
+    return DeadLetter(record, group, handler, attempts, "ValueError", "no such network", "Traceback: line 1", at_ms)
+
+
+def emit(source: Record, value: str, topic: str = "alerts", key: str | None = None) -> Emit:
+    """Return an emit of the record's handler."""
+    return Emit(source.offset, topic, new(value, key))
+
+
+async def read_all(broker: Broker, topic: str, partition: int = 0) -> list[Record]:
+    """Return a partition's records; empty where there is no such topic."""
+    if topic not in {info.topic for info in await broker.list_topics()}:
+        return []
+    return list(await broker.read(topic, partition, offset=0, max_records=100_000))
+
+
+async def read_cursor(broker: Broker, cursor: Cursor) -> CursorInfo:
+    """Return how far `cursor` is."""
+    listed = await broker.list_cursors(group=cursor.group, topic=cursor.topic)
+    found = [info for info in listed if info.cursor == cursor]
+    assert len(found) == 1, f"{cursor} is listed {len(found)} times"
+    return found[0]
+
+
+async def read_lag(broker: Broker, cursor: Cursor) -> int | None:
+    """Return the cursor's lag."""
+    return (await read_cursor(broker, cursor)).lag
