@@ -239,6 +239,10 @@ class Session(ABC):
         """Return the ids of all live sessions registered for this, sorted."""
 
     @abstractmethod
+    async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
+        """Return the partitions of an ordered handler that no live session holds, in order."""
+
+    @abstractmethod
     async def acquire(self, cursor: Cursor) -> Consumer | None:
         """Take the lease of an ordered cursor; None while another live session holds it."""
 
@@ -363,7 +367,9 @@ class Broker(ABC):
     # Dead letters
 
     @abstractmethod
-    async def list_dead_letters(self, *, topic: str | None = None, group: str | None = None) -> Sequence[StoredDeadLetter]:
+    async def list_dead_letters(
+        self, *, topic: str | None = None, group: str | None = None
+    ) -> Sequence[StoredDeadLetter]:
         """Return dead letters, oldest first, of one source topic or all."""
 
     @abstractmethod
@@ -423,7 +429,9 @@ class StreamingBackend:
         finally:
             await session.close()
 
-    async def add_event(self, event: Mapping[str, Any], *, key: str | None = None, headers: Mapping[str, str] | None = None) -> str:
+    async def add_event(
+        self, event: Mapping[str, Any], *, key: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> str:
         """Append one JSON object as it is; return its record id."""
         raw_key = None if key is None else key.encode()
         record = NewRecord(raw_key, orjson.dumps(dict(event)), encode_headers(headers))

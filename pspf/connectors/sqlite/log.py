@@ -145,7 +145,9 @@ class Log:
         places: dict[int, Appended] = {}
         for number, indices in lanes.items():
             chosen = [records[index] for index in indices]
-            places.update(zip(indices, self.append_partition(storage, found.partitions[number], chosen, now_ms), strict=True))
+            places.update(
+                zip(indices, self.append_partition(storage, found.partitions[number], chosen, now_ms), strict=True)
+            )
         return [places[index] for index in range(len(records))]
 
     def append_partition(
@@ -204,7 +206,9 @@ class Log:
         self, storage: Storage, partition: Partition, records: Sequence[NewRecord], now_ms: int
     ) -> dict[int, int]:
         """Return index -> offset of the records whose event_id the window holds."""
-        hashes = {hash_id(record.event_id): index for index, record in enumerate(records) if record.event_id is not None}
+        hashes = {
+            hash_id(record.event_id): index for index, record in enumerate(records) if record.event_id is not None
+        }
         numbers = array("q", hashes)
         oldest_ms = now_ms - self._limits.dedup_window_ms
         found: dict[int, int] = {}
@@ -298,7 +302,9 @@ def _next_offset(storage: Storage, partition_id: int) -> int:
 _new: Any = tuple.__new__
 
 
-def read_range(storage: Storage, topic: str, partition_id: int, partition: int, first: int, end: int, limit: int) -> list[Record]:
+def read_range(
+    storage: Storage, topic: str, partition_id: int, partition: int, first: int, end: int, limit: int
+) -> list[Record]:
     """Return at most `limit` records from `first` up to, not including, `end`."""
     base = partition_id << OFFSET_BITS
     rows = storage.connection.execute(

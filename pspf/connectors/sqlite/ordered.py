@@ -180,7 +180,9 @@ class OrderedConsumer(Consumer):
             "SELECT offset, attempts FROM retries WHERE cursor_id = ? AND due_ms <= ? ORDER BY offset LIMIT ?",
             (self._cursor_id, now_ms, limit),
         )
-        later = storage.row("SELECT min(due_ms) FROM retries WHERE cursor_id = ? AND due_ms > ?", (self._cursor_id, now_ms))
+        later = storage.row(
+            "SELECT min(due_ms) FROM retries WHERE cursor_id = ? AND due_ms > ?", (self._cursor_id, now_ms)
+        )
         return dict(rows), None if later is None else later[0]
 
     def _read_due(self, storage: Storage, due: dict[int, int]) -> list[Record]:
@@ -197,7 +199,9 @@ class OrderedConsumer(Consumer):
         return ()
 
     def _apply(self, storage: Storage, commit: Commit) -> None:
-        row = storage.row("SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,))
+        row = storage.row(
+            "SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,)
+        )
         if row is None or row[0] != self._token or row[1] != self._epoch:
             raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
         if row[2] == commit.commit_id:
@@ -221,7 +225,9 @@ class OrderedConsumer(Consumer):
             storage.insert("state", 4, kept, verb="INSERT OR REPLACE")
         for (key, name), value in commit.state.items():
             if value is None:
-                storage.run("DELETE FROM state WHERE cursor_id = ? AND key = ? AND name = ?", (self._cursor_id, key, name))
+                storage.run(
+                    "DELETE FROM state WHERE cursor_id = ? AND key = ? AND name = ?", (self._cursor_id, key, name)
+                )
 
     def _write_retries(self, storage: Storage, commit: Commit) -> None:
         if storage.row("SELECT 1 FROM retries WHERE cursor_id = ? LIMIT 1", (self._cursor_id,)) is not None:

@@ -48,9 +48,7 @@ class SQLiteSession(Session):
                 (partition.partition_id, group, handler or "", _start_offset(partition, at))
                 for partition in found.partitions
             ]
-            storage.insert(
-                "cursors (partition_id, group_name, handler, position)", 4, rows, verb="INSERT OR IGNORE"
-            )
+            storage.insert("cursors (partition_id, group_name, handler, position)", 4, rows, verb="INSERT OR IGNORE")
             self._membership.join(storage, found.topic_id, group, handler or "")
             return len(found.partitions)
 
@@ -62,6 +60,17 @@ class SQLiteSession(Session):
                 "SELECT m.session FROM members m JOIN topics t USING (topic_id)"
                 " WHERE t.topic = ? AND m.group_name = ? AND m.handler = ? ORDER BY m.session",
                 (topic, group, handler or ""),
+            )
+        )
+        return [row[0] for row in rows]
+
+    async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
+        rows = await self._engine.read(
+            lambda storage: storage.rows(
+                "SELECT p.partition FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
+                " WHERE t.topic = ? AND c.group_name = ? AND c.handler = ?"
+                " AND (c.session IS NULL OR c.session NOT IN (SELECT session FROM sessions)) ORDER BY p.partition",
+                (topic, group, handler),
             )
         )
         return [row[0] for row in rows]

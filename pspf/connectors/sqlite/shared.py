@@ -33,7 +33,13 @@ class SharedConsumer(Consumer):
     """A shared cursor, consumed beside others."""
 
     def __init__(
-        self, engine: Engine, effects: Effects, membership: Membership, cursor: Cursor, cursor_id: int, partition_id: int
+        self,
+        engine: Engine,
+        effects: Effects,
+        membership: Membership,
+        cursor: Cursor,
+        cursor_id: int,
+        partition_id: int,
     ) -> None:
         self.cursor = cursor
         self.lease: Lease | None = None
@@ -107,7 +113,9 @@ class SharedConsumer(Consumer):
             self._add_claim(storage, end + 1, last, claim, None, is_suspect=True)
         records = self._read_claimed(storage, first, end)
         for run in runs(records, claim):
-            self._add_claim(storage, run.first, run.last, claim, self._membership.session, is_suspect=True, crashes=crashes)
+            self._add_claim(
+                storage, run.first, run.last, claim, self._membership.session, is_suspect=True, crashes=crashes
+            )
         self._deliver(records, claim)
         return Batch(records, end + 1, suspect=True, crashes=crashes) if records else None
 
@@ -155,7 +163,9 @@ class SharedConsumer(Consumer):
         )
         assert row is not None
         position, end = row
-        records = read_range(storage, self.cursor.topic, self._partition_id, self.cursor.partition, position, end, limit)
+        records = read_range(
+            storage, self.cursor.topic, self._partition_id, self.cursor.partition, position, end, limit
+        )
         after = records[-1].offset + 1 if records else end
         storage.run("UPDATE cursors SET position = ? WHERE cursor_id = ?", (after, self._cursor_id))
         self._claim(storage, records, claim)
@@ -316,9 +326,12 @@ class SharedConsumer(Consumer):
 
     async def release(self) -> None:
         faults.reach("release")
-        wanted = [Run(claim, 0, 0) for claim in set(self._claims.values())]
-        if wanted:
-            await self._engine.write(lambda storage: self._give_back(storage, wanted), durable=False)
+
+        def give_back(storage: Storage) -> None:
+            # Asked here and not before: a poll that was cancelled may have claimed since.
+            self._give_back(storage, [Run(claim, 0, 0) for claim in set(self._claims.values())])
+
+        await self._engine.write(give_back, durable=False)
         self._claims.clear()
 
 

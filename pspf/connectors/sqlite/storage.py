@@ -77,7 +77,9 @@ class Storage:
             BackendCorrupt: It is damaged, or of a newer format.
         """
         if apsw.SQLITE_VERSION_NUMBER < OLDEST_SQLITE or apsw.sqlitelibversion() < "3.51.3":
-            raise BackendCorrupt(f"SQLite {apsw.sqlitelibversion()} can corrupt a shared file; apsw 3.51.3 or newer is needed")
+            raise BackendCorrupt(
+                f"SQLite {apsw.sqlitelibversion()} can corrupt a shared file; apsw 3.51.3 or newer is needed"
+            )
         try:
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +113,9 @@ class Storage:
                 found = self.rows("SELECT value FROM meta WHERE name = 'format'")
                 if not found or found[0][0] > FORMAT:
                     version = found[0][0] if found else "unknown"
-                    raise BackendCorrupt(f"{self.name}: format {version}, this version reads {FORMAT}; use a newer PSPF")
+                    raise BackendCorrupt(
+                        f"{self.name}: format {version}, this version reads {FORMAT}; use a newer PSPF"
+                    )
             except BaseException:
                 self.rollback()
                 raise

@@ -1,0 +1,139 @@
+"""Which cursors of a subscription this worker runs: all shared ones, its share of the ordered ones."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from pspf.connectors.base import Broker, Session
+from pspf.errors import BackendUnavailable, CommitFenced, CommitStale
+from pspf.processing.stop import Backoff, Stop
+from pspf.processor import BatchProcessor
+from pspf.records import Cursor
+from pspf.subscription import Subscription
+
+logger = logging.getLogger(__name__)
+
+_REVIEW_MS: Final = 500
+
+
+@dataclass(slots=True)
+class _Owned:
+    """A cursor in this worker's hands; `since_ms` is monotonic."""
+
+    stop: Stop
+    task: asyncio.Task[None]
+    since_ms: float = field(default_factory=lambda: time.monotonic() * 1000)
+
+
+def share_of(members: list[str], own: str, partitions: int) -> int:
+    """Return how many of `partitions` are this member's: evenly, the first members get the remainder."""
+    if own not in members:
+        return 0
+    whole, remainder = divmod(partitions, len(members))
+    return whole + (members.index(own) < remainder)
+
+
+class Assignment:
+    """Runs the cursors of one subscription until told to stop."""
+
+    def __init__(
+        self, subscription: Subscription, broker: Broker, session: Session, processor: BatchProcessor, stop: Stop
+    ) -> None:
+        self._subscription = subscription
+        self._broker = broker
+        self._session = session
+        self._processor = processor
+        self._stop = stop
+        self._owned: dict[int, _Owned] = {}
+
+    async def run(self) -> None:
+        """Register and consume; returns when all cursors are given back."""
+        partitions = await self._register()
+        async with asyncio.TaskGroup() as group:
+            if self._subscription.is_ordered:
+                await self._review(partitions, group)
+            else:
+                for partition in range(partitions):
+                    group.create_task(self._share(partition), name=f"{self._cursor(partition)}")
+
+    def _cursor(self, partition: int) -> Cursor:
+        subscription = self._subscription
+        return Cursor(subscription.topic, subscription.group, subscription.cursor_handler, partition)
+
+    async def _register(self) -> int:
+        subscription = self._subscription
+        backoff = Backoff()
+        while not self._stop.is_set:
+            try:
+                return await self._session.register(
+                    subscription.topic, subscription.group, subscription.cursor_handler, start=subscription.start
+                )
+            except BackendUnavailable as error:
+                if backoff.is_first:
+                    logger.warning("can't join %s, will try again: %s", subscription.group, error)
+                await self._stop.wait(backoff.next_ms())
+        return 0
+
+    async def _share(self, partition: int) -> None:
+        consumer = await self._session.share(self._cursor(partition))
+        await self._processor.run(self._subscription, self._broker, consumer, self._stop)
+
+    # Ordered cursors: one owner each, so that the members have to divide them
+
+    async def _review(self, partitions: int, group: asyncio.TaskGroup) -> None:
+        """Take what is free up to this worker's share, and give up what is beyond it, until stopped."""
+        backoff = Backoff()
+        wait_ms = 0
+        while partitions and not await self._stop.wait(wait_ms):
+            wait_ms = _REVIEW_MS
+            try:
+                await self._balance(partitions, group)
+                backoff.reset()
+            except BackendUnavailable as error:
+                if backoff.is_first:
+                    logger.warning("can't see who consumes %s, will try again: %s", self._subscription.topic, error)
+                wait_ms = backoff.next_ms()
+
+    async def _balance(self, partitions: int, group: asyncio.TaskGroup) -> None:
+        subscription = self._subscription
+        members = await self._session.read_members(subscription.topic, subscription.group, subscription.cursor_handler)
+        share = share_of(list(members), self._session.id, partitions)
+        if len(self._owned) < share:
+            free = await self._session.read_free(subscription.topic, subscription.group, subscription.name)
+            for partition in free:
+                if len(self._owned) >= share or self._stop.is_set:
+                    return
+                if partition not in self._owned:
+                    await self._acquire(partition, group)
+        elif len(self._owned) > share:
+            self._give_up(len(self._owned) - share)
+
+    async def _acquire(self, partition: int, group: asyncio.TaskGroup) -> None:
+        consumer = await self._session.acquire(self._cursor(partition))
+        if consumer is None:
+            return
+        stop = Stop(self._stop)
+
+        async def run() -> None:
+            try:
+                await self._processor.run(self._subscription, self._broker, consumer, stop)
+            except CommitStale as error:
+                logger.info("%s; reading it again", error)
+            except CommitFenced as error:
+                self._processor.telemetry.record_lease_loss(self._subscription.topic, self._subscription.group)
+                logger.warning("%s; another worker owns it now", error)
+            finally:
+                stop.detach()
+                self._owned.pop(partition, None)
+
+        self._owned[partition] = _Owned(stop, group.create_task(run(), name=f"{self._cursor(partition)}"))
+
+    def _give_up(self, count: int) -> None:
+        """Stop the newest cursors; each held for a lease at least, so that members don't trade them in a loop."""
+        now_ms = time.monotonic() * 1000
+        newest = sorted(self._owned.values(), key=lambda owned: owned.since_ms, reverse=True)
+        for owned in newest[:count]:
+            if now_ms - owned.since_ms >= self._broker.limits.lease_ms:
+                owned.stop.set()

@@ -1,0 +1,299 @@
+"""What a handler sees besides its event: the record, a place to emit, and its state.
+
+All that a handler does here is buffered and takes effect with its batch's commit, or not at all.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from contextvars import ContextVar
+from typing import Any, Protocol, TypeVar
+
+import orjson
+from pydantic import BaseModel
+
+from pspf import codec, faults
+from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
+from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
+from pspf.schema import encode
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Call:
+    """The handler call that runs at the moment, for what is emitted past its context."""
+
+    __slots__ = ("_calls", "_last", "_warned", "handler", "record")
+
+    def __init__(self, handler: str) -> None:
+        self.handler = handler
+        self.record: Record | None = None
+        self._last: Record | None = None
+        self._calls = 0
+        self._warned = False
+
+    def next_id(self) -> str:
+        """Return an event_id for an immediate emit, the same when the record is handled again."""
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s emits past its commit: use ctx.emit to be exactly once", self.handler)
+        if self.record is not self._last:
+            self._last, self._calls = self.record, 0
+        self._calls += 1
+        record = self.record
+        place = "?" if record is None else f"{record.topic}/{record.id}"
+        return f"{place}/{self.handler}/{self._calls}"
+
+
+current_call: ContextVar[Call | None] = ContextVar("pspf_call", default=None)
+"""Set once per loop, not per event; its `record` moves on."""
+
+
+class StateSource(Protocol):
+    """Where a context's state comes from: the batch's view of the cursor's state."""
+
+    def get(self, key: bytes, name: str) -> bytes | None:
+        """Return a value that is loaded, as the batch has left it so far."""
+        ...
+
+    def is_loaded(self, key: bytes, name: str) -> bool: ...
+
+    async def load(self, key: bytes, name: str) -> None:
+        """Read a value, and with it what else the batch may ask for."""
+        ...
+
+
+class Surroundings(Protocol):
+    """What all contexts of a subscription share."""
+
+    default_topic: str
+    max_operations: int
+    max_effect_bytes: int
+    state: StateSource | None
+    """None where the subscription has no state; `no_state` says why."""
+    no_state: str
+
+    def check(self, record: NewRecord) -> None:
+        """Raise EventRejected where a record is too large to be stored."""
+        ...
+
+    def inject(self, headers: dict[str, str] | None) -> dict[str, str] | None:
+        """Add the trace context to headers."""
+        ...
+
+
+class Context:
+    """One call of a handler. It ends with the call: later use raises ContextClosed."""
+
+    __slots__ = ("_around", "_bytes", "_emits", "_is_open", "_operations", "_state", "changes", "record")
+
+    def __init__(self, record: Record, around: Surroundings) -> None:
+        self.record = record
+        self.changes: dict[str, bytes | None] = {}
+        self._around = around
+        self._emits: list[tuple[str, NewRecord]] = []
+        self._state: State | None = None
+        self._is_open = True
+        self._operations = 0
+        self._bytes = 0
+
+    @property
+    def attempt(self) -> int:
+        """Which run of this record this is, from 1."""
+        return self.record.attempts + 1
+
+    @property
+    def key(self) -> str | None:
+        """The record's key."""
+        return self.record.key
+
+    @property
+    def emits(self) -> list[tuple[str, NewRecord]]:
+        """What was emitted so far: (topic, record)."""
+        return self._emits
+
+    def emit(
+        self,
+        event: object,
+        topic: str | None = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Emit an event inside the commit, to the stream's topic unless another is named.
+
+        Raises:
+            EventRejected: It can't be encoded or is too large.
+            TooManyEffects: The call did more than one commit may hold.
+            ConfigurationError: The topic's name is not one, or ends in `-dlq` or `-late`.
+        """
+        if faults.is_armed("handler.mid"):
+            faults.reach("handler.mid")
+        to = self._around.default_topic if topic is None else topic
+        if companion_source(check_name("topic", to)) is not None:
+            raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone")
+        value, raw_key, _ = encode(event, key=key)
+        record = NewRecord(raw_key, value, encode_headers(self._around.inject(dict(headers) if headers else None)))
+        self._around.check(record)
+        self.count(len(value))
+        self._emits.append((to, record))
+
+    @property
+    def state(self) -> "State":
+        """What this handler remembers of this record's key.
+
+        Raises:
+            StateUnavailable: The subscription has no state, or the record has no key.
+        """
+        if self._state is None:
+            self._state = self._make_state()
+        return self._state
+
+    def _make_state(self) -> "State":
+        return State(self, *self._source())
+
+    def _source(self) -> tuple[StateSource, bytes]:
+        source = self._around.state
+        if source is None:
+            raise StateUnavailable(self._around.no_state)
+        if self.record.raw_key is None:
+            raise StateUnavailable(
+                f"{self.record.topic} {self.record.id} has no key, and state belongs to a key: emit with key=..."
+            )
+        return source, self.record.raw_key
+
+    def count(self, size_bytes: int) -> None:
+        """Count one effect; the call is refused beyond what one commit may hold."""
+        if not self._is_open:
+            raise ContextClosed(f"the handler of {self.record.topic} {self.record.id} has ended; its context is closed")
+        self._operations += 1
+        self._bytes += size_bytes
+        if self._operations > self._around.max_operations or self._bytes > self._around.max_effect_bytes:
+            raise TooManyEffects(
+                f"{self.record.topic} {self.record.id}: {self._operations:,} effects of {self._bytes:,} bytes; one record"
+                f" may have {self._around.max_operations:,} of {self._around.max_effect_bytes:,} bytes"
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Effects so far: how many, and their bytes."""
+        return self._operations, self._bytes
+
+    def close(self) -> None:
+        """End the call: from here on effects are refused."""
+        self._is_open = False
+
+
+def encode_value(name: str, value: object) -> bytes:
+    """Return a state value as JSON.
+
+    Raises:
+        EventRejected: JSON can't hold it.
+    """
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    try:
+        encoded = orjson.dumps(plain)
+    except (orjson.JSONEncodeError, RecursionError) as error:
+        raise EventRejected(f"state {name!r} can't be stored as JSON: {error}") from error
+    if b"null" in encoded:
+        codec.check_finite({name: plain})
+    return encoded
+
+
+class State:
+    """The state of one key. Values are JSON; what `get` gives is a copy."""
+
+    __slots__ = ("_context", "_key", "_source")
+
+    def __init__(self, context: Context, source: StateSource, key: bytes) -> None:
+        self._context = context
+        self._source = source
+        self._key = key
+
+    async def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of `name`, `default` where there is none."""
+        if name not in self._context.changes and not self._source.is_loaded(self._key, name):
+            await self._source.load(self._key, name)
+        return self._get(name, default)
+
+    async def put(self, name: str, value: object) -> None:
+        """Remember `value`, any JSON value or pydantic model."""
+        self._put(name, value)
+
+    async def delete(self, name: str) -> None:
+        """Forget `name`."""
+        self._delete(name)
+
+    async def read(self, key: str, name: str, default: Any = None) -> Any:
+        """Return the value of another key of this handler and partition; it can't be changed from here."""
+        raw_key = key.encode()
+        if not self._source.is_loaded(raw_key, name):
+            await self._source.load(raw_key, name)
+        return _decode(self._source.get(raw_key, name), default)
+
+    def _get(self, name: str, default: Any) -> Any:
+        if name in self._context.changes:
+            return _decode(self._context.changes[name], default)
+        return _decode(self._source.get(self._key, name), default)
+
+    def _put(self, name: str, value: object) -> None:
+        if faults.is_armed("handler.mid"):
+            faults.reach("handler.mid")
+        encoded = encode_value(name, value)
+        self._context.count(len(encoded))
+        self._context.changes[name] = encoded
+
+    def _delete(self, name: str) -> None:
+        self._context.count(0)
+        self._context.changes[name] = None
+
+
+def _decode(value: bytes | None, default: Any) -> Any:
+    return default if value is None else orjson.loads(value)
+
+
+class SyncContext(Context):
+    """The context of a plain `def` handler: its state's calls block."""
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, record: Record, around: Surroundings, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(record, around)
+        self._loop = loop
+
+    @property
+    def state(self) -> "SyncState":  # type: ignore[override]  # the same, but blocking
+        """What this handler remembers of this record's key."""
+        source, key = self._source()
+        return SyncState(State(self, source, key), self._wait)
+
+    def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
+
+
+class SyncState:
+    """The state of one key, for a handler in a thread."""
+
+    __slots__ = ("_state", "_wait")
+
+    def __init__(self, state: State, wait: Callable[[Callable[[], Coroutine[Any, Any, Any]]], Any]) -> None:
+        self._state = state
+        self._wait = wait
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of `name`, `default` where there is none."""
+        return self._wait(lambda: self._state.get(name, default))
+
+    def put(self, name: str, value: object) -> None:
+        """Remember `value`, any JSON value or pydantic model."""
+        self._state._put(name, value)
+
+    def delete(self, name: str) -> None:
+        """Forget `name`."""
+        self._state._delete(name)
+
+    def read(self, key: str, name: str, default: Any = None) -> Any:
+        """Return the value of another key of this handler and partition."""
+        return self._wait(lambda: self._state.read(key, name, default))

@@ -1,0 +1,99 @@
+"""Order per key while records fail: what waits, and behind what.
+
+A failed record holds back the later ones of its key, and no others. Both are kept beside the
+cursor's position, so that it moves on. Records without a key hold nobody back.
+"""
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum
+
+from pspf.records import Record, Retry
+
+
+class Verdict(Enum):
+    """What is to be done with a record that was read."""
+
+    RUN = "run"
+    HOLD = "hold"
+    """It is new, and an earlier record of its key is not done."""
+    SKIP = "skip"
+    """It was read ahead, and has been settled or put off since."""
+
+
+class HeldBack:
+    """The records before the position that are not done. Changes are collected for the next commit."""
+
+    def __init__(self, rows: Sequence[Retry], position: int) -> None:
+        self._rows = {row.offset: row for row in rows}
+        self._of_key: dict[bytes, list[int]] = {}
+        self._changes: dict[int, Retry] = {}
+        self.position = position
+        """The first offset that no earlier batch has read."""
+        for row in sorted(rows, key=lambda row: row.offset):
+            if row.key is not None:
+                self._of_key.setdefault(row.key, []).append(row.offset)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def knows(self, record: Record) -> bool:
+        """Return whether a record is from before the position: not done, or settled since it was read."""
+        return record.offset in self._rows or record.offset < self.position
+
+    def admit(self, record: Record, now_ms: int) -> Verdict:
+        """Return whether a record of a batch may run now. Asked once a record, in order within its key."""
+        row = self._rows.get(record.offset)
+        if row is None:
+            if record.offset < self.position:
+                return Verdict.SKIP
+            return Verdict.HOLD if record.raw_key in self._of_key else Verdict.RUN
+        if row.due_ms is None or row.due_ms > now_ms:
+            return Verdict.SKIP
+        if row.key is not None and self._of_key[row.key][0] != row.offset:
+            return Verdict.SKIP
+        return Verdict.RUN
+
+    def blocks(self, record: Record) -> bool:
+        """Return whether an earlier record of the same key is not done."""
+        return record.raw_key is not None and self._of_key.get(record.raw_key, [record.offset])[0] < record.offset
+
+    def hold(self, record: Record) -> None:
+        """Put a new record behind the earlier ones of its key."""
+        self._put(Retry(record.offset, record.raw_key, record.attempts, None))
+
+    def put_off(self, record: Record, attempts: int, due_ms: int, error: str) -> None:
+        """Let a record that failed wait until `due_ms`, and the later ones of its key with it."""
+        self._put(Retry(record.offset, record.raw_key, attempts, due_ms, error))
+        if record.raw_key is not None:
+            for offset in self._of_key[record.raw_key]:
+                if offset > record.offset and self._rows[offset].due_ms is not None:
+                    self._put(replace(self._rows[offset], due_ms=None))
+
+    def settle(self, record: Record, now_ms: int) -> None:
+        """Let go of a record that succeeded or is dead; the later ones of its key are due."""
+        row = self._rows.pop(record.offset, None)
+        if row is None:
+            return
+        self._changes.pop(record.offset, None)
+        if row.key is None:
+            return
+        offsets = self._of_key[row.key]
+        offsets.remove(row.offset)
+        if not offsets:
+            del self._of_key[row.key]
+        for offset in offsets:
+            self._put(replace(self._rows[offset], due_ms=now_ms))
+
+    def _put(self, row: Retry) -> None:
+        is_known = row.offset in self._rows
+        self._rows[row.offset] = row
+        self._changes[row.offset] = row
+        if row.key is not None and not is_known:
+            insort(self._of_key.setdefault(row.key, []), row.offset)
+
+    def take_changes(self) -> tuple[Retry, ...]:
+        """Return what changed since the last call, for the commit."""
+        changes, self._changes = self._changes, {}
+        return tuple(changes.values())

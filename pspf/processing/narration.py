@@ -1,0 +1,72 @@
+"""What the log says of failures: the first of a kind with the user's frames, the rest in a line."""
+
+import logging
+import traceback
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Final
+
+from pspf.processing.batch_run import Failure
+from pspf.subscription import Subscription
+
+logger = logging.getLogger("pspf.handlers")
+
+_MAX_TEXT: Final = 200
+_OWN: Final = str(Path(__file__).resolve().parent.parent)
+
+
+def shorten(text: str) -> str:
+    """Return text escaped, on one line, and cut, so that no key or error can forge a log."""
+    escaped = text.encode("unicode_escape", "backslashreplace").decode("ascii")
+    return escaped if len(escaped) <= _MAX_TEXT else f"{escaped[:_MAX_TEXT]}..."
+
+
+class Narrator:
+    """Tells what happened to the records of one cursor that failed."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._known: set[str] = set()
+
+    def tell(self, failures: Sequence[Failure], lost: Collection[int]) -> None:
+        """Log failures, once they are committed."""
+        for failure in failures:
+            if failure.record.offset not in lost:
+                self._tell_one(failure)
+
+    def _tell_one(self, failure: Failure) -> None:
+        record, error = failure.record, failure.error
+        kind = type(error).__name__
+        if kind not in self._known:
+            self._known.add(kind)
+            frames = _user_frames(error)
+            if frames:
+                logger.error("%s failed:\n%s%s: %s", self._subscription.name, frames, kind, shorten(str(error)))
+        most = self._subscription.retry.max_attempts
+        where = f"{record.topic} {record.partition} {record.id} in {self._subscription.name}"
+        if failure.retry_ms is not None:
+            logger.warning(
+                "%s: attempt %d/%d failed, next in %.1f s: %s: %s",
+                where,
+                failure.attempts,
+                most,
+                failure.retry_ms / 1000,
+                kind,
+                shorten(str(error)),
+            )
+        else:
+            logger.error(
+                "%s: dead after attempt %d/%d: %s: %s; see: pspf dlq inspect %s",
+                where,
+                failure.attempts,
+                most,
+                kind,
+                shorten(str(error)),
+                record.id,
+            )
+
+
+def _user_frames(error: BaseException) -> str:
+    """Return the traceback's frames that are not PSPF's own."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_OWN)]
+    return "".join(traceback.format_list(frames))

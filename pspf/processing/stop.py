@@ -1,0 +1,122 @@
+"""How work is told to end."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+
+class Stop:
+    """A signal that stays set. Callbacks run at once when it is set; a child is set with its parent."""
+
+    def __init__(self, parent: "Stop | None" = None) -> None:
+        self._event = asyncio.Event()
+        self._callbacks: set[Callable[[], None]] = set()
+        self._parent = parent
+        if parent is not None:
+            parent.add(self.set)
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Set it; a second call does nothing."""
+        if self._event.is_set():
+            return
+        self._event.set()
+        self.detach()
+        callbacks, self._callbacks = self._callbacks, set()
+        for callback in callbacks:
+            callback()
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when it is set, now if it is."""
+        if self.is_set:
+            callback()
+        else:
+            self._callbacks.add(callback)
+
+    def remove(self, callback: Callable[[], None]) -> None:
+        self._callbacks.discard(callback)
+
+    def detach(self) -> None:
+        """Leave the parent."""
+        if self._parent is not None:
+            self._parent.remove(self.set)
+
+    async def wait(self, timeout_ms: int) -> bool:
+        """Return whether it is set, waiting at most `timeout_ms`."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Backoff:
+    """Waits that double from `initial_ms` to `max_ms`, spread by a fifth, until something works again."""
+
+    def __init__(self, initial_ms: int = 100, max_ms: int = 5_000) -> None:
+        self._initial_ms = initial_ms
+        self._max_ms = max_ms
+        self._failures = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing has failed since the last success."""
+        return self._failures == 0
+
+    def next_ms(self) -> int:
+        """Return how long to wait now."""
+        wait_ms = min(self._max_ms, self._initial_ms * 2 ** min(self._failures, 20))
+        self._failures += 1
+        return round(wait_ms * random.uniform(0.8, 1.2))
+
+    def reset(self) -> None:
+        self._failures = 0
+
+
+class SoloGate:
+    """Lets batches of a process run together, and now and then one alone."""
+
+    def __init__(self) -> None:
+        self._running = 0
+        self._is_alone = False
+        self._waiting_alone = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        """Run beside others; waits while one runs alone or is about to."""
+        if self._is_alone or self._waiting_alone:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._is_alone and not self._waiting_alone)
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+            await self._tell()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Run while nothing else does."""
+        self._waiting_alone += 1
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self._is_alone and not self._running)
+                self._is_alone = True
+        finally:
+            self._waiting_alone -= 1
+        try:
+            yield
+        finally:
+            self._is_alone = False
+            await self._tell()
+
+    async def _tell(self) -> None:
+        if self._waiting_alone or self._changed.locked() or not self._running:
+            async with self._changed:
+                self._changed.notify_all()

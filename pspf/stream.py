@@ -1,0 +1,436 @@
+"""`Stream`: what a user's module defines, and the only place that wires the parts together."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import orjson
+from pydantic import BaseModel
+
+from pspf.assignment import Assignment
+from pspf.connectors.base import Broker, Session, StreamingBackend
+from pspf.connectors.urls import make_backend
+from pspf.context import current_call
+from pspf.errors import ConfigurationError, EmitUnknown, NotAvailable, NotFound, PSPFError
+from pspf.processing.stop import Backoff, Stop
+from pspf.processor import BatchProcessor, Tuning
+from pspf.records import Appended, NewRecord, encode_headers
+from pspf.schema import encode
+from pspf.settings import settings
+from pspf.state.base import StateStore
+from pspf.subscription import Ordering, RetryPolicy, Subscription, choose_model, inspect_handler
+from pspf.telemetry import TelemetryManager
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+Lifespan = Callable[["Stream"], AbstractAsyncContextManager[Any]]
+
+_HEALTH_S: Final = 5.0
+
+
+class Stream:
+    """A set of handlers and the broker that they run on. Making one opens nothing.
+
+    Args:
+        backend: The broker with a default topic and group. Without one `topic` and `group` are
+            required, and the settings choose the broker.
+        topic: The default topic of `emit`, `run` and `aggregate`.
+        group: The default group of subscriptions.
+        schema: The model of subscriptions that name none.
+        state_store: A store of the user's for `ctx.state` in shared mode, at-least-once.
+        partitions: How many partitions the default topic has; None takes it as it is.
+        lifespan: Called with the Stream; its async context is entered once per worker process.
+        name: What worker ids start with, instead of the host's name.
+
+    Raises:
+        ConfigurationError: No backend, and no topic or group (a ValueError).
+    """
+
+    def __init__(
+        self,
+        backend: StreamingBackend | None = None,
+        topic: str | None = None,
+        group: str | None = None,
+        schema: Any = None,
+        state_store: StateStore | None = None,
+        *,
+        partitions: int | None = None,
+        lifespan: Lifespan | None = None,
+        name: str | None = None,
+    ) -> None:
+        if backend is None:
+            if topic is None or group is None:
+                raise ConfigurationError("a Stream without a backend needs both topic= and group=")
+            backend = make_backend(topic, group)
+        elif topic is not None or group is not None:
+            backend = StreamingBackend(backend.broker, topic or backend.stream_key, group or backend.group_name)
+        self.backend = backend
+        self.schema = schema
+        self.state_store = state_store
+        self.telemetry = TelemetryManager()
+        self.processor = BatchProcessor(self.telemetry, backend.stream_key, state_store=state_store)
+        self.subscriptions: list[Subscription] = []
+        self._partitions = partitions
+        self._lifespan = lifespan
+        self._name = name
+        self._stop: Stop | None = None
+        self._runner: asyncio.Task[Any] | None = None
+        self._finished: asyncio.Event | None = None
+        self._gave_up = False
+        self._is_connected = False
+
+    @property
+    def broker(self) -> Broker:
+        """The broker that this Stream runs on."""
+        return self.backend.broker
+
+    def bind(self, broker: Broker) -> None:
+        """Run on another broker than the one that was chosen at construction."""
+        self.backend = StreamingBackend(broker, self.backend.stream_key, self.backend.group_name)
+
+    # Declaring
+
+    def subscribe(
+        self,
+        topic: str,
+        batch_size: int | None = None,
+        *,
+        group: str | None = None,
+        ordering: Ordering = "none",
+        concurrency: int = 1,
+        retry: RetryPolicy | None = None,
+        timeout_ms: int | None = None,
+        schema: Any = None,
+        name: str | None = None,
+        start: str = "start",
+    ) -> Callable[[F], F]:
+        """Register a handler for a topic; the function itself is returned unchanged.
+
+        Args:
+            topic: What to consume.
+            batch_size: The most records that a batch takes; None adapts to the handler's speed.
+            group: The consumer group, the Stream's unless given.
+            ordering: `"none"`: every worker takes any record. `"key"`: in order per key, with `ctx.state`.
+            concurrency: Handlers of a batch that run side by side.
+            retry: When a failed record runs again, and when it is given up.
+            timeout_ms: The longest a call may take; None waits for ever.
+            schema: The event's model, else the annotation, else the Stream's.
+            name: The handler's name, part of stored data; the function's unless given.
+            start: Where a new cursor starts: `start`, `end` or a record id.
+
+        Raises:
+            ConfigurationError: The function fits no shape of handler, or a value is out of range.
+        """
+        if not isinstance(topic, str):
+            raise ConfigurationError(f"subscribe takes a topic's name, not {topic!r:.80}: @stream.subscribe('orders')")
+
+        def register(function: F) -> F:
+            handler = inspect_handler(function, name)
+            self.subscriptions.append(
+                Subscription(
+                    topic=topic,
+                    group=group or self.backend.group_name,
+                    handler=handler,
+                    model=choose_model(handler, schema, self.schema),
+                    ordering=ordering,
+                    batch_size=batch_size,
+                    concurrency=concurrency,
+                    retry=retry or RetryPolicy(),
+                    timeout_ms=timeout_ms,
+                    start=start,
+                )
+            )
+            return function
+
+        return register
+
+    def window(self, topic: str, window: Any, batch_size: int | None = None, **options: Any) -> Callable[[F], F]:
+        """Register a windowed aggregation.
+
+        Raises:
+            NotAvailable: Always; this version has no windows.
+        """
+        raise NotAvailable(f"window on {topic!r}: this version has no windows; keep ctx.state in an ordered handler")
+
+    def include(self, other: "Stream") -> None:
+        """Take in the subscriptions of another Stream; its backend is not used."""
+        self.subscriptions.extend(other.subscriptions)
+
+    def check(self) -> None:
+        """Raise ConfigurationError for what can't run together."""
+        shared: dict[tuple[str, str], str] = {}
+        ordered: set[tuple[str, str, str]] = set()
+        for subscription in self.subscriptions:
+            place = (subscription.topic, subscription.group)
+            if subscription.is_ordered:
+                if self.state_store is not None:
+                    raise NotAvailable(
+                        f"handler {subscription.name} is ordered and the Stream has a state_store: this version keeps"
+                        " ordered state in the broker; leave state_store out"
+                    )
+                if (*place, subscription.name) in ordered:
+                    raise ConfigurationError(
+                        f"two ordered handlers of topic {place[0]!r}, group {place[1]!r} are named"
+                        f" {subscription.name!r}: pass name="
+                    )
+                ordered.add((*place, subscription.name))
+            elif place in shared:
+                raise ConfigurationError(
+                    f"handlers {shared[place]} and {subscription.name} share topic {place[0]!r} and group"
+                    f" {place[1]!r}: each would get half of the records; give each its own group="
+                )
+            else:
+                shared[place] = subscription.name
+
+    # Emitting
+
+    async def emit(
+        self,
+        event: Any,
+        topic: str | None = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Store one event, to the backend's topic unless another is named; return its record id.
+
+        Raises:
+            EventRejected: It is no model or dict, or can't be stored (a ValueError).
+            EmitUnknown: It may be stored or not.
+            BackendUnavailable: It is not stored.
+        """
+        return (await self._append([self._encode(event, key, headers)], topic))[0].id
+
+    async def emit_many(
+        self,
+        events: Sequence[Any],
+        topic: str | None = None,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Store many events at once, all or none; return their record ids in order. Errors as in `emit`."""
+        if key is None and not headers and current_call.get() is None and not self.telemetry.is_tracing:
+            records = [NewRecord(raw_key, value, None, None, id_) for value, raw_key, id_ in map(encode, events)]
+        else:
+            records = [self._encode(event, key, headers) for event in events]
+        return [place.id for place in await self._append(records, topic)]
+
+    def _encode(self, event: Any, key: str | None, headers: Mapping[str, str] | None) -> NewRecord:
+        call = current_call.get()
+        if call is not None:
+            event = _identify(event, call.next_id())
+        value, raw_key, event_id = encode(event, key=key)
+        raw_headers = encode_headers(self.telemetry.inject(dict(headers) if headers else None))
+        return NewRecord(raw_key, value, raw_headers, None, event_id)
+
+    async def _append(self, records: Sequence[NewRecord], topic: str | None) -> Sequence[Appended]:
+        await self._connect()
+        backoff = Backoff(max_ms=1_000)
+        deadline = asyncio.get_running_loop().time() + self.broker.limits.emit_timeout_ms / 1000
+        while True:
+            try:
+                return await self.broker.append(topic or self.backend.stream_key, records)
+            except EmitUnknown:
+                is_safe = all(record.event_id is not None for record in records)
+                if not is_safe or asyncio.get_running_loop().time() > deadline:
+                    raise  # without an id of the caller's a second copy could be stored
+                await asyncio.sleep(backoff.next_ms() / 1000)
+
+    # Running
+
+    async def run(self, handler: Callable[..., Any], batch_size: int | None = None, **options: Any) -> None:
+        """Consume the default topic with one handler, until `stop`; `options` as in `subscribe`."""
+        self.subscribe(self.backend.stream_key, batch_size, **options)(handler)
+        mine = self.subscriptions.pop()
+        await self._run([mine])
+
+    async def aggregate(
+        self, window: Any, handler: Callable[..., Any], batch_size: int | None = None, **options: Any
+    ) -> None:
+        """Run a windowed aggregation over the default topic.
+
+        Raises:
+            NotAvailable: Always; this version has no windows.
+        """
+        raise NotAvailable("aggregate: this version has no windows; keep ctx.state in an ordered handler")
+
+    async def run_forever(self, *, only: Callable[[Subscription], bool] | None = None) -> None:
+        """Run all registered handlers, or those that `only` picks, until `stop`."""
+        self.check()
+        chosen = [subscription for subscription in self.subscriptions if only is None or only(subscription)]
+        if not chosen:
+            logger.warning("no handlers to run: decorate some with @stream.subscribe(...)")
+            return
+        await self._run(chosen)
+
+    async def _run(self, subscriptions: Sequence[Subscription]) -> None:
+        if self._stop is not None:
+            raise ConfigurationError("this Stream runs already")
+        stop = self._stop = Stop()
+        finished = self._finished = asyncio.Event()
+        self._runner = asyncio.current_task()
+        self._gave_up = False
+        was_connected = self._is_connected
+        try:
+            await self._connect()
+            async with self._lifespan_entered(), self._session_entered() as session:
+                self.processor.tuning = Tuning.from_settings(settings)
+                await self._warn_of_the_forgotten()
+                async with asyncio.TaskGroup() as group:
+                    for subscription in subscriptions:
+                        assignment = Assignment(subscription, self.broker, session, self.processor, stop)
+                        group.create_task(assignment.run(), name=f"{subscription.name} on {subscription.topic}")
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self._gave_up or task is None:
+                raise
+            task.uncancel()
+        except BaseExceptionGroup as errors:
+            raise _first(errors) from errors
+        finally:
+            self._stop = self._runner = None
+            if not was_connected:
+                await asyncio.shield(self._disconnect())
+            finished.set()
+
+    @asynccontextmanager
+    async def _lifespan_entered(self) -> AsyncIterator[None]:
+        if self._lifespan is None:
+            yield
+        else:
+            async with self._lifespan(self):
+                yield
+
+    @asynccontextmanager
+    async def _session_entered(self) -> AsyncIterator[Session]:
+        session = await self.broker.open_session(self._name)
+        try:
+            yield session
+        finally:
+            await asyncio.shield(session.close())
+
+    async def _warn_of_the_forgotten(self) -> None:
+        """Warn of ordered cursors whose handler the app no longer has: a renamed one would start anew."""
+        names = {subscription.name for subscription in self.subscriptions}
+        groups = {subscription.group for subscription in self.subscriptions}
+        known: set[tuple[str, str]] = set()
+        for group in groups:
+            for info in await self.broker.list_cursors(group=group):
+                handler = info.cursor.handler
+                if handler is not None and handler not in names and (group, handler) not in known:
+                    known.add((group, handler))
+                    logger.warning(
+                        "group %s has a cursor of handler %s, which the app lacks: renamed? pass name=", group, handler
+                    )
+
+    async def stop(self) -> None:
+        """End gracefully: finish the batch in hand, commit, give all back, close what was opened.
+
+        From inside a handler it only asks: the batch that it waits for is its own.
+        """
+        finished = self._finished
+        if self._stop is None:
+            if self._is_connected:
+                await self._disconnect()
+            return
+        self._stop.set()
+        if finished is not None and current_call.get() is None:
+            await finished.wait()
+
+    def give_up(self) -> None:
+        """End now: handlers are cancelled, their batches are not committed, all is given back."""
+        if self._stop is not None:
+            self._stop.set()
+        if self._runner is not None:
+            self._gave_up = True
+            self._runner.cancel()
+
+    # Looking
+
+    async def read_state(self, handler: str | Callable[..., Any], key: str, name: str) -> Any:
+        """Return what a handler remembers for a key, as committed; None where there is nothing.
+
+        Raises:
+            NotFound: This Stream has no ordered handler of that name.
+        """
+        chosen = next(
+            (s for s in self.subscriptions if s.is_ordered and handler in (s.name, s.handler.function)),
+            None,
+        )
+        if chosen is None:
+            raise NotFound(
+                f"no ordered handler {handler!r}; there are {[s.name for s in self.subscriptions if s.is_ordered]}"
+            )
+        await self._connect()
+        entries = await self.broker.list_state(handler=chosen.name, group=chosen.group, key=key.encode(), name=name)
+        mine = [entry for entry in entries if entry.topic == chosen.topic]
+        return orjson.loads(mine[0].value) if mine else None
+
+    async def health(self) -> dict[str, str]:
+        """Return `{"status": "ok", "backend": "connected"}`, or `"error"` and a `reason`; never raises."""
+        was_connected = self._is_connected
+        try:
+            async with asyncio.timeout(_HEALTH_S):
+                await self._connect()
+                await self.broker.ping()
+        except TimeoutError:
+            return {"status": "error", "reason": f"no answer from {self.broker.name} within {_HEALTH_S:.0f} s"}
+        except (PSPFError, OSError) as error:
+            return {"status": "error", "reason": str(error)}
+        finally:
+            if not was_connected and self._is_connected:
+                await self._disconnect()
+        return {"status": "ok", "backend": "connected"}
+
+    # Connecting
+
+    async def __aenter__(self) -> Self:
+        await self._connect()
+        await self.backend.ensure_group_exists()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+        await self._disconnect()
+
+    async def _connect(self) -> None:
+        if self._is_connected:
+            return
+        await self.broker.connect()
+        if self._partitions is not None:
+            await self.broker.create_topic(self.backend.stream_key, partitions=self._partitions)
+        if self.state_store is not None:
+            await self.state_store.start()
+        self._is_connected = True
+
+    async def _disconnect(self) -> None:
+        if not self._is_connected:
+            return
+        self._is_connected = False
+        if self.state_store is not None:
+            await self.state_store.stop()
+        await self.broker.close()
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first error of nested groups: what ended a loop ends the worker."""
+    first = errors.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _identify(event: Any, event_id: str) -> Any:
+    """Return the event with an id, unless the caller chose one: a handler that runs again emits the same."""
+    if isinstance(event, dict):
+        return event if "event_id" in event else {**event, "event_id": event_id}
+    if not isinstance(event, BaseModel) or "event_id" in event.__pydantic_fields_set__:
+        return event
+    if "event_id" in type(event).model_fields:
+        return event.model_copy(update={"event_id": event_id})
+    return event

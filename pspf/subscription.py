@@ -1,0 +1,208 @@
+"""A registered handler: its shape, decided once at decoration, and its policies."""
+
+import inspect
+import random
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, Literal
+
+from pspf.context import Context, SyncContext
+from pspf.errors import ConfigurationError
+from pspf.records import check_name
+from pspf.schema import BaseEvent
+
+Ordering = Literal["none", "key"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and when a failed record runs again.
+
+    `max_attempts` counts the first run. The wait starts at `initial_ms`, doubles up to `max_ms`,
+    and is spread by `jitter` (0.2 = 20 % either way). Errors of the types in `give_up_on` are not
+    retried.
+    """
+
+    max_attempts: int = 5
+    initial_ms: int = 200
+    max_ms: int = 60_000
+    jitter: float = 0.2
+    give_up_on: tuple[type[BaseException], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.initial_ms < 0 or self.max_ms < self.initial_ms or not 0 <= self.jitter < 1:
+            raise ConfigurationError(
+                f"{self}: max_attempts is 1 or more, 0 <= initial_ms <= max_ms, and jitter from 0 up to 1"
+            )
+
+    def wait_ms(self, attempts: int) -> int:
+        """Return how long to wait after `attempts` runs failed."""
+        wait_ms = min(self.max_ms, self.initial_ms * 2 ** min(attempts - 1, 40))
+        return round(wait_ms * random.uniform(1 - self.jitter, 1 + self.jitter))
+
+
+class Takes(Enum):
+    """What a handler's first parameters are."""
+
+    EVENT = "event"
+    RAW = "msg_id, raw_data"
+    BATCH = "list[event]"
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function and how to call it. `annotation` is what its event parameter names, else None."""
+
+    function: Callable[..., Any]
+    name: str
+    takes: Takes
+    takes_context: bool
+    is_async: bool
+    annotation: Any
+
+
+_SHAPES: Final = "(event), (event, ctx: Context), (msg_id, raw_data), (msg_id, raw_data, ctx) or (events: list[Event]), plain or async"
+
+
+def inspect_handler(function: Callable[..., Any], name: str | None = None) -> Handler:
+    """Return how to call `function`.
+
+    Raises:
+        ConfigurationError: It fits none of the shapes.
+    """
+    if not callable(function):
+        raise ConfigurationError(f"a handler is a function, not {function!r:.80}")
+    named = (
+        name or f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    )
+    parameters = _parameters(function, named)
+    target = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+        raise ConfigurationError(f"handler {named} yields; return nothing, and emit with ctx.emit")
+    annotations = [parameter.annotation for parameter in parameters]
+    takes, takes_context, annotation = _shape(named, parameters, annotations)
+    is_async = inspect.iscoroutinefunction(target)
+    context = annotations[-1] if takes_context else None
+    if context is SyncContext and is_async:
+        raise ConfigurationError(f"handler {named} is async; annotate its context as Context, not SyncContext")
+    return Handler(function, named, takes, takes_context, is_async, annotation)
+
+
+def _parameters(function: Callable[..., Any], named: str) -> list[inspect.Parameter]:
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise ConfigurationError(
+            f"handler {named}: an annotation can't be resolved ({error}); define its model at the top of the module"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"handler {named}: its signature can't be read ({error})") from error
+    required: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+            raise ConfigurationError(f"handler {named}: {parameter.name!r} is keyword-only; handlers are {_SHAPES}")
+        if parameter.default is parameter.empty:
+            required.append(parameter)
+    return required
+
+
+def _shape(named: str, parameters: list[inspect.Parameter], annotations: list[Any]) -> tuple[Takes, bool, Any]:
+    empty = inspect.Parameter.empty
+    count = len(parameters)
+    if count not in (1, 2, 3):
+        raise ConfigurationError(f"handler {named} takes {count} parameters; handlers are {_SHAPES}")
+    first = None if annotations[0] is empty else annotations[0]
+    element = _element(first)
+    if count == 1:
+        return (Takes.BATCH, False, element[0]) if element else (Takes.EVENT, False, first)
+    is_last_context = _is_context(annotations[-1])
+    if count == 2 and is_last_context:
+        return (Takes.BATCH, True, element[0]) if element else (Takes.EVENT, True, first)
+    if count == 2 and first is None and annotations[1] is empty:
+        if parameters[1].name in ("ctx", "context"):
+            raise ConfigurationError(
+                f"handler {named}: annotate {parameters[1].name!r} as Context; two parameters without"
+                " annotations are (msg_id, raw_data)"
+            )
+        return Takes.RAW, False, None
+    if count == 3 and first is None and annotations[1] is empty and (is_last_context or annotations[2] is empty):
+        return Takes.RAW, True, None
+    raise ConfigurationError(f"handler {named} has parameters of no known shape; handlers are {_SHAPES}")
+
+
+def _is_context(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Context)
+
+
+def _element(annotation: Any) -> tuple[Any] | None:
+    """Return (Event,) of `list[Event]`, None of anything else."""
+    if annotation is list:
+        return (None,)
+    if typing.get_origin(annotation) is list and isinstance(annotation, types.GenericAlias | typing._GenericAlias):  # type: ignore[attr-defined]
+        arguments = typing.get_args(annotation)
+        return (arguments[0],) if arguments else (None,)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A handler on a topic for a group. `batch_size` None adapts; `timeout_ms` None waits for ever."""
+
+    topic: str
+    group: str
+    handler: Handler
+    model: Any = None
+    ordering: Ordering = "none"
+    batch_size: int | None = None
+    concurrency: int = 1
+    retry: RetryPolicy = RetryPolicy()
+    timeout_ms: int | None = None
+    start: str = "start"
+
+    def __post_init__(self) -> None:
+        check_name("topic", self.topic)
+        check_name("group", self.group)
+        where = f"handler {self.name}"
+        if self.ordering not in ("none", "key"):
+            raise ConfigurationError(f"{where}: ordering={self.ordering!r}; use 'none' or 'key'")
+        for parameter, value, least in (
+            ("batch_size", self.batch_size, 1),
+            ("concurrency", self.concurrency, 1),
+            ("timeout_ms", self.timeout_ms, 1),
+        ):
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise ConfigurationError(f"{where}: {parameter}={value!r}; use a whole number of {least} or more")
+        if self.handler.takes is Takes.BATCH and self.concurrency > 1:
+            raise ConfigurationError(
+                f"{where} takes whole batches; concurrency={self.concurrency} has no meaning there"
+            )
+
+    @property
+    def name(self) -> str:
+        """The handler's name: part of stored data in ordered mode."""
+        return self.handler.name
+
+    @property
+    def is_ordered(self) -> bool:
+        return self.ordering == "key"
+
+    @property
+    def cursor_handler(self) -> str | None:
+        """The handler part of this subscription's cursors."""
+        return self.name if self.is_ordered else None
+
+
+def choose_model(handler: Handler, schema: Any, default: Any) -> Any:
+    """Return the model of a subscription: `schema`, else the annotation, else the Stream's, else None."""
+    if handler.takes is Takes.RAW:
+        return dict
+    if schema is not None:
+        return schema
+    if handler.annotation not in (None, BaseEvent, Any):
+        return handler.annotation
+    return default
