@@ -1,0 +1,1 @@
+"""Examples that run: each uses the public API only."""

@@ -1,0 +1,64 @@
+"""`pspf version` and `pspf config show`: what runs, and with which settings."""
+
+import typer
+
+from pspf.cli.console import write, write_json, write_table
+from pspf.cli.options import AsJson, Command, Verbose, examples, make_app
+
+config = make_app("Settings in force.", "pspf config show", "pspf config show --json")
+
+_PACKAGES = ("apsw", "orjson", "pydantic", "pydantic-settings", "redis", "rich", "typer", "uvloop")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command `version`."""
+    app.command(cls=Command, epilog=examples("pspf version", "pspf version --json"))(version)
+
+
+def version(as_json: AsJson = False, verbose: Verbose = False) -> None:
+    """Print the versions of everything that matters."""
+    versions = read_versions()
+    if as_json:
+        write_json(versions)
+        return
+    width = max(len(name) for name in versions)
+    for name, found in versions.items():
+        write(f"{name.ljust(width)}  {found or 'not installed'}")
+
+
+def read_versions() -> dict[str, str | None]:
+    """Return versions by name; None where a package is not installed."""
+    import platform
+    from importlib import metadata
+
+    from pspf import __version__
+
+    def installed(name: str) -> str | None:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return None
+
+    return {
+        "pspf": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: installed(name) for name in _PACKAGES},
+    }
+
+
+@config.callback()
+def _config() -> None:
+    """Settings in force."""
+
+
+@config.command("show", cls=Command, epilog=examples("pspf config show", "PSPF_LEASE_MS=5000 pspf config show"))
+def show_config(as_json: AsJson = False, verbose: Verbose = False) -> None:
+    """Print the settings in force; secrets are hidden."""
+    from pspf.settings import describe_settings, settings
+
+    values = describe_settings(settings)
+    if as_json:
+        write_json(values)
+    else:
+        write_table(("setting", "value"), [(name, str(value)) for name, value in values.items()])

@@ -1,0 +1,159 @@
+"""Dead letters: choosing them, showing them, giving them a new start."""
+
+import asyncio
+import base64
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from pspf.cli.console import Cell, as_text, format_time, shorten
+from pspf.cli.exits import UsageError
+from pspf.cli.grammar import near
+from pspf.connectors.base import Broker, StoredDeadLetter
+from pspf.errors import NotFound, SchemaError
+from pspf.records import DEAD_LETTER_SUFFIX, parse_id
+
+_BATCH: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which dead letters; what is None or empty does not narrow."""
+
+    topic: str | None = None
+    group: str | None = None
+    handler: str | None = None
+    error_type: str | None = None
+    ids: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> str | None:
+        """The topic that the records came from, also where its `-dlq` was named."""
+        return None if self.topic is None else self.topic.removesuffix(DEAD_LETTER_SUFFIX)
+
+
+async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
+    """Return the dead letters of `choice`, oldest first.
+
+    Raises:
+        NotFound: A topic or an id that was named is not there.
+        ConfigurationError: An id is none.
+    """
+    for letter_id in choice.ids:
+        parse_id(letter_id)
+    letters = await broker.list_dead_letters(topic=choice.source, group=choice.group)
+    if choice.source is not None and not letters:
+        names = {info.topic for info in await broker.list_topics()}
+        if choice.source not in names:
+            raise NotFound(f"no topic {choice.source!r} in {broker.name}{near(choice.source, names)}")
+    missing = [letter_id for letter_id in choice.ids if letter_id not in {letter.record.id for letter in letters}]
+    if missing:
+        raise NotFound(
+            f"no dead letter {', '.join(missing)}{f' of {choice.source}' if choice.source else ''}; see pspf dlq list"
+        )
+    return [
+        letter
+        for letter in letters
+        if (not choice.ids or letter.record.id in choice.ids)
+        and choice.handler in (None, letter.handler)
+        and choice.error_type in (None, letter.error_type, letter.error_type.rpartition(".")[2])
+    ]
+
+
+async def select_one(broker: Broker, choice: Choice) -> StoredDeadLetter:
+    """Return the one dead letter of `choice`.
+
+    Raises:
+        NotFound: There is none.
+        UsageError: Several topics have one with this id.
+    """
+    letters = await select(broker, choice)
+    if len(letters) > 1:
+        topics = ", ".join(sorted({letter.topic for letter in letters}))
+        raise UsageError(f"several topics have a dead letter {choice.ids[0]}: {topics}; add --topic")
+    return letters[0]
+
+
+async def replay_letters(
+    broker: Broker, letters: Sequence[StoredDeadLetter], *, to: str | None, rate: float | None
+) -> int:
+    """Replay in order, at most `rate` a second; return how many were still there."""
+    size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 10)))
+    count = 0
+    due = time.monotonic()
+    for start in range(0, len(letters), size):
+        batch = letters[start : start + size]
+        if rate is not None:
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            due += len(batch) / rate
+        count += await broker.replay_dead_letters(batch, to=to)
+    return count
+
+
+def by_error(letters: Sequence[StoredDeadLetter]) -> Iterator[str]:
+    """Yield a line for each error type and handler, the most frequent first."""
+    counts = Counter((letter.error_type, letter.topic, letter.handler) for letter in letters)
+    for (error_type, topic, handler), count in counts.most_common():
+        yield f"{count} x {error_type} in {handler} on {topic}"
+
+
+def as_row(letter: StoredDeadLetter) -> tuple[Cell, ...]:
+    """Return the cells of `dlq list`."""
+    error = shorten(f"{letter.error_type}: {letter.error}", 60)
+    when = format_time(letter.dead_at_ms)
+    return letter.record.id, letter.topic, letter.group, letter.handler, letter.attempts, error, when
+
+
+def as_json_letter(letter: StoredDeadLetter) -> dict[str, Any]:
+    """Return what `dlq list --json` has for it."""
+    return {
+        "id": letter.record.id,
+        "topic": letter.topic,
+        "group": letter.group,
+        "handler": letter.handler,
+        "attempts": letter.attempts,
+        "error_type": letter.error_type,
+        "error": letter.error,
+        "original_id": letter.original_id,
+        "dead_at_ms": letter.dead_at_ms,
+    }
+
+
+def as_json_whole(letter: StoredDeadLetter) -> dict[str, Any]:
+    """Return all that is known of it: also traceback, key, headers and payload."""
+    whole = {
+        **as_json_letter(letter),
+        "partition": letter.partition,
+        "traceback": letter.traceback,
+        "key": as_text(letter.record.raw_key),
+        "headers": _headers(letter),
+    }
+    try:
+        return {**whole, "event": orjson.loads(letter.record.value)}
+    except orjson.JSONDecodeError:
+        return {**whole, "event": None, "raw": base64.b64encode(letter.record.value).decode()}
+
+
+def as_page(letter: StoredDeadLetter) -> Iterator[str]:
+    """Yield the lines of `dlq inspect`."""
+    yield f"dead letter {letter.record.id} of {letter.topic}, record {letter.original_id}"
+    yield f"group       {letter.group}"
+    yield f"handler     {letter.handler}"
+    yield f"attempts    {letter.attempts}"
+    yield f"dead at     {format_time(letter.dead_at_ms)}"
+    yield f"key         {as_text(letter.record.raw_key) or '-'}"
+    yield f"error       {letter.error_type}: {letter.error}"
+    yield f"payload     {as_text(letter.record.value)}"
+    yield from letter.traceback.splitlines()
+    yield f"to try again: pspf dlq replay {letter.topic} --id {letter.record.id}"
+
+
+def _headers(letter: StoredDeadLetter) -> dict[str, str]:
+    try:
+        return letter.record.headers
+    except SchemaError:  # they may be what the record was given up for
+        return {}

@@ -1,0 +1,63 @@
+"""`pspf`: finds the command, and turns what it raises into an exit code and at most six lines."""
+
+import os
+import sys
+from typing import NoReturn
+
+from pspf.cli import dlq, emit, groups, info, show, state, tail, topics, worker
+from pspf.cli.console import ClosedPipe, say
+from pspf.cli.exits import ExitCode, code_of, explain
+from pspf.cli.options import Command, examples, make_app, verbosity
+
+app = make_app(
+    "Python stream processing: run workers, emit events, look into topics, groups and state.",
+    "pspf worker myapp:stream",
+    'pspf emit orders \'{"order_id": 7, "amount": 12.5}\'',
+    "pspf groups inspect",
+    name="pspf",
+)
+worker.add_to(app)
+emit.add_to(app)
+tail.add_to(app)
+show.add_to(app)
+app.add_typer(topics.app, name="topics")
+app.add_typer(groups.app, name="groups")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(state.app, name="state")
+app.add_typer(info.config, name="config")
+info.add_to(app)
+
+__all__ = ["Command", "app", "examples", "main"]
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that is not UTF-8 must not turn an unusual key into a traceback.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
+    try:
+        app(arguments, prog_name="pspf")
+    except ClosedPipe:
+        _silence_stdout()
+        sys.exit(ExitCode.OK)
+    except Exception as error:
+        say(explain(error, verbose=verbosity.on))
+        sys.exit(code_of(error))
+    except SystemExit:
+        _flush_stdout()
+        raise
+    sys.exit(ExitCode.OK)
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's own flush at exit end in nothing instead of in a complaint."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+    os.close(devnull)

@@ -1,0 +1,87 @@
+"""Finding what handlers remember, by names that people type."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from pspf.cli.console import as_text
+from pspf.cli.exits import UsageError
+from pspf.cli.grammar import near
+from pspf.connectors.base import Broker, StateEntry
+from pspf.errors import NotFound
+
+
+async def find_entries(
+    broker: Broker, *, handler: str | None, group: str | None, key: str | None, name: str | None
+) -> Sequence[StateEntry]:
+    """Return remembered values; `handler` may be the last part of a name, such as `total` for `app.total`.
+
+    Raises:
+        NotFound: No handler of this name remembers or has a cursor.
+        UsageError: The last part fits several.
+    """
+    full = None if handler is None else await _full_name(broker, handler)
+    return await broker.list_state(handler=full, group=group, key=None if key is None else key.encode(), name=name)
+
+
+async def find_entry(broker: Broker, *, handler: str, group: str | None, key: str, name: str | None) -> StateEntry:
+    """Return the one value that fits.
+
+    Raises:
+        NotFound: There is none.
+        UsageError: There are several.
+    """
+    entries = await find_entries(broker, handler=handler, group=group, key=key, name=name)
+    if not entries:
+        known = {entry.name for entry in await find_entries(broker, handler=handler, group=group, key=key, name=None)}
+        if name is not None and known:
+            raise NotFound(
+                f"{handler} remembers no {name!r} for key {key!r}{near(name, known)}; it has {', '.join(sorted(known))}"
+            )
+        raise NotFound(f"{handler} remembers nothing for key {key!r}; see pspf state list {handler}")
+    if len(entries) > 1:
+        names = sorted({entry.name for entry in entries})
+        groups = sorted({entry.group for entry in entries})
+        what = f"groups {', '.join(groups)}; add --group" if len(groups) > 1 else f"names {', '.join(names)}; add one"
+        raise UsageError(f"{handler} remembers several values for key {key!r}: {what}")
+    return entries[0]
+
+
+async def _full_name(broker: Broker, handler: str) -> str:
+    cursors = {info.cursor.handler for info in await broker.list_cursors()}
+    names = {name for name in cursors if name is not None}
+    if handler not in names:
+        names |= {entry.handler for entry in await broker.list_state()}
+    if handler in names:
+        return handler
+    fitting = sorted(name for name in names if name.endswith(f".{handler}"))
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"several handlers are called {handler!r}: {', '.join(fitting)}")
+    known = f"\n  handlers with state: {', '.join(sorted(names)[:8])}" if names else ""
+    raise NotFound(f"no ordered handler {handler!r} in {broker.name}{near(handler, names)}{known}")
+
+
+def key_text(entry: StateEntry) -> str:
+    """Return the record key for people."""
+    return as_text(entry.key) or ""
+
+
+def value_text(entry: StateEntry) -> str:
+    """Return the value's JSON."""
+    return as_text(entry.value) or ""
+
+
+def as_json_entry(entry: StateEntry) -> dict[str, Any]:
+    """Return what `state list --json` has for it."""
+    return {
+        "handler": entry.handler,
+        "topic": entry.topic,
+        "group": entry.group,
+        "partition": entry.partition,
+        "key": key_text(entry),
+        "name": entry.name,
+        "value": orjson.loads(entry.value),
+    }

@@ -1,0 +1,75 @@
+"""An app's subscriptions as rows, JSON, Mermaid and Graphviz."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pspf.cli.console import Cell, format_span
+from pspf.records import DEAD_LETTER_SUFFIX
+from pspf.subscription import Subscription
+
+
+def as_row(subscription: Subscription) -> tuple[Cell, ...]:
+    """Return the cells of `pspf show`."""
+    s = subscription
+    batch = "adaptive" if s.batch_size is None else str(s.batch_size)
+    timeout = "none" if s.timeout_ms is None else format_span(s.timeout_ms)
+    return s.name, s.topic, s.group, s.ordering, _model(s), batch, s.concurrency, s.retry.max_attempts, timeout
+
+
+def as_json_handler(subscription: Subscription) -> dict[str, Any]:
+    """Return what `pspf show --json` has for it; `batch_size` null adapts, `timeout_ms` null waits for ever."""
+    s = subscription
+    return {
+        "handler": s.name,
+        "topic": s.topic,
+        "group": s.group,
+        "ordering": s.ordering,
+        "model": _model(s),
+        "batch_size": s.batch_size,
+        "concurrency": s.concurrency,
+        "timeout_ms": s.timeout_ms,
+        "start": s.start,
+        "retry": {
+            "max_attempts": s.retry.max_attempts,
+            "initial_ms": s.retry.initial_ms,
+            "max_ms": s.retry.max_ms,
+            "jitter": s.retry.jitter,
+        },
+    }
+
+
+def as_mermaid(subscriptions: Sequence[Subscription]) -> Iterator[str]:
+    """Yield the lines of a Mermaid flowchart: topics, handlers, dead letters."""
+    yield "flowchart LR"
+    topics = _topics(subscriptions)
+    for topic, number in topics.items():
+        yield f'  t{number}[("{topic}")]'
+    for number, s in enumerate(subscriptions):
+        yield f'  h{number}["{s.name}<br/>group {s.group}"]'
+        yield f"  t{topics[s.topic]} {'==>' if s.is_ordered else '-->'} h{number}"
+        yield f"  h{number} -.-> t{topics[s.topic + DEAD_LETTER_SUFFIX]}"
+
+
+def as_dot(subscriptions: Sequence[Subscription]) -> Iterator[str]:
+    """Yield the lines of a Graphviz digraph: topics, handlers, dead letters."""
+    yield "digraph pspf {"
+    yield "  rankdir=LR;"
+    topics = _topics(subscriptions)
+    for topic, number in topics.items():
+        yield f'  t{number} [label="{topic}", shape=cylinder];'
+    for number, s in enumerate(subscriptions):
+        yield f'  h{number} [label="{s.name}\\ngroup {s.group}", shape=box];'
+        yield f"  t{topics[s.topic]} -> h{number}{' [penwidth=2]' if s.is_ordered else ''};"
+        yield f"  h{number} -> t{topics[s.topic + DEAD_LETTER_SUFFIX]} [style=dashed];"
+    yield "}"
+
+
+def _topics(subscriptions: Sequence[Subscription]) -> dict[str, int]:
+    """Return a number for each topic and its dead letters, in order of appearance."""
+    names = dict.fromkeys(name for s in subscriptions for name in (s.topic, s.topic + DEAD_LETTER_SUFFIX))
+    return {name: number for number, name in enumerate(names)}
+
+
+def _model(subscription: Subscription) -> str | None:
+    model = subscription.model
+    return None if model is None else getattr(model, "__name__", str(model))

@@ -1,0 +1,118 @@
+"""`pspf worker`: runs an app."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pspf.cli.console import say
+from pspf.cli.exits import UsageError
+from pspf.cli.grammar import parse_span_ms
+from pspf.cli.options import App, Backend, Command, Verbose, examples
+
+_EXAMPLES = examples(
+    "pspf worker myapp:stream",
+    "pspf worker myapp:stream --burst --burst-timeout 5m",
+    "pspf worker myapp:stream -w orders=4,clicks/stats=2 -c 10",
+)
+
+
+class Loop(StrEnum):
+    """Event loops of `--loop`."""
+
+    AUTO = "auto"
+    UVLOOP = "uvloop"
+    ASYNCIO = "asyncio"
+
+
+class LogFormat(StrEnum):
+    """Formats of `--log-format`."""
+
+    RICH = "rich"
+    PLAIN = "plain"
+    JSON = "json"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(cls=Command, epilog=_EXAMPLES)(worker)
+
+
+def worker(
+    app: App = None,
+    processes: Annotated[
+        str | None,
+        typer.Option(
+            "--processes",
+            "-w",
+            metavar="N",
+            help="Processes for each topic group, or TOPIC=N,TOPIC/GROUP=N; default 1.",
+        ),
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="All in this process, no children: for a debugger.")
+    ] = False,
+    concurrency: Annotated[
+        int | None,
+        typer.Option("--concurrency", "-c", min=1, metavar="N", help="Handler runs side by side, in each process."),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="TOPIC", help="Only handlers of this topic; repeat it.")
+    ] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="Stop when nothing is left to do.")] = False,
+    burst_timeout: Annotated[
+        str | None, typer.Option("--burst-timeout", metavar="SPAN", help="Exit 9 where the burst takes longer: 5m.")
+    ] = None,
+    final: Annotated[bool, typer.Option("--final", help="With --burst: close open windows first.")] = False,
+    reload: Annotated[bool, typer.Option("--reload", help="Start again when a source file changes.")] = False,
+    drain_timeout: Annotated[
+        str | None, typer.Option("--drain-timeout", metavar="SPAN", help="How long a stop may take; default 25s.")
+    ] = None,
+    admin: Annotated[
+        str, typer.Option("--admin", metavar="HOST:PORT", help="Health and control over HTTP, or off.")
+    ] = "off",
+    metrics: Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Prometheus metrics, or off.")] = "off",
+    log_level: Annotated[
+        str | None,
+        typer.Option("--log-level", metavar="LEVEL", help="Default PSPF_LOG_LEVEL, else INFO.", show_default=False),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Default PSPF_LOG_FORMAT, else rich on a terminal.", show_default=False)
+    ] = None,
+    loop: Annotated[Loop, typer.Option(help="The event loop.")] = Loop.AUTO,
+    check: Annotated[bool, typer.Option("--check", help="Load the app, print the plan, exit.")] = False,
+    backend: Backend = None,
+    verbose: Verbose = False,
+) -> None:
+    """Run an app's handlers until SIGTERM or Ctrl-C; a first signal finishes what is in hand, a second gives it up."""
+    from pspf.cli.project import find_app
+    from pspf.runtime.launch import Request, launch, refuse_unavailable
+    from pspf.runtime.plan import WorkerOptions
+    from pspf.settings import settings
+
+    refuse_unavailable(reload=reload, admin=admin, metrics=metrics, final=final)
+    if burst_timeout is not None and not burst:
+        raise UsageError("--burst-timeout belongs to --burst")
+    if in_process and processes is not None:
+        raise UsageError("--in-process runs one process; leave -w out")
+    options = WorkerOptions(
+        backend=backend,
+        concurrency=concurrency,
+        burst=burst,
+        burst_timeout_ms=None if burst_timeout is None else parse_span_ms(burst_timeout),
+        drain_timeout_ms=settings.DRAIN_TIMEOUT_MS if drain_timeout is None else parse_span_ms(drain_timeout),
+        loop=loop.value,
+        log_level=log_level or settings.LOG_LEVEL,
+        log_format=log_format.value if log_format else _default_format(settings.LOG_FORMAT),
+    )
+    target, folder = find_app(app)
+    request = Request(
+        target, folder, options, processes=processes, only=tuple(only or ()), in_process=in_process, check=check
+    )
+    raise typer.Exit(launch(request, say))
+
+
+def _default_format(setting: str) -> str:
+    """Return the setting, but no colours into a file."""
+    return LogFormat.PLAIN.value if setting == LogFormat.RICH and not sys.stderr.isatty() else setting

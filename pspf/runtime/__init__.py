@@ -1,0 +1,1 @@
+"""Running apps: `supervisor` (processes and signals), `worker` (one process's tasks), `loader`, `burst`."""

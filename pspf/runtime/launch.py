@@ -1,0 +1,138 @@
+"""`pspf worker`, between the arguments and the processes: loads the app, says what runs, runs it, says how it ended."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pspf.connectors.urls import make_broker
+from pspf.errors import ConfigurationError, NotAvailable
+from pspf.runtime.loader import LoadedApp, load_app
+from pspf.runtime.overrides import with_concurrency
+from pspf.runtime.patience import connect_patiently, say_missing_topics
+from pspf.runtime.plan import AppPlan, ChildSpec, CursorName, WorkerOptions, describe_plan
+from pspf.runtime.supervisor import Supervisor
+from pspf.runtime.worker import Worker, prepare_process, read_final_lag, run_process
+from pspf.subscription import Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user asked `pspf worker` for; `processes` as `-w` takes it."""
+
+    target: str
+    folder: Path
+    options: WorkerOptions
+    processes: str | None = None
+    only: Sequence[str] = ()
+    in_process: bool = False
+    check: bool = False
+
+
+def launch(request: Request, say: Callable[[str], None]) -> int:
+    """Run the worker to its end and return the exit code.
+
+    Raises:
+        AppNotFound: The app can't be loaded.
+        ConfigurationError: What was asked for and the app don't fit together.
+    """
+    loaded = load_app(request.target, request.folder)
+    with_concurrency(loaded.stream, request.options.concurrency)
+    if request.options.backend is not None:
+        loaded.stream.bind(make_broker(request.options.backend))
+    loaded.stream.check()
+    plan = _make_plan(loaded, request)
+    broker = loaded.stream.broker
+    for line in describe_plan(plan, broker=broker.name, in_process=request.in_process):
+        say(line)
+    if not broker.is_shared and not request.in_process:
+        raise ConfigurationError(
+            f"{broker.name}: the memory broker lives inside one process, nothing else could emit to it or see it\n"
+            "  use a file (--backend sqlite:///broker.db), or --in-process"
+        )
+    if request.check:
+        return 0
+    if not plan.groups:
+        say(f"{loaded.target} has no handlers; nothing to do")
+        return 0
+    return _run_here(loaded, plan, request, say) if request.in_process else _run_children(loaded, plan, request, say)
+
+
+def _make_plan(loaded: LoadedApp, request: Request) -> AppPlan:
+    plan = loaded.make_plan()
+    plan = plan.only(request.only) if request.only else plan
+    return plan.with_processes(request.processes) if request.processes else plan
+
+
+def _run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[str], None]) -> int:
+    prepare_process(request.options)
+    chosen = {(group.topic, group.group) for group in plan.groups}
+
+    def is_chosen(subscription: Subscription) -> bool:
+        return (subscription.topic, subscription.group) in chosen
+
+    worker = Worker(loaded.stream, request.options, cursors=plan.cursors, only=is_chosen, say=say)
+    worker.stages.install()
+    ended = run_process(worker.run(), request.options.loop)
+    say(ended.totals.describe(_final_lag(loaded, plan.cursors)))
+    return ended.code
+
+
+def _run_children(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[str], None]) -> int:
+    if not asyncio.run(_meet_broker(loaded, plan, say)):
+        return 0
+    # Children load the app again, by themselves: nothing of this process is theirs, not even a broken import.
+    specs = [
+        ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.cursors, request.options, report_fd=-1)
+        for group in plan.groups
+        for _ in range(group.processes)
+    ]
+    outcome = Supervisor(specs, drain_timeout_ms=request.options.drain_timeout_ms, say=say).run()
+    if outcome.error is not None:
+        raise outcome.error
+    say(outcome.totals.describe(_final_lag(loaded, plan.cursors)))
+    return outcome.code
+
+
+async def _meet_broker(loaded: LoadedApp, plan: AppPlan, say: Callable[[str], None]) -> bool:
+    """Wait for the broker before there are processes; False where a signal came first.
+
+    So that one line says that it is down, not one per process.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stopping.set)
+    broker = loaded.stream.broker
+    try:
+        if not await connect_patiently(broker, stopping, say):
+            return False
+        await say_missing_topics(broker, (group.topic for group in plan.groups), say)
+        return not stopping.is_set()
+    finally:
+        await broker.close()
+        for number in signals:
+            loop.remove_signal_handler(number)
+
+
+def _final_lag(loaded: LoadedApp, cursors: Sequence[CursorName]) -> int | None:
+    return asyncio.run(read_final_lag(loaded.stream, cursors))
+
+
+def refuse_unavailable(*, reload: bool, admin: str, metrics: str, final: bool) -> None:
+    """Refuse what this version does not have.
+
+    Raises:
+        NotAvailable: It was asked for.
+    """
+    asked = {
+        "--reload": reload,
+        f"--admin {admin}": admin != "off",
+        f"--metrics {metrics}": metrics != "off",
+        "--final (it closes windows, and there are none)": final,
+    }
+    for option, is_asked in asked.items():
+        if is_asked:
+            raise NotAvailable(f"{option} is not available in this version")

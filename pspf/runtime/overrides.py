@@ -1,0 +1,19 @@
+"""What the command line changes about an app's handlers."""
+
+from dataclasses import replace
+
+from pspf.stream import Stream
+from pspf.subscription import Subscription, Takes
+
+
+def with_concurrency(stream: Stream, concurrency: int | None) -> None:
+    """Give every handler of the stream this concurrency; handlers of whole batches have none to change."""
+    if concurrency is None:
+        return
+    stream.subscriptions[:] = [_with(subscription, concurrency) for subscription in stream.subscriptions]
+
+
+def _with(subscription: Subscription, concurrency: int) -> Subscription:
+    if subscription.handler.takes is Takes.BATCH:
+        return subscription
+    return replace(subscription, concurrency=concurrency)

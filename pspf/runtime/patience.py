@@ -1,0 +1,43 @@
+"""Waiting for a broker that is down, for as long as it takes."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from pspf.connectors.base import Broker
+from pspf.errors import BackendUnavailable
+
+_FIRST_WAIT_S: Final = 0.2
+_LONGEST_WAIT_S: Final = 5.0
+
+
+async def connect_patiently(broker: Broker, stopping: asyncio.Event, say: Callable[[str], None]) -> bool:
+    """Open `broker`, trying again with a growing wait; say so once. False where `stopping` came first."""
+    wait_s = _FIRST_WAIT_S
+    has_said = False
+    while not stopping.is_set():
+        try:
+            await broker.connect()
+        except BackendUnavailable as error:
+            if not has_said:
+                say(f"waiting for the broker: {error}")
+                has_said = True
+        else:
+            if has_said:
+                say(f"the broker is there: {broker.name}")
+            return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):
+                await stopping.wait()
+        wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+    return False
+
+
+async def say_missing_topics(broker: Broker, topics: Iterable[str], say: Callable[[str], None]) -> None:
+    """Say which topics nobody has emitted to yet; a worker makes them and waits."""
+    there = {info.topic for info in await broker.list_topics()}
+    for topic in dict.fromkeys(topics):
+        if topic not in there:
+            say(f"waiting for {topic}: no such topic yet")

@@ -1,0 +1,171 @@
+"""What is to run, as values: which handlers, in how many processes, with which options. Knows no Stream."""
+
+import difflib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Final, Self
+
+from pspf.errors import ConfigurationError
+
+_MAX_PROCESSES: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class CursorName:
+    """All partitions' cursors of one handler (ordered mode) or, with `handler` None, of one group (shared mode)."""
+
+    topic: str
+    group: str
+    handler: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicGroup:
+    """The handlers of one topic and group, which run in the same processes."""
+
+    topic: str
+    group: str
+    handlers: tuple[str, ...]
+    cursors: tuple[CursorName, ...]
+    processes: int = 1
+
+    @property
+    def label(self) -> str:
+        """`topic/group`, as `-w` takes it."""
+        return f"{self.topic}/{self.group}"
+
+
+@dataclass(frozen=True, slots=True)
+class AppPlan:
+    """A loaded app: `target` is MODULE:OBJECT, `folder` where its module was looked for first."""
+
+    target: str
+    folder: str
+    groups: tuple[TopicGroup, ...]
+
+    @property
+    def cursors(self) -> tuple[CursorName, ...]:
+        """All cursors of the app, partitions aside."""
+        return tuple(cursor for group in self.groups for cursor in group.cursors)
+
+    def only(self, topics: Collection[str]) -> Self:
+        """Return the plan with the groups of these topics; all where none are named.
+
+        Raises:
+            ConfigurationError: No handler subscribes to one of them.
+        """
+        known = sorted({group.topic for group in self.groups})
+        for topic in topics:
+            if topic not in known:
+                raise ConfigurationError(
+                    f"--only {topic}: {self.target} has no handler on it{_near(topic, known)}\n"
+                    f"  topics: {', '.join(known)}"
+                )
+        chosen = tuple(group for group in self.groups if not topics or group.topic in topics)
+        return replace(self, groups=chosen)
+
+    def with_processes(self, text: str) -> Self:
+        """Return the plan with `text` of `-w` applied: `4`, or `orders=4,clicks/grp=2`; others keep 1.
+
+        Raises:
+            ConfigurationError: It is neither, or names a topic or group that the app does not have.
+        """
+        counts = {group.label: group.processes for group in self.groups}
+        for part in text.split(","):
+            name, equals, number = part.strip().rpartition("=")
+            if not number.isdigit() or not 1 <= int(number) <= _MAX_PROCESSES or (equals and not name):
+                raise ConfigurationError(
+                    f"-w {text!r}: write a number from 1 to {_MAX_PROCESSES}, or TOPIC=N,TOPIC/GROUP=N"
+                )
+            matching = [group.label for group in self.groups if name in ("", group.topic, group.label)]
+            if not matching:
+                names = sorted({*counts, *(group.topic for group in self.groups)})
+                raise ConfigurationError(
+                    f"-w {part.strip()}: {self.target} has no handler on {name}{_near(name, names)}\n"
+                    f"  there are: {', '.join(names)}"
+                )
+            counts.update(dict.fromkeys(matching, int(number)))
+        return replace(self, groups=tuple(replace(group, processes=counts[group.label]) for group in self.groups))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How a worker process runs. Times are milliseconds; None = the setting, or none at all for `burst_timeout_ms`."""
+
+    backend: str | None = None
+    concurrency: int | None = None
+    burst: bool = False
+    burst_timeout_ms: int | None = None
+    drain_timeout_ms: int = 25_000
+    loop: str = "auto"
+    log_level: str = "INFO"
+    log_format: str = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """What a child process is told: the app, which topic and group are its own, which cursors a burst waits for."""
+
+    target: str
+    folder: str
+    topic: str
+    group: str
+    cursors: tuple[CursorName, ...]
+    options: WorkerOptions
+    report_fd: int
+
+    @property
+    def label(self) -> str:
+        """`topic/group`."""
+        return f"{self.topic}/{self.group}"
+
+    def to_json(self) -> str:
+        """Return it as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return what `to_json` was called on."""
+        fields = json.loads(text)
+        cursors = tuple(CursorName(**cursor) for cursor in fields.pop("cursors"))
+        return cls(cursors=cursors, options=WorkerOptions(**fields.pop("options")), **fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a worker did: records handled, failed runs, dead letters."""
+
+    handled: int = 0
+    failed: int = 0
+    dead: int = 0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(self.handled + other.handled, self.failed + other.failed, self.dead + other.dead)
+
+    def describe(self, lag: int | None) -> str:
+        """Return the line that a worker ends with; a lag that nobody knows is `?`."""
+        return f"handled {self.handled}, failed {self.failed}, dead {self.dead}, lag {'?' if lag is None else lag}"
+
+
+def describe_plan(plan: AppPlan, *, broker: str, in_process: bool) -> Sequence[str]:
+    """Return the lines that a worker starts with."""
+    topics = ", ".join(dict.fromkeys(group.topic for group in plan.groups))
+    groups = ", ".join(dict.fromkeys(group.group for group in plan.groups))
+    if in_process:
+        processes = "this one"
+    else:
+        each = ", ".join(f"{group.label} x {group.processes}" for group in plan.groups)
+        processes = f"{sum(group.processes for group in plan.groups)} ({each})"
+    return [
+        f"app: {plan.target}",
+        f"broker: {broker}",
+        f"topics: {topics}",
+        f"groups: {groups}",
+        f"processes: {processes}",
+    ]
+
+
+def _near(word: str, words: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,89 @@
+"""From running to ended: what signals and deadlines do to a worker process."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from enum import Enum
+from types import FrameType
+from typing import Final
+
+GIVE_UP_MS: Final = 1_000
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stage(Enum):
+    """Where a worker process is."""
+
+    RUNNING = "running"
+    DRAINING = "draining"
+    GIVING_UP = "giving up"
+
+
+class Stages:
+    """How a worker process ends.
+
+        RUNNING --1st signal--> DRAINING --2nd signal--> GIVING_UP --3rd signal--> gone
+                                    |                        |
+                                 (drained: exit 0)        (leases given back: exit 130 or 143)
+                                    |                        |
+                                    +--drain deadline------->+--1 s--> gone, with the same code
+
+    The deadlines are kept by threads, and what they end they end with `os._exit`: a handler that
+    blocks the event loop, swallows its cancellation or left a thread behind can't hold them up.
+    `drain` and `give_up` are called from the main thread's signal handler or from a deadline's
+    thread; they have to be safe there.
+    """
+
+    def __init__(self, *, drain_timeout_ms: int, drain: Callable[[], None], give_up: Callable[[], None]) -> None:
+        self._drain_timeout_ms = drain_timeout_ms
+        self._drain = drain
+        self._give_up = give_up
+        self._lock = threading.RLock()
+        self._signals = 0
+        self.stage = Stage.RUNNING
+        self.code = 0
+        """The exit code, should nothing else decide it."""
+
+    def install(self) -> None:
+        """Take SIGTERM and SIGINT over, for the rest of the process. Main thread only."""
+        for number in _SIGNALS:
+            signal.signal(number, self._on_signal)
+
+    def begin_drain(self, *, timeout_ms: int | None = None) -> None:
+        """Drain as the first signal does; a shorter `timeout_ms` than the worker's own counts."""
+        with self._lock:
+            if self.stage is not Stage.RUNNING:
+                return
+            self.stage = Stage.DRAINING
+            self._after(self._drain_timeout_ms if timeout_ms is None else timeout_ms, self._on_drain_deadline)
+        self._drain()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Counted apart from the stage: where a worker drains by itself (the end of a burst),
+        # a first signal doesn't make it give up.
+        self._signals += 1
+        if self._signals == 1:
+            self.begin_drain()
+        elif self._signals == 2:
+            self._begin_give_up(128 + number)
+        else:
+            os._exit(128 + number)
+
+    def _on_drain_deadline(self) -> None:
+        self._begin_give_up(128 + signal.SIGTERM)
+
+    def _begin_give_up(self, code: int) -> None:
+        with self._lock:
+            if self.stage is Stage.GIVING_UP:
+                return
+            self.stage = Stage.GIVING_UP
+            self.code = code
+            self._after(GIVE_UP_MS, lambda: os._exit(code))
+        self._give_up()
+
+    @staticmethod
+    def _after(delay_ms: int, act: Callable[[], None]) -> None:
+        timer = threading.Timer(delay_ms / 1000, act)
+        timer.daemon = True  # what ended in time needs no deadline
+        timer.start()

@@ -1,0 +1,180 @@
+"""One process's tasks: the broker, the stream's handlers, what stops them."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pspf import faults
+from pspf.errors import BackendUnavailable, ConfigurationError
+from pspf.runtime.burst import read_lag, wait_until_drained
+from pspf.runtime.logs import configure_logging
+from pspf.runtime.patience import connect_patiently
+from pspf.runtime.plan import CursorName, Totals, WorkerOptions
+from pspf.runtime.stages import Stage, Stages
+from pspf.settings import settings
+from pspf.stream import Stream
+from pspf.subscription import Subscription
+
+BURST_TIMED_OUT: Final = 9
+_LAG_TIMEOUT_S: Final = 5.0
+_SWITCH_INTERVAL_S: Final = 0.0005
+
+Only = Callable[[Subscription], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a worker process ended."""
+
+    code: int
+    totals: Totals
+
+
+def prepare_process(options: WorkerOptions) -> None:
+    """Set up what is the process's, not the worker's: log, fault points, standard output, thread switching.
+
+    Raises:
+        ConfigurationError: The log level, the log format or the fault is none.
+    """
+    configure_logging(options.log_level, options.log_format)
+    faults.arm(settings.FAULT)
+    # A print in a handler shows at once, also through a pipe.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file in every worker
+    # The broker's thread needs the interpreter between rows. While a handler computes, the default
+    # of 5 ms would be the price of each of these turns.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+
+
+def run_process(work: Coroutine[Any, Any, Ended], loop: str) -> Ended:
+    """Run `work` on the event loop that `loop` names: `auto`, `uvloop` or `asyncio`.
+
+    Raises:
+        ConfigurationError: uvloop was asked for and is not installed, or `loop` is no such name.
+    """
+    if loop not in ("auto", "uvloop", "asyncio"):
+        work.close()
+        raise ConfigurationError(f"--loop {loop!r}: use auto, uvloop or asyncio")
+    if loop != "asyncio":
+        try:
+            # Deferred: it is not there on every platform, and a worker on asyncio doesn't pay for it.
+            import uvloop
+        except ImportError:
+            if loop == "uvloop":
+                work.close()
+                raise ConfigurationError("--loop uvloop: uvloop is not installed; use --loop asyncio") from None
+        else:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                return runner.run(work)
+    with asyncio.Runner() as runner:
+        return runner.run(work)
+
+
+class Worker:
+    """Runs a stream's handlers in this process until a signal, the end of a burst or an error.
+
+    `cursors` are what a burst waits for, `only` chooses the subscriptions that run here.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        options: WorkerOptions,
+        *,
+        cursors: Sequence[CursorName],
+        only: Only | None,
+        say: Callable[[str], None],
+    ) -> None:
+        self._stream = stream
+        self._options = options
+        self._cursors = cursors
+        self._only = only
+        self._say = say
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = asyncio.Event()
+        self._code = 0
+        self.stages = Stages(drain_timeout_ms=options.drain_timeout_ms, drain=self._drain, give_up=self._give_up)
+
+    async def run(self) -> Ended:
+        """Run to the end; `stages` are to be installed before."""
+        self._loop = asyncio.get_running_loop()
+        if self.stages.stage is not Stage.RUNNING:  # a signal came before there was a loop
+            self._stopping.set()
+        try:
+            async with asyncio.timeout(_seconds(self._options.burst_timeout_ms if self._options.burst else None)):
+                is_open = await connect_patiently(self._stream.broker, self._stopping, self._say)
+        except TimeoutError:
+            self._say(f"the broker was not there within {self._options.burst_timeout_ms} ms")
+            return Ended(BURST_TIMED_OUT, Totals())
+        if is_open:
+            await self._run_stream()
+        return Ended(self.stages.code or self._code, totals_of(self._stream))
+
+    async def _run_stream(self) -> None:
+        """Run the handlers beside what may stop them, and always end by stopping the stream, once."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._stop_when_asked())
+                burst = tasks.create_task(self._stop_when_drained()) if self._options.burst else None
+                try:
+                    await self._stream.run_forever(only=self._only)
+                finally:
+                    self._stopping.set()
+                    if burst is not None:
+                        burst.cancel()
+        except BaseExceptionGroup as group:
+            # The stream's error is what counts; a helper has at most failed over the same thing.
+            raise group.exceptions[0] from None
+
+    async def _stop_when_asked(self) -> None:
+        await self._stopping.wait()
+        await self._stream.stop()
+
+    async def _stop_when_drained(self) -> None:
+        try:
+            async with asyncio.timeout(_seconds(self._options.burst_timeout_ms)):
+                await wait_until_drained(self._stream.broker, self._cursors)
+        except TimeoutError:
+            self._code = BURST_TIMED_OUT
+            self._say(f"not drained within {self._options.burst_timeout_ms} ms")
+        self.stages.begin_drain()
+
+    def _drain(self) -> None:
+        self._in_loop(self._stopping.set)
+
+    def _give_up(self) -> None:
+        self._in_loop(self._stream.give_up)
+
+    def _in_loop(self, act: Callable[[], None]) -> None:
+        """Do `act` in the event loop, wherever this is called from: a signal handler or a thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and all with it
+                self._loop.call_soon_threadsafe(act)
+
+
+async def read_final_lag(stream: Stream, cursors: Sequence[CursorName]) -> int | None:
+    """Return the lag of `cursors` after the stream has stopped; None where the broker can't say."""
+    try:
+        async with asyncio.timeout(_LAG_TIMEOUT_S):
+            await stream.broker.connect()
+            return await read_lag(stream.broker, cursors)
+    except (BackendUnavailable, TimeoutError):
+        return None
+    finally:
+        await stream.broker.close()
+
+
+def totals_of(stream: Stream) -> Totals:
+    """Return what the stream's handlers did in this process."""
+    counts = stream.telemetry.snapshot()
+    return Totals(
+        handled=sum(count.processed for count in counts),
+        failed=sum(count.failed for count in counts),
+        dead=sum(count.dead for count in counts),
+    )
+
+
+def _seconds(timeout_ms: int | None) -> float | None:
+    return None if timeout_ms is None else timeout_ms / 1000
