@@ -122,7 +122,7 @@ class Assignment:
             except CommitStale as error:
                 logger.info("%s; reading it again", error)
             except CommitFenced as error:
-                self._processor.telemetry.record_lease_loss(self._subscription.topic, self._subscription.group)
+                self._processor.telemetry.lease_losses += 1
                 logger.warning("%s; another worker owns it now", error)
             finally:
                 stop.detach()

@@ -23,7 +23,7 @@ from pspf.schema import make_decoder
 from pspf.settings import Settings
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
-from pspf.telemetry import HandlerKey, TelemetryManager
+from pspf.telemetry import TelemetryManager
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,6 @@ class _CursorLoop:
         self._subscription = subscription
         self._consumer = consumer
         self._stop = stop
-        self._key = HandlerKey(subscription.topic, subscription.group, subscription.name)
         self._narrator = Narrator(subscription)
         self._held = None if consumer.lease is None else HeldBack(consumer.lease.held, consumer.lease.position)
         self._state = self._make_state(processor.state_store)
@@ -254,7 +253,6 @@ class _CursorLoop:
         if commit is None or run is None:
             return
         backoff = Backoff()
-        started = time.monotonic()
         if self._state is not None:
             await self._state.write()
         while True:
@@ -268,11 +266,14 @@ class _CursorLoop:
         self._run = None
         self._narrator.tell(run.failures, lost)
         self._processor.telemetry.record_batch(
-            self._key,
+            self._subscription.topic,
+            self._subscription.group,
+            self._subscription.name,
             processed=len(commit.done) - len(commit.dead) - len(lost),
+            failed=len(run.failures),
             retried=sum(1 for failure in run.failures if failure.retry_ms is not None),
             dead=len(commit.dead),
-            commit_seconds=time.monotonic() - started,
+            commit_ms=self._processor.clock.now_ms(),
         )
 
     async def _wait(self, backoff: Backoff, doing: str, error: BackendUnavailable) -> None:
