@@ -5,7 +5,6 @@ here they are refused in both directions, because an event must not change on it
 """
 
 import re
-from collections.abc import Mapping
 from math import isfinite
 from typing import Any, Final
 from uuid import UUID
@@ -26,8 +25,8 @@ _MESSAGE_CHARS: Final = 300
 _NON_FINITE: Final = re.compile(rb"NaN|Infinity")
 
 
-def dumps(tree: Mapping[str, Any]) -> bytes:
-    """Return a dict as JSON.
+def dumps(tree: Any) -> bytes:
+    """Return `tree` as JSON.
 
     Besides JSON's own types it takes what pydantic can turn into JSON: datetime, date, time, UUID,
     Enum, dataclass, pydantic model; as text Decimal, timedelta, Path, bytes (UTF-8); as arrays tuple,
@@ -41,7 +40,7 @@ def dumps(tree: Mapping[str, Any]) -> bytes:
         value = orjson.dumps(tree, to_jsonable_python)
     except orjson.JSONEncodeError as error:
         reason = error.__cause__ or error
-        raise EventRejected(f"event can't be stored as JSON: {reason}"[:_MESSAGE_CHARS]) from error
+        raise EventRejected(f"can't be stored as JSON: {reason}"[:_MESSAGE_CHARS]) from error
     # orjson writes NaN as null. `find` because `in` costs twice as much on bytes.
     if value.find(b"null") >= 0:
         check_finite(tree)
@@ -70,13 +69,13 @@ def check_finite(tree: Any) -> None:
     """Raise EventRejected where a float in `tree` (models and dataclasses included) is NaN or infinite."""
     path = find_non_finite(to_jsonable_python(tree))
     if path is not None:
-        raise EventRejected(f"event can't be stored as JSON: {path} is NaN or infinite")
+        raise EventRejected(f"can't be stored as JSON: {path} is NaN or infinite")
 
 
 def find_non_finite(tree: Any, path: str = "") -> str | None:
     """Return where the first float that is NaN or infinite stands (`a.b[3]`), None without one."""
     if isinstance(tree, float):
-        return None if isfinite(tree) else path or "the event"
+        return None if isfinite(tree) else path or "the value"
     if isinstance(tree, dict):
         for name, value in tree.items():
             if type(value) is not str and (found := find_non_finite(value, f"{path}.{name}" if path else name)):
@@ -112,14 +111,14 @@ def check_depth(value: bytes) -> None:
     try:
         level: list[Any] = [from_json(value)]
     except ValueError as error:  # deeper than the parser goes
-        raise EventRejected(f"event can't be stored as JSON: {error}"[:_MESSAGE_CHARS]) from error
+        raise EventRejected(f"can't be stored as JSON: {error}"[:_MESSAGE_CHARS]) from error
     depth = 0
     while level:
         depth += 1
         children = (child for node in level for child in (node.values() if isinstance(node, dict) else node))
         level = [child for child in children if isinstance(child, dict | list)]
     if depth > MAX_DEPTH:
-        raise EventRejected(f"event is {depth} levels deep; at most {MAX_DEPTH} are stored")
+        raise EventRejected(f"{depth} levels deep; at most {MAX_DEPTH} are stored")
 
 
 def text_of(name: str, value: object) -> str:

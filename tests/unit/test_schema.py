@@ -109,7 +109,7 @@ def test_an_alias_generator_does_not_rename_the_envelope() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        (datetime(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)),
+        (datetime(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)),  # noqa: DTZ001 (what is tested)
         ("2026-01-01T00:00:00", datetime(2026, 1, 1, tzinfo=UTC)),
         ("2026-01-01T02:00:00+02:00", datetime(2026, 1, 1, tzinfo=UTC)),
         ("2026-01-01T00:00:00Z", datetime(2026, 1, 1, tzinfo=UTC)),

@@ -1,0 +1,157 @@
+"""From a URL, or the settings, to a broker that is not opened yet.
+
+sqlite:///rel.db   sqlite:////abs.db   sqlite:///rel.db?synchronous=NORMAL   sqlite   memory://   memory
+"""
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pspf.connectors.base import Broker, Limits, StreamingBackend
+from pspf.errors import ConfigurationError, NotAvailable
+from pspf.settings import hide_password, settings
+
+_VALKEY_SCHEMES: Final = (
+    "valkey",
+    "valkeys",
+    "redis",
+    "rediss",
+    "valkey+cluster",
+    "valkeys+cluster",
+    "redis+cluster",
+    "rediss+cluster",
+    "valkey+sentinel",
+    "valkeys+sentinel",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
+_SCHEMES: Final = ("sqlite", "memory", *_VALKEY_SCHEMES)
+_SYNCHRONOUS: Final = ("FULL", "NORMAL")
+_ONLY_EMBEDDED: Final = (
+    "this version has the embedded broker only, no Valkey or Redis yet; use sqlite:///path.db (PSPF_BACKEND, --backend)"
+)
+
+safe_url = hide_password
+
+
+def make_backend(topic: str, group: str, url: str | None = None) -> StreamingBackend:
+    """Return a topic and a group on the broker that `make_broker(url)` makes; opens nothing."""
+    return StreamingBackend(make_broker(url), topic, group)
+
+
+def make_broker(url: str | None = None) -> Broker:
+    """Return the broker at `url`, else the one that the settings choose; opens nothing.
+
+    Without a URL: `PSPF_BACKEND`; else Valkey, where `VALKEY_HOST` is set or `PSPF_ENV` is not
+    `dev`; else the embedded broker of the project (see `find_default_file`).
+
+    Raises:
+        ConfigurationError: The URL is none that we know.
+        NotAvailable: It names a broker that this version does not have.
+    """
+    url = url or settings.BACKEND
+    if not url:
+        if (reason := _why_valkey()) is not None:
+            raise NotAvailable(f"{reason}, which asks for Valkey: {_ONLY_EMBEDDED}")
+        url = "sqlite://"
+    if ":" not in url:
+        url = f"{url}://"
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"backend {safe_url(url)!r} is no URL: {error}") from None
+    if not url[len(parts.scheme) :].startswith("://") or parts.scheme not in _SCHEMES:
+        raise ConfigurationError(_explain_scheme(url))
+    if parts.scheme in _VALKEY_SCHEMES:
+        raise NotAvailable(f"backend {safe_url(url)}: {_ONLY_EMBEDDED}")
+    if parts.scheme == "memory":
+        return _make_memory(url, parts.netloc + parts.path + parts.query)
+    if parts.netloc or parts.fragment:
+        raise ConfigurationError(
+            f"backend {safe_url(url)!r}: a file's URL has three slashes (sqlite:///rel.db) or four (sqlite:////abs.db)"
+        )
+    path = Path(unquote(parts.path.removeprefix("/"))) if len(parts.path) > 1 else find_default_file()
+    return _make_sqlite(path.expanduser(), _read_synchronous(url, parts.query))
+
+
+def find_default_file(start: Path | None = None) -> Path:
+    """Return the embedded broker's file for a folder: `.pspf/broker.db` under the project.
+
+    The project is the nearest folder, from `start` (the working directory) upwards, with a
+    `.pspf` folder or a pyproject.toml; without one it is `start`.
+    """
+    start = (start or Path.cwd()).absolute()
+    project = next((at for at in (start, *start.parents) if _is_project(at)), start)
+    return project / ".pspf" / "broker.db"
+
+
+def _is_project(folder: Path) -> bool:
+    return (folder / ".pspf").is_dir() or (folder / "pyproject.toml").is_file()
+
+
+def make_limits(synchronous: str | None = None) -> Limits:
+    """Return the limits that the settings ask for."""
+    return Limits(
+        lease_ms=settings.LEASE_MS,
+        renew_ms=settings.RENEW_MS,
+        dedup_window_ms=settings.DEDUP_WINDOW_MS,
+        dedup_max_ids=settings.DEDUP_MAX_IDS,
+        retention_ms=settings.RETENTION_MS,
+        emit_timeout_ms=settings.EMIT_TIMEOUT_MS,
+        max_record_bytes=settings.MAX_RECORD_BYTES,
+        max_key_bytes=settings.MAX_KEY_BYTES,
+        max_headers_bytes=settings.MAX_HEADERS_BYTES,
+        max_crashes=settings.MAX_CRASHES,
+        synchronous=synchronous or settings.SQLITE_SYNCHRONOUS,
+    )
+
+
+def _why_valkey() -> str | None:
+    """Return which setting chooses Valkey where no URL is given, None where none does."""
+    if settings.valkey.IS_HOST_SET:
+        return f"VALKEY_HOST={settings.valkey.HOST}"
+    return None if settings.ENV == "dev" else f"PSPF_ENV={settings.ENV}"
+
+
+def _explain_scheme(url: str) -> str:
+    scheme = url.partition(":")[0]
+    shown = f"backend {safe_url(url)!r}"
+    if scheme.lower() == "sqlite":
+        return f"{shown}: a file's URL has three slashes (sqlite:///rel.db) or four (sqlite:////abs.db)"
+    if scheme.lower() in _SCHEMES:
+        return f"{shown}: write {scheme.lower()}:// with two slashes"
+    if "/" in scheme or "." in scheme or len(scheme) == 1:
+        return f"{shown} is no URL; a file is sqlite:///rel.db or sqlite:////abs.db"
+    near = get_close_matches(scheme.lower(), _SCHEMES, n=2)
+    hint = f"did you mean {' or '.join(near)}?" if near else "use sqlite:///path.db or memory://"
+    return f"{shown}: no broker is called {scheme[:40]!r}; {hint}"
+
+
+def _read_synchronous(url: str, query: str) -> str | None:
+    try:
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise ConfigurationError(f"backend {safe_url(url)!r}: {error}") from None
+    synchronous = options.pop("synchronous", None)
+    if options:
+        raise ConfigurationError(
+            f"backend {safe_url(url)!r}: no option {min(options)!r}; there is synchronous=FULL|NORMAL"
+        )
+    if synchronous is not None and synchronous.upper() not in _SYNCHRONOUS:
+        raise ConfigurationError(f"backend {safe_url(url)!r}: synchronous is FULL or NORMAL")
+    return None if synchronous is None else synchronous.upper()
+
+
+def _make_memory(url: str, rest: str) -> Broker:
+    if rest.strip("/"):
+        raise ConfigurationError(f"backend {safe_url(url)!r}: memory:// has no name and no options")
+    from pspf.connectors.memory import MemoryBroker  # start-up: brings the whole broker with it
+
+    return MemoryBroker(make_limits())
+
+
+def _make_sqlite(path: Path, synchronous: str | None) -> Broker:
+    from pspf.connectors.sqlite.broker import SQLiteBroker  # start-up: loads apsw
+
+    return SQLiteBroker(path, make_limits(synchronous))
