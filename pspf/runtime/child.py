@@ -16,15 +16,17 @@ from pspf.errors import PSPFError
 from pspf.runtime.loader import load_app
 from pspf.runtime.overrides import with_concurrency
 from pspf.runtime.plan import ChildSpec
+from pspf.runtime.stages import end_quietly_on_signals
 from pspf.runtime.worker import Ended, Worker, prepare_process, run_process
 from pspf.subscription import Subscription
 
-ORPHAN_DRAIN_MS: Final = 800
+ORPHAN_DRAIN_MS: Final = 500
 """How long a worker without a supervisor may go on; giving up its handlers takes at most 1 s more."""
 
 
 def main() -> int:
     """Run one child; return its exit code."""
+    end_quietly_on_signals()
     parent_fd = _take_stdin()
     with open(parent_fd, "rb", buffering=0, closefd=False) as stdin:
         line = _read_line(stdin.read)

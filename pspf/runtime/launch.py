@@ -12,6 +12,7 @@ from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.overrides import with_concurrency
 from pspf.runtime.patience import connect_patiently, say_missing_topics
 from pspf.runtime.plan import AppPlan, ChildSpec, CursorName, WorkerOptions, describe_plan
+from pspf.runtime.stages import end_quietly_on_signals
 from pspf.runtime.supervisor import Supervisor
 from pspf.runtime.worker import Worker, prepare_process, read_final_lag, run_process
 from pspf.subscription import Subscription
@@ -37,6 +38,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
         AppNotFound: The app can't be loaded.
         ConfigurationError: What was asked for and the app don't fit together.
     """
+    end_quietly_on_signals()
     loaded = load_app(request.target, request.folder)
     with_concurrency(loaded.stream, request.options.concurrency)
     if request.options.backend is not None:

@@ -1,15 +1,23 @@
 """From running to ended: what signals and deadlines do to a worker process."""
 
 import os
+import queue
 import signal
 import threading
+import time
 from collections.abc import Callable
 from enum import Enum
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 GIVE_UP_MS: Final = 1_000
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+def end_quietly_on_signals() -> None:
+    """Until there is something to drain, a signal ends the process at once, with exit code 0. Main thread only."""
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(0))
 
 
 class Stage(Enum):
@@ -18,6 +26,13 @@ class Stage(Enum):
     RUNNING = "running"
     DRAINING = "draining"
     GIVING_UP = "giving up"
+
+
+class _Deadline(NamedTuple):
+    """When, on the monotonic clock, and what then."""
+
+    at_s: float
+    act: Callable[[], None]
 
 
 class Stages:
@@ -29,10 +44,10 @@ class Stages:
                                     |                        |
                                     +--drain deadline------->+--1 s--> gone, with the same code
 
-    The deadlines are kept by threads, and what they end they end with `os._exit`: a handler that
+    The deadlines are kept by a thread, and what they end they end with `os._exit`: a handler that
     blocks the event loop, swallows its cancellation or left a thread behind can't hold them up.
-    `drain` and `give_up` are called from the main thread's signal handler or from a deadline's
-    thread; they have to be safe there.
+    `drain` and `give_up` are called from the main thread's signal handler or from that thread;
+    they have to be safe there.
     """
 
     def __init__(self, *, drain_timeout_ms: int, drain: Callable[[], None], give_up: Callable[[], None]) -> None:
@@ -40,6 +55,10 @@ class Stages:
         self._drain = drain
         self._give_up = give_up
         self._lock = threading.RLock()
+        # A SimpleQueue may be put to from a signal handler, whatever the main thread was doing;
+        # starting a thread there could wait for a lock that the interrupted code holds.
+        self._deadlines: queue.SimpleQueue[_Deadline] = queue.SimpleQueue()
+        threading.Thread(target=self._keep_deadlines, name="pspf-deadlines", daemon=True).start()
         self._signals = 0
         self.stage = Stage.RUNNING
         self.code = 0
@@ -82,8 +101,15 @@ class Stages:
             self._after(GIVE_UP_MS, lambda: os._exit(code))
         self._give_up()
 
-    @staticmethod
-    def _after(delay_ms: int, act: Callable[[], None]) -> None:
-        timer = threading.Timer(delay_ms / 1000, act)
-        timer.daemon = True  # what ended in time needs no deadline
-        timer.start()
+    def _after(self, delay_ms: int, act: Callable[[], None]) -> None:
+        self._deadlines.put(_Deadline(time.monotonic() + delay_ms / 1000, act))
+
+    def _keep_deadlines(self) -> None:
+        """Act when a deadline has passed; a later stage's replaces the one before."""
+        deadline = self._deadlines.get()
+        while True:
+            try:
+                deadline = self._deadlines.get(timeout=max(0.0, deadline.at_s - time.monotonic()))
+            except queue.Empty:
+                deadline.act()
+                deadline = self._deadlines.get()

@@ -23,7 +23,7 @@ import pspf.errors
 from pspf.errors import PSPFError
 from pspf.runtime.plan import ChildSpec, Totals
 
-_CHECK_S: Final = 0.5
+_CHECK_S: Final = 1.0
 _GRACE_S: Final = 3.0
 """How much later than its own deadline a child is killed; it ends itself, unless it is stopped or stuck in C code."""
 _BURST_TIMED_OUT: Final = 9
@@ -81,7 +81,9 @@ class Supervisor:
         selector = selectors.DefaultSelector()
         selector.register(wake_read, selectors.EVENT_READ)
         before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        # SIGCHLD only wakes the loop up.
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+        handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             for spec in self._specs:
                 self._children.append(_start(spec))
@@ -106,7 +108,8 @@ class Supervisor:
         return self._outcome()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._signals.append(number)
+        if number != signal.SIGCHLD:
+            self._signals.append(number)
 
     def _pass_signals_on(self) -> None:
         while self._signals:
@@ -136,6 +139,8 @@ class Supervisor:
             child.returncode = child.process.returncode
             if child.process.stdin is not None:
                 child.process.stdin.close()
+            if self._signals_passed_on and child.returncode in (-signal.SIGTERM, -signal.SIGINT):
+                child.returncode = 0  # so young that it had no handler for our signal yet, and nothing in hand
             if child.returncode == 0 or (child.returncode in _STOPPED and self._signals_passed_on):
                 continue
             if child.returncode != _BURST_TIMED_OUT and "error" not in _parse_report(child):
