@@ -21,8 +21,8 @@ _NO: Final = frozenset({"0", "false", "no", "off"})
 _HIDDEN: Final = "***"
 
 
-def _setting(default: Any, parse: Callable[[str], Any] = str) -> Any:
-    return field(default=default, metadata={"parse": parse})
+def _setting(default: Any, parse: Callable[[str], Any] = str, *, shows: bool = True) -> Any:
+    return field(default=default, repr=shows, metadata={"parse": parse})
 
 
 def _whole(default: int, *, low: int = 0, high: int | None = None) -> Any:
@@ -107,7 +107,7 @@ class Settings:
     """All settings, from `PSPF_...`. Times are milliseconds, sizes bytes."""
 
     ENV: str = _setting("dev")
-    BACKEND: str | None = _setting(None)
+    BACKEND: str | None = _setting(None, shows=False)  # may hold a password
     FAULT: str | None = _setting(None)
     LOG_LEVEL: str = _choice("INFO", "DEBUG", "WARNING", "ERROR", "CRITICAL")
     LOG_FORMAT: str = _choice("rich", "plain", "json")
@@ -216,7 +216,8 @@ def hide_password(url: str) -> str:
         user, colon, _ = user.partition(":")
         netloc = f"{user}:{_HIDDEN}@{host}" if colon else f"{user}@{host}"
     elif "@" in parts.path:  # a password with a slash, or a URL without its //
-        return f"{parts.scheme}://{_HIDDEN}@{url.rpartition('@')[2]}"
+        scheme = f"{parts.scheme}://" if parts.scheme else ""
+        return f"{scheme}{_HIDDEN}@{url.rpartition('@')[2]}"
     secrets = ("password=", "token=", "secret=")
     query = "&".join(
         f"{pair.partition('=')[0]}={_HIDDEN}" if pair.lower().startswith(secrets) else pair for pair in query.split("&")

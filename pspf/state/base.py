@@ -64,6 +64,7 @@ class StateStore(ABC):
         self._clock = clock or SystemClock()
         self._transaction: ContextVar[_Transaction | None] = ContextVar("transaction", default=None)
         self._turns: asyncio.Lock | None = None
+        self._turns_loop: asyncio.AbstractEventLoop | None = None
 
     # What a store implements
 
@@ -136,9 +137,7 @@ class StateStore(ABC):
         if outer is not None and outer.is_open:
             yield self
             return
-        if self._turns is None:
-            self._turns = asyncio.Lock()
-        async with self._turns:
+        async with self._lock():
             current = _Transaction()
             token = self._transaction.set(current)
             try:
@@ -170,6 +169,13 @@ class StateStore(ABC):
         if entry.expires_ms is not None and entry.expires_ms <= self._clock.now_ms():
             return None
         return _decode(slot, entry.value)
+
+    def _lock(self) -> asyncio.Lock:
+        """Return the lock of the transactions; a lock works in one event loop only, a store in one after another."""
+        loop = asyncio.get_running_loop()
+        if self._turns is None or self._turns_loop is not loop:
+            self._turns, self._turns_loop = asyncio.Lock(), loop
+        return self._turns
 
     async def _apply(self, changes: Mapping[Slot, Entry]) -> None:
         current = self._transaction.get()
