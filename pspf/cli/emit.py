@@ -60,10 +60,11 @@ def emit(
     from pspf.cli import brokers
     from pspf.cli.emit_many import Plan, emit_lines, open_source
     from pspf.cli.events import Recipe
+    from pspf.connectors.urls import make_limits
     from pspf.records import check_name
 
     check_name("topic", topic)
-    recipe = Recipe(key, parse_headers(header or ()), event_type, event_id)
+    recipe = Recipe(make_limits(), key, parse_headers(header or ()), event_type, event_id)
     if event is None:
         if sys.stdin.isatty():
             raise UsageError("what is to be emitted? give a JSON object, @FILE, or - for stdin")

@@ -18,7 +18,7 @@ from pspf.cli.events import Recipe, decode_line
 from pspf.cli.exits import ExitCode, UsageError
 from pspf.cli.lines import Line, read_lines
 from pspf.connectors.base import Broker
-from pspf.errors import EventRejected, PSPFError
+from pspf.errors import PSPFError
 from pspf.records import NewRecord
 
 BATCH: Final = 500
@@ -154,30 +154,22 @@ async def _in_thread(read: Callable[[], Result]) -> Result:
     return await done
 
 
-def _encode(lines: Sequence[Line], recipe: Recipe, tally: _Tally) -> list[tuple[int, NewRecord]]:
+def _encode(lines: Sequence[Line], recipe: Recipe, tally: _Tally) -> list[NewRecord]:
     records = []
     for number, text in lines:
         if text is None:
             tally.reject(number, "longer than any event may be")
             continue
         try:
-            records.append((number, recipe.make_record(decode_line(text))))
+            records.append(recipe.make_record(decode_line(text)))
         except PSPFError as error:
-            tally.reject(number, error)
+            # A line has one line: only the column says something.
+            tally.reject(number, str(error).replace("bad JSON at line 1, column", "bad JSON at column", 1))
     return records
 
 
-async def _append(broker: Broker, topic: str, records: Sequence[tuple[int, NewRecord]], tally: _Tally) -> None:
-    """Append all; where one of them is refused as too large, one by one, so that the others are stored."""
-    try:
-        appended = await broker.append(topic, [record for _, record in records])
-    except EventRejected as error:
-        if len(records) == 1:
-            tally.reject(records[0][0], error)
-            return
-        for one in records:
-            await _append(broker, topic, [one], tally)
-        return
+async def _append(broker: Broker, topic: str, records: Sequence[NewRecord], tally: _Tally) -> None:
+    appended = await broker.append(topic, records)
     duplicates = sum(place.duplicate for place in appended)
     tally.duplicates += duplicates
     tally.emitted += len(records) - duplicates

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from pspf.cli.console import visible
+from pspf.connectors.base import Limits
 from pspf.errors import EventRejected, SchemaError
 from pspf.records import NewRecord, encode_headers
 from pspf.schema import encode
@@ -17,6 +18,7 @@ _EXCERPT: Final = 30
 class Recipe:
     """What an emit adds to each event: `event_type` and `event_id` replace the event's own."""
 
+    limits: Limits
     key: str | None = None
     headers: Mapping[str, str] | None = None
     event_type: str | None = None
@@ -26,8 +28,8 @@ class Recipe:
         """Return the record of one event.
 
         Raises:
-            SchemaError: The text is no JSON object; the message has line, column and an excerpt.
-            EventRejected: The event can't be stored.
+            SchemaError: The text is no JSON object; the message has the position and an excerpt.
+            EventRejected: The event can't be stored, or is larger than `limits` allow.
         """
         event = parse_event(text)
         if self.event_type is not None:
@@ -35,7 +37,9 @@ class Recipe:
         if self.event_id is not None:
             event["event_id"] = self.event_id
         encoded = encode(event, key=self.key)
-        return NewRecord(encoded.raw_key, encoded.value, encode_headers(self.headers), None, encoded.event_id)
+        record = NewRecord(encoded.raw_key, encoded.value, encode_headers(self.headers), None, encoded.event_id)
+        self.limits.check(record)
+        return record
 
 
 def parse_event(text: str) -> dict[str, Any]:
@@ -45,7 +49,7 @@ def parse_event(text: str) -> dict[str, Any]:
     instead of silently rounded.
 
     Raises:
-        SchemaError: It is none; the message has line, column and an excerpt.
+        SchemaError: It is none; the message has the position and an excerpt.
     """
     try:
         event = json.loads(text, parse_constant=_refuse_constant)
@@ -92,4 +96,5 @@ def _point_at(text: str, error: json.JSONDecodeError) -> str:
     after = visible(line[column : column + _EXCERPT])
     dots = "..." if left else ""
     caret = " " * (len(dots) + len(before)) + "^"
-    return f"bad JSON at line {error.lineno}, column {error.colno}: {error.msg}\n  {dots}{before}{after}\n  {caret}"
+    place = f"line {error.lineno}, column {error.colno}"
+    return f"bad JSON at {place}: {error.msg}\n  {dots}{before}{after}\n  {caret}"

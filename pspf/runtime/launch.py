@@ -9,6 +9,7 @@ from pathlib import Path
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotAvailable
 from pspf.runtime.loader import LoadedApp, load_app
+from pspf.runtime.logs import configure_logging
 from pspf.runtime.overrides import with_concurrency
 from pspf.runtime.patience import connect_patiently, say_missing_topics
 from pspf.runtime.plan import AppPlan, ChildSpec, CursorName, WorkerOptions, describe_plan
@@ -39,6 +40,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
         ConfigurationError: What was asked for and the app don't fit together.
     """
     end_quietly_on_signals()
+    configure_logging(request.options.log_level, request.options.log_format)
     loaded = load_app(request.target, request.folder)
     with_concurrency(loaded.stream, request.options.concurrency)
     if request.options.backend is not None:
@@ -46,13 +48,13 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     loaded.stream.check()
     plan = _make_plan(loaded, request)
     broker = loaded.stream.broker
-    for line in describe_plan(plan, broker=broker.name, in_process=request.in_process):
-        say(line)
     if not broker.is_shared and not request.in_process:
         raise ConfigurationError(
             f"{broker.name}: the memory broker lives inside one process, nothing else could emit to it or see it\n"
             "  use a file (--backend sqlite:///broker.db), or --in-process"
         )
+    for line in describe_plan(plan, broker=broker.name, in_process=request.in_process):
+        say(line)
     if request.check:
         return 0
     if not plan.groups:

@@ -148,7 +148,9 @@ def _find_stream(module: ModuleType, path: str) -> Stream:
         return found
     names = _streams(module)
     hint = f"; did you mean {names[0]!r}?" if len(names) == 1 else ""
-    kind = "the class Stream itself, make one of it" if found is Stream else f"a {type(found).__name__}, no Stream"
+    kind = (
+        "the class Stream itself, make one of it" if found is Stream else f"of type {type(found).__name__}, no Stream"
+    )
     raise AppNotFound(f"{module.__name__}:{path} is {kind}{hint}")
 
 
