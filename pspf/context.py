@@ -172,8 +172,8 @@ class Context:
         self._bytes += size_bytes
         if self._operations > self._around.max_operations or self._bytes > self._around.max_effect_bytes:
             raise TooManyEffects(
-                f"{self.record.topic} {self.record.id}: {self._operations:,} effects of {self._bytes:,} bytes; one record"
-                f" may have {self._around.max_operations:,} of {self._around.max_effect_bytes:,} bytes"
+                f"{self.record.topic} {self.record.id}: {self._operations:,} effects of {self._bytes:,} bytes;"
+                f" one record may have {self._around.max_operations:,} of {self._around.max_effect_bytes:,} bytes"
             )
 
     @property

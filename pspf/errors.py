@@ -1,26 +1,26 @@
 """Every exception of PSPF, split by what the caller has to do.
 
-    PSPFError
-    ├── ConfigurationError          fix the code or the settings (is a ValueError)
-    │   ├── AppNotFound             the MODULE:OBJECT can't be loaded
-    │   ├── TopicMismatch           the topic was made with another number of partitions
-    │   ├── NotAvailable            this version does not have it
-    │   └── StateUnavailable        the handler has no state here (is a RuntimeError)
-    ├── EventRejected               fix the event (is a ValueError)
-    │   ├── SchemaError             the payload is not what the model asks for
-    │   └── TooManyEffects          one record did more than one commit may hold
-    ├── NotFound                    no such topic, group or record
-    ├── BackendUnavailable          wait, then call again
-    │   └── DiskFull                make space, then call again
-    ├── BackendCorrupt              stop: the broker's data is damaged or not ours
-    ├── EmitUnknown                 it may be stored or not: emit again with the same event_id
-    ├── EmitIncomplete              some of many are not stored: `ids` says which
-    ├── CommitFenced                stop: another worker owns the cursor
-    │   └── CommitStale             reload: someone moved the cursor under its owner
-    ├── HandlerTimeout              the handler took longer than its `timeout_ms`
-    ├── HandlerCrashed              the handler ended its process `max_crashes` times
-    ├── BatchError                  raised by a `list[Event]` handler to name the culprits
-    └── ContextClosed               the handler had ended when its context was used
+PSPFError
+├── ConfigurationError          fix the code or the settings (is a ValueError)
+│   ├── AppNotFound             the MODULE:OBJECT can't be loaded
+│   ├── TopicMismatch           the topic was made with another number of partitions
+│   ├── NotAvailable            this version does not have it
+│   └── StateUnavailable        the handler has no state here (is a RuntimeError)
+├── EventRejected               fix the event (is a ValueError)
+│   ├── SchemaError             the payload is not what the model asks for
+│   └── TooManyEffects          one record did more than one commit may hold
+├── NotFound                    no such topic, group or record
+├── BackendUnavailable          wait, then call again
+│   └── DiskFull                make space, then call again
+├── BackendCorrupt              stop: the broker's data is damaged or not ours
+├── EmitUnknown                 it may be stored or not: emit again with the same event_id
+├── EmitIncomplete              some of many are not stored: `ids` says which
+├── CommitFenced                stop: another worker owns the cursor
+│   └── CommitStale             reload: someone moved the cursor under its owner
+├── HandlerTimeout              the handler took longer than its `timeout_ms`
+├── HandlerCrashed              the handler ended its process `max_crashes` times
+├── BatchError                  raised by a `list[Event]` handler to name the culprits
+└── ContextClosed               the handler had ended when its context was used
 """
 
 from collections.abc import Mapping, Sequence

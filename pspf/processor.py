@@ -10,6 +10,7 @@ from typing import Final
 from pspf import faults
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Broker, Consumer
+from pspf.context import StateSource
 from pspf.errors import BackendUnavailable, HandlerCrashed
 from pspf.execution import make_executor
 from pspf.processing.batch_run import BatchRun
@@ -70,7 +71,7 @@ class _Around:
     default_topic: str
     max_operations: int
     max_effect_bytes: int
-    state: BatchState | None
+    state: StateSource | None
     no_state: str
     broker: Broker
     telemetry: TelemetryManager

@@ -2,7 +2,6 @@
 
 import inspect
 import random
-import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +39,7 @@ class RetryPolicy:
 
     def wait_ms(self, attempts: int) -> int:
         """Return how long to wait after `attempts` runs failed."""
-        wait_ms = min(self.max_ms, self.initial_ms * 2 ** min(attempts - 1, 40))
+        wait_ms = min(self.max_ms, self.initial_ms << min(attempts - 1, 40))
         return round(wait_ms * random.uniform(1 - self.jitter, 1 + self.jitter))
 
 
@@ -64,7 +63,10 @@ class Handler:
     annotation: Any
 
 
-_SHAPES: Final = "(event), (event, ctx: Context), (msg_id, raw_data), (msg_id, raw_data, ctx) or (events: list[Event]), plain or async"
+_SHAPES: Final = (
+    "(event), (event, ctx: Context), (msg_id, raw_data), (msg_id, raw_data, ctx) or (events: list[Event]),"
+    " plain or async"
+)
 
 
 def inspect_handler(function: Callable[..., Any], name: str | None = None) -> Handler:
@@ -143,7 +145,7 @@ def _element(annotation: Any) -> tuple[Any] | None:
     """Return (Event,) of `list[Event]`, None of anything else."""
     if annotation is list:
         return (None,)
-    if typing.get_origin(annotation) is list and isinstance(annotation, types.GenericAlias | typing._GenericAlias):  # type: ignore[attr-defined]
+    if typing.get_origin(annotation) is list:
         arguments = typing.get_args(annotation)
         return (arguments[0],) if arguments else (None,)
     return None
@@ -175,7 +177,7 @@ class Subscription:
             ("concurrency", self.concurrency, 1),
             ("timeout_ms", self.timeout_ms, 1),
         ):
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+            if value is not None and (type(value) is not int or value < least):
                 raise ConfigurationError(f"{where}: {parameter}={value!r}; use a whole number of {least} or more")
         if self.handler.takes is Takes.BATCH and self.concurrency > 1:
             raise ConfigurationError(

@@ -70,7 +70,7 @@ class Backoff:
 
     def next_ms(self) -> int:
         """Return how long to wait now."""
-        wait_ms = min(self._max_ms, self._initial_ms * 2 ** min(self._failures, 20))
+        wait_ms = min(self._max_ms, self._initial_ms << min(self._failures, 20))
         self._failures += 1
         return round(wait_ms * random.uniform(0.8, 1.2))
 

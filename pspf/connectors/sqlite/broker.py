@@ -1,6 +1,5 @@
 """The embedded broker: one SQLite file that processes share, or a private one in memory."""
 
-import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from pspf.connectors.base import (
     StoredDeadLetter,
     TopicInfo,
 )
-from pspf.connectors.sqlite import dead_letters, inspect, log
+from pspf.connectors.sqlite import dead_letters, inspect, log, topics
 from pspf.connectors.sqlite.effects import Effects, Trimmer
 from pspf.connectors.sqlite.engine import (
     ANY_PARTITION,
@@ -31,8 +30,8 @@ from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLivene
 from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, make_session_id, read_boot_id
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
-from pspf.errors import EmitUnknown
-from pspf.records import Appended, NewRecord, Record, check_name
+from pspf.errors import ConfigurationError, EmitUnknown
+from pspf.records import Appended, NewRecord, Record, check_name, companion_source
 
 
 class SQLBroker(Broker):
@@ -48,7 +47,7 @@ class SQLBroker(Broker):
         self._effects = Effects(engine, self._log)
         self._trimmer = Trimmer(engine)
         self._renewal = Renewal(limits.renew_ms)
-        self._sessions: weakref.WeakSet[SQLiteSession] = weakref.WeakSet()
+        self._sessions: list[SQLiteSession] = []
         reaper = Reaper(liveness, self._renewal, engine.clock, limits.lease_ms, boot_id)
         engine.add_chore(self._renewal)
         engine.add_chore(reaper)
@@ -57,7 +56,8 @@ class SQLBroker(Broker):
         await self._engine.open()
 
     async def close(self) -> None:
-        for session in list(self._sessions):
+        sessions, self._sessions = self._sessions, []
+        for session in sessions:
             await session.close()
         await self._engine.close()
 
@@ -68,13 +68,14 @@ class SQLBroker(Broker):
         membership = Membership(make_session_id(name), self._engine.clock, self._boot_id)
         session = SQLiteSession(self._engine, self._effects, membership, self._liveness, self._renewal)
         await session.open()
-        self._sessions.add(session)
+        self._sessions = [other for other in self._sessions if other.is_open]
+        self._sessions.append(session)
         return session
 
     async def create_topic(self, topic: str, *, partitions: int | None = None, retention_ms: int | None = None) -> bool:
         now_ms = self._engine.clock.now_ms()
         return await self._engine.write(
-            lambda storage: log.create_topic(storage, topic, partitions, retention_ms, now_ms)
+            lambda storage: topics.create_topic(storage, topic, partitions, retention_ms, now_ms)
         )
 
     async def list_topics(self) -> Sequence[TopicInfo]:
@@ -84,7 +85,8 @@ class SQLBroker(Broker):
         return await self._engine.read(lambda storage: inspect.read_topic(storage, topic, self.limits))
 
     async def append(self, topic: str, records: Sequence[NewRecord]) -> Sequence[Appended]:
-        check_name("topic", topic)
+        if companion_source(check_name("topic", topic)) is not None:
+            raise ConfigurationError(f"topic {topic!r}: dead and late records are written by PSPF alone")
         if not records:
             return []
         for record in records:
@@ -97,7 +99,7 @@ class SQLBroker(Broker):
     def _append(self, storage: Storage, topic: str, records: Sequence[NewRecord]) -> list[Appended]:
         now_ms = self._engine.clock.now_ms()
         places = self._log.append(storage, topic, records, now_ms)
-        partitions = log.get_topic(storage, topic).partitions
+        partitions = topics.get_topic(storage, topic).partitions
         for number in {place.partition for place in places}:
             self._engine.grown.add(partitions[number].partition_id)
             self._trimmer.trim_if_due(storage, partitions[number].partition_id, now_ms)
@@ -105,14 +107,14 @@ class SQLBroker(Broker):
 
     async def read(self, topic: str, partition: int, *, offset: int, max_records: int) -> Sequence[Record]:
         def read(storage: Storage) -> list[Record]:
-            found = log.get_partition(storage, topic, partition)
+            found = topics.get_partition(storage, topic, partition)
             return log.read_range(storage, topic, found.partition_id, partition, offset, found.next, max_records)
 
         return await self._engine.read(read)
 
     async def find_offset(self, topic: str, partition: int, *, at_ms: int) -> int:
         return await self._engine.read(
-            lambda storage: log.find_offset(storage, log.get_partition(storage, topic, partition), at_ms)
+            lambda storage: log.find_offset(storage, topics.get_partition(storage, topic, partition), at_ms)
         )
 
     async def wait(self, topic: str, *, timeout_ms: int) -> None:
@@ -147,7 +149,7 @@ class SQLBroker(Broker):
 
 
 def _end(storage: Storage, topic: str) -> int:
-    found = log.find_topic(storage, topic)
+    found = topics.find_topic(storage, topic)
     return 0 if found is None else sum(partition.next for partition in found.partitions)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pspf.connectors.base import StoredDeadLetter
 from pspf.connectors.sqlite.effects import append_and_tell, decode_letter, original_headers
 from pspf.connectors.sqlite.engine import Engine
-from pspf.connectors.sqlite.log import OFFSET_BITS, Log, find_topic, read_range, remove
+from pspf.connectors.sqlite.log import Log, read_range, remove
 from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.sqlite.topics import OFFSET_BITS, find_topic
 from pspf.errors import NotFound
 from pspf.records import DEAD_LETTER_SUFFIX, NewRecord, parse_id
 

@@ -7,10 +7,12 @@ from typing import Final
 
 import apsw
 
-from pspf.connectors.base import StoredDeadLetter
+from pspf.connectors.base import Limits, StoredDeadLetter
 from pspf.connectors.sqlite.engine import Engine
-from pspf.connectors.sqlite.log import Log, ensure_topic, trim
+from pspf.connectors.sqlite.log import Log
+from pspf.connectors.sqlite.retention import trim
 from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.sqlite.topics import ensure_topic
 from pspf.errors import SchemaError, TooManyEffects
 from pspf.records import (
     DEAD_LETTER_SUFFIX,
@@ -28,8 +30,10 @@ MAX_EFFECT_BYTES: Final = (32 << 20) + (4 << 20)
 _TRIM_EVERY_MS: Final = 1_000
 
 
-def check_size(commit: Commit) -> None:
-    """Raise TooManyEffects where a commit is larger than one transaction should be."""
+def check_size(commit: Commit, limits: Limits) -> None:
+    """Raise TooManyEffects where a commit is larger than one transaction should be, EventRejected for one record."""
+    for emit in commit.emits:
+        limits.check(emit.record)
     operations = len(commit.emits) + len(commit.state) + len(commit.dead)
     if operations > MAX_OPERATIONS:
         raise TooManyEffects(f"a commit of {operations:,} operations; at most {MAX_OPERATIONS:,} are taken")
@@ -64,7 +68,8 @@ class Effects:
         topics: dict[str, list[NewRecord]] = {}
         for emit in commit.emits:
             if not lost or emit.source not in lost:
-                topics.setdefault(emit.topic, []).append(emit.record)
+                # De-duplication is for emits from outside: these are exactly once by the commit.
+                topics.setdefault(emit.topic, []).append(emit.record._replace(event_id=None))
         for topic, records in topics.items():
             append_and_tell(self._engine, self._log, storage, topic, records, now_ms)
         for letter in commit.dead:

@@ -202,9 +202,11 @@ class InlineEngine(Engine):
         self._wake()
 
     async def read(self, job: Job[T]) -> T:
+        self.run_chores()
         return self.read_now(job)
 
     async def write(self, job: Job[T], *, durable: bool = True) -> T:
+        self.run_chores()
         result = self.write_now(job, durable=durable)
         if self.grown:
             self._wake()

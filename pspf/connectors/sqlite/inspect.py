@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from pspf.clock import Clock
 from pspf.connectors.base import ConsumerInfo, CursorInfo, Limits, PartitionInfo, StateEntry, TopicInfo
-from pspf.connectors.sqlite.log import OFFSET_BITS, Topic, get_topic
 from pspf.connectors.sqlite.storage import Row, Storage
+from pspf.connectors.sqlite.topics import OFFSET_BITS, Topic, get_topic
 from pspf.records import Cursor
 
 

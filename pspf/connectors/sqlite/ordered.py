@@ -90,7 +90,8 @@ def acquire(storage: Storage, membership: Membership, cursor: Cursor) -> "Grant 
         suspicion = Suspicion(suspicion.limit, suspicion.left)
     token = secrets.token_bytes(8)
     storage.run(
-        "UPDATE cursors SET epoch = ?, token = ?, session = ?, is_clean = 0, position = ?, intent = ? WHERE cursor_id = ?",
+        "UPDATE cursors SET epoch = ?, token = ?, session = ?, is_clean = 0, position = ?, intent = ?"
+        " WHERE cursor_id = ?",
         (epoch + 1, token, membership.session, position, _at_rest(suspicion), cursor_id),
     )
     held = tuple(
@@ -191,23 +192,25 @@ class OrderedConsumer(Consumer):
         return read_places(storage, self.cursor.topic, self._partition_id, self.cursor.partition, due)
 
     async def commit(self, commit: Commit) -> Sequence[int]:
-        check_size(commit)
-        await self._engine.write(lambda storage: self._apply(storage, commit))
-        self._sequence += 1
-        if self._suspicion is not None:
+        check_size(commit, self._engine.limits)
+        sequence = await self._engine.write(lambda storage: self._apply(storage, commit))
+        if sequence != self._sequence and self._suspicion is not None:
             self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
+        self._sequence = sequence
         return ()
 
-    def _apply(self, storage: Storage, commit: Commit) -> None:
+    def _apply(self, storage: Storage, commit: Commit) -> int:
+        """Check and write a commit; return the cursor's sequence after it."""
         row = storage.row(
             "SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,)
         )
         if row is None or row[0] != self._token or row[1] != self._epoch:
             raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
+        sequence: int = row[3]
         if row[2] == commit.commit_id:
-            return
-        if row[3] != self._sequence:
-            raise CommitStale(f"{self.cursor}: moved to sequence {row[3]} while {self._sequence} was in hand")
+            return sequence  # sent again: it has taken effect
+        if sequence != self._sequence:
+            raise CommitStale(f"{self.cursor}: moved to sequence {sequence} while {self._sequence} was in hand")
         suspicion = self._suspicion
         rest = None if suspicion is None else suspicion.after_commit(len(commit.done) + len(commit.retries))
         storage.run(
@@ -218,6 +221,7 @@ class OrderedConsumer(Consumer):
         self._write_state(storage, commit)
         self._write_retries(storage, commit)
         self._effects.write(storage, self._partition_id, commit, ordered=True)
+        return sequence + 1
 
     def _write_state(self, storage: Storage, commit: Commit) -> None:
         kept = [(self._cursor_id, key, name, value) for (key, name), value in commit.state.items() if value is not None]
@@ -257,7 +261,8 @@ class OrderedConsumer(Consumer):
         def read(storage: Storage) -> dict[bytes, dict[str, bytes]]:
             found: dict[bytes, dict[str, bytes]] = {}
             for key, name, value in storage.rows(
-                "SELECT s.key, s.name, s.value FROM carray(?) c CROSS JOIN state s ON s.cursor_id = ? AND s.key = c.value",
+                "SELECT s.key, s.name, s.value FROM carray(?) c CROSS JOIN state s"
+                " ON s.cursor_id = ? AND s.key = c.value",
                 (apsw.carray(tuple(keys)), self._cursor_id),
             ):
                 found.setdefault(key, {})[name] = value
@@ -270,7 +275,8 @@ class OrderedConsumer(Consumer):
 
         def give_back(storage: Storage) -> None:
             changed = storage.run(
-                "UPDATE cursors SET session = NULL, token = NULL, is_clean = 1, intent = ? WHERE cursor_id = ? AND token = ?",
+                "UPDATE cursors SET session = NULL, token = NULL, is_clean = 1, intent = ?"
+                " WHERE cursor_id = ? AND token = ?",
                 (_at_rest(self._suspicion), self._cursor_id, self._token),
             )
             if changed:

@@ -7,11 +7,11 @@ from pspf.connectors.base import END, START, Consumer, Session
 from pspf.connectors.sqlite.effects import Effects
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.liveness import Liveness
-from pspf.connectors.sqlite.log import Partition, ensure_topic, get_partition
 from pspf.connectors.sqlite.membership import Membership, Renewal
 from pspf.connectors.sqlite.ordered import OrderedConsumer, acquire
 from pspf.connectors.sqlite.shared import SharedConsumer
 from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.sqlite.topics import Partition, ensure_topic, get_partition
 from pspf.errors import ConfigurationError, NotFound
 from pspf.records import Cursor, check_name, parse_id
 
@@ -28,13 +28,13 @@ class SQLiteSession(Session):
         self._membership = membership
         self._liveness = liveness
         self._renewal = renewal
-        self._is_open = False
+        self.is_open = False
 
     async def open(self) -> None:
         """Enter: from here on the session lives until it is closed or its process ends."""
         self._liveness.enter(self.id)
         self._renewal.add(self._membership)
-        self._is_open = True
+        self.is_open = True
         await self._engine.write(self._membership.ensure, durable=False)
 
     async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
@@ -44,11 +44,16 @@ class SQLiteSession(Session):
 
         def register(storage: Storage) -> int:
             found = ensure_topic(storage, topic, self._engine.clock.now_ms())
-            rows = [
-                (partition.partition_id, group, handler or "", _start_offset(partition, at))
-                for partition in found.partitions
-            ]
-            storage.insert("cursors (partition_id, group_name, handler, position)", 4, rows, verb="INSERT OR IGNORE")
+            for partition in found.partitions:
+                offset = _start_offset(partition, at)
+                is_new = storage.run(
+                    "INSERT OR IGNORE INTO cursors (partition_id, group_name, handler, position) VALUES (?, ?, ?, ?)",
+                    (partition.partition_id, group, handler or "", offset),
+                )
+                if is_new:  # a floor noted before this group came says nothing of what it has passed
+                    storage.run(
+                        "DELETE FROM floors WHERE partition_id = ? AND floor > ?", (partition.partition_id, offset)
+                    )
             self._membership.join(storage, found.topic_id, group, handler or "")
             return len(found.partitions)
 
@@ -67,7 +72,8 @@ class SQLiteSession(Session):
     async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
         rows = await self._engine.read(
             lambda storage: storage.rows(
-                "SELECT p.partition FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
+                "SELECT p.partition FROM cursors c JOIN partitions p USING (partition_id)"
+                " JOIN topics t USING (topic_id)"
                 " WHERE t.topic = ? AND c.group_name = ? AND c.handler = ?"
                 " AND (c.session IS NULL OR c.session NOT IN (SELECT session FROM sessions)) ORDER BY p.partition",
                 (topic, group, handler),
@@ -97,9 +103,9 @@ class SQLiteSession(Session):
         return SharedConsumer(self._engine, self._effects, self._membership, cursor, cursor_id, partition_id)
 
     async def close(self) -> None:
-        if not self._is_open:
+        if not self.is_open:
             return
-        self._is_open = False
+        self.is_open = False
         self._renewal.remove(self._membership)
 
         def leave(storage: Storage) -> None:
@@ -118,7 +124,7 @@ class SQLiteSession(Session):
         self._liveness.forget(self.id)
 
     def abandon(self) -> None:
-        self._is_open = False
+        self.is_open = False
         self._renewal.remove(self._membership)
         self._liveness.leave(self.id)
 

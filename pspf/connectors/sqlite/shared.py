@@ -157,8 +157,8 @@ class SharedConsumer(Consumer):
 
     def _take_new(self, storage: Storage, claim: int, limit: int) -> list[Record]:
         row = storage.row(
-            "SELECT max(c.position, p.first_offset), p.next_offset FROM cursors c JOIN partitions p USING (partition_id)"
-            " WHERE c.cursor_id = ?",
+            "SELECT max(c.position, p.first_offset), p.next_offset FROM cursors c"
+            " JOIN partitions p USING (partition_id) WHERE c.cursor_id = ?",
             (self._cursor_id,),
         )
         assert row is not None
@@ -214,7 +214,7 @@ class SharedConsumer(Consumer):
         storage.run("DELETE FROM claims WHERE cursor_id = ? AND first = ?", (self._cursor_id, first))
 
     async def commit(self, commit: Commit) -> Sequence[int]:
-        check_size(commit)
+        check_size(commit, self._engine.limits)
         if commit.state:
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         lost: frozenset[int] = await self._engine.write(lambda storage: self._apply(storage, commit))

@@ -1,0 +1,100 @@
+"""De-duplication by `event_id`: the window's ids as 64-bit hashes in buckets that are dropped whole."""
+
+import hashlib
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import apsw
+import orjson
+
+from pspf.connectors.base import Limits
+from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.sqlite.topics import OFFSET_BITS
+
+_BUCKETS: Final = 10
+
+
+def hash_id(event_id: str) -> int:
+    """Return 64 bits of an event_id, signed."""
+    return int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+class Dedup:
+    """The de-dup windows of partitions."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+
+    def find(self, storage: Storage, partition_id: int, hashes: Mapping[str, int], now_ms: int) -> dict[str, int]:
+        """Return the offsets of the ids that the window holds."""
+        numbers = array("q", sorted(hashes.values()))
+        oldest_ms = now_ms - self._limits.dedup_window_ms
+        found: dict[int, int] = {}
+        for (bucket,) in storage.rows(
+            "SELECT bucket FROM dedup_buckets WHERE partition_id = ? AND last_ms >= ? ORDER BY bucket",
+            (partition_id, oldest_ms),
+        ):
+            found.update(
+                storage.rows(
+                    "SELECT d.hash, d.offset FROM carray(?) c CROSS JOIN dedup d"
+                    " ON d.partition_id = ? AND d.bucket = ? AND d.hash = c.value",
+                    (apsw.carray(numbers), partition_id, bucket),
+                )
+            )
+        if not found:
+            return {}
+        return {
+            event_id: found[number]
+            for event_id, number in hashes.items()
+            if number in found and self._is_same(storage, partition_id, found[number], event_id)
+        }
+
+    @staticmethod
+    def _is_same(storage: Storage, partition_id: int, offset: int, event_id: str) -> bool:
+        """Tell a duplicate from two ids with one hash: the stored record says its own id."""
+        row = storage.row("SELECT value FROM records WHERE place = ?", (partition_id << OFFSET_BITS | offset,))
+        if row is None:
+            return True  # trimmed: the hash is all there is
+        try:
+            event = orjson.loads(row[0])
+        except orjson.JSONDecodeError:
+            return True
+        return not isinstance(event, dict) or "event_id" not in event or str(event["event_id"]) == event_id
+
+    def remember(self, storage: Storage, partition_id: int, ids: Sequence[tuple[int, int]], now_ms: int) -> None:
+        """Put (hash, offset) pairs into the current bucket, in the order of its B-tree."""
+        if not ids:
+            return
+        bucket = self._current_bucket(storage, partition_id, now_ms)
+        rows = [(partition_id, bucket, number, offset) for number, offset in sorted(ids)]
+        storage.insert("dedup", 4, rows, verb="INSERT OR REPLACE")
+        storage.run(
+            "UPDATE dedup_buckets SET ids = ids + ?, last_ms = ? WHERE partition_id = ? AND bucket = ?",
+            (len(ids), now_ms, partition_id, bucket),
+        )
+
+    def _current_bucket(self, storage: Storage, partition_id: int, now_ms: int) -> int:
+        row = storage.row(
+            "SELECT bucket, ids, first_ms FROM dedup_buckets WHERE partition_id = ? ORDER BY bucket DESC LIMIT 1",
+            (partition_id,),
+        )
+        is_full = row is not None and (
+            row[1] >= max(1, self._limits.dedup_max_ids // _BUCKETS)
+            or now_ms - row[2] >= max(1, self._limits.dedup_window_ms // _BUCKETS)
+        )
+        if row is not None and not is_full:
+            bucket: int = row[0]
+            return bucket
+        bucket = 1 if row is None else row[0] + 1
+        storage.run("INSERT INTO dedup_buckets VALUES (?, ?, 0, ?, ?)", (partition_id, bucket, now_ms, now_ms))
+        storage.run(
+            "DELETE FROM dedup_buckets WHERE partition_id = ? AND (bucket < ? OR last_ms < ?)",
+            (partition_id, bucket - _BUCKETS, now_ms - self._limits.dedup_window_ms),
+        )
+        storage.run(
+            "DELETE FROM dedup WHERE partition_id = ?1 AND bucket < coalesce((SELECT min(bucket) FROM dedup_buckets"
+            " WHERE partition_id = ?1), 0)",
+            (partition_id,),
+        )
+        return bucket
