@@ -63,13 +63,14 @@ from pspf.schema import BaseEvent
 
 BaseEvent()
 pid = os.fork()
-print(BaseEvent().event_id, flush=True)
 if pid:
     os.waitpid(pid, 0)
+print(BaseEvent().event_id, flush=True)
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    parent, child = ran.stdout.split()
-    assert parent[:16] != child[:16]
+    child, parent = ran.stdout.split()
+    assert len(parent) == len(child) == 32
+    assert parent != child
 
 
 def test_the_event_type_is_the_name_of_the_class() -> None:
