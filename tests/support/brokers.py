@@ -66,13 +66,15 @@ class World:
         return other
 
     async def expire_leases(self) -> None:
-        """Let so much time pass that whoever stopped renewing has lost what it held.
+        """Let so much time pass that whoever stopped renewing has lost what it held."""
+        await self.pass_time(self.limits.lease_ms + _NOTICE_MS)
 
-        In small steps, in each of which every broker gets to work: those that live keep renewing.
-        """
+    async def pass_time(self, by_ms: int) -> None:
+        """Move the clock in small steps, in each of which every broker gets to work: those that live keep renewing."""
         assert self._clock is not None, "only a manual clock can be moved"
-        for _ in range(0, self.limits.lease_ms + _NOTICE_MS, _STEP_MS):
-            self._clock.advance(_STEP_MS)
+        while by_ms > 0:
+            self._clock.advance(min(by_ms, _STEP_MS))
+            by_ms -= _STEP_MS
             for broker in (self.broker, *self._others):
                 await broker.ping()
 

@@ -1,0 +1,58 @@
+"""Workers killed with SIGKILL at every crash point: the result is that of one undisturbed pass.
+
+`PSPF_FAULT_RUNS` runs a point (2; `make faults` takes 20); `PSPF_SEED` repeats a failure.
+"""
+
+import os
+import random
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from pspf.faults import POINTS
+from tests.faults.runs import SECONDS, Run, check_exactly_once, make_events
+
+EVENTS: Final = 600
+KEYS: Final = 20
+PARTITIONS: Final = 4
+WORKERS: Final = 2
+MOST_ROUNDS: Final = 4
+RUNS: Final = int(os.environ.get("PSPF_FAULT_RUNS", "2"))
+SEED: Final = int(os.environ.get("PSPF_SEED", random.randrange(1 << 30)))
+
+# How often a worker passes a point at least, in half of the work; rare ones are hit early.
+PASSINGS: Final = {"lease.acquired": 2, "checkpoint": 1, "renew": 3, "release": 3, "decode": 200}
+PASSINGS_OF_HANDLERS: Final = 200
+PASSINGS_OF_BATCHES: Final = 25
+
+
+def passings(point: str) -> int:
+    """Return the largest n to arm a point with."""
+    return PASSINGS.get(point, PASSINGS_OF_HANDLERS if point.startswith("handler.") else PASSINGS_OF_BATCHES)
+
+
+@pytest.mark.parametrize("number", range(RUNS))
+@pytest.mark.parametrize("point", POINTS)
+async def test_a_kill_at_any_point_changes_no_result(tmp_path: Path, point: str, number: int) -> None:
+    seed = SEED + number
+    rng = random.Random(f"{point} {seed}")
+    print(f"PSPF_SEED={seed} PSPF_FAULT_RUNS=1 pytest 'tests/faults/test_crash_points.py' -k '{point}'")
+    events = make_events(EVENTS, KEYS)
+    run = Run(tmp_path, partitions=PARTITIONS)
+    await run.fill([event.as_record() for event in events])
+    kills = 0
+    for _ in range(MOST_ROUNDS):
+        faults = [f"{point}:{rng.randint(1, passings(point))}:kill" for _ in range(WORKERS)]
+        print(*faults)
+        workers = [run.start(PSPF_FAULT=fault) for fault in faults]
+        codes = [worker.wait(SECONDS) for worker in workers]
+        assert set(codes) <= {0, -9}, f"exit codes {codes}\n{run.tail_of_log()}"
+        kills += codes.count(-9)
+        if 0 in codes:
+            break  # one lived long enough to finish everything
+    assert kills, f"no worker came to {point}\n{run.tail_of_log()}"
+    run.finish()
+    async with run.open() as broker:
+        await check_exactly_once(broker, events)
+    run.check_file()
