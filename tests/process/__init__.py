@@ -1,0 +1,1 @@
+"""Real processes: the `pspf` command as a user runs it."""

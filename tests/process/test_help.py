@@ -1,0 +1,63 @@
+"""Help, versions, settings: what every command has in common."""
+
+import subprocess
+import sys
+
+from tests.process.commands import Folder
+
+COMMANDS = [
+    (),
+    ("worker",),
+    ("emit",),
+    ("tail",),
+    ("show",),
+    ("version",),
+    *((group,) for group in ("topics", "groups", "dlq", "state", "config")),
+    *(("topics", name) for name in ("list", "inspect", "create")),
+    *(("groups", name) for name in ("list", "inspect")),
+    *(("dlq", name) for name in ("list", "inspect", "replay", "purge", "export")),
+    *(("state", name) for name in ("list", "get", "dump")),
+    ("config", "show"),
+]
+
+
+def test_every_help_page_ends_with_examples_to_paste(folder: Folder) -> None:
+    pages = folder.each(*((*command, "--help") for command in COMMANDS))
+    for command, page in zip(COMMANDS, (result.out for result in pages), strict=True):
+        examples = page.partition("\nExamples:\n")[2].splitlines()
+        assert 2 <= len(examples) <= 3, command
+        assert all(line.startswith("  ") and "pspf" in line for line in examples), command
+
+
+def test_help_loads_nothing_that_is_heavy(folder: Folder) -> None:
+    script = (
+        "import contextlib, sys\n"
+        "from pspf.cli.main import main\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    main(['--help'])\n"
+        "heavy = {'apsw', 'redis', 'asyncio', 'rich', 'uvloop', 'orjson', 'pspf.stream'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=folder.path, env=folder.environment, stdout=subprocess.DEVNULL, check=True
+    )
+
+
+def test_every_flag_has_a_variable(folder: Folder) -> None:
+    folder.emit(3)
+    assert folder.run("tail", "orders", "--format", "%i", PSPF_TAIL_COUNT="2").out == "1\n2\n"
+    assert "[env var: PSPF_GROUPS_INSPECT_LAG_OVER" in " ".join(folder.ok("groups", "inspect", "--help").out.split())
+
+
+def test_versions_and_settings_are_told_without_secrets(folder: Folder) -> None:
+    assert set(folder.ok("version", "--json").json) >= {"pspf", "python", "apsw", "pydantic"}
+    shown = folder.run("config", "show", "--json", VALKEY_PASSWORD="hunter2", PSPF_LEASE_MS="5000").json
+    assert shown["PSPF_LEASE_MS"] == 5000
+    assert "hunter2" not in str(shown)
+
+
+def test_a_wrong_command_or_flag_ends_with_code_2(folder: Folder) -> None:
+    assert folder.look("emti").code == 2
+    assert folder.look("emit", "--nope").code == 2
+    assert folder.look("groups", "inspekt").code == 2
+    assert folder.pspf("config", "show", PSPF_LEASE_MS="soon").code == 2

@@ -1,0 +1,71 @@
+"""Several processes: how many there are, and what happens when one of them fails."""
+
+import os
+
+from tests.process.commands import Folder
+
+
+def test_each_topic_group_has_as_many_processes_as_asked_for(folder: Folder) -> None:
+    folder.ok("topics", "create", "orders", "--partitions", "4")
+    with folder.worker("-w", "orders/billing=3") as worker:
+        worker.wait_for("processes: 4 (orders/billing x 3, large/audit x 1)")
+        folder.emit_lines("\n".join(f'{{"n": {n}, "key": "key-{n}"}}' for n in range(8)))
+        worker.wait_for("start", 8)
+        assert len(worker.children()) == 4
+    assert not worker.says("Traceback")
+
+
+def test_several_processes_lose_nothing_and_sum_up_once(folder: Folder) -> None:
+    folder.ok("topics", "create", "orders", "--partitions", "4")
+    folder.emit_lines("\n".join(f'{{"n": 1, "key": "k{n % 20}"}}' for n in range(400)))
+    ended = folder.run("worker", "--burst", "-w", "3")
+    assert ended.err.count("handled ") == 1
+    assert "handled 400, failed 0, dead 0, lag 0" in ended.err
+    assert sum(entry["value"] for entry in folder.ok("state", "list", "app.total", "--json").json["state"]) == 400
+
+
+def test_a_process_that_dies_is_named_and_the_others_are_drained(folder: Folder) -> None:
+    folder.emit(do="exit")
+    ended = folder.pspf("worker")
+    assert ended.code == 1
+    assert "worker process orders/billing, pid " in ended.err
+    assert "ended with exit code 7" in ended.err
+    assert ended.err.count("handled ") == 1
+
+
+def test_a_process_that_is_killed_is_named_with_its_signal(folder: Folder) -> None:
+    folder.emit()
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        pid = int(worker.log.read_text().split("start 1 ")[1].split()[0])
+        os.kill(pid, 9)
+        assert worker.end() == 1
+        assert worker.says("was ended by SIGKILL")
+
+
+def test_what_a_process_prints_shows_at_once(folder: Folder) -> None:
+    folder.emit(do="sleep", seconds=60)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+
+
+def test_a_pspf_backend_variable_counts_unless_the_flag_is_given(folder: Folder) -> None:
+    folder.ok("emit", "orders", '{"n": 3}', "-k", "a", "--backend", "sqlite:///flag.db")
+    folder.run("emit", "orders", '{"n": 4}', "-k", "a", PSPF_BACKEND="sqlite:///variable.db")
+    flag = folder.run("worker", "--burst", "--backend", "sqlite:///flag.db", PSPF_BACKEND="sqlite:///variable.db")
+    variable = folder.run("worker", "--burst", PSPF_BACKEND="sqlite:///variable.db")
+    assert "start 3" in flag.out
+    assert "start 4" in variable.out
+
+
+def test_an_error_of_a_process_is_the_workers_own(folder: Folder) -> None:
+    (folder.path / "broken.py").write_text(
+        "import os, sys\n"
+        "if 'pspf.runtime.child' in sys.argv[0] or sys.argv[0].endswith('child.py'):\n"
+        "    raise RuntimeError('only in a child')\n"
+        "from app import stream\n"
+    )
+    ended = folder.pspf("worker", "broken:stream")
+    assert ended.code == 3
+    assert "only in a child" in ended.err
+    assert "Traceback" not in ended.err

@@ -1,0 +1,113 @@
+"""How a worker ends: drains, gives up, ends at once; and never leaves an orphan."""
+
+import signal
+import time
+
+import pytest
+
+from tests.process.commands import Folder, is_running, wait_until
+
+HERE = ((), ("--in-process",))
+both = pytest.mark.parametrize("where", HERE, ids=["children", "in-process"])
+SIGTERM, SIGINT, SIGKILL = signal.SIGTERM, signal.SIGINT, signal.SIGKILL
+
+
+@both
+@pytest.mark.parametrize("number", [SIGTERM, SIGINT])
+def test_the_first_signal_finishes_what_is_in_hand(
+    folder: Folder, where: tuple[str, ...], number: signal.Signals
+) -> None:
+    folder.emit(do="sleep", seconds=0.5)
+    with folder.worker(*where) as worker:
+        worker.wait_for("start 1")
+        worker.signal(number)
+        assert worker.end() == 0
+        assert worker.says("handled 1, failed 0, dead 0, lag 0")
+    assert folder.lag()["billing"] == 0
+
+
+@both
+@pytest.mark.parametrize(("number", "code"), [(SIGTERM, 143), (SIGINT, 130)])
+def test_the_second_signal_gives_up_and_gives_leases_back(
+    folder: Folder, where: tuple[str, ...], number: signal.Signals, code: int
+) -> None:
+    folder.emit(do="sleep", seconds=60)
+    with folder.worker(*where) as worker:
+        worker.wait_for("start 1")
+        worker.signal(number)
+        if not where:
+            worker.wait_for("stopping")
+        else:
+            time.sleep(0.2)  # two signals at once are one to a process
+        second = time.monotonic()
+        worker.signal(number)
+        assert worker.end() == code
+        assert time.monotonic() - second < 2
+    group = folder.ok("groups", "inspect", "billing", "--json").json["groups"][0]
+    assert (group["lag"], group["partitions"][0]["owner"], group["consumers"]) == (1, None, [])
+
+
+def test_a_third_signal_ends_a_blocked_worker_at_once(folder: Folder) -> None:
+    folder.emit(do="block", seconds=60)
+    with folder.worker("--in-process") as worker:
+        worker.wait_for("start 1")
+        for _ in range(2):
+            worker.signal(SIGTERM)
+            time.sleep(0.2)  # two signals at once are one to a process
+        third = time.monotonic()
+        worker.signal(SIGTERM)
+        assert worker.end() == 143
+        assert time.monotonic() - third < 0.6
+
+
+@both
+@pytest.mark.parametrize("do", ["sleep", "block", "swallow"])
+def test_no_handler_outlives_the_drain_deadline(folder: Folder, where: tuple[str, ...], do: str) -> None:
+    folder.emit(do=do, seconds=60)
+    with folder.worker("--drain-timeout", "300ms", *where) as worker:
+        worker.wait_for("start 1")
+        begun = time.monotonic()
+        worker.signal(SIGTERM)
+        assert worker.end() == 143
+        assert time.monotonic() - begun < 4
+    assert folder.lag()["billing"] == 1
+
+
+@pytest.mark.parametrize("do", ["sleep", "block", "swallow"])
+def test_a_worker_whose_supervisor_is_killed_leaves_no_orphan(folder: Folder, do: str) -> None:
+    folder.emit(do=do, seconds=60)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        children = worker.children()
+        assert len(children) == 2
+        worker.signal(SIGKILL)
+        assert wait_until(lambda: not any(is_running(pid) for pid in children), within_s=5) < 3
+
+
+def test_an_idle_worker_ends_quickly(folder: Folder) -> None:
+    folder.emit()
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        wait_until(lambda: folder.lag().get("audit") == 0)
+        begun = time.monotonic()
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert time.monotonic() - begun < 3
+
+
+def test_a_signal_during_the_start_ends_the_worker_quietly(folder: Folder) -> None:
+    with folder.worker() as worker:
+        worker.wait_for("processes:")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert not worker.says("Traceback")
+
+
+def test_what_was_given_up_is_handled_by_the_next_worker_without_a_failed_attempt(folder: Folder) -> None:
+    folder.emit(do="sleep", seconds=1.5)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        worker.signal(SIGKILL)
+    ended = folder.run("worker", "--burst")
+    assert "handled 1, failed 0, dead 0, lag 0" in ended.err
+    assert folder.ok("state", "get", "total", "k").json == 1
