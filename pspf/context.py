@@ -197,7 +197,7 @@ def encode_value(name: str, value: object) -> bytes:
         encoded = orjson.dumps(plain)
     except (orjson.JSONEncodeError, RecursionError) as error:
         raise EventRejected(f"state {name!r} can't be stored as JSON: {error}") from error
-    if b"null" in encoded:
+    if encoded.find(b"null") >= 0:
         codec.check_finite({name: plain})
     return encoded
 

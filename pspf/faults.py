@@ -1,7 +1,7 @@
 """Named crash points, for tests of what PSPF survives. Nothing happens unless one is armed.
 
 `PSPF_FAULT=point:n:action` arms the n-th passing of a point. Actions: `kill` (SIGKILL to this
-process), `stop` (SIGSTOP), `raise`, `sleep` (5 s). `settings` reads the variable and calls `arm`.
+process), `stop` (SIGSTOP), `raise`, `sleep` (5 s). The worker reads the setting and calls `arm`.
 """
 
 import os

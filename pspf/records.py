@@ -19,7 +19,7 @@ from pspf.errors import ConfigurationError, EventRejected, SchemaError
 _LOW_BITS: Final = 64
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
-_ID: Final = re.compile(r"(?:(\d{1,6}):)?(\d{1,20})(?:-(\d{1,20}))?")
+_ID: Final = re.compile(r"(?:(\d{1,6}):)?(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 
 DEAD_LETTER_SUFFIX: Final = "-dlq"
 LATE_SUFFIX: Final = "-late"
@@ -30,6 +30,13 @@ def format_id(partition: int, offset: int) -> str:
     high = offset >> _LOW_BITS
     text = f"{high}-{offset & _LOW_MASK}" if high else str(offset)
     return f"{partition}:{text}" if partition else text
+
+
+def format_ids(places: "Sequence[Appended]") -> list[str]:
+    """Return the ids of many places: what `format_id` gives for each."""
+    if all([place.partition == 0 and place.offset >> _LOW_BITS == 0 for place in places]):
+        return [str(place.offset) for place in places]
+    return [place.id for place in places]
 
 
 def parse_id(text: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from pspf.context import current_call
 from pspf.errors import ConfigurationError, EmitUnknown, NotAvailable, NotFound, PSPFError
 from pspf.processing.stop import Backoff, Stop
 from pspf.processor import BatchProcessor, Tuning
-from pspf.records import Appended, NewRecord, encode_headers
+from pspf.records import Appended, NewRecord, encode_headers, format_ids
 from pspf.schema import encode
 from pspf.settings import settings
 from pspf.state.base import StateStore
@@ -30,6 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[["Stream"], AbstractAsyncContextManager[Any]]
 
 _HEALTH_S: Final = 5.0
+_new: Final[Any] = tuple.__new__  # a third of the price of a NamedTuple's own constructor
 
 
 class Stream:
@@ -215,10 +216,12 @@ class Stream:
     ) -> list[str]:
         """Store many events at once, all or none; return their record ids in order. Errors as in `emit`."""
         if key is None and not headers and current_call.get() is None and not self.telemetry.is_tracing:
-            records = [NewRecord(raw_key, value, None, None, id_) for value, raw_key, id_ in map(encode, events)]
+            records = [
+                _new(NewRecord, (raw_key, value, None, None, id_)) for value, raw_key, id_ in map(encode, events)
+            ]
         else:
             records = [self._encode(event, key, headers) for event in events]
-        return [place.id for place in await self._append(records, topic)]
+        return format_ids(await self._append(records, topic))
 
     def _encode(self, event: Any, key: str | None, headers: Mapping[str, str] | None) -> NewRecord:
         call = current_call.get()

@@ -52,6 +52,16 @@ class Limits:
     max_crashes: int = 3
     synchronous: str = "FULL"
 
+    def check_all(self, records: Sequence[NewRecord]) -> None:
+        """Raise EventRejected where one of `records` is larger than a stored record may be."""
+        if (
+            max([len(record[1]) for record in records]) > self.max_record_bytes
+            or max([len(record[0] or b"") for record in records]) > self.max_key_bytes
+            or max([len(record[2] or b"") for record in records]) > self.max_headers_bytes
+        ):
+            for record in records:
+                self.check(record)
+
     def check(self, record: NewRecord) -> None:
         """Raise EventRejected where `record` is larger than a stored record may be."""
         if len(record.value) > self.max_record_bytes:

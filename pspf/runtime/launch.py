@@ -1,7 +1,6 @@
 """`pspf worker`, between the arguments and the processes: loads the app, says what runs, runs it, says how it ended."""
 
 import asyncio
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +83,7 @@ def _run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[
 
 
 def _run_children(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[str], None]) -> int:
-    if not asyncio.run(_meet_broker(loaded, plan, say)):
-        return 0
+    asyncio.run(_meet_broker(loaded, plan, say))
     # Children load the app again, by themselves: nothing of this process is theirs, not even a broken import.
     specs = [
         ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.cursors, request.options, report_fd=-1)
@@ -99,26 +97,17 @@ def _run_children(loaded: LoadedApp, plan: AppPlan, request: Request, say: Calla
     return outcome.code
 
 
-async def _meet_broker(loaded: LoadedApp, plan: AppPlan, say: Callable[[str], None]) -> bool:
-    """Wait for the broker before there are processes; False where a signal came first.
+async def _meet_broker(loaded: LoadedApp, plan: AppPlan, say: Callable[[str], None]) -> None:
+    """Wait for the broker before there are processes, so that one line says that it is down, not one per process.
 
-    So that one line says that it is down, not one per process.
+    A signal in the meantime ends this process quietly: nothing is in hand yet.
     """
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-    for number in signals:
-        loop.add_signal_handler(number, stopping.set)
     broker = loaded.stream.broker
     try:
-        if not await connect_patiently(broker, stopping, say):
-            return False
+        await connect_patiently(broker, asyncio.Event(), say)
         await say_missing_topics(broker, (group.topic for group in plan.groups), say)
-        return not stopping.is_set()
     finally:
         await broker.close()
-        for number in signals:
-            loop.remove_signal_handler(number)
 
 
 def _final_lag(loaded: LoadedApp, cursors: Sequence[CursorName]) -> int | None:

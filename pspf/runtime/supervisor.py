@@ -74,7 +74,7 @@ class Supervisor:
         self._failure: str | None = None
 
     def run(self) -> Outcome:
-        """Run all processes until the last one has ended. Main thread only."""
+        """Run all processes until the last one has ended. Main thread only; SIGTERM and SIGINT stay taken over."""
         wake_read, wake_write = os.pipe()
         os.set_blocking(wake_write, False)
         os.set_blocking(wake_read, False)
@@ -82,8 +82,8 @@ class Supervisor:
         selector.register(wake_read, selectors.EVENT_READ)
         before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         # SIGCHLD only wakes the loop up.
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-        handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, self._on_signal)
         try:
             for spec in self._specs:
                 self._children.append(_start(spec))
@@ -100,8 +100,10 @@ class Supervisor:
         finally:
             self._kill_all()
             signal.set_wakeup_fd(before)
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            # What the caller still does, it does for the record: one more signal ends it.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda number, frame: os._exit(128 + number))
             selector.close()
             for descriptor in (wake_read, wake_write, *(child.report_fd for child in self._children)):
                 os.close(descriptor)

@@ -89,8 +89,7 @@ class SQLBroker(Broker):
             raise ConfigurationError(f"topic {topic!r}: dead and late records are written by PSPF alone")
         if not records:
             return []
-        for record in records:
-            self.limits.check(record)
+        self.limits.check_all(records)
         try:
             return await self._engine.write(lambda storage: self._append(storage, topic, records))
         except OutcomeUnknown as error:

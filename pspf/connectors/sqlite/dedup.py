@@ -13,6 +13,9 @@ from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS
 
 _BUCKETS: Final = 10
+_HOT: Final = 0
+"""The bucket that ids enter first. Hashes scatter: in a large bucket each would dirty a page of its own."""
+_HOT_IDS: Final = 10_000
 
 
 def hash_id(event_id: str) -> int:
@@ -31,10 +34,11 @@ class Dedup:
         numbers = array("q", sorted(hashes.values()))
         oldest_ms = now_ms - self._limits.dedup_window_ms
         found: dict[int, int] = {}
-        for (bucket,) in storage.rows(
+        buckets = storage.rows(
             "SELECT bucket FROM dedup_buckets WHERE partition_id = ? AND last_ms >= ? ORDER BY bucket",
             (partition_id, oldest_ms),
-        ):
+        )
+        for (bucket,) in [*buckets, (_HOT,)] if buckets else ():
             found.update(
                 storage.rows(
                     "SELECT d.hash, d.offset FROM carray(?) c CROSS JOIN dedup d"
@@ -63,20 +67,34 @@ class Dedup:
         return not isinstance(event, dict) or "event_id" not in event or str(event["event_id"]) == event_id
 
     def remember(self, storage: Storage, partition_id: int, ids: Sequence[tuple[int, int]], now_ms: int) -> None:
-        """Put (hash, offset) pairs into the current bucket, in the order of its B-tree."""
+        """Put (hash, offset) pairs into the window."""
         if not ids:
             return
-        bucket = self._current_bucket(storage, partition_id, now_ms)
-        rows = [(partition_id, bucket, number, offset) for number, offset in sorted(ids)]
+        bucket, hot = self._current_bucket(storage, partition_id, now_ms)
+        if hot >= _HOT_IDS:
+            self._cool(storage, partition_id, bucket)
+            hot = 0
+        rows = [(partition_id, _HOT, number, offset) for number, offset in sorted(ids)]
         storage.insert("dedup", 4, rows, verb="INSERT OR REPLACE")
         storage.run(
-            "UPDATE dedup_buckets SET ids = ids + ?, last_ms = ? WHERE partition_id = ? AND bucket = ?",
-            (len(ids), now_ms, partition_id, bucket),
+            "UPDATE dedup_buckets SET ids = ids + ?, hot = ?, last_ms = ? WHERE partition_id = ? AND bucket = ?",
+            (len(ids), hot + len(ids), now_ms, partition_id, bucket),
         )
 
-    def _current_bucket(self, storage: Storage, partition_id: int, now_ms: int) -> int:
+    @staticmethod
+    def _cool(storage: Storage, partition_id: int, bucket: int) -> None:
+        """Move the hot ids to their bucket."""
+        storage.run(
+            "INSERT OR REPLACE INTO dedup SELECT partition_id, ?, hash, offset FROM dedup"
+            " WHERE partition_id = ? AND bucket = ?",
+            (bucket, partition_id, _HOT),
+        )
+        storage.run("DELETE FROM dedup WHERE partition_id = ? AND bucket = ?", (partition_id, _HOT))
+
+    def _current_bucket(self, storage: Storage, partition_id: int, now_ms: int) -> tuple[int, int]:
+        """Return the newest bucket, made where the last one is full or old, and how many of its ids are hot."""
         row = storage.row(
-            "SELECT bucket, ids, first_ms FROM dedup_buckets WHERE partition_id = ? ORDER BY bucket DESC LIMIT 1",
+            "SELECT bucket, ids, first_ms, hot FROM dedup_buckets WHERE partition_id = ? ORDER BY bucket DESC LIMIT 1",
             (partition_id,),
         )
         is_full = row is not None and (
@@ -84,17 +102,18 @@ class Dedup:
             or now_ms - row[2] >= max(1, self._limits.dedup_window_ms // _BUCKETS)
         )
         if row is not None and not is_full:
-            bucket: int = row[0]
-            return bucket
+            return row[0], row[3]
         bucket = 1 if row is None else row[0] + 1
-        storage.run("INSERT INTO dedup_buckets VALUES (?, ?, 0, ?, ?)", (partition_id, bucket, now_ms, now_ms))
+        if row is not None:
+            self._cool(storage, partition_id, row[0])
+        storage.run("INSERT INTO dedup_buckets VALUES (?, ?, 0, 0, ?, ?)", (partition_id, bucket, now_ms, now_ms))
         storage.run(
             "DELETE FROM dedup_buckets WHERE partition_id = ? AND (bucket < ? OR last_ms < ?)",
             (partition_id, bucket - _BUCKETS, now_ms - self._limits.dedup_window_ms),
         )
         storage.run(
-            "DELETE FROM dedup WHERE partition_id = ?1 AND bucket < coalesce((SELECT min(bucket) FROM dedup_buckets"
+            "DELETE FROM dedup WHERE partition_id = ?1 AND bucket > 0 AND bucket < coalesce((SELECT min(bucket) FROM dedup_buckets"
             " WHERE partition_id = ?1), 0)",
             (partition_id,),
         )
-        return bucket
+        return bucket, 0

@@ -127,21 +127,34 @@ class Engine(ABC):
 
     def transact(self, writes: Sequence[Write]) -> None:
         """Run writes in one transaction; each gets its result or its error, none raises here."""
-        self.grown = set()
         try:
             with self.storage.queued():
-                self.storage.begin(durable=any(write.is_durable for write in writes))
+                self._transact_in_turn(writes)
+        except OSError as error:  # the queue's file itself
+            self._fail(writes, error)
+
+    def _transact_in_turn(self, writes: Sequence[Write]) -> None:
+        self.grown = set()
+        try:
+            self.storage.begin(durable=any(write.is_durable for write in writes))
+            if len(writes) == 1:
+                writes[0].result = writes[0].job(self.storage)  # alone: no savepoint, which copies each page
+            else:
                 for write in writes:
                     self._run_in_savepoint(write)
-                faults.reach("commit.sent")
-                self._commit()
-                faults.reach("commit.reply")
-                self.storage.checkpoint_if_due()
-        except (apsw.Error, PSPFError, OSError) as error:
+            faults.reach("commit.sent")
+            self._commit()
+            faults.reach("commit.reply")
+        except Exception as error:  # the boundary of a transaction: each caller gets the error
             self.storage.rollback()
-            self.grown = set()
-            for write in writes:
-                write.error = write.error or self._as_pspf(error)
+            self._fail(writes, error)
+        else:
+            self.storage.checkpoint_if_due()
+
+    def _fail(self, writes: Sequence[Write], error: Exception) -> None:
+        self.grown = set()
+        for write in writes:
+            write.error = write.error or self._as_pspf(error)
 
     def _commit(self) -> None:
         try:
@@ -503,7 +516,7 @@ class ThreadEngine(Engine):
             except RuntimeError:
                 logger.debug("%s: %d answers for a closed event loop", self.storage.name, len(batch))
 
-    def _fail_all(self, error: PSPFError) -> None:
+    def _fail_all(self, error: Exception) -> None:
         requests = [*self._parked, *self._requests]
         self._parked.clear()
         self._requests.clear()

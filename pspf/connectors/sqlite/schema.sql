@@ -36,7 +36,8 @@ CREATE TABLE records (
     timestamp_ms INTEGER NOT NULL
 );
 
--- The event_ids of the de-dup window, as 64-bit hashes in buckets that are dropped whole.
+-- The event_ids of the de-dup window, as 64-bit hashes in buckets that are dropped whole. They enter
+-- bucket 0, which is small, and move to the newest other one together.
 CREATE TABLE dedup (
     partition_id INTEGER NOT NULL,
     bucket INTEGER NOT NULL,
@@ -49,6 +50,7 @@ CREATE TABLE dedup_buckets (
     partition_id INTEGER NOT NULL,
     bucket INTEGER NOT NULL,
     ids INTEGER NOT NULL,
+    hot INTEGER NOT NULL,
     first_ms INTEGER NOT NULL,
     last_ms INTEGER NOT NULL,
     PRIMARY KEY (partition_id, bucket)

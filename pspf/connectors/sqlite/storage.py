@@ -33,8 +33,8 @@ _TRUNCATE_PAGES: Final = 64 * 1024 * 1024 // 4096
 Row = tuple[Any, ...]
 
 
-def translate(error: apsw.Error, name: str) -> PSPFError:
-    """Return what PSPF raises for SQLite's error, by what the caller can do about it."""
+def translate(error: apsw.Error, name: str) -> Exception:
+    """Return what PSPF raises for SQLite's error, by what the caller can do; a mistake of ours as it is."""
     if isinstance(error, apsw.FullError):
         return DiskFull(f"{name}: the disk is full ({error})")
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
@@ -45,7 +45,7 @@ def translate(error: apsw.Error, name: str) -> PSPFError:
         return BackendUnavailable(f"{name}: can't be opened for writing ({error})")
     if isinstance(error, apsw.IOError | apsw.ProtocolError | apsw.InterruptError):
         return BackendUnavailable(f"{name}: {error}")
-    raise error
+    return error
 
 
 class Storage:
@@ -102,6 +102,7 @@ class Storage:
         with self.queued():
             self.rows("PRAGMA journal_mode=WAL")
             self.rows("PRAGMA cache_size=-65536")
+            self.rows("PRAGMA temp_store=MEMORY")
             self.connection.set_wal_hook(self._after_commit)
             self._set_synchronous(durable=True)
             self.begin()
@@ -221,6 +222,8 @@ class Storage:
             self.connection.wal_checkpoint(mode=mode)
         except apsw.BusyError:
             logger.warning("%s: a long reader keeps the WAL at %d pages", self.name, self._wal_pages)
+        except apsw.Error as error:  # what was committed stays committed; the next commit tries again
+            logger.warning("%s: no checkpoint: %s", self.name, error)
         self._next_checkpoint = self._wal_pages + _CHECKPOINT_PAGES
 
     def data_version(self) -> int:
