@@ -34,9 +34,10 @@ def format_id(partition: int, offset: int) -> str:
 
 def format_ids(places: "Sequence[Appended]") -> list[str]:
     """Return the ids of many places: what `format_id` gives for each."""
-    if all([place.partition == 0 and place.offset >> _LOW_BITS == 0 for place in places]):
-        return [str(place.offset) for place in places]
-    return [place.id for place in places]
+    return [
+        str(offset) if not partition and not offset >> _LOW_BITS else format_id(partition, offset)
+        for partition, offset, _ in places
+    ]
 
 
 def parse_id(text: str) -> tuple[int, int]:

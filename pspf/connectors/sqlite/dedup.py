@@ -112,8 +112,8 @@ class Dedup:
             (partition_id, bucket - _BUCKETS, now_ms - self._limits.dedup_window_ms),
         )
         storage.run(
-            "DELETE FROM dedup WHERE partition_id = ?1 AND bucket > 0 AND bucket < coalesce((SELECT min(bucket) FROM dedup_buckets"
-            " WHERE partition_id = ?1), 0)",
+            "DELETE FROM dedup WHERE partition_id = ?1 AND bucket > 0"
+            " AND bucket < coalesce((SELECT min(bucket) FROM dedup_buckets WHERE partition_id = ?1), 0)",
             (partition_id,),
         )
         return bucket, 0
