@@ -1,9 +1,7 @@
 """The handlers: one remembers, one warns, one cleans a feed."""
 
-from apps.quakes.models import NetworkStats, Quake, QuakeAlert, RawQuake
+from apps.quakes.models import ALERT_MAGNITUDE, NetworkStats, Quake, QuakeAlert, RawQuake
 from pspf import Context, RetryPolicy, Stream
-
-ALERT_MAGNITUDE = 4.5
 
 stream = Stream(topic="quakes", group="quakes")
 

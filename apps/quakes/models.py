@@ -4,6 +4,9 @@ from pydantic import BaseModel
 
 from pspf import BaseEvent
 
+ALERT_MAGNITUDE = 4.5
+"""From here on people hear of it."""
+
 
 class Quake(BaseEvent):
     """One earthquake; `key` is the network that located it. Depth in kilometres, negative above sea level."""

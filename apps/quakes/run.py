@@ -1,7 +1,7 @@
-"""The main job on real data, with the commands that a user types: `python -m apps.quakes.run`.
+"""The main job on real data, with the commands that a user types: `python -m apps.quakes.run [FOLDER]`.
 
-Makes a broker file of its own afresh, and ends with `N events, lag L`; exit 1 where a count is not
-the file's or something is left to do.
+Makes a broker file of its own afresh in the folder (.pspf/run of the project), and ends with
+`N events, lag L`; exit 1 where a count is not the file's or something is left to do.
 """
 
 import json
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from apps.quakes.handlers import ALERT_MAGNITUDE
+from apps.quakes.models import ALERT_MAGNITUDE
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "apps" / "quakes" / "data" / "quakes.ndjson"
-BROKER = ROOT / ".pspf" / "run" / "broker.db"
+FOLDER = ROOT / ".pspf" / "run"
 BAD_RECORD = {
     "net": "zz",
     "code": "0001",
@@ -73,17 +73,18 @@ class Pspf:
         return done.stdout
 
 
-def main() -> int:
+def main(folder: Path) -> int:
     """Run the job; return the exit code."""
-    shutil.rmtree(BROKER.parent, ignore_errors=True)
-    BROKER.parent.mkdir(parents=True)
-    pspf = Pspf(BROKER)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    broker = folder / "broker.db"
+    pspf = Pspf(broker)
     started = time.monotonic()
     print(pspf.run("emit", "quakes", f"@{DATA.relative_to(ROOT)}"), end="")
     print(pspf.run("emit", "quakes-raw", json.dumps(BAD_RECORD)), end="")
     print(pspf.run("worker", "apps.quakes:stream", "--burst"), end="")
     print(pspf.run("groups", "inspect"))
-    print(f"the three took {time.monotonic() - started:.1f} s; the broker's file stays: {BROKER.relative_to(ROOT)}\n")
+    print(f"the three took {time.monotonic() - started:.1f} s; the broker's file stays: {broker}\n")
     found = read_found(pspf)
     show(found)
     wrong = find_differences(found)
@@ -136,4 +137,4 @@ def show(found: Found) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else FOLDER))

@@ -83,10 +83,11 @@ def _equal(left: Any, right: Any) -> bool:
     # `id=7` on the command line also finds "7": a shell has no types.
     if isinstance(left, str) and _is_number(right):
         return left == str(right)
-    return type(left) is type(right) and bool(left == right) if isinstance(right, bool) else bool(left == right)
+    # JSON's true is no 1, as Python's is.
+    return isinstance(left, bool) == isinstance(right, bool) and bool(left == right)
 
 
 def _contains(found: Any, value: Any) -> bool:
     if isinstance(found, str):
         return str(value) in found
-    return isinstance(found, list | dict) and value in found if not isinstance(value, list | dict) else False
+    return isinstance(found, list) and any(_equal(element, value) for element in found)

@@ -113,7 +113,9 @@ def _user_frame(error: BaseException) -> traceback.FrameSummary | None:
 def _streams(module: ModuleType) -> list[str]:
     """Return the names of the module's Streams, each Stream once."""
     seen: dict[int, str] = {}
-    for name, value in vars(module).items():
+    # __all__ as well: a package may import its Stream only when it is asked for.
+    for name in dict.fromkeys([*vars(module), *getattr(module, "__all__", ())]):
+        value = getattr(module, name, None)
         if isinstance(value, Stream):
             seen.setdefault(id(value), name)
     return list(seen.values())

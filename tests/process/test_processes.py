@@ -1,6 +1,8 @@
 """Several processes: how many there are, and what happens when one of them fails."""
 
 import os
+import shutil
+import signal
 
 from tests.process.commands import Folder
 
@@ -69,3 +71,41 @@ def test_an_error_of_a_process_is_the_workers_own(folder: Folder) -> None:
     assert ended.code == 3
     assert "only in a child" in ended.err
     assert "Traceback" not in ended.err
+
+
+def test_a_worker_waits_for_a_broker_that_is_down_and_says_so_once(folder: Folder) -> None:
+    (folder.path / "data").write_text("in the way of the folder")
+    for where in ((), ("--in-process",)):
+        with folder.worker("--burst", "--backend", "sqlite:///data/broker.db", *where) as worker:
+            worker.wait_for("waiting for the broker")
+            (folder.path / "data").unlink()
+            assert worker.end() == 0
+            assert worker.log.read_text().count("waiting for the broker") == 1
+            assert worker.says("lag 0")
+        shutil.rmtree(folder.path / "data")
+        (folder.path / "data").write_text("again in the way")
+
+
+def test_a_signal_ends_a_worker_that_waits_for_its_broker(folder: Folder) -> None:
+    (folder.path / "data").write_text("in the way of the folder")
+    for where in ((), ("--in-process",)):
+        with folder.worker("--backend", "sqlite:///data/broker.db", *where) as worker:
+            worker.wait_for("waiting for the broker")
+            worker.signal(signal.SIGTERM)
+            assert worker.end() == 0
+
+
+def test_a_process_that_is_killed_at_a_crash_point_costs_nothing(folder: Folder) -> None:
+    folder.emit(50)
+    killed = folder.pspf("worker", "--burst", PSPF_FAULT="commit.sent:1:kill")
+    assert killed.code == 1
+    assert "was ended by SIGKILL" in killed.err
+    folder.run("worker", "--burst")
+    assert folder.ok("state", "get", "total", "k").json == sum(range(1, 51))
+
+
+def test_a_crash_point_that_is_none_ends_with_code_2(folder: Folder) -> None:
+    for where in ((), ("--in-process",)):
+        ended = folder.pspf("worker", "--burst", *where, PSPF_FAULT="nowhere:1:kill")
+        assert ended.code == 2
+        assert "Traceback" not in ended.err
