@@ -1,6 +1,7 @@
 """The app that the fault tests run: sums per key in order, alerts from a second group.
 
-`FAULTS_KILL=HANDLER:N` makes a handler end its process at event N, every time.
+`FAULTS_KILL=HANDLER:N` makes a handler end its process at event N, every time; `FAULTS_BATCH_SIZE`
+is the most records of a batch, `FAULTS_PADDING` the bytes that an output is made larger by.
 """
 
 import os
@@ -9,8 +10,9 @@ import signal
 from pspf import BaseEvent, Context, Stream
 
 KILL_HANDLER, _, KILL_AT = os.environ.get("FAULTS_KILL", "").partition(":")
-BATCH_SIZE = 7
+BATCH_SIZE = int(os.environ.get("FAULTS_BATCH_SIZE", "7"))
 """Small, so that a run passes every crash point many times."""
+PADDING = "x" * int(os.environ.get("FAULTS_PADDING", "0"))
 ALERT_EVERY = 7
 
 
@@ -27,6 +29,7 @@ class Total(BaseEvent):
     n: int
     count: int
     sum: int
+    padding: str = ""
 
 
 class Alert(BaseEvent):
@@ -50,7 +53,7 @@ async def totals(event: Number, ctx: Context) -> None:
     count, total = await ctx.state.get("total", (0, 0))
     count, total = count + 1, total + event.n
     await ctx.state.put("total", (count, total))
-    ctx.emit(Total(n=event.n, count=count, sum=total), topic="totals", key=event.key)
+    ctx.emit(Total(n=event.n, count=count, sum=total, padding=PADDING), topic="totals", key=event.key)
 
 
 @stream.subscribe("numbers", BATCH_SIZE, group="watch", name="alerts")
