@@ -97,11 +97,11 @@ class SQLBroker(Broker):
 
     def _append(self, storage: Storage, topic: str, records: Sequence[NewRecord]) -> list[Appended]:
         now_ms = self._engine.clock.now_ms()
-        places = self._log.append(storage, topic, records, now_ms)
-        partitions = topics.get_topic(storage, topic).partitions
-        for number in {place.partition for place in places}:
-            self._engine.grown.add(partitions[number].partition_id)
-            self._trimmer.trim_if_due(storage, partitions[number].partition_id, now_ms)
+        found = topics.ensure_topic(storage, topic, now_ms)
+        places = self._log.append(storage, found, records, now_ms)
+        for number in {place[0] for place in places}:
+            self._engine.grown.add(found.partitions[number].partition_id)
+            self._trimmer.trim_if_due(storage, found.partitions[number].partition_id, now_ms)
         return places
 
     async def read(self, topic: str, partition: int, *, offset: int, max_records: int) -> Sequence[Record]:

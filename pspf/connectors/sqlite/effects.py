@@ -105,8 +105,8 @@ def append_and_tell(
     engine: Engine, log: Log, storage: Storage, topic: str, records: Sequence[NewRecord], now_ms: int
 ) -> list[tuple[int, int]]:
     """Append inside a commit, and let waiting polls know."""
-    places = log.append(storage, topic, records, now_ms)
     found = ensure_topic(storage, topic, now_ms)
+    places = log.append(storage, found, records, now_ms)
     engine.grown.update(found.partitions[number].partition_id for number in {place.partition for place in places})
     return [(place.partition, place.offset) for place in places]
 

@@ -11,7 +11,7 @@ import apsw
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite.dedup import Dedup, hash_id
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.topics import OFFSET_BITS, Partition, ensure_topic
+from pspf.connectors.sqlite.topics import OFFSET_BITS, Partition, Topic
 from pspf.records import Appended, NewRecord, Record, partition_of
 
 _new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
@@ -24,13 +24,12 @@ class Log:
         self._dedup = Dedup(limits)
         self._turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
 
-    def append(self, storage: Storage, topic: str, records: Sequence[NewRecord], now_ms: int) -> list[Appended]:
+    def append(self, storage: Storage, topic: Topic, records: Sequence[NewRecord], now_ms: int) -> list[Appended]:
         """Append records; return their places in order. The caller has checked their sizes."""
-        found = ensure_topic(storage, topic, now_ms)
-        count = len(found.partitions)
+        count = len(topic.partitions)
         if count == 1:
-            return self.append_partition(storage, found.partitions[0], records, now_ms)
-        turns = self._turns[topic]
+            return self.append_partition(storage, topic.partitions[0], records, now_ms)
+        turns = self._turns[topic.topic]
         lanes: dict[int, list[int]] = {}
         for index, record in enumerate(records):
             # Without a key its event_id chooses, so that a duplicate meets the first one.
@@ -43,7 +42,7 @@ class Log:
         for number, indices in lanes.items():
             chosen = [records[index] for index in indices]
             places.update(
-                zip(indices, self.append_partition(storage, found.partitions[number], chosen, now_ms), strict=True)
+                zip(indices, self.append_partition(storage, topic.partitions[number], chosen, now_ms), strict=True)
             )
         return [places[index] for index in range(len(records))]
 
@@ -80,21 +79,22 @@ class Log:
 
     def _store(self, storage: Storage, partition: Partition, records: Sequence[NewRecord], now_ms: int) -> int:
         partition_id = partition.partition_id
-        begin = _next_offset(storage, partition_id)
         if not records:
-            return begin
+            return _next_offset(storage, partition_id)
+        size_bytes = sum([len(record[1]) for record in records])
+        row = storage.row(
+            "UPDATE partitions SET next_offset = next_offset + ?1, records = records + ?1, size_bytes = size_bytes + ?2"
+            " WHERE partition_id = ?3 RETURNING next_offset",
+            (len(records), size_bytes, partition_id),
+        )
+        assert row is not None
+        begin: int = row[0] - len(records)
         place = partition_id << OFFSET_BITS | begin
         rows = [
             (at, raw_key, value, raw_headers, now_ms if timestamp_ms is None else timestamp_ms)
             for at, (raw_key, value, raw_headers, timestamp_ms, _) in enumerate(records, place)
         ]
         storage.insert("records", 5, rows)
-        size_bytes = sum([len(record[1]) for record in records])
-        storage.run(
-            "UPDATE partitions SET next_offset = ?, records = records + ?, size_bytes = size_bytes + ?"
-            " WHERE partition_id = ?",
-            (begin + len(records), len(records), size_bytes, partition_id),
-        )
         return begin
 
 

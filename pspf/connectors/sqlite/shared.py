@@ -29,6 +29,17 @@ class Run:
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What there is to take: records given back or of the dead, due retries, new ones from `position` to `end`."""
+
+    is_orphaned: bool
+    is_due: bool
+    is_unread: bool
+    position: int
+    end: int
+
+
 class SharedConsumer(Consumer):
     """A shared cursor, consumed beside others."""
 
@@ -63,40 +74,44 @@ class SharedConsumer(Consumer):
         faults.reach("read.reply")
         return Batch((), 0) if isinstance(found, Nothing) else found
 
-    def _look(self, storage: Storage, retries_only: bool) -> Nothing | bool:
+    def _look(self, storage: Storage, retries_only: bool) -> "Nothing | Sight":
         row = storage.row(
             "SELECT EXISTS (SELECT 1 FROM claims WHERE cursor_id = ?1 AND session IS NULL),"
             " (SELECT min(due_ms) FROM retries WHERE cursor_id = ?1 AND due_ms IS NOT NULL),"
-            " c.position < p.next_offset FROM cursors c JOIN partitions p USING (partition_id) WHERE c.cursor_id = ?1",
+            " max(c.position, p.first_offset), p.next_offset"
+            " FROM cursors c JOIN partitions p USING (partition_id) WHERE c.cursor_id = ?1",
             (self._cursor_id,),
         )
         if row is None:
             return Nothing()
-        is_orphaned, due_ms, is_unread = row
-        if is_orphaned or (is_unread and not retries_only):
-            return True
-        if due_ms is not None and due_ms <= self._engine.clock.now_ms():
-            return True
-        return Nothing(due_ms)
+        is_orphaned, due_ms, position, end = row
+        is_due = due_ms is not None and due_ms <= self._engine.clock.now_ms()
+        is_unread = position < end and not retries_only
+        return (
+            Sight(bool(is_orphaned), is_due, is_unread, position, end)
+            if is_orphaned or is_due or is_unread
+            else Nothing(due_ms)
+        )
 
     def _take(self, storage: Storage, max_records: int, retries_only: bool) -> Batch | Nothing:
+        sight = self._look(storage, retries_only)  # again: another worker may have been first
+        if isinstance(sight, Nothing):
+            return sight
         self._membership.ensure(storage)
         claim = self._membership.next_claim()
-        suspects = self._take_suspects(storage, claim, max_records)
-        if suspects is not None:
-            return suspects
-        records = self._take_orphans(storage, claim, max_records)
-        if len(records) < max_records:
+        records: list[Record] = []
+        if sight.is_orphaned:
+            suspects = self._take_suspects(storage, claim, max_records)
+            if suspects is not None:
+                return suspects
+            records += self._take_orphans(storage, claim, max_records)
+        if sight.is_due and len(records) < max_records:
             records += self._take_due(storage, claim, max_records - len(records))
-        if len(records) < max_records and not retries_only:
-            records += self._take_new(storage, claim, max_records - len(records))
-        if not records:
-            return self._look_again(storage, retries_only)
+        if sight.is_unread and len(records) < max_records:
+            records += self._take_new(storage, claim, sight, max_records - len(records))
+        if not records:  # what was there is gone from the log: what is behind it comes at once
+            return Nothing(self._engine.clock.now_ms() + 1)
         return Batch(records, records[-1].offset + 1)
-
-    def _look_again(self, storage: Storage, retries_only: bool) -> Nothing:
-        found = self._look(storage, retries_only)
-        return found if isinstance(found, Nothing) else Nothing(self._engine.clock.now_ms() + 1)
 
     def _take_suspects(self, storage: Storage, claim: int, max_records: int) -> Batch | None:
         row = storage.row(
@@ -155,18 +170,17 @@ class SharedConsumer(Consumer):
             forget_retries(storage, self._cursor_id, list(gone))
         return records
 
-    def _take_new(self, storage: Storage, claim: int, limit: int) -> list[Record]:
-        row = storage.row(
-            "SELECT max(c.position, p.first_offset), p.next_offset FROM cursors c"
-            " JOIN partitions p USING (partition_id) WHERE c.cursor_id = ?",
-            (self._cursor_id,),
-        )
-        assert row is not None
-        position, end = row
+    def _take_new(self, storage: Storage, claim: int, sight: Sight, limit: int) -> list[Record]:
         records = read_range(
-            storage, self.cursor.topic, self._partition_id, self.cursor.partition, position, end, limit
+            storage,
+            self.cursor.topic,
+            self._partition_id,
+            self.cursor.partition,
+            sight.position,
+            sight.end,
+            limit,
         )
-        after = records[-1].offset + 1 if records else end
+        after = records[-1].offset + 1 if records else sight.end
         storage.run("UPDATE cursors SET position = ? WHERE cursor_id = ?", (after, self._cursor_id))
         self._claim(storage, records, claim)
         return records
