@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -151,7 +152,10 @@ SECTIONS: dict[str, Callable[[Plan], list[Row]]] = {"consume": consume, "emit": 
 def remove(path: Path) -> None:
     """Remove a broker file and its companions, once no process uses them."""
     for companion in path.parent.glob(f"{path.name}*"):
-        companion.unlink()
+        if companion.is_dir():
+            shutil.rmtree(companion)
+        else:
+            companion.unlink()
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
