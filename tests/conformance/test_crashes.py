@@ -180,6 +180,8 @@ class Deployment:
                 await member.session.close()
             else:
                 self.ends += 1
+                # One crash nobody expected, at most seven halvings of 100, three alone: for each of them.
+                assert self.ends <= (1 + 7 + self.world.limits.max_crashes) * len(self.poison)
                 await crash(self.world, member)
             self.clock.advance(1_000)
 
@@ -224,8 +226,6 @@ async def test_a_record_that_always_ends_its_process_is_the_only_dead_letter(
     assert sorted(dead, key=int) == [str(n) for n in sorted(poison)]
     neighbours = sorted(values(await read_all(world.broker, "alerts")), key=int)
     assert neighbours == [str(n) for n in range(100) if n not in poison]
-    # One crash nobody expected, at most seven halvings of 100, three alone: for each of them.
-    assert deployment.ends <= (1 + 7 + world.limits.max_crashes) * len(poison)
 
 
 @MODES

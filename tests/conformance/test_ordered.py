@@ -1,12 +1,13 @@
 """Ordered mode: one owner at a time, and what a commit of the wrong one does: nothing."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from pspf.connectors.base import Broker, Consumer, Limits
-from pspf.errors import CommitFenced
-from pspf.records import Batch, Commit, Cursor
+from pspf.errors import CommitFenced, ConfigurationError
+from pspf.records import Batch, Commit, Cursor, Emit
 from tests.support.brokers import World
 from tests.support.workers import (
     GROUP,
@@ -301,3 +302,22 @@ async def test_a_refused_commit_of_one_cursor_leaves_anothers_of_the_same_moment
     lags = [await read_lag(world.broker, Cursor(TOPIC, GROUP, HANDLER, partition)) for partition in range(2)]
     assert lags == [1, 0]
     assert len(await read_all(world.broker, "alerts")) == 1
+
+
+async def test_a_commit_that_fails_half_way_leaves_nothing_beside_writes_of_the_same_moment(broker: Broker) -> None:
+    await broker.append(TOPIC, numbered(4))
+    member = await own(broker)
+    batch = await take_batch(member.consumer)
+    bad = Emit(batch.records[-1].offset, "not a topic", new("x"))
+    good = everything(batch, "half")
+    commit = replace(good, emits=[*good.emits, bad])
+    results = await asyncio.gather(
+        *(broker.append("others", numbered(3)) for _ in range(10)),
+        member.consumer.commit(commit),
+        *(broker.append("others", numbered(3)) for _ in range(10)),
+        return_exceptions=True,
+    )
+    assert isinstance(results.pop(10), ConfigurationError)
+    assert not [result for result in results if isinstance(result, BaseException)]
+    assert len(await read_all(broker, "others")) == 60
+    await check_untouched(broker, lag=4)
