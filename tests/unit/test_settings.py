@@ -2,9 +2,12 @@
 
 import subprocess
 import sys
+import traceback
+from pathlib import Path
 
 import pytest
 
+import pspf.settings
 from pspf.errors import ConfigurationError
 from pspf.settings import LazySettings, describe_settings, hide_password, load_settings
 
@@ -55,15 +58,18 @@ def test_retention_is_a_number_or_a_word() -> None:
 @pytest.mark.parametrize(
     ("variable", "text", "reason"),
     [
-        ("PSPF_LEASE_MS", "soon", "is no whole number"),
-        ("PSPF_LEASE_MS", "5", "must be 100 or more"),
-        ("PSPF_ADMIN_PORT", "70000", "must be 0 to 65,535"),
-        ("PSPF_RETRY_JITTER", "2", "must be 0 to 1"),
-        ("PSPF_SQLITE_SYNCHRONOUS", "OFF", "must be one of FULL, NORMAL"),
-        ("PSPF_RETENTION_MS", "-5", "forever"),
-        ("VALKEY_SSL", "perhaps", "must be true or false"),
-        ("PSPF_RENEW_MS", "20000", "is above PSPF_LEASE_MS"),
-        ("PSPF_MIN_BATCH_RECORDS", "2000", "is above PSPF_MAX_BATCH_RECORDS"),
+        ("PSPF_LEASE_MS", "soon", "Input should be a valid integer"),
+        ("PSPF_LEASE_MS", "5", "greater than or equal to 100"),
+        ("PSPF_ADMIN_PORT", "70000", "less than or equal to 65535"),
+        ("PSPF_RETRY_JITTER", "2", "less than or equal to 1"),
+        ("PSPF_RETRY_JITTER", "nan", "Input should be a finite number"),
+        ("PSPF_LOG_LEVEL", "loud", "Input should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
+        ("PSPF_SQLITE_SYNCHRONOUS", "OFF", "Input should be 'FULL' or 'NORMAL'"),
+        ("PSPF_RETENTION_MS", "-5", "milliseconds, `forever` or `consumed`"),
+        ("VALKEY_PORT", "0", "greater than or equal to 1"),
+        ("VALKEY_SSL", "perhaps", "Input should be a valid boolean"),
+        ("PSPF_RENEW_MS", "20000", "is above PSPF_LEASE_MS=10000; lower the first"),
+        ("PSPF_MIN_BATCH_RECORDS", "2000", "is above PSPF_MAX_BATCH_RECORDS=1000; lower the first"),
     ],
 )
 def test_a_bad_value_names_its_variable(variable: str, text: str, reason: str) -> None:
@@ -84,10 +90,41 @@ def test_the_environment_is_read_on_first_use(monkeypatch: pytest.MonkeyPatch) -
         _ = settings.NOPE  # type: ignore[attr-defined]
 
 
-def test_the_import_brings_no_pydantic() -> None:
-    code = "import sys, pspf.settings; print(pspf.settings.settings.ENV, 'pydantic' in sys.modules)"
+def test_pydantic_is_imported_with_the_first_setting() -> None:
+    code = "import sys, pspf.settings as s; print('pydantic' in sys.modules, s.settings.ENV, 'pydantic' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "dev False\n"
+    assert ran.stdout == "False dev True\n"
+
+
+def test_the_names_of_the_module_can_be_imported() -> None:
+    assert all(getattr(pspf.settings, name) is not None for name in pspf.settings.__all__)
+    with pytest.raises(AttributeError, match=r"'pspf\.settings' has no attribute 'nope'"):
+        _ = pspf.settings.nope
+    assert not hasattr(LazySettings(), "__wrapped__")
+
+
+def test_settings_come_from_nowhere_but_the_given_variables(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PSPF_ENV", "process")
+    monkeypatch.setenv("VALKEY_HOST", "process")
+    (tmp_path / ".env").write_text("PSPF_ENV=file\n")
+    settings = load_settings({"pspf_env": "small", "PSPF_MAX_CRASHES": " ", "PSPF_FAULT": ""})
+    assert (settings.ENV, settings.valkey.HOST, settings.MAX_CRASHES, settings.FAULT) == ("dev", "127.0.0.1", 3, None)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PSPF_RENEW_MS": "20000"},
+        {"PSPF_LEASE_MS": "soon"},
+        {"VALKEY_PORT": "soon"},
+    ],
+)
+def test_a_traceback_shows_no_secret(environment: dict[str, str]) -> None:
+    secrets = {"PSPF_BACKEND": "valkey://u:s3cret@h:1", "VALKEY_PASSWORD": "s3cret"}
+    with pytest.raises(ConfigurationError, match=next(iter(environment))) as caught:
+        load_settings(secrets | environment)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_secrets_are_not_described() -> None:
