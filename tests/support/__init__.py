@@ -1,1 +1,1 @@
-"""Helpers that the tests share: brokers to test, workers to drive, waiting without sleeping."""
+"""Helpers that the tests share: brokers to test, workers to drive."""
