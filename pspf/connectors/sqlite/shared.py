@@ -4,6 +4,7 @@ The gate of a commit is each record's own claim: whoever lost it, writes nothing
 """
 
 from array import array
+from bisect import bisect_right, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,20 +60,25 @@ class SharedConsumer(Consumer):
         self._membership = membership
         self._cursor_id = cursor_id
         self._partition_id = partition_id
-        self._claims: dict[int, int] = {}
+        self._outstanding: list[Run] = []
+        self._is_behind = False
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         faults.reach("read.sent")
         found = await self._engine.poll(
             Poll(
                 self._partition_id,
-                lambda storage: self._look(storage, retries_only),
+                lambda storage: self._look_first(storage, retries_only),
                 lambda storage: self._take(storage, max_records, retries_only),
                 timeout_ms,
             )
         )
         faults.reach("read.reply")
         return Batch((), 0) if isinstance(found, Nothing) else found
+
+    def _look_first(self, storage: Storage, retries_only: bool) -> "Nothing | Sight | bool":
+        """Look, unless the last poll was full: then there is more, most likely, and the take looks itself."""
+        return self._is_behind or self._look(storage, retries_only)
 
     def _look(self, storage: Storage, retries_only: bool) -> "Nothing | Sight":
         row = storage.row(
@@ -95,6 +101,7 @@ class SharedConsumer(Consumer):
 
     def _take(self, storage: Storage, max_records: int, retries_only: bool) -> Batch | Nothing:
         sight = self._look(storage, retries_only)  # again: another worker may have been first
+        self._is_behind = False
         if isinstance(sight, Nothing):
             return sight
         self._membership.ensure(storage)
@@ -111,6 +118,7 @@ class SharedConsumer(Consumer):
             records += self._take_new(storage, claim, sight, max_records - len(records))
         if not records:  # what was there is gone from the log: what is behind it comes at once
             return Nothing(self._engine.clock.now_ms() + 1)
+        self._is_behind = len(records) == max_records
         return Batch(records, records[-1].offset + 1)
 
     def _take_suspects(self, storage: Storage, claim: int, max_records: int) -> Batch | None:
@@ -127,7 +135,7 @@ class SharedConsumer(Consumer):
         if end < last:
             self._add_claim(storage, end + 1, last, claim, None, is_suspect=True)
         records = self._read_claimed(storage, first, end)
-        for run in runs(records, claim):
+        for run in runs([record.offset for record in records], claim):
             self._add_claim(
                 storage, run.first, run.last, claim, self._membership.session, is_suspect=True, crashes=crashes
             )
@@ -200,12 +208,13 @@ class SharedConsumer(Consumer):
         return records
 
     def _claim(self, storage: Storage, records: Sequence[Record], claim: int) -> None:
-        for run in runs(records, claim):
+        for run in runs([record.offset for record in records], claim):
             self._add_claim(storage, run.first, run.last, claim, self._membership.session)
         self._deliver(records, claim)
 
     def _deliver(self, records: Sequence[Record], claim: int) -> None:
-        self._claims.update(dict.fromkeys([record.offset for record in records], claim))
+        for run in runs([record.offset for record in records], claim):
+            insort(self._outstanding, run, key=_first)
 
     def _add_claim(
         self,
@@ -232,14 +241,26 @@ class SharedConsumer(Consumer):
         if commit.state:
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         lost: frozenset[int] = await self._engine.write(lambda storage: self._apply(storage, commit))
-        for offset in commit.done:
-            self._claims.pop(offset, None)
-        for retry in commit.retries:
-            self._claims.pop(retry.offset, None)
+        self._forget(commit)
         return sorted(lost)
 
+    def _forget(self, commit: Commit) -> None:
+        """Take what a commit settled out of what is outstanding."""
+        settled = [run for run in self._runs_of(_offsets(commit)) if run.claim >= 0]
+        left: list[Run] = []
+        for run in self._outstanding:
+            begin = run.first
+            for gone in settled:
+                if gone.claim == run.claim and begin <= gone.first and gone.last <= run.last:
+                    if begin < gone.first:
+                        left.append(Run(run.claim, begin, gone.first - 1))
+                    begin = gone.last + 1
+            if begin <= run.last:
+                left.append(Run(run.claim, begin, run.last))
+        self._outstanding = left
+
     def _apply(self, storage: Storage, commit: Commit) -> frozenset[int]:
-        offsets = sorted([*commit.done, *[retry.offset for retry in commit.retries]])
+        offsets = _offsets(commit)
         wanted = list(self._runs_of(offsets))
         lost = frozenset(offset for run in wanted for offset in self._not_ours(storage, run))
         if lost and commit.whole:
@@ -254,19 +275,22 @@ class SharedConsumer(Consumer):
         return lost
 
     def _runs_of(self, offsets: Sequence[int]) -> Iterator[Run]:
-        claims = self._claims
-        first = last = claim = -1
-        for offset in offsets:
-            own = claims.get(offset, -1)
-            if offset == last + 1 and own == claim and first >= 0:
-                last = offset
-                continue
-            if first >= 0:
-                yield Run(claim, first, last)
-            first = last = offset
-            claim = own
-        if first >= 0:
-            yield Run(claim, first, last)
+        """Yield the runs of sorted offsets by the claim that we know for them, -1 where we know none."""
+        outstanding = self._outstanding
+        for run in runs(offsets, -1):
+            begin = run.first
+            index = max(0, bisect_right(outstanding, begin, key=_first) - 1)
+            while begin <= run.last and index < len(outstanding) and outstanding[index].first <= run.last:
+                claimed = outstanding[index]
+                index += 1
+                if claimed.last < begin:
+                    continue
+                if begin < claimed.first:
+                    yield Run(-1, begin, claimed.first - 1)
+                yield Run(claimed.claim, max(begin, claimed.first), min(run.last, claimed.last))
+                begin = claimed.last + 1
+            if begin <= run.last:
+                yield Run(-1, begin, run.last)
 
     def _overlaps(self, storage: Storage, run: Run) -> list[tuple[int, int, int, int]]:
         return [
@@ -343,24 +367,33 @@ class SharedConsumer(Consumer):
 
         def give_back(storage: Storage) -> None:
             # Asked here and not before: a poll that was cancelled may have claimed since.
-            self._give_back(storage, [Run(claim, 0, 0) for claim in set(self._claims.values())])
+            self._give_back(storage, self._outstanding)
 
         await self._engine.write(give_back, durable=False)
-        self._claims.clear()
+        self._outstanding.clear()
 
 
-def runs(records: Sequence[Record], claim: int) -> Iterator[Run]:
-    """Yield the runs of consecutive offsets of records in offset order."""
-    offsets = sorted([record.offset for record in records])
+def runs(offsets: Sequence[int], claim: int) -> Iterator[Run]:
+    """Yield the runs of consecutive offsets; a batch is one, most of the time."""
     if not offsets:
         return
-    if offsets[-1] - offsets[0] == len(offsets) - 1:
-        yield Run(claim, offsets[0], offsets[-1])
+    ordered = sorted(offsets)
+    if ordered[-1] - ordered[0] == len(ordered) - 1:
+        yield Run(claim, ordered[0], ordered[-1])
         return
-    first = last = offsets[0]
-    for offset in offsets[1:]:
+    first = last = ordered[0]
+    for offset in ordered[1:]:
         if offset != last + 1:
             yield Run(claim, first, last)
             first = offset
         last = offset
     yield Run(claim, first, last)
+
+
+def _first(run: Run) -> int:
+    return run.first
+
+
+def _offsets(commit: Commit) -> list[int]:
+    """Return the offsets that a commit settles, sorted."""
+    return sorted([*commit.done, *[retry.offset for retry in commit.retries]])
