@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from pspf.connectors.base import Broker, Session
 from pspf.errors import BackendUnavailable, CommitFenced, CommitStale
@@ -14,6 +16,8 @@ from pspf.records import Cursor
 from pspf.subscription import Subscription
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _REVIEW_MS: Final = 500
 
@@ -47,10 +51,12 @@ class Assignment:
         self._processor = processor
         self._stop = stop
         self._owned: dict[int, _Owned] = {}
+        self._review_now = asyncio.Event()
+        stop.add(self._review_now.set)
 
     async def run(self) -> None:
         """Register and consume; returns when all cursors are given back."""
-        partitions = await self._register()
+        partitions = await self._insist("join", self._register) or 0
         async with asyncio.TaskGroup() as group:
             if self._subscription.is_ordered:
                 await self._review(partitions, group)
@@ -64,37 +70,52 @@ class Assignment:
 
     async def _register(self) -> int:
         subscription = self._subscription
+        return await self._session.register(
+            subscription.topic, subscription.group, subscription.cursor_handler, start=subscription.start
+        )
+
+    async def _share(self, partition: int) -> None:
+        consumer = await self._insist("consume", lambda: self._session.share(self._cursor(partition)))
+        if consumer is not None:
+            await self._processor.run(self._subscription, self._broker, consumer, self._stop)
+
+    async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T | None:
+        """Do something with the broker, and again while it is not there; None once stopped."""
         backoff = Backoff()
         while not self._stop.is_set:
             try:
-                return await self._session.register(
-                    subscription.topic, subscription.group, subscription.cursor_handler, start=subscription.start
-                )
+                return await act()
             except BackendUnavailable as error:
-                if backoff.is_first:
-                    logger.warning("can't join %s, will try again: %s", subscription.group, error)
+                self._tell(backoff, doing, error)
                 await self._stop.wait(backoff.next_ms())
-        return 0
+        return None
 
-    async def _share(self, partition: int) -> None:
-        consumer = await self._session.share(self._cursor(partition))
-        await self._processor.run(self._subscription, self._broker, consumer, self._stop)
+    def _tell(self, backoff: Backoff, doing: str, error: BackendUnavailable) -> None:
+        if backoff.is_first:
+            topic, group = self._subscription.topic, self._subscription.group
+            logger.warning("can't %s %s as %s, will try again: %s", doing, topic, group, error)
 
     # Ordered cursors: one owner each, so that the members have to divide them
 
     async def _review(self, partitions: int, group: asyncio.TaskGroup) -> None:
         """Take what is free up to this worker's share, and give up what is beyond it, until stopped."""
         backoff = Backoff()
-        wait_ms = 0
-        while partitions and not await self._stop.wait(wait_ms):
+        while partitions and not self._stop.is_set:
+            self._review_now.clear()
             wait_ms = _REVIEW_MS
             try:
                 await self._balance(partitions, group)
                 backoff.reset()
             except BackendUnavailable as error:
-                if backoff.is_first:
-                    logger.warning("can't see who consumes %s, will try again: %s", self._subscription.topic, error)
+                self._tell(backoff, "divide", error)
                 wait_ms = backoff.next_ms()
+            await self._wait(wait_ms)
+
+    async def _wait(self, timeout_ms: int) -> None:
+        """Wait for the next review: until a cursor is lost or it is to stop, or else its time has come."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._review_now.wait()
 
     async def _balance(self, partitions: int, group: asyncio.TaskGroup) -> None:
         subscription = self._subscription
@@ -127,6 +148,7 @@ class Assignment:
             finally:
                 stop.detach()
                 self._owned.pop(partition, None)
+                self._review_now.set()
 
         self._owned[partition] = _Owned(stop, group.create_task(run(), name=f"{self._cursor(partition)}"))
 

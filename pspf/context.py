@@ -23,27 +23,32 @@ T = TypeVar("T")
 
 
 class Call:
-    """The handler call that runs at the moment, for what is emitted past its context."""
+    """The handler call that runs at the moment, for what is emitted past its context.
 
-    __slots__ = ("_calls", "_last", "_warned", "handler", "record")
+    `others` tells calls of one record apart that handle different records with it. `warned` are
+    the handlers that were told of `ctx.emit`.
+    """
 
-    def __init__(self, handler: str) -> None:
+    __slots__ = ("_calls", "_last", "_warned", "handler", "others", "record")
+
+    def __init__(self, handler: str, warned: set[str]) -> None:
         self.handler = handler
         self.record: Record | None = None
+        self.others = ""
         self._last: Record | None = None
         self._calls = 0
-        self._warned = False
+        self._warned = warned
 
     def next_id(self) -> str:
         """Return an event_id for an immediate emit, the same when the record is handled again."""
-        if not self._warned:
-            self._warned = True
+        if self.handler not in self._warned:
+            self._warned.add(self.handler)
             logger.warning("%s emits past its commit: use ctx.emit to be exactly once", self.handler)
         if self.record is not self._last:
             self._last, self._calls = self.record, 0
         self._calls += 1
         record = self.record
-        place = "?" if record is None else f"{record.topic}/{record.id}"
+        place = "?" if record is None else f"{record.topic}/{record.id}{self.others}"
         return f"{place}/{self.handler}/{self._calls}"
 
 
@@ -74,6 +79,8 @@ class Surroundings(Protocol):
     state: StateSource | None
     """None where the subscription has no state; `no_state` says why."""
     no_state: str
+    warned: set[str]
+    """The handlers that were told that they emit past their commit."""
 
     def check(self, record: NewRecord) -> None:
         """Raise EventRejected where a record is too large to be stored."""
@@ -166,8 +173,7 @@ class Context:
 
     def count(self, size_bytes: int) -> None:
         """Count one effect; the call is refused beyond what one commit may hold."""
-        if not self._is_open:
-            raise ContextClosed(f"the handler of {self.record.topic} {self.record.id} has ended; its context is closed")
+        self.check_open()
         self._operations += 1
         self._bytes += size_bytes
         if self._operations > self._around.max_operations or self._bytes > self._around.max_effect_bytes:
@@ -175,6 +181,11 @@ class Context:
                 f"{self.record.topic} {self.record.id}: {self._operations:,} effects of {self._bytes:,} bytes;"
                 f" one record may have {self._around.max_operations:,} of {self._around.max_effect_bytes:,} bytes"
             )
+
+    def check_open(self) -> None:
+        """Raise ContextClosed once the call has ended."""
+        if not self._is_open:
+            raise ContextClosed(f"the handler of {self.record.topic} {self.record.id} has ended; its context is closed")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -184,6 +195,16 @@ class Context:
     def close(self) -> None:
         """End the call: from here on effects are refused."""
         self._is_open = False
+
+
+def check_state_name(name: object) -> None:
+    """Raise EventRejected for what can't name a value: anything but text that UTF-8 can hold."""
+    if not isinstance(name, str):
+        raise EventRejected(f"state is named by text, not {name!r:.80}")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise EventRejected(f"state name {name!r:.80} can't be written as UTF-8") from error
 
 
 def encode_value(name: str, value: object) -> bytes:
@@ -214,6 +235,7 @@ class State:
 
     async def get(self, name: str, default: Any = None) -> Any:
         """Return the value of `name`, `default` where there is none."""
+        self._context.check_open()
         if name not in self._context.changes and not self._source.is_loaded(self._key, name):
             await self._source.load(self._key, name)
         return self._get(name, default)
@@ -229,11 +251,14 @@ class State:
     async def read(self, key: str, name: str, default: Any = None) -> Any:
         """Return the value of another key of this handler and partition; it can't be changed from here."""
         raw_key = key.encode()
+        self._context.check_open()
         if not self._source.is_loaded(raw_key, name):
             await self._source.load(raw_key, name)
+        self._context.check_open()  # it may have ended while this waited
         return _decode(self._source.get(raw_key, name), default)
 
     def _get(self, name: str, default: Any) -> Any:
+        self._context.check_open()  # it may have ended while this waited
         if name in self._context.changes:
             return _decode(self._context.changes[name], default)
         return _decode(self._source.get(self._key, name), default)
@@ -241,11 +266,13 @@ class State:
     def _put(self, name: str, value: object) -> None:
         if faults.is_armed("handler.mid"):
             faults.reach("handler.mid")
+        check_state_name(name)
         encoded = encode_value(name, value)
         self._context.count(len(encoded))
         self._context.changes[name] = encoded
 
     def _delete(self, name: str) -> None:
+        check_state_name(name)
         self._context.count(0)
         self._context.changes[name] = None
 
@@ -270,6 +297,7 @@ class SyncContext(Context):
         return SyncState(State(self, source, key), self._wait)
 
     def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        self.check_open()
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
 

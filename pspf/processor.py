@@ -3,17 +3,18 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 from pspf import faults
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Broker, Consumer
 from pspf.context import StateSource
 from pspf.errors import BackendUnavailable, HandlerCrashed
-from pspf.execution import make_executor
-from pspf.processing.batch_run import BatchRun
+from pspf.execution.choice import make_executor
+from pspf.processing.batch_run import BatchRun, EffectLimits
 from pspf.processing.batch_size import BatchSize
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack
@@ -28,6 +29,8 @@ from pspf.telemetry import TelemetryManager
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _POLL_MS: Final = 5_000
 _EMPTY: Final = Batch((), 0)
 
@@ -39,10 +42,7 @@ class Tuning:
     smallest_batch: int = 10
     largest_batch: int = 1_000
     target_commit_ms: int = 100
-    batch_operations: int = 5_000
-    batch_effect_bytes: int = 4 << 20
-    record_operations: int = 50_000
-    record_effect_bytes: int = 32 << 20
+    effects: EffectLimits = field(default_factory=EffectLimits)
     state_cache_keys: int = 100_000
     max_crashes: int = 3
     max_held_back: int = 1_000
@@ -54,10 +54,12 @@ class Tuning:
             smallest_batch=settings.MIN_BATCH_RECORDS,
             largest_batch=settings.MAX_BATCH_RECORDS,
             target_commit_ms=settings.TARGET_COMMIT_MS,
-            batch_operations=settings.MAX_OPERATIONS,
-            batch_effect_bytes=settings.MAX_EFFECT_BYTES,
-            record_operations=settings.MAX_RECORD_OPERATIONS,
-            record_effect_bytes=settings.MAX_RECORD_EFFECT_BYTES,
+            effects=EffectLimits(
+                operations=settings.MAX_OPERATIONS,
+                effect_bytes=settings.MAX_EFFECT_BYTES,
+                record_operations=settings.MAX_RECORD_OPERATIONS,
+                record_effect_bytes=settings.MAX_RECORD_EFFECT_BYTES,
+            ),
             state_cache_keys=settings.STATE_CACHE_KEYS,
             max_crashes=settings.MAX_CRASHES,
             max_held_back=settings.MAX_HELD_BACK,
@@ -73,6 +75,7 @@ class _Around:
     max_effect_bytes: int
     state: StateSource | None
     no_state: str
+    warned: set[str]
     broker: Broker
     telemetry: TelemetryManager
 
@@ -93,6 +96,8 @@ class BatchProcessor:
     clock: Clock = field(default_factory=SystemClock)
     gate: SoloGate = field(default_factory=SoloGate)
     state_store: StateStore | None = None
+    warned: set[str] = field(default_factory=set)
+    """The handlers that were told that they emit past their commit."""
 
     async def run(self, subscription: Subscription, broker: Broker, consumer: Consumer, stop: Stop) -> None:
         """Process a cursor until `stop` is set, then give it back.
@@ -106,7 +111,14 @@ class BatchProcessor:
             await loop.run()
         finally:
             loop.close()
-            await asyncio.shield(consumer.release())
+            await asyncio.shield(_release(consumer))
+
+
+async def _release(consumer: Consumer) -> None:
+    try:
+        await consumer.release()
+    except BackendUnavailable as error:  # what the session's end gives back, or its lease
+        logger.warning("%s: can't give it back now: %s", consumer.cursor, error)
 
 
 class _CursorLoop:
@@ -132,97 +144,122 @@ class _CursorLoop:
         )
         around = _Around(
             processor.default_topic,
-            tuning.record_operations,
-            tuning.record_effect_bytes,
+            tuning.effects.record_operations,
+            tuning.effects.record_effect_bytes,
             None if subscription.handler.takes is Takes.BATCH else self._state,
             _why_no_state(subscription),
+            processor.warned,
             broker,
             processor.telemetry,
         )
-        self._executor = make_executor(subscription, make_decoder(subscription.model), around)
+        self._wake = asyncio.Event()
+        """There is something to do: a read has ended, a late outcome is known, it is to stop."""
+        self._executor = make_executor(subscription, make_decoder(subscription.model), around, self._wake.set)
         self._last = _EMPTY
         self._left: Sequence[Record] = ()
         self._run: BatchRun | None = None
         self._upcoming: asyncio.Task[Batch] | None = None
-        stop.add(self._close_run)
+        self._was_full = False
+        stop.add(self._on_stop)
 
     def _make_state(self, store: StateStore | None) -> BatchState | StoreState | None:
         """Return where `ctx.state` is: in the cursor (ordered), in the user's store (shared), nowhere."""
         if self._consumer.lease is not None:
-            return BatchState(self._consumer.read_state, self._tuning.state_cache_keys)
+            return BatchState(self._read_state, self._tuning.state_cache_keys)
         return None if store is None else StoreState(store, self._subscription.name)
 
     async def run(self) -> None:
         batch = await self._next()
         while not self._stop.is_set:
             self._read_ahead()
-            started = time.monotonic()
-            commit = await self._handle(batch)
-            await self._commit(commit)
-            self._size.learn(len(batch.records), (time.monotonic() - started) * 1000)
+            async with self._turn(batch):
+                started = time.monotonic()
+                await self._commit(await self._handle(batch))
+                self._size.learn(len(batch.records) - len(self._left), (time.monotonic() - started) * 1000)
             batch = await self._next()
+
+    def _turn(self, batch: Batch) -> AbstractAsyncContextManager[None]:
+        """Return what to hold until a batch is committed: a record that is alone suspect runs alone."""
+        gate = self._processor.gate
+        return gate.alone() if batch.suspect and len(batch.records) == 1 else gate.together()
 
     # Reading
 
     def _read_ahead(self) -> None:
-        """Start the next read, unless one record at a time is all that this worker should take."""
-        if self._upcoming is None and not self._left and not (self._size.is_slow and self._held is None):
+        """Start the next read, unless this worker should take no more before this batch is done."""
+        is_slow = self._size.is_slow and self._held is None  # another worker could take what is read
+        if not self._left and not is_slow and not self._is_full:
+            self._start_reading()
+
+    def _start_reading(self) -> asyncio.Task[Batch]:
+        """Return the read that is under way."""
+        if self._upcoming is None:
             self._upcoming = asyncio.create_task(self._poll(), name=f"poll {self._consumer.cursor}")
+            self._upcoming.add_done_callback(self._on_read)
+        return self._upcoming
+
+    def _on_read(self, task: asyncio.Task[Batch]) -> None:
+        if not task.cancelled():
+            task.exception()  # seen, should nobody ask for the result any more
+        self._wake.set()
 
     async def _next(self) -> Batch:
-        """Return what is left of the last batch, else what was read ahead."""
+        """Return what is left of the last batch, else what was read; nothing, where that is not why it woke."""
         if self._left:
             left, self._left = self._left, ()
             return self._last._replace(records=left)
-        upcoming = self._upcoming or asyncio.create_task(self._poll(), name=f"poll {self._consumer.cursor}")
-        self._upcoming = upcoming
-        self._stop.add(self._stop_reading)
-        try:
-            self._last = await upcoming
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._stop.is_set or (task is not None and task.cancelling()):
-                raise
+        upcoming = self._start_reading()
+        await self._wake.wait()
+        self._wake.clear()
+        if not upcoming.done():
             return _EMPTY
-        finally:
-            self._stop.remove(self._stop_reading)
-            self._upcoming = None
+        self._upcoming = None
+        self._last = upcoming.result()
         return self._last
 
-    def _stop_reading(self) -> None:
-        if self._upcoming is not None:
-            self._upcoming.cancel()
+    @property
+    def _is_full(self) -> bool:
+        """Whether so much is held back that nothing new is to be read."""
+        return self._held is not None and len(self._held) >= self._tuning.max_held_back
 
     async def _poll(self) -> Batch:
-        backoff = Backoff()
-        while True:
-            is_full = self._held is not None and len(self._held) >= self._tuning.max_held_back
-            try:
-                return await self._consumer.poll(
-                    max_records=self._size.records, timeout_ms=_POLL_MS, retries_only=is_full
-                )
-            except BackendUnavailable as error:
-                await self._wait(backoff, "read", error)
+        is_full = self._is_full
+        if is_full and not self._was_full:
+            logger.warning(
+                "%s: %d records are held back; nothing new is read until one of them is done",
+                self._consumer.cursor,
+                self._tuning.max_held_back,
+            )
+        self._was_full = is_full
+        return await self._insist(
+            "read",
+            lambda: self._consumer.poll(max_records=self._size.records, timeout_ms=_POLL_MS, retries_only=is_full),
+        )
+
+    async def _read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        # A broker that is away for a moment is no failure of the record.
+        return await self._insist("read state", lambda: self._consumer.read_state(keys))
 
     # Handling
 
     async def _handle(self, batch: Batch) -> Commit | None:
         """Run a batch's handlers; return its commit, None where there is nothing to commit."""
-        if not batch.records:
+        if not batch.records and not self._executor.has_late:
             return None
         run = self._run = self._begin(batch)
         if batch.crashes >= self._tuning.max_crashes:
             run.fail(batch.records[0], _crashed(self._subscription, batch.crashes))
             taken = len(batch.records)
-        elif batch.suspect:
-            await self._consumer.intend([record.offset for record in batch.records])
-            gate = self._processor.gate.alone() if len(batch.records) == 1 else self._processor.gate.together()
-            async with gate:
-                taken = await self._executor.run(batch.records, run)
         else:
-            async with self._processor.gate.together():
-                taken = await self._executor.run(batch.records, run)
+            if batch.suspect:
+                offsets = [record.offset for record in batch.records]
+                await self._insist("note what is about to run", lambda: self._consumer.intend(offsets))
+            taken = await self._executor.run(batch.records, run)
+        if _is_cancelled():
+            raise asyncio.CancelledError  # a handler has swallowed it; what it did is not to count
         self._left = batch.records[taken:]
+        if not taken and not run.failures:
+            return None
         commit = run.as_commit(batch.records[:taken], self._left, whole=self._subscription.handler.takes is Takes.BATCH)
         faults.reach("commit.built")
         return commit
@@ -236,15 +273,10 @@ class _CursorLoop:
             held=self._held,
             state=self._state,
             clock=self._processor.clock,
-            max_operations=self._tuning.batch_operations,
-            max_effect_bytes=self._tuning.batch_effect_bytes,
+            limits=self._tuning.effects,
         )
         run.is_closed = self._stop.is_set
         return run
-
-    def _close_run(self) -> None:
-        if self._run is not None:
-            self._run.is_closed = True
 
     # Committing
 
@@ -253,39 +285,58 @@ class _CursorLoop:
         run = self._run
         if commit is None or run is None:
             return
-        backoff = Backoff()
-        if self._state is not None:
-            await self._state.write()
-        while True:
-            try:
-                lost = await self._consumer.commit(commit)
-                break
-            except BackendUnavailable as error:
-                await self._wait(backoff, "commit", error)
+        lost = await self._insist("commit", lambda: self._write(commit))
         if self._state is not None:
             self._state.settle()
         self._run = None
         self._narrator.tell(run.failures, lost)
+        gone = set(lost)
+        failures = [failure for failure in run.failures if failure.record.offset not in gone]
+        dead = sum(1 for failure in failures if failure.retry_ms is None)
         self._processor.telemetry.record_batch(
             self._subscription.topic,
             self._subscription.group,
             self._subscription.name,
-            processed=len(commit.done) - len(commit.dead) - len(lost),
-            failed=len(run.failures),
-            retried=sum(1 for failure in run.failures if failure.retry_ms is not None),
-            dead=len(commit.dead),
+            processed=len(commit.done) - len(gone.intersection(commit.done)) - dead,
+            failed=len(failures),
+            retried=len(failures) - dead,
+            dead=dead,
             commit_ms=self._processor.clock.now_ms(),
         )
 
-    async def _wait(self, backoff: Backoff, doing: str, error: BackendUnavailable) -> None:
-        if backoff.is_first:
-            logger.warning("%s: can't %s, will try again: %s", self._consumer.cursor, doing, error)
-        await asyncio.sleep(backoff.next_ms() / 1000)
+    async def _write(self, commit: Commit) -> Sequence[int]:
+        if self._state is not None:
+            await self._state.write()
+        return await self._consumer.commit(commit)
+
+    async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T:
+        """Do something with the broker, and again while it is not there."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await act()
+            except BackendUnavailable as error:
+                if backoff.is_first:
+                    logger.warning("%s: can't %s, will try again: %s", self._consumer.cursor, doing, error)
+                await asyncio.sleep(backoff.next_ms() / 1000)
+
+    # Ending
+
+    def _on_stop(self) -> None:
+        if self._run is not None:
+            self._run.is_closed = True
+        self._wake.set()
 
     def close(self) -> None:
         """Let go of what was read ahead."""
-        self._stop.remove(self._close_run)
-        self._stop_reading()
+        self._stop.remove(self._on_stop)
+        if self._upcoming is not None:
+            self._upcoming.cancel()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _why_no_state(subscription: Subscription) -> str:

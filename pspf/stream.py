@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -14,14 +14,14 @@ from pspf.assignment import Assignment
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
 from pspf.context import current_call
-from pspf.errors import ConfigurationError, EmitUnknown, NotAvailable, NotFound, PSPFError
+from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
 from pspf.processing.stop import Backoff, Stop
 from pspf.processor import BatchProcessor, Tuning
 from pspf.records import Appended, NewRecord, encode_headers, format_ids
 from pspf.schema import encode
 from pspf.settings import settings
 from pspf.state.base import StateStore
-from pspf.subscription import Ordering, RetryPolicy, Subscription, choose_model, inspect_handler
+from pspf.subscription import Ordering, RetryPolicy, Subscription, choose_model, inspect_handler, read_default_retry
 from pspf.telemetry import TelemetryManager
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[["Stream"], AbstractAsyncContextManager[Any]]
 
 _HEALTH_S: Final = 5.0
-_new: Final[Any] = tuple.__new__  # a third of the price of a NamedTuple's own constructor
+_new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
 
 
 class Stream:
@@ -117,7 +117,7 @@ class Stream:
             group: The consumer group, the Stream's unless given.
             ordering: `"none"`: every worker takes any record. `"key"`: in order per key, with `ctx.state`.
             concurrency: Handlers of a batch that run side by side.
-            retry: When a failed record runs again, and when it is given up.
+            retry: When a failed record runs again, and when it is given up; None takes the settings'.
             timeout_ms: The longest a call may take; None waits for ever.
             schema: The event's model, else the annotation, else the Stream's.
             name: The handler's name, part of stored data; the function's unless given.
@@ -140,7 +140,7 @@ class Stream:
                     ordering=ordering,
                     batch_size=batch_size,
                     concurrency=concurrency,
-                    retry=retry or RetryPolicy(),
+                    own_retry=retry,
                     timeout_ms=timeout_ms,
                     start=start,
                 )
@@ -162,10 +162,14 @@ class Stream:
         self.subscriptions.extend(other.subscriptions)
 
     def check(self) -> None:
-        """Raise ConfigurationError for what can't run together."""
+        """Raise ConfigurationError for what can't run, or not together."""
+        self._check(self.subscriptions)
+
+    def _check(self, subscriptions: Sequence[Subscription]) -> None:
+        read_default_retry()
         shared: dict[tuple[str, str], str] = {}
         ordered: set[tuple[str, str, str]] = set()
-        for subscription in self.subscriptions:
+        for subscription in subscriptions:
             place = (subscription.topic, subscription.group)
             if subscription.is_ordered:
                 if self.state_store is not None:
@@ -233,16 +237,24 @@ class Stream:
 
     async def _append(self, records: Sequence[NewRecord], topic: str | None) -> Sequence[Appended]:
         await self._connect()
+        to = topic or self.backend.stream_key
+        try:
+            return await self.broker.append(to, records)
+        except EmitUnknown as error:
+            if any(record.event_id is None for record in records):
+                raise  # without an id of the caller's a second copy could be stored
+            return await self._append_again(records, to, error)
+
+    async def _append_again(self, records: Sequence[NewRecord], topic: str, unknown: EmitUnknown) -> Sequence[Appended]:
+        """Append until it is known that the records are stored; `unknown` is what is known so far."""
         backoff = Backoff(max_ms=1_000)
-        deadline = asyncio.get_running_loop().time() + self.broker.limits.emit_timeout_ms / 1000
-        while True:
-            try:
-                return await self.broker.append(topic or self.backend.stream_key, records)
-            except EmitUnknown:
-                is_safe = all(record.event_id is not None for record in records)
-                if not is_safe or asyncio.get_running_loop().time() > deadline:
-                    raise  # without an id of the caller's a second copy could be stored
-                await asyncio.sleep(backoff.next_ms() / 1000)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.broker.limits.emit_timeout_ms / 1000
+        while loop.time() < deadline:
+            await asyncio.sleep(backoff.next_ms() / 1000)
+            with suppress(EmitUnknown, BackendUnavailable):
+                return await self.broker.append(topic, records)
+        raise unknown
 
     # Running
 
@@ -250,6 +262,7 @@ class Stream:
         """Consume the default topic with one handler, until `stop`; `options` as in `subscribe`."""
         self.subscribe(self.backend.stream_key, batch_size, **options)(handler)
         mine = self.subscriptions.pop()
+        self._check([mine])
         await self._run([mine])
 
     async def aggregate(
@@ -283,23 +296,29 @@ class Stream:
             await self._connect()
             async with self._lifespan_entered(), self._session_entered() as session:
                 self.processor.tuning = Tuning.from_settings(settings)
-                await self._warn_of_the_forgotten()
+                await self._warn_of_the_forgotten([*self.subscriptions, *subscriptions])
                 async with asyncio.TaskGroup() as group:
                     for subscription in subscriptions:
                         assignment = Assignment(subscription, self.broker, session, self.processor, stop)
                         group.create_task(assignment.run(), name=f"{subscription.name} on {subscription.topic}")
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if not self._gave_up or task is None:
+            if not self._take_back_cancellation():
                 raise
-            task.uncancel()
         except BaseExceptionGroup as errors:
+            self._take_back_cancellation()
             raise _first(errors) from errors
         finally:
             self._stop = self._runner = None
-            if not was_connected:
-                await asyncio.shield(self._disconnect())
-            finished.set()
+            try:
+                if not was_connected:
+                    await asyncio.shield(self._disconnect())
+            finally:
+                finished.set()
+
+    def _take_back_cancellation(self) -> bool:
+        """Return whether this task was cancelled by `give_up` and by nobody else."""
+        task = asyncio.current_task()
+        return self._gave_up and task is not None and task.uncancel() == 0
 
     @asynccontextmanager
     async def _lifespan_entered(self) -> AsyncIterator[None]:
@@ -315,12 +334,12 @@ class Stream:
         try:
             yield session
         finally:
-            await asyncio.shield(session.close())
+            await asyncio.shield(_leave(session))
 
-    async def _warn_of_the_forgotten(self) -> None:
+    async def _warn_of_the_forgotten(self, subscriptions: Sequence[Subscription]) -> None:
         """Warn of ordered cursors whose handler the app no longer has: a renamed one would start anew."""
-        names = {subscription.name for subscription in self.subscriptions}
-        groups = {subscription.group for subscription in self.subscriptions}
+        names = {subscription.name for subscription in subscriptions}
+        groups = {subscription.group for subscription in subscriptions}
         known: set[tuple[str, str]] = set()
         for group in groups:
             for info in await self.broker.list_cursors(group=group):
@@ -349,7 +368,7 @@ class Stream:
         """End now: handlers are cancelled, their batches are not committed, all is given back."""
         if self._stop is not None:
             self._stop.set()
-        if self._runner is not None:
+        if self._runner is not None and not self._gave_up:
             self._gave_up = True
             self._runner.cancel()
 
@@ -376,19 +395,26 @@ class Stream:
 
     async def health(self) -> dict[str, str]:
         """Return `{"status": "ok", "backend": "connected"}`, or `"error"` and a `reason`; never raises."""
-        was_connected = self._is_connected
         try:
             async with asyncio.timeout(_HEALTH_S):
-                await self._connect()
-                await self.broker.ping()
+                if self._is_connected or self._stop is not None:
+                    await self.broker.ping()
+                else:
+                    await self._look()
         except TimeoutError:
             return {"status": "error", "reason": f"no answer from {self.broker.name} within {_HEALTH_S:.0f} s"}
-        except (PSPFError, OSError) as error:
-            return {"status": "error", "reason": str(error)}
-        finally:
-            if not was_connected and self._is_connected:
-                await self._disconnect()
+        except Exception as error:  # a health check that raises is none: whatever it was is the answer
+            return {"status": "error", "reason": str(error) or type(error).__name__}
         return {"status": "ok", "backend": "connected"}
+
+    async def _look(self) -> None:
+        """Open the broker for one ping, and close it again."""
+        try:
+            await self.broker.connect()
+            await self.broker.ping()
+        finally:
+            if not self._is_connected and self._stop is None:
+                await self.broker.close()
 
     # Connecting
 
@@ -420,6 +446,13 @@ class Stream:
         if self.state_store is not None:
             await self.state_store.stop()
         await self.broker.close()
+
+
+async def _leave(session: Session) -> None:
+    try:
+        await session.close()
+    except BackendUnavailable as error:
+        logger.warning("can't give everything back, others wait for the leases to end: %s", error)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -12,6 +12,7 @@ from pspf.context import Context, SyncContext
 from pspf.errors import ConfigurationError
 from pspf.records import check_name
 from pspf.schema import BaseEvent
+from pspf.settings import settings
 
 Ordering = Literal["none", "key"]
 
@@ -41,6 +42,17 @@ class RetryPolicy:
         """Return how long to wait after `attempts` runs failed."""
         wait_ms = min(self.max_ms, self.initial_ms << min(attempts - 1, 40))
         return round(wait_ms * random.uniform(1 - self.jitter, 1 + self.jitter))
+
+
+def read_default_retry() -> RetryPolicy:
+    """Return the policy of handlers that have none of their own, as the settings have it.
+
+    Raises:
+        ConfigurationError: The settings don't fit each other.
+    """
+    return RetryPolicy(
+        settings.RETRY_MAX_ATTEMPTS, settings.RETRY_INITIAL_MS, settings.RETRY_MAX_MS, settings.RETRY_JITTER
+    )
 
 
 class Takes(Enum):
@@ -86,7 +98,7 @@ def inspect_handler(function: Callable[..., Any], name: str | None = None) -> Ha
         raise ConfigurationError(f"handler {named} yields; return nothing, and emit with ctx.emit")
     annotations = [parameter.annotation for parameter in parameters]
     takes, takes_context, annotation = _shape(named, parameters, annotations)
-    is_async = inspect.iscoroutinefunction(target)
+    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function)  # a partial's own
     context = annotations[-1] if takes_context else None
     if context is SyncContext and is_async:
         raise ConfigurationError(f"handler {named} is async; annotate its context as Context, not SyncContext")
@@ -153,7 +165,10 @@ def _element(annotation: Any) -> tuple[Any] | None:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A handler on a topic for a group. `batch_size` None adapts; `timeout_ms` None waits for ever."""
+    """A handler on a topic for a group.
+
+    `batch_size` None adapts; `timeout_ms` None waits for ever; `own_retry` None takes the settings'.
+    """
 
     topic: str
     group: str
@@ -162,7 +177,7 @@ class Subscription:
     ordering: Ordering = "none"
     batch_size: int | None = None
     concurrency: int = 1
-    retry: RetryPolicy = RetryPolicy()
+    own_retry: RetryPolicy | None = None
     timeout_ms: int | None = None
     start: str = "start"
 
@@ -179,6 +194,8 @@ class Subscription:
         ):
             if value is not None and (type(value) is not int or value < least):
                 raise ConfigurationError(f"{where}: {parameter}={value!r}; use a whole number of {least} or more")
+        if self.own_retry is not None and not isinstance(self.own_retry, RetryPolicy):
+            raise ConfigurationError(f"{where}: retry={self.own_retry!r:.80}; use a RetryPolicy(...)")
         if self.handler.takes is Takes.BATCH and self.concurrency > 1:
             raise ConfigurationError(
                 f"{where} takes whole batches; concurrency={self.concurrency} has no meaning there"
@@ -188,6 +205,11 @@ class Subscription:
     def name(self) -> str:
         """The handler's name: part of stored data in ordered mode."""
         return self.handler.name
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """When a failed record runs again."""
+        return self.own_retry or read_default_retry()
 
     @property
     def is_ordered(self) -> bool:

@@ -26,6 +26,54 @@ class Failure:
     error: BaseException
     attempts: int
     retry_ms: int | None
+    text: str
+    """The error's own words."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's message, as text that any store can hold, cut where it is long."""
+    try:
+        text = str(error)
+    except Exception as failure:  # the boundary of the user's own __str__: the record's failure is told anyway
+        text = f"no message: its __str__ raised {type(failure).__name__}"
+    return text[:_MAX_ERROR].encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True, slots=True)
+class EffectLimits:
+    """What closes a batch, and what one record alone may do; sizes are bytes."""
+
+    operations: int = 5_000
+    effect_bytes: int = 4 << 20
+    record_operations: int = 50_000
+    record_effect_bytes: int = 32 << 20
+
+
+class EffectBudget:
+    """What one commit can still hold: a batch's worth, and the last record's on top."""
+
+    def __init__(self, limits: EffectLimits) -> None:
+        self._limits = limits
+        self._operations = 0
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch is to be closed."""
+        return self._operations >= self._limits.operations or self._bytes >= self._limits.effect_bytes
+
+    def take(self, operations: int, size_bytes: int) -> bool:
+        """Return whether these fit; the first ones always do."""
+        limits = self._limits
+        after, bytes_after = self._operations + operations, self._bytes + size_bytes
+        is_first = not self._operations and not self._bytes
+        if not is_first and (
+            after > limits.operations + limits.record_operations
+            or bytes_after > limits.effect_bytes + limits.record_effect_bytes
+        ):
+            return False
+        self._operations, self._bytes = after, bytes_after
+        return True
 
 
 class BatchRun:
@@ -39,8 +87,7 @@ class BatchRun:
         held: HeldBack | None,
         state: BatchState | StoreState | None,
         clock: Clock,
-        max_operations: int,
-        max_effect_bytes: int,
+        limits: EffectLimits,
     ) -> None:
         self.subscription = subscription
         self.batch = batch
@@ -53,8 +100,7 @@ class BatchRun:
         self._held = held
         self._state = state
         self._clock = clock
-        self._operations_left = max_operations
-        self._bytes_left = max_effect_bytes
+        self._effects = EffectBudget(limits)
         self._emits: list[Emit] = []
         self._dead: list[DeadLetter] = []
         self._retries: list[Retry] = []
@@ -87,19 +133,33 @@ class BatchRun:
         if self._held is not None:
             self._held.settle(record, self._clock.now_ms())
 
-    def merge(self, record: Record, context: Context) -> None:
-        """Take over the effects of a call that succeeded, and end its context."""
+    def merge(self, records: Sequence[Record], context: Context) -> None:
+        """Take over the effects of a call that succeeded, and end its context.
+
+        Where calls side by side did more than one commit may hold, the last of them run again.
+        """
         context.close()
+        if not self._take_effects(*context.size):
+            for record in records:
+                self.put_off(record, 0, "the batch had no room for its effects")
+            return
+        record = records[0]
         for topic, emitted in context.emits:
             self._emits.append(Emit(record.offset, topic, emitted))
         if context.changes and self._state is not None:
             assert record.raw_key is not None
             self._state.merge(record.raw_key, context.changes)
-        operations, size_bytes = context.size
-        self._operations_left -= operations
-        self._bytes_left -= size_bytes
-        if self._operations_left <= 0 or self._bytes_left <= 0:
+        if self.has_to_ask:
+            for record in records:
+                self.succeed(record)
+
+    def _take_effects(self, operations: int, size_bytes: int) -> bool:
+        """Return whether a commit can hold these as well; close the batch where it is full."""
+        if not self._effects.take(operations, size_bytes):
+            return False
+        if self._effects.is_full:
             self.is_closed = True
+        return True
 
     def fail(self, record: Record, error: BaseException) -> None:
         """Note a failure: the record runs again later, or is dead."""
@@ -108,14 +168,17 @@ class BatchRun:
         now_ms = self._clock.now_ms()
         is_final = isinstance(error, (EventRejected, HandlerCrashed, *policy.give_up_on))
         if is_final or attempts >= policy.max_attempts:
-            self.failures.append(Failure(record, error, attempts, None))
-            self._dead.append(self._bury(record, error, attempts, now_ms))
+            failure = Failure(record, error, attempts, None, text_of(error))
+            self.failures.append(failure)
+            self._dead.append(self._bury(failure, now_ms))
+            self._take_effects(1, len(record.value))
             self.succeed(record)
             return
         wait_ms = policy.wait_ms(attempts)
-        self.failures.append(Failure(record, error, attempts, wait_ms))
+        failure = Failure(record, error, attempts, wait_ms, text_of(error))
+        self.failures.append(failure)
         self._not_done.add(record.offset)
-        text = f"{type(error).__name__}: {error}"[:_MAX_ERROR]
+        text = f"{type(error).__name__}: {failure.text}"
         if self._held is None:
             self._retries.append(Retry(record.offset, None, attempts, now_ms + wait_ms, text))
         else:
@@ -141,15 +204,15 @@ class BatchRun:
         """Leave a record as it is, in hand: its outcome comes with a later batch."""
         self._not_done.add(record.offset)
 
-    def _bury(self, record: Record, error: BaseException, attempts: int, now_ms: int) -> DeadLetter:
-        trace = "".join(traceback.format_exception(error))
+    def _bury(self, failure: Failure, now_ms: int) -> DeadLetter:
+        trace = "".join(traceback.format_exception(failure.error))
         return DeadLetter(
-            record=record,
+            record=failure.record,
             group=self.subscription.group,
             handler=self.subscription.name,
-            attempts=attempts,
-            error_type=type(error).__name__,
-            error=str(error)[:_MAX_ERROR],
+            attempts=failure.attempts,
+            error_type=type(failure.error).__name__,
+            error=failure.text,
             traceback=trace[-_MAX_TRACEBACK:],
             dead_at_ms=now_ms,
         )

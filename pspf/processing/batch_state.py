@@ -21,6 +21,7 @@ class BatchState:
         self._cache: OrderedDict[bytes, dict[str, bytes]] = OrderedDict()
         self._changes: dict[StateKey, bytes | None] = {}
         self._batch_keys: set[bytes] = set()
+        self._commits = 0
 
     def begin(self, keys: Iterable[bytes | None]) -> None:
         """Start a batch of records with these keys."""
@@ -31,7 +32,10 @@ class BatchState:
 
     async def load(self, key: bytes, name: str) -> None:
         wanted = [other for other in {key, *self._batch_keys} if other not in self._cache]
+        commits = self._commits
         found = await self._read(wanted)
+        if commits != self._commits:
+            return  # asked for by a call that is over; it may be old by now
         for other in wanted:
             self._cache[other] = dict(found.get(other, {}))
 
@@ -54,6 +58,7 @@ class BatchState:
 
     def settle(self) -> None:
         """The batch is committed: its changes are the state; forget the keys not used for longest."""
+        self._commits += 1
         for (key, name), value in self._changes.items():
             names = self._cache.get(key)
             if names is None:
@@ -84,14 +89,15 @@ class StoreState:
 
     def begin(self, keys: Iterable[bytes | None]) -> None:
         """Start a batch: other workers may have written since the last one."""
-        self._loaded.clear()
+        self._loaded = {}
 
     def is_loaded(self, key: bytes, name: str) -> bool:
         return (key, name) in self._changes or (key, name) in self._loaded
 
     async def load(self, key: bytes, name: str) -> None:
+        loaded = self._loaded  # of this batch: what comes later is for nobody
         value = await self._store.get(self._place(key, name))
-        self._loaded[key, name] = None if value is None else orjson.dumps(value)
+        loaded[key, name] = None if value is None else orjson.dumps(value)
 
     def get(self, key: bytes, name: str) -> bytes | None:
         if (key, name) in self._changes:

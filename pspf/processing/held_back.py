@@ -1,7 +1,8 @@
 """Order per key while records fail: what waits, and behind what.
 
 A failed record holds back the later ones of its key, and no others. Both are kept beside the
-cursor's position, so that it moves on. Records without a key hold nobody back.
+cursor's position, so that it moves on. Records without a key hold nobody back. No record is due
+before the first of its key: a broker would give it again and again, and none could run.
 """
 
 from bisect import insort
@@ -34,6 +35,8 @@ class HeldBack:
         for row in sorted(rows, key=lambda row: row.offset):
             if row.key is not None:
                 self._of_key.setdefault(row.key, []).append(row.offset)
+        for key in self._of_key:
+            self._wait_for_first(key)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -43,13 +46,16 @@ class HeldBack:
         return record.offset in self._rows or record.offset < self.position
 
     def admit(self, record: Record, now_ms: int) -> Verdict:
-        """Return whether a record of a batch may run now. Asked once a record, in order within its key."""
+        """Return whether a record of a batch may run now. Asked once a record, in order within its key.
+
+        One that has run since it was read is given again by the broker, with its new attempts.
+        """
         row = self._rows.get(record.offset)
         if row is None:
             if record.offset < self.position:
                 return Verdict.SKIP
             return Verdict.HOLD if record.raw_key in self._of_key else Verdict.RUN
-        if row.due_ms is None or row.due_ms > now_ms:
+        if row.due_ms is None or row.due_ms > now_ms or row.attempts != record.attempts:
             return Verdict.SKIP
         if row.key is not None and self._of_key[row.key][0] != row.offset:
             return Verdict.SKIP
@@ -67,9 +73,7 @@ class HeldBack:
         """Let a record that failed wait until `due_ms`, and the later ones of its key with it."""
         self._put(Retry(record.offset, record.raw_key, attempts, due_ms, error))
         if record.raw_key is not None:
-            for offset in self._of_key[record.raw_key]:
-                if offset > record.offset and self._rows[offset].due_ms is not None:
-                    self._put(replace(self._rows[offset], due_ms=None))
+            self._wait_for_first(record.raw_key)
 
     def settle(self, record: Record, now_ms: int) -> None:
         """Let go of a record that succeeded or is dead; the later ones of its key are due."""
@@ -84,7 +88,17 @@ class HeldBack:
         if not offsets:
             del self._of_key[row.key]
         for offset in offsets:
-            self._put(replace(self._rows[offset], due_ms=now_ms))
+            if self._rows[offset].due_ms is None:
+                self._put(replace(self._rows[offset], due_ms=now_ms))
+
+    def _wait_for_first(self, key: bytes) -> None:
+        """Let no record of a key be due before its first one is."""
+        first, *later = self._of_key[key]
+        first_ms = self._rows[first].due_ms
+        for offset in later:
+            due_ms = self._rows[offset].due_ms
+            if due_ms is not None and (first_ms is None or due_ms < first_ms):
+                self._put(replace(self._rows[offset], due_ms=None))
 
     def _put(self, row: Retry) -> None:
         is_known = row.offset in self._rows

@@ -36,12 +36,12 @@ class Narrator:
 
     def _tell_one(self, failure: Failure) -> None:
         record, error = failure.record, failure.error
-        kind = type(error).__name__
+        kind, text = type(error).__name__, shorten(failure.text)
         if kind not in self._known:
             self._known.add(kind)
             frames = _user_frames(error)
             if frames:
-                logger.error("%s failed:\n%s%s: %s", self._subscription.name, frames, kind, shorten(str(error)))
+                logger.error("%s failed:\n%s%s: %s", self._subscription.name, frames, kind, text)
         most = self._subscription.retry.max_attempts
         where = f"{record.topic} {record.partition} {record.id} in {self._subscription.name}"
         if failure.retry_ms is not None:
@@ -52,7 +52,7 @@ class Narrator:
                 most,
                 failure.retry_ms / 1000,
                 kind,
-                shorten(str(error)),
+                text,
             )
         else:
             logger.error(
@@ -61,7 +61,7 @@ class Narrator:
                 failure.attempts,
                 most,
                 kind,
-                shorten(str(error)),
+                text,
                 record.id,
             )
 

@@ -79,44 +79,55 @@ class Backoff:
 
 
 class SoloGate:
-    """Lets batches of a process run together, and now and then one alone."""
+    """Lets batches of a process run together, and now and then one alone.
+
+    Whoever waits to be alone keeps later ones from starting. Belongs to no event loop.
+    """
 
     def __init__(self) -> None:
         self._running = 0
         self._is_alone = False
         self._waiting_alone = 0
-        self._changed = asyncio.Condition()
+        self._waiters: set[asyncio.Future[None]] = set()
 
     @asynccontextmanager
     async def together(self) -> AsyncIterator[None]:
         """Run beside others; waits while one runs alone or is about to."""
-        if self._is_alone or self._waiting_alone:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._is_alone and not self._waiting_alone)
+        while self._is_alone or self._waiting_alone:
+            await self._change()
         self._running += 1
         try:
             yield
         finally:
             self._running -= 1
-            await self._tell()
+            self._tell()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """Run while nothing else does."""
         self._waiting_alone += 1
         try:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self._is_alone and not self._running)
-                self._is_alone = True
+            while self._is_alone or self._running:
+                await self._change()
+            self._is_alone = True
         finally:
             self._waiting_alone -= 1
+            self._tell()  # one that was cancelled lets the others go on
         try:
             yield
         finally:
             self._is_alone = False
-            await self._tell()
+            self._tell()
 
-    async def _tell(self) -> None:
-        if self._waiting_alone or self._changed.locked() or not self._running:
-            async with self._changed:
-                self._changed.notify_all()
+    async def _change(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _tell(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)

@@ -1,0 +1,160 @@
+"""`async def` handlers: one after the other, or several side by side."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from pspf import faults
+from pspf.context import Call, Context, Surroundings
+from pspf.errors import HandlerTimeout
+from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked, leave
+from pspf.execution.lanes import Lanes
+from pspf.processing.batch_run import BatchRun
+from pspf.records import Record
+from pspf.schema import Decoder
+from pspf.subscription import Subscription, Takes
+
+_BREATH_RECORDS: Final = 64
+
+
+class Plain(Executor):
+    """One async handler after the other, nothing but the event: the fast way."""
+
+    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
+        self._function: Callable[[Any], Awaitable[Any]] = subscription.handler.function
+        self._decode = decode
+        self._name = subscription.name
+        self._warned = around.warned
+
+    async def run(self, records: Sequence[Record], run: BatchRun) -> int:
+        function, decode, call = self._function, self._decode, enter_call(self._name, self._warned)
+        breath = Breath()
+        for taken, record in enumerate(records):
+            if not taken % _BREATH_RECORDS:
+                await breath.take()
+            if run.is_closed:
+                return taken
+            if run.has_to_ask and not run.admit(record):
+                continue
+            call.record = record
+            try:
+                await function(decode(record))
+            except asyncio.CancelledError as error:
+                if not is_leaked(error):
+                    raise
+                run.fail(record, error)
+            except FAILURES as error:
+                run.fail(record, error)
+            else:
+                if run.has_to_ask:
+                    run.succeed(record)
+        return len(records)
+
+
+class Calls:
+    """How to call an async handler once: its arguments, its context, its time limit."""
+
+    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
+        handler = subscription.handler
+        self._function = handler.function
+        self._decode = decode
+        self._around = around
+        self._is_raw = handler.takes is Takes.RAW
+        self._takes_context = handler.takes_context
+        self._timeout_ms = subscription.timeout_ms
+        self._name = subscription.name
+
+    def enter(self) -> Call:
+        """Return what is to be told each record before its call, in the task that calls."""
+        return enter_call(self._name, self._around.warned)
+
+    async def call(self, record: Record, run: BatchRun) -> None:
+        """Run one record and report its outcome."""
+        context = Context(record, self._around)
+        try:
+            arguments = self._arguments(record, context)
+            faults.reach("handler.before")
+            if self._timeout_ms is None:
+                await self._function(*arguments)
+            else:
+                await self._call_in_time(arguments, self._timeout_ms)
+            faults.reach("handler.after")
+        except asyncio.CancelledError as error:
+            context.close()
+            if not is_leaked(error):
+                raise
+            run.fail(record, error)
+        except FAILURES as error:
+            context.close()
+            run.fail(record, error)
+        else:
+            run.merge([record], context)
+
+    def _arguments(self, record: Record, context: Context) -> list[Any]:
+        event = self._decode(record)
+        arguments = [record.id, event] if self._is_raw else [event]
+        if self._takes_context:
+            arguments.append(context)
+        return arguments
+
+    async def _call_in_time(self, arguments: Sequence[Any], timeout_ms: int) -> None:
+        limit = asyncio.timeout(timeout_ms / 1000)
+        try:
+            async with limit:
+                await self._function(*arguments)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise  # the handler's own
+            raise HandlerTimeout(f"{self._name} took longer than {timeout_ms} ms") from error
+        if limit.expired():  # it went on in spite of its cancellation
+            raise HandlerTimeout(f"{self._name} took longer than {timeout_ms} ms")
+
+
+class InTurn(Executor):
+    """One async handler after the other, with a context, raw arguments or a time limit."""
+
+    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
+        self._calls = Calls(subscription, decode, around)
+
+    async def run(self, records: Sequence[Record], run: BatchRun) -> int:
+        call = self._calls.enter()
+        breath = Breath()
+        for taken, record in enumerate(records):
+            if not taken % _BREATH_RECORDS:
+                await breath.take()
+            if run.is_closed:
+                return taken
+            if run.has_to_ask and not run.admit(record):
+                continue
+            call.record = record
+            await self._calls.call(record, run)
+        return len(records)
+
+
+class SideBySide(Executor):
+    """`concurrency` async handlers at a time."""
+
+    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
+        self._calls = Calls(subscription, decode, around)
+        self._is_ordered = subscription.is_ordered
+        self._concurrency = subscription.concurrency
+
+    async def run(self, records: Sequence[Record], run: BatchRun) -> int:
+        lanes = Lanes(records, by_key=self._is_ordered)
+        unstarted: list[Record] = []
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(self._concurrency, len(records))):
+                group.create_task(self._work(lanes, run, unstarted))
+        return leave(records, unstarted, run)
+
+    async def _work(self, lanes: Lanes, run: BatchRun, unstarted: list[Record]) -> None:
+        call = self._calls.enter()
+        breath = Breath()
+        for lane in lanes:
+            await breath.take()
+            for record in lane:
+                if run.is_closed:
+                    unstarted.append(record)
+                elif not run.has_to_ask or run.admit(record):
+                    call.record = record
+                    await self._calls.call(record, run)

@@ -1,0 +1,77 @@
+"""What all ways to run a batch's handlers have in common.
+
+An executor takes the records of a batch in order and reports each outcome to its `BatchRun`. It
+returns how many it took from the front; what is behind was not started, because the run was closed.
+Whatever a handler raises stops at its record.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Final
+
+from pspf.context import Call, current_call
+from pspf.processing.batch_run import BatchRun
+from pspf.records import Record
+
+_BREATH_SECONDS: Final = 0.05
+
+# SystemExit from a handler is its record's failure too: only signals end a worker.
+FAILURES: Final = (Exception, SystemExit)
+
+
+class Executor(ABC):
+    """Runs the records of batches. One per cursor."""
+
+    @abstractmethod
+    async def run(self, records: Sequence[Record], run: BatchRun) -> int:
+        """Run records until all are taken or the run is closed; return how many were taken."""
+
+    @property
+    def has_late(self) -> bool:
+        """Whether records that an earlier batch left in hand have their outcome: the next run reports it."""
+        return False
+
+
+def leave(records: Sequence[Record], unstarted: Sequence[Record], run: BatchRun) -> int:
+    """Return how many records were taken, where some of any place were not started.
+
+    Those behind the last one that was started are left; the ones between are put off, uncharged.
+    """
+    offsets = {record.offset for record in unstarted}
+    taken = len(records)
+    while taken and records[taken - 1].offset in offsets:
+        taken -= 1
+    for record in records[:taken]:
+        if record.offset in offsets:
+            run.put_off(record, 0, "not started")
+    return taken
+
+
+def is_leaked(error: asyncio.CancelledError) -> bool:
+    """Return whether a cancellation is the handler's own, and not of the task that runs it."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() == 0
+
+
+def enter_call(handler: str, warned: set[str]) -> Call:
+    """Return a new call of `handler`, which is the current one of this task or thread from here on."""
+    call = Call(handler, warned)
+    current_call.set(call)
+    return call
+
+
+class Breath:
+    """Gives the event loop a turn now and then, for handlers that never wait for anything."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    async def take(self) -> None:
+        """Let others run, where they have waited for 50 ms."""
+        if time.monotonic() - self._last > _BREATH_SECONDS:
+            await asyncio.sleep(0)
+            self._last = time.monotonic()

@@ -1,0 +1,25 @@
+"""How the records of a batch are dealt to those who work side by side."""
+
+from collections.abc import Iterator, Sequence
+
+from pspf.records import Record
+
+
+class Lanes:
+    """Deals records, in order, one lane at a time; with `by_key` those of a key are one lane.
+
+    Whoever takes a lane runs it from its front, so that no two of one key run at a time.
+    """
+
+    def __init__(self, records: Sequence[Record], *, by_key: bool) -> None:
+        lanes: dict[object, list[Record]] = {}
+        for record in records:
+            lane = record.raw_key if by_key and record.raw_key is not None else record.offset
+            lanes.setdefault(lane, []).append(record)
+        self._lanes = iter(lanes.values())
+
+    def __iter__(self) -> Iterator[list[Record]]:
+        return self
+
+    def __next__(self) -> list[Record]:
+        return next(self._lanes)

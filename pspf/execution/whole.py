@@ -1,0 +1,158 @@
+"""Handlers of `list[Event]`: one call a batch; one that fails runs again on halves."""
+
+import asyncio
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pspf import faults
+from pspf.context import Context, Surroundings, SyncContext
+from pspf.errors import BatchError, HandlerTimeout
+from pspf.execution.executor import FAILURES, Executor, enter_call, is_leaked, leave
+from pspf.execution.threads import call_plain, start_thread
+from pspf.processing.batch_run import BatchRun
+from pspf.records import Record
+from pspf.schema import Decoder
+from pspf.subscription import Subscription
+
+
+class WholeBatch(Executor):
+    """Calls a handler with all records of a batch, and narrows a failure down to its records."""
+
+    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
+        self._subscription = subscription
+        self._decode = decode
+        self._around = around
+
+    async def run(self, records: Sequence[Record], run: BatchRun) -> int:
+        events = self._read(records, run)
+        unstarted: list[Record] = []
+        parts = [[record for record in records if record.offset in events]]
+        while parts:
+            part = parts.pop()
+            if run.is_closed:
+                unstarted += part
+                continue
+            # Nothing of the part may be behind a record of its key that failed in an earlier one.
+            admitted = [record for record in part if not run.has_to_ask or not run.is_blocked(record)]
+            if admitted:
+                parts += await self._run_part(admitted, events, run)
+        return leave(records, unstarted, run)
+
+    def _read(self, records: Sequence[Record], run: BatchRun) -> dict[int, Any]:
+        """Return the events of those that may run, by offset; the rest is reported."""
+        events: dict[int, Any] = {}
+        for record in records:
+            if run.has_to_ask and not run.admit(record):
+                continue
+            try:
+                events[record.offset] = self._decode(record)
+            except FAILURES as error:
+                run.fail(record, error)
+        return events
+
+    async def _run_part(self, part: Sequence[Record], events: dict[int, Any], run: BatchRun) -> list[list[Record]]:
+        """Run records as one call; return what is to run again, the first part last."""
+        context = self._make_context(part[0])
+        error = await self._call([events[record.offset] for record in part], part, context)
+        if error is None:
+            run.merge(part, context)
+            return []
+        context.close()
+        culprits = error.errors if isinstance(error, BatchError) else {}
+        named = [record for record in part if record.id in culprits]
+        if named:
+            for record in named:
+                run.fail(record, _as_error(culprits[record.id]))
+            return [[record for record in part if record.id not in culprits]]
+        if len(part) == 1:
+            run.fail(part[0], error)
+            return []
+        middle = len(part) // 2
+        return [list(part[middle:]), list(part[:middle])]
+
+    def _make_context(self, record: Record) -> Context:
+        if self._subscription.handler.is_async:
+            return Context(record, self._around)
+        return SyncContext(record, self._around, asyncio.get_running_loop())
+
+    async def _call(self, events: list[Any], part: Sequence[Record], context: Context) -> BaseException | None:
+        handler = self._subscription.handler
+        arguments = [events, context] if handler.takes_context else [events]
+        call = enter_call(self._subscription.name, self._around.warned)
+        call.record = part[0]
+        # A part emits something else than the whole did: its ids must not be taken for the same.
+        call.others = f"+{len(part) - 1}.{zlib.crc32(','.join(record.id for record in part).encode()):08x}"
+        try:
+            faults.reach("handler.before")
+            if handler.is_async:
+                await self._call_in_time(handler.function, arguments)
+            else:
+                await self._call_in_thread(handler.function, arguments, context)
+            faults.reach("handler.after")
+        except asyncio.CancelledError as error:
+            if not is_leaked(error):
+                raise
+            return error
+        except FAILURES as error:
+            return error
+        return None
+
+    async def _call_in_time(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+        limit = asyncio.timeout(self._timeout_s())
+        try:
+            async with limit:
+                await function(*arguments)
+        except FAILURES as error:
+            if limit.expired():
+                raise self._timeout() from error
+            raise
+        if limit.expired():  # it went on in spite of its cancellation
+            raise self._timeout()
+
+    async def _call_in_thread(self, function: Callable[..., Any], arguments: Sequence[Any], context: Context) -> None:
+        """Call a plain handler. One over its time has failed, and is waited for: its records are busy."""
+        outcome = _start(function, arguments)
+        done, _ = await asyncio.wait([outcome], timeout=self._timeout_s())
+        if not done:
+            context.close()
+            await asyncio.wait([outcome])
+            raise self._timeout()
+        error = outcome.result()
+        if error is not None:
+            raise error
+
+    def _timeout_s(self) -> float | None:
+        timeout_ms = self._subscription.timeout_ms
+        return None if timeout_ms is None else timeout_ms / 1000
+
+    def _timeout(self) -> HandlerTimeout:
+        return HandlerTimeout(f"{self._subscription.name} took longer than {self._subscription.timeout_ms} ms")
+
+
+def _as_error(culprit: object) -> BaseException:
+    """Return what a BatchError holds for a record; a handler may have put text there."""
+    return culprit if isinstance(culprit, BaseException) else RuntimeError(str(culprit))
+
+
+def _start(function: Callable[..., Any], arguments: Sequence[Any]) -> "asyncio.Future[BaseException | None]":
+    """Call a plain function in a thread of its own; the future gets its error, None without one."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[BaseException | None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if not outcome.done():
+            outcome.set_result(error)
+
+    def work() -> None:
+        error: BaseException | None = None
+        try:
+            call_plain(function, arguments)
+        except BaseException as raised:  # the root of a thread: whoever waits for it gets the error
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, error)
+
+    start_thread(work)
+    return outcome
