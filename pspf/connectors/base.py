@@ -448,12 +448,15 @@ class StreamingBackend:
         return (await self.broker.append(self.stream_key, [record]))[0].id
 
     async def get_pending_info(self) -> dict[str, Any]:
-        """Return `{"pending": n, "lag": n or None, "consumers": {id: n}}` of this topic and group."""
+        """Return `{"pending": n, "lag": n or None, "consumers": {id: n}}` of this topic and group.
+
+        `pending` counts what was delivered and is not done: in hand, held back or waiting for a retry.
+        """
         cursors = await self.broker.list_cursors(group=self.group_name, topic=self.stream_key)
         consumers = [c for c in await self.broker.list_consumers(group=self.group_name) if c.topic == self.stream_key]
         lags = [c.lag for c in cursors]
         return {
-            "pending": sum(c.pending for c in cursors),
+            "pending": sum(c.pending + c.held_back + c.retries for c in cursors),
             "lag": None if None in lags else sum(lag for lag in lags if lag is not None),
             "consumers": {c.consumer: c.pending for c in consumers},
         }
