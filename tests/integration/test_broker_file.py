@@ -52,7 +52,7 @@ async def test_a_file_that_is_no_database_is_refused_and_not_overwritten(tmp_pat
 
 async def test_a_folder_that_can_not_be_made_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(BackendUnavailable, match="broker.db"):
+    with pytest.raises(BackendUnavailable, match="broker"):
         await SQLiteBroker(tmp_path / "file" / "broker.db").connect()
 
 
@@ -149,8 +149,8 @@ async def test_a_long_reader_does_not_let_the_log_grow_for_ever(tmp_path: Path) 
         reader.close()
         for _ in range(30):
             await broker.append("orders", records(100, size_bytes=10_000))
-        wal = Path(f"{path}-wal").stat().st_size
-    assert wal < 80 << 20
+        wal_bytes = await asyncio.to_thread(os.path.getsize, f"{path}-wal")
+    assert wal_bytes < 80 << 20
 
 
 async def test_nothing_is_read_or_written_after_a_fork(tmp_path: Path) -> None:
