@@ -85,7 +85,7 @@ async def consume_by_hand(*, path: str, total: int, group: str) -> dict[str, Any
     handle, is_complete = make_handler(total)
     validate = Tick.__pydantic_validator__.validate_json
     started = time.perf_counter()
-    database = apsw.Connection(path)
+    database: Any = apsw.Connection(path)
     database.set_busy_timeout(10_000)
     database.execute("PRAGMA synchronous=FULL")
     database.execute("CREATE TABLE IF NOT EXISTS by_hand (name TEXT PRIMARY KEY, place INTEGER NOT NULL)")
