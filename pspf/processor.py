@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POLL_MS: Final = 5_000
+_CANCEL_S: Final = 0.1
 _EMPTY: Final = Batch((), 0)
 
 
@@ -110,15 +111,7 @@ class BatchProcessor:
         try:
             await loop.run()
         finally:
-            loop.close()
-            await asyncio.shield(_release(consumer))
-
-
-async def _release(consumer: Consumer) -> None:
-    try:
-        await consumer.release()
-    except BackendUnavailable as error:  # what the session's end gives back, or its lease
-        logger.warning("%s: can't give it back now: %s", consumer.cursor, error)
+            await asyncio.shield(loop.close())
 
 
 class _CursorLoop:
@@ -327,11 +320,17 @@ class _CursorLoop:
             self._run.is_closed = True
         self._wake.set()
 
-    def close(self) -> None:
-        """Let go of what was read ahead."""
+    async def close(self) -> None:
+        """End the read that is under way, and give the cursor back."""
         self._stop.remove(self._on_stop)
-        if self._upcoming is not None:
+        while self._upcoming is not None and not self._upcoming.done():
             self._upcoming.cancel()
+            # Again, should it have been lost: asyncio.wait_for drops one that meets its result.
+            await asyncio.wait([self._upcoming], timeout=_CANCEL_S)
+        try:
+            await self._consumer.release()
+        except BackendUnavailable as error:  # the session's end gives it back, or the end of its lease
+            logger.warning("%s: can't give it back now: %s", self._consumer.cursor, error)
 
 
 def _is_cancelled() -> bool:

@@ -420,8 +420,20 @@ class Stream:
 
     async def __aenter__(self) -> Self:
         await self._connect()
-        await self.backend.ensure_group_exists()
+        if self.subscriptions:
+            await self._join()
+        else:
+            await self.backend.ensure_group_exists()
         return self
+
+    async def _join(self) -> None:
+        """Make the cursors of all handlers, and no others: one that nobody reads would hold back retention."""
+        session = await self.broker.open_session(self._name)
+        try:
+            for each in self.subscriptions:
+                await session.register(each.topic, each.group, each.cursor_handler, start=each.start)
+        finally:
+            await session.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

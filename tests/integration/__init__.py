@@ -1,0 +1,1 @@
+"""Streams and their handlers, run on real brokers; and the example apps."""
