@@ -44,7 +44,8 @@ def leave(records: Sequence[Record], unstarted: Sequence[Record], run: BatchRun)
     while taken and records[taken - 1].offset in offsets:
         taken -= 1
     for record in records[:taken]:
-        if record.offset in offsets:
+        # One that was read twice may be done since: it must not come back.
+        if record.offset in offsets and (not run.has_to_ask or run.admit(record)):
             run.put_off(record, 0, "not started")
     return taken
 

@@ -1,0 +1,189 @@
+"""A broker that is away for a moment: waited for, and nobody's failure."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from pspf import Context, Stream
+from pspf.connectors.base import Broker, Consumer, Limits, Session, StreamingBackend
+from pspf.connectors.memory import MemoryBroker
+from pspf.connectors.sqlite.broker import SQLiteBroker
+from pspf.errors import BackendUnavailable
+from pspf.records import Batch, Commit, Cursor
+from tests.integration.running import GROUP, TOPIC, Number, numbers, read_events, run_until_drained, running, until
+
+
+class Trouble:
+    """How often each call is still to fail, before it does anything or (`after commit`) when it has done it."""
+
+    def __init__(self, **failures: int) -> None:
+        self.failures = Counter(failures)
+        self.calls: list[str] = []
+
+    def strike(self, call: str) -> None:
+        self.calls.append(call)
+        if self.failures[call] > 0:
+            self.failures[call] -= 1
+            raise BackendUnavailable(f"{call}: away")
+
+
+class TroubledConsumer(Consumer):
+    """A consumer whose calls may fail."""
+
+    def __init__(self, consumer: Consumer, trouble: Trouble) -> None:
+        self.cursor = consumer.cursor
+        self.lease = consumer.lease
+        self._consumer = consumer
+        self._trouble = trouble
+
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        self._trouble.strike("poll")
+        return await self._consumer.poll(max_records=max_records, timeout_ms=timeout_ms, retries_only=retries_only)
+
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        self._trouble.strike("commit")
+        lost = await self._consumer.commit(commit)
+        self._trouble.strike("reply")
+        return lost
+
+    async def intend(self, offsets: Sequence[int]) -> None:
+        self._trouble.strike("intend")
+        await self._consumer.intend(offsets)
+
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        self._trouble.strike("read_state")
+        return await self._consumer.read_state(keys)
+
+    async def release(self) -> None:
+        self._trouble.strike("release")
+        await self._consumer.release()
+
+
+class TroubledSession(Session):
+    """A session whose calls may fail."""
+
+    def __init__(self, session: Session, trouble: Trouble) -> None:
+        self.id = session.id
+        self._session = session
+        self._trouble = trouble
+
+    async def register(self, topic: str, group: str, handler: str | None, *, start: str = "start") -> int:
+        self._trouble.strike("register")
+        return await self._session.register(topic, group, handler, start=start)
+
+    async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
+        self._trouble.strike("read_members")
+        return await self._session.read_members(topic, group, handler)
+
+    async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
+        return await self._session.read_free(topic, group, handler)
+
+    async def acquire(self, cursor: Cursor) -> Consumer | None:
+        self._trouble.strike("acquire")
+        consumer = await self._session.acquire(cursor)
+        return None if consumer is None else TroubledConsumer(consumer, self._trouble)
+
+    async def share(self, cursor: Cursor) -> Consumer:
+        self._trouble.strike("share")
+        return TroubledConsumer(await self._session.share(cursor), self._trouble)
+
+    async def close(self) -> None:
+        self._trouble.strike("close")
+        await self._session.close()
+
+    def abandon(self) -> None:
+        self._session.abandon()
+
+
+class TroubledMemory(MemoryBroker):
+    """A memory broker whose sessions' calls may fail."""
+
+    def __init__(self, trouble: Trouble, limits: Limits | None = None) -> None:
+        super().__init__(limits)
+        self.trouble = trouble
+
+    async def open_session(self, name: str | None = None) -> Session:
+        return TroubledSession(await super().open_session(name), self.trouble)
+
+
+class TroubledSQLite(SQLiteBroker):
+    """A broker in a file whose sessions' calls may fail."""
+
+    def __init__(self, path: Path, trouble: Trouble) -> None:
+        super().__init__(path, Limits(synchronous="NORMAL"))
+        self.trouble = trouble
+
+    async def open_session(self, name: str | None = None) -> Session:
+        return TroubledSession(await super().open_session(name), self.trouble)
+
+
+CALLS = ["poll", "commit", "reply", "register", "share", "acquire", "read_members", "read_state", "release", "close"]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_a_call_that_finds_no_broker_is_repeated_and_charges_nobody(kind: str, call: str, tmp_path: Path) -> None:
+    trouble = Trouble(**{call: 1})
+    broker: Broker = TroubledMemory(trouble) if kind == "memory" else TroubledSQLite(tmp_path / "b.db", trouble)
+    stream = Stream(StreamingBackend(broker, TOPIC, GROUP))
+    attempts: list[int] = []
+
+    @stream.subscribe(TOPIC, ordering="key", name="ordered")
+    async def ordered(event: Number, ctx: Context) -> None:
+        attempts.append(ctx.attempt)
+        await ctx.state.put("count", await ctx.state.get("count", 0) + 1)
+
+    @stream.subscribe(TOPIC, name="shared")
+    async def shared(event: Number, ctx: Context) -> None:
+        attempts.append(ctx.attempt)
+        ctx.emit({"n": event.n}, topic="out")
+
+    await stream.emit_many(numbers(5))
+    await run_until_drained(stream)
+    trouble.failures.clear()
+    assert attempts == [1] * 10
+    assert sorted(event["n"] for event in await read_events(broker, "out")) == list(range(5))
+    assert await stream.read_state(ordered, "a", "count") == 5
+    await stream.stop()
+
+
+async def test_a_suspect_record_is_noted_only_once_it_runs_alone() -> None:
+    """Noted while it waits for others to end, it would be charged with their crashes."""
+    trouble = Trouble()
+    broker = TroubledMemory(trouble, Limits(lease_ms=150, renew_ms=40))
+    backend = StreamingBackend(broker, TOPIC, GROUP)
+    await broker.connect()
+    producer = Stream(backend)
+    await producer.emit(numbers(1)[0])
+    dead = await MemoryBroker.open_session(broker)
+    await dead.register(TOPIC, GROUP, "suspect")
+    consumer = await dead.acquire(Cursor(TOPIC, GROUP, "suspect", 0))
+    assert consumer is not None
+    await consumer.poll(max_records=10, timeout_ms=0)
+    dead.abandon()
+
+    stream = Stream(backend)
+    is_busy, goes_on = asyncio.Event(), asyncio.Event()
+
+    @stream.subscribe(TOPIC, name="slow")
+    async def slow(event: Number) -> None:
+        is_busy.set()
+        await goes_on.wait()
+        trouble.calls.append("slow has ended")
+
+    @stream.subscribe(TOPIC, ordering="key", name="suspect")
+    async def suspect(event: Number) -> None:
+        trouble.calls.append("suspect runs")
+
+    async with running(stream):
+        await is_busy.wait()
+        await until(lambda: "acquire" in trouble.calls)
+        await asyncio.sleep(0.05)
+        assert "intend" not in trouble.calls
+        goes_on.set()
+        await until(lambda: "suspect runs" in trouble.calls)
+    wanted = ("slow has ended", "intend", "suspect runs")
+    assert [call for call in trouble.calls if call in wanted] == list(wanted)
