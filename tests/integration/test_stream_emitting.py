@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Context, Stream
-from pspf.connectors.base import NewRecord, StreamingBackend
+from pspf.connectors.base import StreamingBackend
 from pspf.connectors.memory import MemoryBroker
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, EventRejected
-from pspf.records import Appended
+from pspf.records import Appended, NewRecord
 from tests.integration.running import (
     GROUP,
     QUICK,
