@@ -56,9 +56,14 @@ def list_letters(
     brokers.run(work())
 
 
-@app.command(cls=Command, epilog=examples("pspf dlq inspect 42", "pspf dlq inspect 42 --topic orders --json"))
+@app.command(
+    cls=Command,
+    epilog=examples("pspf dlq inspect 42", "pspf dlq inspect orders/1707", "pspf dlq inspect 42 --topic orders --json"),
+)
 def inspect(
-    letter_id: Annotated[str, typer.Argument(metavar="ID", help="The dead letter's id, as dlq list shows it.")],
+    letter_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The dead letter's id, or TOPIC/ID of the record that died.")
+    ],
     topic: Annotated[str | None, typer.Option("--topic", "-t", help="The topic, where several have this id.")] = None,
     backend: Backend = None,
     as_json: AsJson = False,

@@ -22,7 +22,10 @@ _BATCH: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which dead letters; what is None or empty does not narrow."""
+    """Which dead letters; what is None or empty does not narrow.
+
+    An id is the dead letter's own, or names the record that died: `orders/42`.
+    """
 
     topic: str | None = None
     group: str | None = None
@@ -44,13 +47,14 @@ async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
         ConfigurationError: An id is none.
     """
     for letter_id in choice.ids:
-        parse_id(letter_id)
+        parse_id(letter_id.rpartition("/")[2])
     letters = await broker.list_dead_letters(topic=choice.source, group=choice.group)
     if choice.source is not None and not letters:
         names = {info.topic for info in await broker.list_topics()}
         if choice.source not in names:
             raise NotFound(f"no topic {choice.source!r} in {broker.name}{near(choice.source, names)}")
-    missing = [letter_id for letter_id in choice.ids if letter_id not in {letter.record.id for letter in letters}]
+    known = {name for letter in letters for name in _names(letter)}
+    missing = [letter_id for letter_id in choice.ids if letter_id not in known]
     if missing:
         raise NotFound(
             f"no dead letter {', '.join(missing)}{f' of {choice.source}' if choice.source else ''}; see pspf dlq list"
@@ -58,10 +62,14 @@ async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
     return [
         letter
         for letter in letters
-        if (not choice.ids or letter.record.id in choice.ids)
+        if (not choice.ids or _names(letter) & set(choice.ids))
         and choice.handler in (None, letter.handler)
         and choice.error_type in (None, letter.error_type, letter.error_type.rpartition(".")[2])
     ]
+
+
+def _names(letter: StoredDeadLetter) -> set[str]:
+    return {letter.record.id, f"{letter.topic}/{letter.original_id}"}
 
 
 async def select_one(broker: Broker, choice: Choice) -> StoredDeadLetter:
@@ -73,8 +81,10 @@ async def select_one(broker: Broker, choice: Choice) -> StoredDeadLetter:
     """
     letters = await select(broker, choice)
     if len(letters) > 1:
-        topics = ", ".join(sorted({letter.topic for letter in letters}))
-        raise UsageError(f"several topics have a dead letter {choice.ids[0]}: {topics}; add --topic")
+        places = ", ".join(sorted({f"{letter.topic} {letter.record.id}" for letter in letters}))
+        raise UsageError(
+            f"there are several dead letters {choice.ids[0]}: {places}; name one with --topic, or by its own id"
+        )
     return letters[0]
 
 

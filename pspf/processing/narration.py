@@ -56,12 +56,13 @@ class Narrator:
             )
         else:
             logger.error(
-                "%s: dead after attempt %d/%d: %s: %s; see: pspf dlq inspect %s",
+                "%s: dead after attempt %d/%d: %s: %s; see: pspf dlq inspect %s/%s",
                 where,
                 failure.attempts,
                 most,
                 kind,
                 text,
+                record.topic,
                 record.id,
             )
 

@@ -366,4 +366,4 @@ async def test_a_failure_tells_the_users_frames_once_and_then_a_line_each(
     assert "in run" in lines[0]
     assert "pspf/execution" not in lines[0]
     assert "attempt 1/3 failed, next in" in lines[1]
-    assert lines[3].endswith("dead after attempt 3/3: ValueError: 0 is not wanted; see: pspf dlq inspect 1")
+    assert lines[3].endswith("dead after attempt 3/3: ValueError: 0 is not wanted; see: pspf dlq inspect numbers/1")

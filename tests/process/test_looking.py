@@ -127,6 +127,8 @@ def test_a_dead_letter_is_listed_shown_replayed_and_purged(folder: Folder) -> No
     assert "order 41 is bad" in page
     assert "app.py" in page
     assert folder.ok("dlq", "inspect", first, "--json").json["event"]["n"] == 41
+    told = [line.rpartition("pspf dlq inspect ")[2].split()[0] for line in said.splitlines() if "dlq inspect" in line]
+    assert [folder.ok("dlq", "inspect", name, "--json").json["event"]["n"] for name in told] == [41, 42]
     assert len(folder.ok("dlq", "export", "orders").json_lines) == 2
     assert folder.ok("dlq", "list", "--error", "KeyError", "--json").json == {"dead_letters": []}
 
