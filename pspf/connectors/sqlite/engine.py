@@ -246,7 +246,8 @@ class InlineEngine(Engine):
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
             try:
-                await asyncio.wait_for(waiter, min(left_ms, _TICK_MS) / 1000)
+                async with asyncio.timeout(min(left_ms, _TICK_MS) / 1000):  # wait_for may drop a cancellation
+                    await waiter
             except TimeoutError:
                 continue
             finally:

@@ -238,6 +238,8 @@ class OrderedConsumer(Consumer):
             forget_retries(storage, self._cursor_id, commit.done)
         rows = [(self._cursor_id, r.offset, r.key, r.attempts, r.due_ms, r.error) for r in commit.retries]
         storage.insert("retries", 6, rows, verb="INSERT OR REPLACE")
+        if rows:
+            self._engine.grown.add(self._partition_id)  # the next read may be waiting already
 
     async def intend(self, offsets: Sequence[int]) -> None:
         suspicion = self._suspicion

@@ -61,6 +61,9 @@ class SharedConsumer(Consumer):
         self._cursor_id = cursor_id
         self._partition_id = partition_id
         self._outstanding: list[Run] = []
+        """What we hold. Touched on the engine's thread alone: a poll that waits may claim at any moment."""
+        self._in_commit: list[Run] = []
+        self._settled: list[Run] = []
         self._is_behind = False
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
@@ -105,6 +108,7 @@ class SharedConsumer(Consumer):
         if isinstance(sight, Nothing):
             return sight
         self._membership.ensure(storage)
+        self._forget_settled()
         claim = self._membership.next_claim()
         records: list[Record] = []
         if sight.is_orphaned:
@@ -241,12 +245,14 @@ class SharedConsumer(Consumer):
         if commit.state:
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         lost: frozenset[int] = await self._engine.write(lambda storage: self._apply(storage, commit))
-        self._forget(commit)
+        self._settled = self._in_commit
         return sorted(lost)
 
-    def _forget(self, commit: Commit) -> None:
-        """Take what a commit settled out of what is outstanding."""
-        settled = [run for run in self._runs_of(_offsets(commit)) if run.claim >= 0]
+    def _forget_settled(self) -> None:
+        """Take what the last commit settled out of what is outstanding; a retry may be there again, claimed anew."""
+        settled, self._settled = self._settled, []
+        if not settled:
+            return
         left: list[Run] = []
         for run in self._outstanding:
             begin = run.first
@@ -260,8 +266,10 @@ class SharedConsumer(Consumer):
         self._outstanding = left
 
     def _apply(self, storage: Storage, commit: Commit) -> frozenset[int]:
+        self._forget_settled()
         offsets = _offsets(commit)
         wanted = list(self._runs_of(offsets))
+        self._in_commit = [run for run in wanted if run.claim >= 0]
         lost = frozenset(offset for run in wanted for offset in self._not_ours(storage, run))
         if lost and commit.whole:
             self._give_back(storage, wanted)
@@ -347,10 +355,9 @@ class SharedConsumer(Consumer):
         self._engine.grown.add(self._partition_id)
 
     async def intend(self, offsets: Sequence[int]) -> None:
-        wanted = list(self._runs_of(sorted(offsets)))
-
         def mark(storage: Storage) -> None:
-            for run in wanted:
+            self._forget_settled()
+            for run in self._runs_of(sorted(offsets)):
                 storage.run(
                     "UPDATE claims SET is_started = 1 WHERE cursor_id = ? AND first <= ? AND last >= ? AND session = ?"
                     " AND claim = ?",
@@ -367,6 +374,7 @@ class SharedConsumer(Consumer):
 
         def give_back(storage: Storage) -> None:
             # Asked here and not before: a poll that was cancelled may have claimed since.
+            self._forget_settled()
             self._give_back(storage, self._outstanding)
 
         await self._engine.write(give_back, durable=False)
