@@ -9,6 +9,7 @@ from pspf.clock import ManualClock
 from pspf.connectors.base import Broker, Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
+from tests.support.servers import hall
 
 _NOTICE_MS: Final = 2_000
 """How long after its lease a dead session is noticed at the latest."""
@@ -24,9 +25,25 @@ class Kind:
     is_shared: bool
 
 
+def make_on_server(name: str) -> Callable[[Path, Limits, ManualClock | None], Broker]:
+    """Return the maker of brokers on the session's server called `name`; each folder is a database of its own."""
+
+    def make(folder: Path, limits: Limits, clock: ManualClock | None) -> Broker:
+        from pspf.connectors.valkey.broker import ValkeyBroker
+        from pspf.connectors.valkey.connector import ValkeyConnector
+
+        shared = hall(name)
+        connector = ValkeyConnector(host="127.0.0.1", port=shared.server.port, db=shared.database_of(folder))
+        return ValkeyBroker(connector, limits, clock)
+
+    return make
+
+
 KINDS: Final = (
     Kind("memory", lambda folder, limits, clock: MemoryBroker(limits, clock), is_shared=False),
     Kind("sqlite", lambda folder, limits, clock: SQLiteBroker(folder / "broker.db", limits, clock), is_shared=True),
+    Kind("valkey", make_on_server("valkey"), is_shared=True),
+    Kind("redis", make_on_server("redis"), is_shared=True),
 )
 
 
