@@ -10,6 +10,7 @@ PSPFError
 │   ├── SchemaError             the payload is not what the model asks for
 │   └── TooManyEffects          one record did more than one commit may hold
 ├── NotFound                    no such topic, group or record
+├── Refused                     ask for it expressly: it would destroy or disturb something
 ├── BackendUnavailable          wait, then call again
 │   └── DiskFull                make space, then call again
 ├── BackendCorrupt              stop: the broker's data is damaged or not ours
@@ -65,6 +66,10 @@ class TooManyEffects(EventRejected):
 
 class NotFound(PSPFError, LookupError):
     """A named topic, group, handler or record does not exist."""
+
+
+class Refused(PSPFError):
+    """An operator's wish would destroy or disturb something, and was not said to mean it; nothing was changed."""
 
 
 class BackendUnavailable(PSPFError):

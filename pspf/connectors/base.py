@@ -2,6 +2,7 @@
 
     StreamingBackend   what users name: one topic and one group on a broker
     Broker             topics, the log, groups, dead letters, state: all that needs no membership
+    Operations         seek, drop, trim, delete, look after: what only an operator does (operations.py)
     Session            one worker's membership: while it lives, what it holds is nobody else's
     Consumer           one cursor in one worker's hands: poll and commit
 
@@ -16,6 +17,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from pspf.connectors.operations import Operations
 from pspf.errors import EventRejected
 from pspf.records import (
     Appended,
@@ -278,6 +280,8 @@ class Broker(ABC):
     """The sizes and times in force."""
     is_shared: bool
     """Whether other processes can see it."""
+    operations: Operations
+    """What an operator may do."""
 
     async def __aenter__(self) -> Self:
         await self.connect()
