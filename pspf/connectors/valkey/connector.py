@@ -1,0 +1,129 @@
+"""Where a server is and how to get in; one-time checks of what it is."""
+
+import asyncio
+import logging
+import re
+from typing import Any, Final, Literal
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from pspf.connectors.valkey.failures import translate_connect
+from pspf.errors import BackendUnavailable, ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_S: Final = 5.0
+_ANSWER_S: Final = 5.0
+
+CertificateCheck = Literal["required", "optional", "none"]
+
+
+class ValkeyConnector:
+    """One Valkey (7.2 or newer) or Redis (7.0 or newer) server. Making one opens nothing.
+
+    With `unix_socket_path` host and port don't count. The `ssl_...` files are PEM.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 6379,
+        db: int = 0,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        unix_socket_path: str | None = None,
+        ssl: bool = False,
+        ssl_ca_certs: str | None = None,
+        ssl_certfile: str | None = None,
+        ssl_keyfile: str | None = None,
+        ssl_cert_reqs: CertificateCheck = "required",
+        ssl_check_hostname: bool = True,
+    ) -> None:
+        if ssl and unix_socket_path:
+            raise ConfigurationError("a unix socket has no TLS: leave out ssl=, or name host= and port=")
+        if db < 0 or not 0 < port < 65536:
+            raise ConfigurationError(f"port={port}, db={db}: no server has these")
+        if username and not password:
+            raise ConfigurationError(f"username={username!r} has no password")
+        self.host = host
+        self.port = port
+        self.db = db
+        self.unix_socket_path = unix_socket_path
+        self.name = self._describe(ssl=ssl, username=username)
+        self._options: dict[str, Any] = {
+            "db": db,
+            "username": username,
+            "password": password,
+            "protocol": 2,
+            # By itself redis-py would send a command again after its reply was lost: an XADD twice.
+            "retry_on_timeout": False,
+            "socket_connect_timeout": _CONNECT_S,
+            "socket_timeout": _ANSWER_S,
+            "driver_info": None,  # CLIENT SETINFO is newer than the oldest server
+        }
+        if unix_socket_path:
+            self._options["path"] = unix_socket_path
+        else:
+            self._options |= {"host": host, "port": port}
+        if ssl:
+            self._options |= {
+                "ssl_ca_certs": ssl_ca_certs,
+                "ssl_certfile": ssl_certfile,
+                "ssl_keyfile": ssl_keyfile,
+                "ssl_cert_reqs": ssl_cert_reqs,
+                "ssl_check_hostname": ssl_check_hostname and ssl_cert_reqs != "none",
+            }
+        self._is_ssl = ssl
+
+    def _describe(self, *, ssl: bool, username: str | None) -> str:
+        who = f"{username}@" if username else ""
+        if self.unix_socket_path:
+            return f"valkey+unix://{who}{self.unix_socket_path}?db={self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'valkeys' if ssl else 'valkey'}://{who}{host}:{self.port}/{self.db}"
+
+    def __repr__(self) -> str:
+        return f"<ValkeyConnector {self.name}>"
+
+    async def open_connection(self, purpose: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open and authenticate a connection; return its streams, on which nothing is under way.
+
+        Raises:
+            BackendUnavailable: The server can't be reached, or refuses for now.
+            NotPermitted: The user or the password is wrong.
+        """
+        kind: type[redis.asyncio.connection.AbstractConnection]
+        if self.unix_socket_path:
+            kind = redis.asyncio.UnixDomainSocketConnection
+        else:
+            kind = redis.asyncio.SSLConnection if self._is_ssl else redis.asyncio.Connection
+        connection = kind(**self._options, retry=AsyncRetry(NoBackoff(), 0), client_name=f"pspf-{purpose}")
+        try:
+            await connection.connect()
+        except (RedisError, OSError) as error:
+            await _close(connection)
+            raise translate_connect(error, self.name) from error
+        except BaseException:
+            await _close(connection)
+            raise
+        reader, writer = connection._reader, connection._writer
+        assert reader is not None
+        assert writer is not None
+        # From here on they are ours: redis-py has no public way to hand over what it has opened.
+        connection._reader = connection._writer = None
+        return reader, writer
+
+    def open_blocking(self) -> redis.Connection:
+        """Return a connection for a thread, not connected yet. Its errors are redis-py's."""
+        kind: type[redis.Connection]
+        if self.unix_socket_path:
+            kind = redis.UnixDomainSocketConnection  # type: ignore[assignment]
+        else:
+            kind = redis.SSLConnection if self._is_ssl else redis.Connection
+        return kind(**self._options, retry=Retry(NoBackoff(), 0), client_name="pspf-leases")

@@ -1,0 +1,58 @@
+"""What all parts of one broker object share: the server, the limits, the clock and the topics."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from pspf.clock import Clock, SystemClock
+from pspf.connectors.base import Limits
+from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.connectors.valkey.log import Router
+from pspf.connectors.valkey.retention import Trimmer
+from pspf.connectors.valkey.topics import Topics
+from pspf.connectors.valkey.wire import Lane
+
+
+class Core:
+    """One broker object's common things. Making one opens nothing.
+
+    Without a clock of the caller's the server's clock counts, for leases, due times and ids.
+    """
+
+    def __init__(self, connector: ValkeyConnector, limits: Limits, clock: Clock | None) -> None:
+        self.connector = connector
+        self.limits = limits
+        self.has_own_clock: Final = clock is not None
+        self.clock: Final[Clock] = clock or SystemClock()
+        self._lanes: list[Lane] = []
+        self._ticks: list[Callable[[], Awaitable[None]]] = []
+        self.commands = self.open_lane("commands")
+        """For what answers at once and belongs to no consumer."""
+        self.topics = Topics(self.commands)
+        self.router = Router()
+        self.trimmer = Trimmer(self.topics, limits, self.clock, self.now)
+
+    def now(self) -> str:
+        """Return what scripts take as `now`: empty for the server's clock."""
+        return str(self.clock.now_ms()) if self.has_own_clock else ""
+
+    def open_lane(self, purpose: str) -> Lane:
+        """Return a lane that is closed with the broker, if not before."""
+        lane = Lane(self.connector, purpose)
+        self._lanes = [other for other in self._lanes if other.is_open or other is getattr(self, "commands", None)]
+        self._lanes.append(lane)
+        return lane
+
+    async def close_lanes(self) -> None:
+        """Close all lanes; a lane that is used afterwards opens again."""
+        for lane in self._lanes:
+            await lane.close()
+
+    def add_tick(self, tick: Callable[[], Awaitable[None]]) -> None:
+        """Have `tick` run by `tick()`."""
+        self._ticks.append(tick)
+
+    async def tick(self) -> None:
+        """Do what is due by the caller's clock, which no thread can wait for; nothing with the server's."""
+        if self.has_own_clock:
+            for tick in self._ticks:
+                await tick()
