@@ -141,10 +141,10 @@ class Context:
         to = self._around.default_topic if topic is None else topic
         if companion_source(check_name("topic", to)) is not None:
             raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone")
-        value, raw_key, _ = encode(event, key=key)
-        record = NewRecord(raw_key, value, encode_headers(self._around.inject(dict(headers) if headers else None)))
+        raw_headers = encode_headers(self._around.inject(dict(headers) if headers else None))
+        record = encode(event, key=key, raw_headers=raw_headers)
         self._around.check(record)
-        self.count(len(value))
+        self.count(len(record.value))
         self._emits.append((to, record))
 
     @property

@@ -1,6 +1,6 @@
 """Event models, their registry, and the way from an event to bytes and back.
 
-encode(event)  ->  bytes, key, id          (EventRejected)
+encode(event)  ->  NewRecord               (EventRejected)
 make_decoder(model)(record)  ->  event     (SchemaError)
 """
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from itertools import repeat
 from random import Random
-from typing import Annotated, Any, ClassVar, Final, NamedTuple, get_args, get_origin, overload
+from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, overload
 
 from pydantic import (
     BaseModel,
@@ -28,7 +28,7 @@ from pydantic_core import CoreSchema, PydanticSerializationError, SchemaValidato
 from pspf import codec
 from pspf.codec import LETTER_I, LETTER_N
 from pspf.errors import ConfigurationError, EventRejected
-from pspf.records import Record, format_id
+from pspf.records import NewRecord, Record, format_id
 
 GENERIC_EVENT: Final = "GenericEvent"
 """The `event_type` of a dict that has none."""
@@ -178,22 +178,15 @@ def _place(model: type) -> str:
     return f"{getattr(model, '__module__', '')}.{getattr(model, '__qualname__', repr(model))}"
 
 
-class Encoded(NamedTuple):
-    """An event as bytes. `event_id` is set only where the caller chose it: then it de-duplicates."""
-
-    value: bytes
-    raw_key: bytes | None
-    event_id: str | None
+_new_tuple: Final[Any] = tuple.__new__  # half the price of NewRecord(...)
 
 
-_new_tuple: Final = tuple.__new__  # half the price of Encoded(...)
-
-
-def encode(event: object, *, key: str | None = None) -> Encoded:
+def encode(event: object, *, key: str | None = None, raw_headers: bytes | None = None) -> NewRecord:
     """Return `event`, a pydantic model or a dict, as it is stored; the event itself stays as it is.
 
     Without an `event_type` it gets the class's name, a dict `GenericEvent`. The key is `key`, else
     the event's `key` field (text, an integer or a UUID), else none. Models are written by alias.
+    `event_id` is set only where the caller chose it: then it de-duplicates.
 
     Raises:
         EventRejected: It is of another type, or no JSON object that `codec.dumps` takes.
@@ -220,13 +213,16 @@ def encode(event: object, *, key: str | None = None) -> Encoded:
         event_id = codec.text_of("event_id", event_id)
         if not event_id:
             raise EventRejected("event_id is empty; leave it out, or give each event its own")
-    if own_key is None:
-        return _new_tuple(Encoded, (value, None, event_id))
+    raw_key = None if own_key is None else _encode_key(own_key)
+    record: NewRecord = _new_tuple(NewRecord, (raw_key, value, raw_headers, None, event_id))
+    return record
+
+
+def _encode_key(key: object) -> bytes:
     try:
-        raw_key = (own_key if type(own_key) is str else codec.text_of("key", own_key)).encode()
+        return (key if type(key) is str else codec.text_of("key", key)).encode()
     except UnicodeEncodeError as error:
-        raise EventRejected(f"key {own_key!r:.80} can't be written as UTF-8") from error
-    return _new_tuple(Encoded, (value, raw_key, event_id))
+        raise EventRejected(f"key {key!r:.80} can't be written as UTF-8") from error
 
 
 def _describe(event: object) -> str:
@@ -346,15 +342,14 @@ _STAMPED: Final[tuple[str, ...]] = ("offset", "event_id", "timestamp", "key")
 def _stamp(event: BaseEvent, record: Record) -> None:
     """Give an event its record's id, and for what its payload left open values that a redelivery repeats."""
     values = event.__dict__  # written to directly: what we put there must not count as set
-    partition, offset = record.partition, record.offset
-    record_id = format_id(partition, offset) if partition or offset > _MAX_PLAIN_OFFSET else str(offset)
-    values["offset"] = record_id
     fields_set = event.__pydantic_fields_set__
+    partition, offset = record.partition, record.offset
+    values["offset"] = format_id(partition, offset) if partition or offset > _MAX_PLAIN_OFFSET else str(offset)
     if "event_id" not in fields_set:
-        values["event_id"] = f"{record.topic}/{record_id}"
+        values["event_id"] = f"{record.topic}/{record.id}"
     if "timestamp" not in fields_set:
         values["timestamp"] = _time_of(record.timestamp_ms)
-    if record.raw_key is not None and values["key"] is None:
+    if values["key"] is None and record.raw_key is not None:
         values["key"] = record.key
 
 
@@ -393,8 +388,9 @@ def _event_decoder(name: str, model: type[BaseEvent]) -> Decoder:
             event = validate_json(value)
             if LETTER_N in value or LETTER_I in value:  # a call for each event would cost as much again
                 codec.refuse_non_finite_tokens(value)
-            if event.__pydantic_extra__:
-                codec.refuse_non_finite(event.__pydantic_extra__)
+            extra = event.__pydantic_extra__
+            if extra:
+                codec.refuse_non_finite(extra)
             stamp(event, record)
         except Exception as error:  # a validator of the user's may raise anything
             raise codec.schema_error(name, error) from codec.cause_of(error)

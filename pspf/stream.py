@@ -30,7 +30,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[["Stream"], AbstractAsyncContextManager[Any]]
 
 _HEALTH_S: Final = 5.0
-_new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
 
 
 class Stream:
@@ -220,9 +219,7 @@ class Stream:
     ) -> list[str]:
         """Store many events at once, all or none; return their record ids in order. Errors as in `emit`."""
         if key is None and not headers and current_call.get() is None and not self.telemetry.is_tracing:
-            records = [
-                _new(NewRecord, (raw_key, value, None, None, id_)) for value, raw_key, id_ in map(encode, events)
-            ]
+            records = list(map(encode, events))
         else:
             records = [self._encode(event, key, headers) for event in events]
         return format_ids(await self._append(records, topic))
@@ -231,9 +228,8 @@ class Stream:
         call = current_call.get()
         if call is not None:
             event = _identify(event, call.next_id())
-        value, raw_key, event_id = encode(event, key=key)
         raw_headers = encode_headers(self.telemetry.inject(dict(headers) if headers else None))
-        return NewRecord(raw_key, value, raw_headers, None, event_id)
+        return encode(event, key=key, raw_headers=raw_headers)
 
     async def _append(self, records: Sequence[NewRecord], topic: str | None) -> Sequence[Appended]:
         await self._connect()

@@ -36,8 +36,7 @@ class Recipe:
             event["event_type"] = self.event_type
         if self.event_id is not None:
             event["event_id"] = self.event_id
-        encoded = encode(event, key=self.key)
-        record = NewRecord(encoded.raw_key, encoded.value, encode_headers(self.headers), None, encoded.event_id)
+        record = encode(event, key=self.key, raw_headers=encode_headers(self.headers))
         self.limits.check(record)
         return record
 

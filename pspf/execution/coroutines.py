@@ -29,12 +29,13 @@ class Plain(Executor):
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         function, decode, call = self._function, self._decode, enter_call(self._name, self._warned)
         breath = Breath()
+        asks = run.has_to_ask
         for taken, record in enumerate(records):
             if not taken % _BREATH_RECORDS:
                 await breath.take()
             if run.is_closed:
                 return taken
-            if run.has_to_ask and not run.admit(record):
+            if asks and not run.admit(record):
                 continue
             call.record = record
             try:
@@ -43,10 +44,12 @@ class Plain(Executor):
                 if not is_leaked(error):
                     raise
                 run.fail(record, error)
+                asks = run.has_to_ask
             except FAILURES as error:
                 run.fail(record, error)
+                asks = run.has_to_ask
             else:
-                if run.has_to_ask:
+                if asks:
                     run.succeed(record)
         return len(records)
 

@@ -11,7 +11,7 @@ from pspf.context import Context
 from pspf.errors import EventRejected, HandlerCrashed
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack, Verdict
-from pspf.records import Batch, Commit, DeadLetter, Emit, Record, Retry
+from pspf.records import Batch, Commit, DeadLetter, Emit, Record, Retry, offset_of
 from pspf.subscription import Subscription
 
 _MAX_ERROR: Final = 1_000
@@ -221,9 +221,9 @@ class BatchRun:
         """Return the commit of the records that were handled; `left` are the ones not started."""
         not_done = self._not_done
         if not_done:
-            done = [record.offset for record in handled if record.offset not in not_done]
+            done = [offset for offset in map(offset_of, handled) if offset not in not_done]
         else:
-            done = [record.offset for record in handled]
+            done = list(map(offset_of, handled))
         done += [offset for offset in self._late if offset not in not_done]
         held = self._held
         position = None if held is None else self._move_on(held, left)

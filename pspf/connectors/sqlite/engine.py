@@ -48,12 +48,16 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A look that may be parked. `take` turns what was found into a write; without it, it is the result."""
+    """A look that may be parked. `take` turns what was found into a write; without it, it is the result.
+
+    While `is_eager` says so, a poll whose partition has grown takes without looking first.
+    """
 
     partition_id: int
     look: Callable[[Storage], Any]
     take: Callable[[Storage], Any] | None
     timeout_ms: int
+    is_eager: Callable[[], bool] = bool
 
 
 class Chore(Protocol):
@@ -470,7 +474,9 @@ class ThreadEngine(Engine):
             if request.future.done():
                 continue
             is_grown = bool(grown) if request.poll.partition_id == ANY_PARTITION else request.poll.partition_id in grown
-            if is_any or is_due or is_grown or request.deadline_ms <= now_ms:
+            if is_grown and request.poll.is_eager():
+                writes.append(request)
+            elif is_any or is_due or is_grown or request.deadline_ms <= now_ms:
                 self._look(request, writes)
             else:
                 self._parked.append(request)

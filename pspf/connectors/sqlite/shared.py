@@ -18,7 +18,7 @@ from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import StateUnavailable
-from pspf.records import Batch, Commit, Cursor, Record
+from pspf.records import Batch, Commit, Cursor, Record, offset_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class SharedConsumer(Consumer):
         self._in_commit: list[Run] = []
         self._settled: list[Run] = []
         self._is_behind = False
+        self._is_first = True
+        """Whether the last take found something; other workers may be faster, and each take queues all writers."""
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         faults.reach("read.sent")
@@ -74,6 +76,7 @@ class SharedConsumer(Consumer):
                 lambda storage: self._look_first(storage, retries_only),
                 lambda storage: self._take(storage, max_records, retries_only),
                 timeout_ms,
+                lambda: self._is_first,
             )
         )
         faults.reach("read.reply")
@@ -105,6 +108,7 @@ class SharedConsumer(Consumer):
     def _take(self, storage: Storage, max_records: int, retries_only: bool) -> Batch | Nothing:
         sight = self._look(storage, retries_only)  # again: another worker may have been first
         self._is_behind = False
+        self._is_first = not isinstance(sight, Nothing)
         if isinstance(sight, Nothing):
             return sight
         self._membership.ensure(storage)
@@ -139,11 +143,11 @@ class SharedConsumer(Consumer):
         if end < last:
             self._add_claim(storage, end + 1, last, claim, None, is_suspect=True)
         records = self._read_claimed(storage, first, end)
-        for run in runs([record.offset for record in records], claim):
+        for run in runs(list(map(offset_of, records)), claim):
             self._add_claim(
                 storage, run.first, run.last, claim, self._membership.session, is_suspect=True, crashes=crashes
             )
-        self._deliver(records, claim)
+            insort(self._outstanding, run, key=_first)
         return Batch(records, end + 1, suspect=True, crashes=crashes) if records else None
 
     def _take_orphans(self, storage: Storage, claim: int, max_records: int) -> list[Record]:
@@ -212,12 +216,8 @@ class SharedConsumer(Consumer):
         return records
 
     def _claim(self, storage: Storage, records: Sequence[Record], claim: int) -> None:
-        for run in runs([record.offset for record in records], claim):
+        for run in runs(list(map(offset_of, records)), claim):
             self._add_claim(storage, run.first, run.last, claim, self._membership.session)
-        self._deliver(records, claim)
-
-    def _deliver(self, records: Sequence[Record], claim: int) -> None:
-        for run in runs([record.offset for record in records], claim):
             insort(self._outstanding, run, key=_first)
 
     def _add_claim(

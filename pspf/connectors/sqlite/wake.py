@@ -9,8 +9,10 @@ import os
 import secrets
 import socket
 import tempfile
+import time
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_SOCKET_PATH: Final = 100
 _MAX_PARTITIONS: Final = 100
+_MTIME_STEP_NS: Final = 1_000_000_000
+"""A directory that changed so shortly ago may change again without a new modification time."""
 
 
 def wake_directory(database: Path) -> Path:
@@ -41,6 +45,8 @@ class Wake:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._is_listening = False
+        self._others: list[str] = []
+        self._others_at_ns = 0
 
     def listen(self) -> None:
         """Start to receive. Before this only `notify` works."""
@@ -70,23 +76,32 @@ class Wake:
         """Tell all other listeners that these partitions grew."""
         ids = array("q", partition_ids)
         datagram = ids.tobytes() if len(ids) <= _MAX_PARTITIONS else b""
-        try:
-            names = os.listdir(self._directory)
-        except FileNotFoundError:
-            return
-        for name in names:
-            if name != self._path.name:
-                self._send(self._directory / name, datagram)
+        for path in self._find_others():
+            self._send(path, datagram)
 
-    def _send(self, path: Path, datagram: bytes) -> None:
+    def _find_others(self) -> Sequence[str]:
+        """Return the paths of the other listeners' sockets; listed anew when the directory has changed."""
         try:
-            self._socket.sendto(datagram, str(path))
+            changed_ns = os.stat(self._directory).st_mtime_ns
+        except FileNotFoundError:
+            return ()
+        if changed_ns != self._others_at_ns or time.time_ns() - changed_ns < _MTIME_STEP_NS:
+            self._others_at_ns = changed_ns
+            self._others = [
+                os.path.join(self._directory, name) for name in os.listdir(self._directory) if name != self._path.name
+            ]
+        return self._others
+
+    def _send(self, path: str, datagram: bytes) -> None:
+        try:
+            self._socket.sendto(datagram, path)
         except BlockingIOError:
             return  # its buffer is full: it has wake-ups enough
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)  # its process is gone
+            with suppress(FileNotFoundError):
+                os.unlink(path)  # its process is gone
         except OSError as error:
-            logger.debug("no wake-up through %s: %s", path.name, error)
+            logger.debug("no wake-up through %s: %s", path, error)
 
     def close(self) -> None:
         self._socket.close()
