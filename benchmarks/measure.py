@@ -1,10 +1,10 @@
 """Medians, percentiles, and what the disk itself takes."""
 
 import os
+import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 PROBE_BYTES = 4096
 
@@ -16,14 +16,18 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[int(rank) - 1]
 
 
-def fsync_ms(folder: Path, samples: int = 200) -> float:
-    """Return the median time, in ms, that `folder`'s disk takes to make an append of 4 KiB safe."""
+def fsync_ms(folder: Path, samples: int = 100, per_second: float = 20) -> list[float]:
+    """Return how many ms `folder`'s disk takes to make each of some appends of 4 KiB safe, at the pace of the emits.
+
+    The pace matters: a disk that is never idle answers several times as fast as one that wakes up for each write.
+    """
     sync = os.fdatasync if hasattr(os, "fdatasync") else os.fsync
     path = folder / "fsync.probe"
     times = []
     file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     try:
         for _ in range(samples):
+            time.sleep(random.uniform(0.5, 1.5) / per_second)
             started = time.perf_counter_ns()
             os.write(file, bytes(PROBE_BYTES))
             sync(file)
@@ -31,4 +35,4 @@ def fsync_ms(folder: Path, samples: int = 200) -> float:
     finally:
         os.close(file)
         path.unlink()
-    return median(times)
+    return times
