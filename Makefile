@@ -7,6 +7,7 @@ PYTHONS := python3.11 python3 python3.12 python3.13 python3.14
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.bench-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 .PHONY: run test setup lint format faults bench clean
@@ -32,8 +33,9 @@ format: setup
 faults: setup
 	PSPF_FAULT_RUNS=20 $(BIN)/python -m pytest -q tests/faults
 
-bench: setup
+bench: $(BENCH_READY)
 	@$(BIN)/python -m benchmarks.embedded
+	@$(BIN)/python -m benchmarks.valkey
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .pspf
@@ -56,3 +58,8 @@ $(READY): pyproject.toml
 	@$(PIP) install --editable '.[test]'
 	@touch $@
 	@echo "set-up: done"
+
+# Whom PSPF is compared with is installed only where that is asked for.
+$(BENCH_READY): $(READY)
+	@$(PIP) install --editable '.[test,bench]'
+	@touch $@

@@ -5,10 +5,9 @@ An actor prints one line of JSON. Both loops share the event model, the handler 
 
 import asyncio
 import json
-import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import orjson
 import uvloop
 
 from benchmarks.events import BATCH, TOPIC, Stamped, Tick, ready_dicts
+from benchmarks.handlers import make_handler, pace, run_until
 from pspf import Stream
 from pspf.connectors.sqlite import SQLiteBackend
 
@@ -24,34 +24,9 @@ from pspf.connectors.sqlite import SQLiteBackend
 SWITCH_INTERVAL_S = 0.0005
 
 
-Handler = Callable[[Tick], Coroutine[Any, Any, None]]
-
-
-def make_handler(total: int) -> tuple[Handler, asyncio.Event]:
-    """Return a handler that counts, and an event that it sets at the `total`-th call."""
-    handled = 0
-    is_complete = asyncio.Event()
-
-    async def handle(event: Tick) -> None:
-        nonlocal handled
-        handled += 1
-        if handled == total:
-            is_complete.set()
-
-    return handle, is_complete
-
-
 def open_stream(path: str, *, group: str = "bench") -> Stream:
     """Return a Stream on the broker file at `path`."""
     return Stream(SQLiteBackend(path, stream_key=TOPIC, group_name=group))
-
-
-async def run_until(stream: Stream, complete: asyncio.Event) -> None:
-    """Run the stream's handlers until `complete`; what was in hand is committed when this returns."""
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(stream.run_forever())
-        await complete.wait()
-        await stream.stop()
 
 
 async def fill(*, path: str, total: int) -> dict[str, Any]:
@@ -145,8 +120,7 @@ async def emit_slowly(*, path: str, total: int, per_second: float) -> dict[str, 
     async with open_stream(path) as stream:
         await stream.emit(warm_up | {"sent_ns": 0}, TOPIC)
         for event in events:
-            # Uneven gaps: an even beat could fall in step with a poll.
-            await asyncio.sleep(random.uniform(0.5, 1.5) / per_second)
+            await pace(per_second)
             await stream.emit(event | {"sent_ns": time.time_ns()}, TOPIC)
     return {}
 

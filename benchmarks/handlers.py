@@ -1,0 +1,38 @@
+"""The handler that all benchmarks share, and the pace of slow emits."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from benchmarks.events import Tick
+from pspf import Stream
+
+Handler = Callable[[Tick], Coroutine[Any, Any, None]]
+
+
+def make_handler(total: int) -> tuple[Handler, asyncio.Event]:
+    """Return a handler that counts, and an event that it sets at the `total`-th call."""
+    handled = 0
+    is_complete = asyncio.Event()
+
+    async def handle(event: Tick) -> None:
+        nonlocal handled
+        handled += 1
+        if handled == total:
+            is_complete.set()
+
+    return handle, is_complete
+
+
+async def run_until(stream: Stream, complete: asyncio.Event) -> None:
+    """Run the stream's handlers until `complete`; what was in hand is committed when this returns."""
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(stream.run_forever())
+        await complete.wait()
+        await stream.stop()
+
+
+async def pace(per_second: float) -> None:
+    """Wait until the next emit. The gaps are uneven: an even beat could fall in step with a poll."""
+    await asyncio.sleep(random.uniform(0.5, 1.5) / per_second)
