@@ -1,9 +1,11 @@
-"""One run of the app in real processes on a fresh broker file, and what must hold after it."""
+"""One run of the app in real processes on a fresh broker, and what must hold after it."""
 
 import json
 import os
+import random
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +16,20 @@ import apsw
 
 from pspf.connectors.base import Broker, Limits, StoredDeadLetter
 from pspf.connectors.sqlite.broker import SQLiteBroker
+from pspf.connectors.urls import make_broker
 from pspf.records import NewRecord
 from tests.faults.app import ALERT_EVERY
+from tests.support.proxy import Proxy
+from tests.support.servers import Server
 from tests.support.workers import read_all
 
 ROOT: Final = Path(__file__).parents[2]
 TOPIC: Final = "numbers"
 SECONDS: Final = 60
 """How long one worker may take; a run takes about one."""
+RUNS: Final = int(os.environ.get("PSPF_FAULT_RUNS", "2"))
+"""How often what is random is done; `make faults` asks for more."""
+SEED: Final = int(os.environ.get("PSPF_SEED", random.randrange(1 << 30)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +49,77 @@ def make_events(count: int, keys: int) -> list[Event]:
     return [Event(n, f"key-{n * 7 % keys}") for n in range(count)]
 
 
-class Run:
-    """A broker file and the processes that work on it."""
+class Place(ABC):
+    """Where a run's broker is."""
 
-    def __init__(self, folder: Path, *, partitions: int) -> None:
-        self.path = folder / "broker.db"
-        self.log = folder / "workers.log"
-        self._partitions = partitions
+    url: str
+    """What the workers get as PSPF_BACKEND."""
+
+    @abstractmethod
+    def open(self) -> Broker:
+        """Return a broker there, to be entered."""
+
+    def check(self) -> None:
+        """Check that what the broker keeps is whole."""
+
+
+class FilePlace(Place):
+    """A broker file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "broker.db"
+        self.url = f"sqlite:///{self._path}"
 
     def open(self) -> Broker:
-        """Return a broker on the file, to be entered."""
-        return SQLiteBroker(self.path, Limits(synchronous="NORMAL"))
+        return SQLiteBroker(self._path, Limits(synchronous="NORMAL"))
 
-    async def fill(self, records: Sequence[NewRecord]) -> None:
+    def check(self) -> None:
+        connection = apsw.Connection(str(self._path))
+        try:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        finally:
+            connection.close()
+
+
+class ServerPlace(Place):
+    """A logical database of a server; workers come to it through a proxy, where there is one."""
+
+    def __init__(self, server: Server, *, database: int = 0, proxy: Proxy | None = None) -> None:
+        self.server = server
+        self.database = database
+        self.url = server.url(database=database, port=None if proxy is None else proxy.port)
+
+    def open(self) -> Broker:
+        return make_broker(self.server.url(database=self.database))
+
+
+class Run:
+    """A broker and the processes that work on it."""
+
+    def __init__(self, folder: Path, place: Place | None = None, *, partitions: int, lease_ms: int = 2_000) -> None:
+        self.place = place or FilePlace(folder)
+        self.log = folder / "workers.log"
+        self._partitions = partitions
+        self._lease_ms = lease_ms
+
+    def open(self) -> Broker:
+        """Return a broker on the run's data, to be entered."""
+        return self.place.open()
+
+    async def fill(self, records: Sequence[NewRecord], *, at_once: int = 50) -> None:
         """Make the topic and append to it."""
         async with self.open() as broker:
             await broker.create_topic(TOPIC, partitions=self._partitions)
-            for start in range(0, len(records), 50):
-                await broker.append(TOPIC, records[start : start + 50])
+            for start in range(0, len(records), at_once):
+                await broker.append(TOPIC, records[start : start + at_once])
 
     def start(self, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a worker that ends when all is done; `environment` arms faults."""
         command = [sys.executable, "-m", "pspf", "worker", "tests.faults.app:stream", "--burst", "--in-process"]
         more = {
             "PYTHONPATH": str(ROOT),
-            "PSPF_BACKEND": f"sqlite:///{self.path}",
-            "PSPF_LEASE_MS": "2000",
+            "PSPF_BACKEND": self.place.url,
+            "PSPF_LEASE_MS": str(self._lease_ms),
             "PSPF_RENEW_MS": "100",
             "PSPF_LOG_LEVEL": "WARNING",
         }
@@ -84,13 +137,9 @@ class Run:
         """Return the end of what the workers said."""
         return self.log.read_text(encoding="utf-8", errors="replace")[-4_000:]
 
-    def check_file(self) -> None:
-        """Check that the database file is whole."""
-        connection = apsw.Connection(str(self.path))
-        try:
-            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        finally:
-            connection.close()
+    def check(self) -> None:
+        """Check that what the broker keeps is whole."""
+        self.place.check()
 
 
 async def check_exactly_once(

@@ -3,7 +3,6 @@
 `PSPF_FAULT_RUNS` runs a point (2; `make faults` takes 20); `PSPF_SEED` repeats a failure.
 """
 
-import os
 import random
 from pathlib import Path
 from typing import Final
@@ -11,15 +10,13 @@ from typing import Final
 import pytest
 
 from pspf.faults import POINTS
-from tests.faults.runs import SECONDS, Run, check_exactly_once, make_events
+from tests.faults.runs import RUNS, SECONDS, SEED, Place, Run, check_exactly_once, make_events
 
 EVENTS: Final = 600
 KEYS: Final = 20
 PARTITIONS: Final = 4
 WORKERS: Final = 2
 ROUNDS: Final = 2
-RUNS: Final = int(os.environ.get("PSPF_FAULT_RUNS", "2"))
-SEED: Final = int(os.environ.get("PSPF_SEED", random.randrange(1 << 30)))
 
 # How often a worker passes a point at least, in half of the work; rare ones are hit early.
 PASSINGS: Final = {"lease.acquired": 2, "checkpoint": 1, "renew": 1, "release": 3, "decode": 200}
@@ -36,12 +33,12 @@ def passings(point: str) -> int:
 
 @pytest.mark.parametrize("number", range(RUNS))
 @pytest.mark.parametrize("point", POINTS)
-async def test_a_kill_at_any_point_changes_no_result(tmp_path: Path, point: str, number: int) -> None:
+async def test_a_kill_at_any_point_changes_no_result(tmp_path: Path, place: Place, point: str, number: int) -> None:
     seed = SEED + number
     rng = random.Random(f"{point} {seed}")
     print(f"PSPF_SEED={seed} PSPF_FAULT_RUNS=1 pytest 'tests/faults/test_crash_points.py' -k '{point}'")
     events = make_events(EVENTS, KEYS)
-    run = Run(tmp_path, partitions=PARTITIONS)
+    run = Run(tmp_path, place, partitions=PARTITIONS)
     await run.fill([event.as_record() for event in events])
     kills = 0
     for _ in range(ROUNDS):
@@ -57,4 +54,4 @@ async def test_a_kill_at_any_point_changes_no_result(tmp_path: Path, point: str,
     run.finish()
     async with run.open() as broker:
         await check_exactly_once(broker, events)
-    run.check_file()
+    run.check()

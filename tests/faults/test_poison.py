@@ -7,16 +7,18 @@ from typing import Final
 import pytest
 
 from pspf.records import NewRecord, Record
-from tests.faults.runs import SECONDS, TOPIC, Run, check_exactly_once, make_events
+from tests.faults.runs import SECONDS, TOPIC, Place, Run, check_exactly_once, make_events
 from tests.support.workers import read_all
 
 MAX_CRASHES: Final = 3
 
 
 @pytest.mark.parametrize(("handler", "at"), [("totals", 83), ("alerts", 40)], ids=["ordered", "shared"])
-async def test_a_record_that_always_kills_is_the_only_dead_letter(tmp_path: Path, handler: str, at: int) -> None:
+async def test_a_record_that_always_kills_is_the_only_dead_letter(
+    tmp_path: Path, place: Place, handler: str, at: int
+) -> None:
     events = make_events(120, 6)
-    run = Run(tmp_path, partitions=2)
+    run = Run(tmp_path, place, partitions=2)
     await run.fill([event.as_record() for event in events])
     kills = 0
     while (code := run.start(FAULTS_KILL=f"{handler}:{at}").wait(SECONDS)) != 0:
@@ -28,7 +30,7 @@ async def test_a_record_that_always_kills_is_the_only_dead_letter(tmp_path: Path
         await check_exactly_once(broker, events, dead={handler: [at]})
         letters = await broker.list_dead_letters()
         assert [letter.error_type.rpartition(".")[2] for letter in letters] == ["HandlerCrashed"]
-    run.check_file()
+    run.check()
 
 
 GOOD: Final = make_events(60, 4)
@@ -53,11 +55,13 @@ BAD_VALUES: Final = {
 }
 
 
-async def test_bytes_that_are_no_event_are_dead_letters_and_their_neighbours_are_handled(tmp_path: Path) -> None:
+async def test_bytes_that_are_no_event_are_dead_letters_and_their_neighbours_are_handled(
+    tmp_path: Path, place: Place
+) -> None:
     records = [event.as_record() for event in GOOD]
     for place, value in enumerate(BAD_VALUES.values()):
         records.insert(place * 4 + 1, NewRecord(GOOD[place].key.encode(), value))
-    run = Run(tmp_path, partitions=2)
+    run = Run(tmp_path, place, partitions=2)
     await run.fill(records)
     run.finish()
     async with run.open() as broker:
@@ -82,8 +86,8 @@ BAD_ENVELOPES: Final = {
 }
 
 
-async def test_no_record_with_a_broken_key_or_headers_is_lost(tmp_path: Path) -> None:
-    run = Run(tmp_path, partitions=1)
+async def test_no_record_with_a_broken_key_or_headers_is_lost(tmp_path: Path, place: Place) -> None:
+    run = Run(tmp_path, place, partitions=1)
     around = [NewRecord(b"a", b'{"n": 700}'), *BAD_ENVELOPES.values(), NewRecord(b"a", b'{"n": 707}')]
     await run.fill(around)
     run.finish()
