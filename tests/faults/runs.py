@@ -59,8 +59,9 @@ class Place(ABC):
     def open(self) -> Broker:
         """Return a broker there, to be entered."""
 
+    @abstractmethod
     def check(self) -> None:
-        """Check that what the broker keeps is whole."""
+        """Check, when all is done, that what the broker keeps is whole."""
 
 
 class FilePlace(Place):
@@ -91,6 +92,12 @@ class ServerPlace(Place):
 
     def open(self) -> Broker:
         return make_broker(self.server.url(database=self.database))
+
+    def check(self) -> None:
+        with self.server.client(database=self.database, decode_responses=True) as client:
+            for stream in client.scan_iter(type="stream", count=1_000):
+                for group in client.xinfo_groups(stream):
+                    assert group["pending"] == 0, f"{stream} has entries pending in {group}"
 
 
 class Run:
