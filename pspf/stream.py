@@ -17,7 +17,7 @@ from pspf.context import current_call
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
 from pspf.processing.stop import Backoff, Stop
 from pspf.processor import BatchProcessor, Tuning
-from pspf.records import Appended, NewRecord, encode_headers, format_ids
+from pspf.records import Appended, NewRecord, check_name, encode_headers, format_ids
 from pspf.schema import encode
 from pspf.settings import settings
 from pspf.state.base import StateStore
@@ -65,14 +65,15 @@ class Stream:
         if backend is None:
             if topic is None or group is None:
                 raise ConfigurationError("a Stream without a backend needs both topic= and group=")
-            backend = make_backend(topic, group)
         elif topic is not None or group is not None:
             backend = StreamingBackend(backend.broker, topic or backend.stream_key, group or backend.group_name)
-        self.backend = backend
+        self._topic = backend.stream_key if backend is not None else check_name("topic", topic or "")
+        self._group = backend.group_name if backend is not None else check_name("group", group or "")
+        self._backend = backend
         self.schema = schema
         self.state_store = state_store
         self.telemetry = TelemetryManager()
-        self.processor = BatchProcessor(self.telemetry, backend.stream_key, state_store=state_store)
+        self.processor = BatchProcessor(self.telemetry, self._topic, state_store=state_store)
         self.subscriptions: list[Subscription] = []
         self._partitions = partitions
         self._lifespan = lifespan
@@ -84,13 +85,24 @@ class Stream:
         self._is_connected = False
 
     @property
+    def backend(self) -> StreamingBackend:
+        """The broker with the default topic and group; without one of its own the settings choose, at first use.
+
+        Raises:
+            ConfigurationError: The settings name no broker that there is.
+        """
+        if self._backend is None:
+            self._backend = make_backend(self._topic, self._group)
+        return self._backend
+
+    @property
     def broker(self) -> Broker:
-        """The broker that this Stream runs on."""
+        """The broker that this Stream runs on. Errors as in `backend`."""
         return self.backend.broker
 
     def bind(self, broker: Broker) -> None:
-        """Run on another broker than the one that was chosen at construction."""
-        self.backend = StreamingBackend(broker, self.backend.stream_key, self.backend.group_name)
+        """Run on this broker, whatever was given or set."""
+        self._backend = StreamingBackend(broker, self._topic, self._group)
 
     # Declaring
 
@@ -133,7 +145,7 @@ class Stream:
             self.subscriptions.append(
                 Subscription(
                     topic=topic,
-                    group=group or self.backend.group_name,
+                    group=group or self._group,
                     handler=handler,
                     model=choose_model(handler, schema, self.schema),
                     ordering=ordering,
@@ -233,7 +245,7 @@ class Stream:
 
     async def _append(self, records: Sequence[NewRecord], topic: str | None) -> Sequence[Appended]:
         await self._connect()
-        to = topic or self.backend.stream_key
+        to = topic or self._topic
         try:
             return await self.broker.append(to, records)
         except EmitUnknown as error:
@@ -256,7 +268,7 @@ class Stream:
 
     async def run(self, handler: Callable[..., Any], batch_size: int | None = None, **options: Any) -> None:
         """Consume the default topic with one handler, until `stop`; `options` as in `subscribe`."""
-        self.subscribe(self.backend.stream_key, batch_size, **options)(handler)
+        self.subscribe(self._topic, batch_size, **options)(handler)
         mine = self.subscriptions.pop()
         self._check([mine])
         await self._run([mine])
@@ -405,12 +417,12 @@ class Stream:
 
     async def _look(self) -> None:
         """Open the broker for one ping, and close it again."""
+        looker = object()
         try:
-            await self.broker.connect()
+            await self.broker.enter(looker)
             await self.broker.ping()
         finally:
-            if not self._is_connected and self._stop is None:
-                await self.broker.close()
+            await self.broker.leave(looker)
 
     # Connecting
 
@@ -440,11 +452,16 @@ class Stream:
     async def _connect(self) -> None:
         if self._is_connected:
             return
-        await self.broker.connect()
-        if self._partitions is not None:
-            await self.broker.create_topic(self.backend.stream_key, partitions=self._partitions)
-        if self.state_store is not None:
-            await self.state_store.start()
+        try:
+            await self.broker.enter(self)
+            if self._partitions is not None:
+                await self.broker.create_topic(self._topic, partitions=self._partitions)
+            if self.state_store is not None:
+                await self.state_store.start()
+        except BaseException:
+            if not self._is_connected:  # nor has another task connected meanwhile
+                await self.broker.leave(self)
+            raise
         self._is_connected = True
 
     async def _disconnect(self) -> None:
@@ -453,7 +470,7 @@ class Stream:
         self._is_connected = False
         if self.state_store is not None:
             await self.state_store.stop()
-        await self.broker.close()
+        await self.broker.leave(self)
 
 
 async def _leave(session: Session) -> None:

@@ -292,6 +292,19 @@ class Broker(ABC):
     ) -> None:
         await self.close()
 
+    _users: frozenset[object] = frozenset()
+
+    async def enter(self, user: object) -> None:
+        """Connect on behalf of `user`, one of several that share this object. Errors as in `connect`."""
+        self._users |= {user}
+        await self.connect()
+
+    async def leave(self, user: object) -> None:
+        """End what `enter` began; the last user to leave closes."""
+        self._users -= {user}
+        if not self._users:
+            await self.close()
+
     @abstractmethod
     async def connect(self) -> None:
         """Open the broker; a second call does nothing.

@@ -12,6 +12,7 @@ from pspf import Context, MemoryBackend, Stream
 from pspf.connectors.base import Limits, StreamingBackend
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.errors import ConfigurationError, NotAvailable, NotFound, TopicMismatch
+from pspf.settings import settings
 from pspf.state.memory import MemoryStateStore
 from pspf.subscription import Ordering
 from tests.integration.running import (
@@ -509,3 +510,31 @@ async def test_two_workers_share_the_partitions_of_an_ordered_handler(tmp_path: 
             await drain(one)
     assert sorted(seen["one"] + seen["two"]) == list(range(32))
     assert seen["two"]
+
+
+async def test_streams_that_share_a_backend_do_not_close_it_under_each_other(backend: StreamingBackend) -> None:
+    reader, writer = Stream(backend), Stream(backend)
+    seen: list[int] = []
+
+    @reader.subscribe(TOPIC)
+    async def handle(event: Number) -> None:
+        seen.append(event.n)
+
+    async with running(reader):
+        for n in range(3):
+            async with writer:
+                await writer.emit(Number(n=n))
+            assert await Stream(backend).health() == {"status": "ok", "backend": "connected"}
+        await until(lambda: len(seen) == 3)
+        assert await writer.emit(Number(n=3))
+        await until(lambda: len(seen) == 4)
+    await writer.stop()
+
+
+def test_the_settings_choose_a_broker_at_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bound, chosen = Stream(topic=TOPIC, group=GROUP), Stream(topic=TOPIC, group=GROUP)
+    bound.bind(SQLiteBroker(tmp_path / "broker.db"))
+    assert bound.backend.stream_key == TOPIC
+    monkeypatch.setitem(vars(settings), "BACKEND", "nosuch://here")
+    with pytest.raises(ConfigurationError, match="nosuch"):
+        _ = chosen.broker
