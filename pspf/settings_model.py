@@ -23,7 +23,11 @@ from pspf.settings import hide_password
 
 _HIDDEN = "***"
 _RETENTIONS = {"forever": -1, "consumed": 0}
-_HELD_TO = {"RENEW_MS": "LEASE_MS", "MIN_BATCH_RECORDS": "MAX_BATCH_RECORDS"}
+_HELD_TO = {
+    "RENEW_MS": "LEASE_MS",
+    "MIN_BATCH_RECORDS": "MAX_BATCH_RECORDS",
+    "RETRY_INITIAL_MS": "RETRY_MAX_MS",
+}
 
 _AnyPort = Annotated[int, Field(ge=0, le=65535)]  # 0: any that is free
 _Upper = BeforeValidator(str.upper)
@@ -127,7 +131,7 @@ class Settings(_Variables):
     RETRY_MAX_ATTEMPTS: PositiveInt = 5
     RETRY_INITIAL_MS: NonNegativeInt = 200
     RETRY_MAX_MS: NonNegativeInt = 60_000
-    RETRY_JITTER: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] = 0.2
+    RETRY_JITTER: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.2
     MAX_HELD_BACK: PositiveInt = 1_000
 
     # The log. RETENTION_MS: -1 (`forever`) never trims, 0 (`consumed`) once all groups are done.
@@ -140,14 +144,14 @@ class Settings(_Variables):
     MAX_HEADERS_BYTES: PositiveInt = 16 << 10
     SQLITE_SYNCHRONOUS: Annotated[Literal["FULL", "NORMAL"], _Upper] = "FULL"
 
-    # Batches, and what one of them, or one record alone, may change.
+    # Batches, and what one of them, or one record alone, may change: at most what a commit can hold.
     MIN_BATCH_RECORDS: PositiveInt = 10
     MAX_BATCH_RECORDS: PositiveInt = 1_000
     TARGET_COMMIT_MS: PositiveInt = 100
-    MAX_OPERATIONS: PositiveInt = 5_000
-    MAX_EFFECT_BYTES: PositiveInt = 4 << 20
-    MAX_RECORD_OPERATIONS: PositiveInt = 50_000
-    MAX_RECORD_EFFECT_BYTES: PositiveInt = 32 << 20
+    MAX_OPERATIONS: Annotated[int, Field(ge=1, le=5_000)] = 5_000
+    MAX_EFFECT_BYTES: Annotated[int, Field(ge=1, le=4 << 20)] = 4 << 20
+    MAX_RECORD_OPERATIONS: Annotated[int, Field(ge=1, le=50_000)] = 50_000
+    MAX_RECORD_EFFECT_BYTES: Annotated[int, Field(ge=1, le=32 << 20)] = 32 << 20
     STATE_CACHE_KEYS: NonNegativeInt = 100_000
 
     valkey: ValkeySettings = Field(default_factory=ValkeySettings)

@@ -61,7 +61,7 @@ def test_retention_is_a_number_or_a_word() -> None:
         ("PSPF_LEASE_MS", "soon", "Input should be a valid integer"),
         ("PSPF_LEASE_MS", "5", "greater than or equal to 100"),
         ("PSPF_ADMIN_PORT", "70000", "less than or equal to 65535"),
-        ("PSPF_RETRY_JITTER", "2", "less than or equal to 1"),
+        ("PSPF_RETRY_JITTER", "2", "less than 1"),
         ("PSPF_RETRY_JITTER", "nan", "Input should be a finite number"),
         ("PSPF_LOG_LEVEL", "loud", "Input should be 'DEBUG', 'INFO', 'WARNING', 'ERROR' or 'CRITICAL'"),
         ("PSPF_SQLITE_SYNCHRONOUS", "OFF", "Input should be 'FULL' or 'NORMAL'"),
@@ -70,6 +70,10 @@ def test_retention_is_a_number_or_a_word() -> None:
         ("VALKEY_SSL", "perhaps", "Input should be a valid boolean"),
         ("PSPF_RENEW_MS", "20000", "is above PSPF_LEASE_MS=10000; lower the first"),
         ("PSPF_MIN_BATCH_RECORDS", "2000", "is above PSPF_MAX_BATCH_RECORDS=1000; lower the first"),
+        ("PSPF_RETRY_MAX_MS", "100", "PSPF_RETRY_INITIAL_MS=200 is above PSPF_RETRY_MAX_MS=100"),
+        ("PSPF_RETRY_JITTER", "1", "less than 1"),
+        ("PSPF_MAX_OPERATIONS", "5001", "less than or equal to 5000"),
+        ("PSPF_MAX_RECORD_EFFECT_BYTES", "99999999", "less than or equal to"),
     ],
 )
 def test_a_bad_value_names_its_variable(variable: str, text: str, reason: str) -> None:
