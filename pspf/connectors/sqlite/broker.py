@@ -28,6 +28,7 @@ from pspf.connectors.sqlite.engine import (
 )
 from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
 from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, make_session_id, read_boot_id
+from pspf.connectors.sqlite.operations import SQLOperations
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import ConfigurationError, EmitUnknown
@@ -47,6 +48,7 @@ class SQLBroker(Broker):
         self._effects = Effects(engine, self._log)
         self._trimmer = Trimmer(engine)
         self._renewal = Renewal(limits.renew_ms)
+        self.operations = SQLOperations(engine, liveness)
         self._sessions: list[SQLiteSession] = []
         reaper = Reaper(liveness, self._renewal, engine.clock, limits.lease_ms, boot_id)
         engine.add_chore(self._renewal)
@@ -126,7 +128,9 @@ class SQLBroker(Broker):
         return await self._engine.read(lambda storage: inspect.list_cursors(storage, group, topic, self._engine.clock))
 
     async def list_consumers(self, *, group: str | None = None) -> Sequence[ConsumerInfo]:
-        return await self._engine.read(lambda storage: inspect.list_consumers(storage, group, self._engine.clock))
+        return await self._engine.read(
+            lambda storage: inspect.list_consumers(storage, group, self._engine.clock, self._liveness.is_dead)
+        )
 
     async def list_dead_letters(
         self, *, topic: str | None = None, group: str | None = None

@@ -1,6 +1,6 @@
 """What groups have done and what they remember: reads for the command line and for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pspf.clock import Clock
 from pspf.connectors.base import ConsumerInfo, CursorInfo, Limits, PartitionInfo, StateEntry, TopicInfo
@@ -80,7 +80,9 @@ def _count(storage: Storage, partition_id: int, first: int, end: int) -> int:
     return count
 
 
-def list_consumers(storage: Storage, group: str | None, clock: Clock) -> list[ConsumerInfo]:
+def list_consumers(
+    storage: Storage, group: str | None, clock: Clock, is_dead: Callable[[str], bool]
+) -> list[ConsumerInfo]:
     """Return the live members of groups, with what is pending on them."""
     now_ms = clock.now_ms()
     return [
@@ -94,6 +96,7 @@ def list_consumers(storage: Storage, group: str | None, clock: Clock) -> list[Co
             " WHERE ?1 IS NULL OR m.group_name = ?1 ORDER BY m.group_name, t.topic, m.handler, m.session",
             (group,),
         )
+        if not is_dead(session)
     ]
 
 

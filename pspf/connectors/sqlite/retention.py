@@ -30,7 +30,7 @@ def trim(storage: Storage, partition_id: int, limits: Limits, now_ms: int) -> in
         floor = end  # without groups retention counts from the append
     cut = floor if retention_ms == 0 else _old_floor(storage, partition_id, floor, retention_ms, now_ms)
     cut = min(cut, first + _TRIM_STEP)
-    return _cut(storage, partition_id, first, cut) if cut > first else 0
+    return cut_records(storage, partition_id, first, cut)[0] if cut > first else 0
 
 
 def lowest_floor(storage: Storage, partition_id: int) -> int | None:
@@ -65,7 +65,8 @@ def _old_floor(storage: Storage, partition_id: int, floor: int, retention_ms: in
     return min(int(row[1]), floor)
 
 
-def _cut(storage: Storage, partition_id: int, first: int, cut: int) -> int:
+def cut_records(storage: Storage, partition_id: int, first: int, cut: int) -> tuple[int, int]:
+    """Remove the records from `first` up to, not including, `cut`; return how many, and their payloads' bytes."""
     base = partition_id << OFFSET_BITS
     row = storage.row(
         "SELECT count(*), coalesce(sum(length(value)), 0) FROM records WHERE place >= ? AND place < ?",
@@ -78,5 +79,4 @@ def _cut(storage: Storage, partition_id: int, first: int, cut: int) -> int:
         " WHERE partition_id = ?",
         (cut, row[0], row[1], partition_id),
     )
-    count: int = row[0]
-    return count
+    return row[0], row[1]

@@ -1,12 +1,14 @@
 """Topics and their partitions, as a transaction sees them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from pspf.connectors.base import FOREVER
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import ConfigurationError, NotFound, TopicMismatch
-from pspf.records import check_name, companion_source
+from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX, check_name, companion_source
 
 OFFSET_BITS: Final = 40
 """A record's place is its partition's id above its offset of so many bits."""
@@ -72,6 +74,12 @@ def get_partition(storage: Storage, topic: str, partition: int) -> Partition:
     return found.partitions[partition]
 
 
+def companions_of(storage: Storage, topic: str) -> list[Topic]:
+    """Return the topics of a topic's dead letters and late records, where there are any."""
+    names = () if companion_source(topic) else (topic + DEAD_LETTER_SUFFIX, topic + LATE_SUFFIX)
+    return [found for name in names if (found := find_topic(storage, name)) is not None]
+
+
 def create_topic(storage: Storage, topic: str, partitions: int | None, retention_ms: int | None, now_ms: int) -> bool:
     """Make a topic; return False where it was there. Errors: see `Broker.create_topic`."""
     check_name("topic", topic)
@@ -81,7 +89,7 @@ def create_topic(storage: Storage, topic: str, partitions: int | None, retention
         raise ConfigurationError(f"topic {topic!r}: {partitions} partitions; use 1 to {MAX_PARTITIONS}")
     found = find_topic(storage, topic)
     if found is None:
-        _insert_topic(storage, topic, partitions or 1, retention_ms, now_ms)
+        insert_topic(storage, topic, partitions or 1, retention_ms, now_ms)
         return True
     if partitions is not None and partitions != len(found.partitions):
         raise TopicMismatch(
@@ -98,12 +106,13 @@ def ensure_topic(storage: Storage, topic: str, now_ms: int) -> Topic:
         return found
     source = companion_source(check_name("topic", topic))
     if source is None:
-        return _insert_topic(storage, topic, 1, None, now_ms)
+        return insert_topic(storage, topic, 1, None, now_ms)
     model = ensure_topic(storage, source, now_ms)
-    return _insert_topic(storage, topic, len(model.partitions), FOREVER, now_ms)
+    return insert_topic(storage, topic, len(model.partitions), FOREVER, now_ms)
 
 
-def _insert_topic(storage: Storage, topic: str, partitions: int, retention_ms: int | None, now_ms: int) -> Topic:
+def insert_topic(storage: Storage, topic: str, partitions: int, retention_ms: int | None, now_ms: int) -> Topic:
+    """Make a topic; its name is taken as it is, and there is none of it."""
     storage.run(
         "INSERT INTO topics (topic, partitions, retention_ms, created_ms) VALUES (?, ?, ?, ?)",
         (topic, partitions, retention_ms, now_ms),
@@ -113,3 +122,57 @@ def _insert_topic(storage: Storage, topic: str, partitions: int, retention_ms: i
         [(number, topic) for number in range(partitions)],
     )
     return get_topic(storage, topic)
+
+
+_GRAVES: Final = (
+    (
+        "SELECT max(topic_id) FROM topics",
+        "DELETE FROM topics WHERE topic = ''",
+        "INSERT INTO topics (topic_id, topic, partitions, created_ms) VALUES (?, '', 0, 0)",
+    ),
+    (
+        "SELECT max(partition_id) FROM partitions",
+        "DELETE FROM partitions WHERE topic_id = 0",
+        "INSERT INTO partitions (partition_id, topic_id, partition) VALUES (?, 0, 0)",
+    ),
+    (
+        "SELECT max(cursor_id) FROM cursors",
+        "DELETE FROM cursors WHERE partition_id = 0",
+        "INSERT INTO cursors (cursor_id, partition_id, group_name, handler, position) VALUES (?, 0, '', '', 0)",
+    ),
+)
+
+
+@contextmanager
+def ids_used_once(storage: Storage) -> Iterator[None]:
+    """Delete topics, partitions and cursors inside: no later one gets the id of one that is gone.
+
+    A worker that still holds a deleted cursor must not meet another in its place. SQLite gives a new
+    row the highest id plus one, so that a row that nothing joins keeps the place of the highest one.
+    """
+    highest = [storage.rows(highest)[0][0] for highest, _, _ in _GRAVES]
+    yield
+    for (find, clear, bury), last in zip(_GRAVES, highest, strict=True):
+        now = storage.rows(find)[0][0]
+        if last is not None and (now is None or now < last):
+            storage.run(clear)
+            storage.run(bury, (last,))
+
+
+def delete_topic(storage: Storage, found: Topic) -> None:
+    """Remove a topic, its records and what is kept beside them; its cursors are gone already."""
+    for partition in found.partitions:
+        base = partition.partition_id << OFFSET_BITS
+        storage.run("DELETE FROM records WHERE place >= ? AND place < ?", (base, base + (1 << OFFSET_BITS)))
+        for sql in (
+            "DELETE FROM dedup WHERE partition_id = ?",
+            "DELETE FROM dedup_buckets WHERE partition_id = ?",
+            "DELETE FROM floors WHERE partition_id = ?",
+        ):
+            storage.run(sql, (partition.partition_id,))
+    for sql in (
+        "DELETE FROM partitions WHERE topic_id = ?",
+        "DELETE FROM members WHERE topic_id = ?",
+        "DELETE FROM topics WHERE topic_id = ?",
+    ):
+        storage.run(sql, (found.topic_id,))

@@ -1,0 +1,132 @@
+"""What an operator may do to the embedded broker."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pspf.connectors.operations import (
+    BrokerInfo,
+    Check,
+    Loss,
+    Operations,
+    PendingRecord,
+    Seek,
+    Trimmed,
+)
+from pspf.connectors.sqlite import doctor, pending, seek, topics, trim
+from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.liveness import Liveness
+from pspf.connectors.sqlite.repartition import repartition
+from pspf.connectors.sqlite.storage import Storage
+from pspf.errors import Refused
+from pspf.records import Cursor
+
+
+class SQLOperations(Operations):
+    """Each is one transaction, but `trim`, which is many short ones."""
+
+    def __init__(self, engine: Engine, liveness: Liveness) -> None:
+        self._engine = engine
+        self._is_dead = liveness.is_dead
+
+    async def seek(
+        self, cursor: Cursor, offset: int, *, keep_state: bool | None = None, force: bool = False, dry_run: bool = False
+    ) -> Seek:
+        def plan(storage: Storage) -> tuple[Seek, int, int]:
+            return seek.plan_seek(storage, cursor, offset, keep_state, force, self._is_dead)
+
+        def move(storage: Storage) -> Seek:
+            planned, cursor_id, partition_id = plan(storage)
+            seek.move(storage, self._engine, cursor_id, partition_id, planned.after, reset=keep_state is False)
+            return planned
+
+        return (await self._engine.read(plan))[0] if dry_run else await self._engine.write(move)
+
+    async def delete_group(self, group: str, *, topic: str | None = None, force: bool = False) -> int:
+        return await self._engine.write(
+            lambda storage: seek.delete_group(storage, self._engine, group, topic, force, self._is_dead)
+        )
+
+    async def list_pending(
+        self, group: str, *, topic: str | None = None, max_records: int = 1_000
+    ) -> Sequence[PendingRecord]:
+        now_ms = self._engine.clock.now_ms()
+        return await self._engine.read(lambda storage: pending.list_pending(storage, group, topic, max_records, now_ms))
+
+    async def retry_pending(self, records: Sequence[PendingRecord]) -> int:
+        return await self._engine.write(lambda storage: pending.retry_pending(storage, self._engine, records))
+
+    async def drop_pending(self, records: Sequence[PendingRecord]) -> int:
+        return await self._engine.write(lambda storage: pending.drop_pending(storage, self._engine, records))
+
+    async def trim(
+        self,
+        topic: str,
+        partition: int,
+        *,
+        before: int | None = None,
+        max_records: int | None = None,
+        max_bytes: int | None = None,
+        drop_unread: bool = False,
+        dry_run: bool = False,
+    ) -> Trimmed:
+        wish = trim.Wish(before, max_records, max_bytes)
+        planned = await self._engine.read(lambda storage: trim.plan_trim(storage, topic, partition, wish, drop_unread))
+        if dry_run:
+            return planned
+        records = size_bytes = 0
+        after = planned.before
+        lost: dict[Cursor, int] = {}
+        while after < planned.after:
+            step = await self._engine.write(
+                lambda storage: trim.trim_step(storage, self._engine, topic, partition, planned.after, drop_unread)
+            )
+            if step.after <= step.before:
+                break  # another one has trimmed meanwhile, or a group was moved back
+            after = step.after
+            records += step.records
+            size_bytes += step.size_bytes
+            for loss in step.lost:
+                lost[loss.cursor] = lost.get(loss.cursor, 0) + loss.records
+        losses = [Loss(cursor, count) for cursor, count in lost.items()]
+        return replace(planned, after=after, records=records, size_bytes=size_bytes, lost=losses)
+
+    async def delete_topic(self, topic: str, *, force: bool = False) -> Sequence[str]:
+        return await self._engine.write(lambda storage: self._delete_topic(storage, topic, force))
+
+    def _delete_topic(self, storage: Storage, topic: str, force: bool) -> list[str]:
+        found = topics.get_topic(storage, topic)
+        family = [found, *topics.companions_of(storage, topic)]
+        cursors = [
+            (member.topic, *row)
+            for member in family
+            for row in storage.rows(
+                "SELECT c.group_name, c.cursor_id FROM cursors c JOIN partitions p USING (partition_id)"
+                " WHERE p.topic_id = ? ORDER BY c.group_name",
+                (member.topic_id,),
+            )
+        ]
+        if cursors and not force:
+            names = list(dict.fromkeys(f"{group} on {name}" for name, group, _ in cursors))
+            shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise Refused(
+                f"topic {topic!r} has groups: {shown}\n"
+                "  delete them first (pspf groups delete), or add --force to delete all with the topic"
+            )
+        with topics.ids_used_once(storage):
+            for _, _, cursor_id in cursors:
+                seek.delete_cursor(storage, cursor_id)
+            for member in family:
+                topics.delete_topic(storage, member)
+                self._engine.grown.update(partition.partition_id for partition in member.partitions)
+        return [member.topic for member in family]
+
+    async def repartition(self, topic: str, partitions: int, *, reset_state: bool = False) -> int:
+        return await self._engine.write(
+            lambda storage: repartition(storage, self._engine, topic, partitions, reset_state, self._is_dead)
+        )
+
+    async def read_info(self) -> BrokerInfo:
+        return await self._engine.read(lambda storage: doctor.read_info(storage, self._engine.limits))
+
+    async def diagnose(self) -> Sequence[Check]:
+        return await self._engine.read(lambda storage: list(doctor.diagnose(storage, self._engine, self._is_dead)))

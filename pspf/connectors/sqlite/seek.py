@@ -1,0 +1,119 @@
+"""Cursors moved and removed by an operator, and who would notice."""
+
+from collections.abc import Callable, Sequence
+
+from pspf.connectors.operations import Seek
+from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.sqlite.topics import ids_used_once
+from pspf.errors import NotFound, Refused
+from pspf.records import Cursor
+
+IsDead = Callable[[str], bool]
+
+_CURSOR = """
+SELECT c.cursor_id, c.partition_id, t.topic_id, p.first_offset, p.next_offset, c.position,
+    (SELECT min(offset) FROM retries r WHERE r.cursor_id = c.cursor_id),
+    (SELECT min(first) FROM claims m WHERE m.cursor_id = c.cursor_id),
+    (SELECT count(*) FROM retries r WHERE r.cursor_id = c.cursor_id AND NOT EXISTS
+        (SELECT 1 FROM claims m WHERE m.cursor_id = r.cursor_id AND r.offset BETWEEN m.first AND m.last)),
+    (SELECT coalesce(sum(last - first + 1), 0) FROM claims m WHERE m.cursor_id = c.cursor_id),
+    (SELECT count(*) FROM state s WHERE s.cursor_id = c.cursor_id)
+FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)
+WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?
+"""
+
+
+def plan_seek(
+    storage: Storage, cursor: Cursor, offset: int, keep_state: bool | None, force: bool, is_dead: IsDead
+) -> tuple[Seek, int, int]:
+    """Return what a seek would do, the cursor's id and its partition's. Errors: see `Operations.seek`."""
+    row = storage.row(_CURSOR, (cursor.topic, cursor.partition, cursor.group, cursor.handler or ""))
+    if row is None:
+        raise NotFound(f"no cursor {cursor}")
+    cursor_id, partition_id, topic_id, first, end, position, first_retry, first_claim, waiting, claimed, values = row
+    before = min(place for place in (position, first_retry, first_claim) if place is not None)
+    consumers = live_members(storage, is_dead, topic_id=topic_id, group=cursor.group, handler=cursor.handler or "")
+    seek = Seek(cursor, max(before, first), min(max(offset, first), end), waiting + claimed, values, consumers)
+    if values and keep_state is None:
+        raise Refused(
+            f"{cursor} remembers {values:,} values, which fit the records it has handled;\n"
+            "  add --reset-state to forget them, or --keep-state to keep them and handle records again on top"
+        )
+    refuse_in_use(cursor.group, consumers, force)
+    return seek, cursor_id, partition_id
+
+
+def move(storage: Storage, engine: Engine, cursor_id: int, partition_id: int, offset: int, *, reset: bool) -> None:
+    """Move a cursor. Its lease ends: an owner with nothing to do would not find out by a commit."""
+    _forget_unfinished(storage, cursor_id)
+    if reset:
+        storage.run("DELETE FROM state WHERE cursor_id = ?", (cursor_id,))
+    storage.run(
+        "UPDATE cursors SET position = ?, sequence = sequence + 1, session = NULL, token = NULL, is_clean = 1,"
+        " intent = NULL WHERE cursor_id = ?",
+        (offset, cursor_id),
+    )
+    # What it passes again, it has passed now and not before: retention counts anew.
+    storage.run("DELETE FROM floors WHERE partition_id = ? AND floor > ?", (partition_id, offset))
+    engine.grown.add(partition_id)
+
+
+def delete_group(storage: Storage, engine: Engine, group: str, topic: str | None, force: bool, is_dead: IsDead) -> int:
+    """Forget a group on one topic or all; return how many cursors it had. Errors: see `Operations.delete_group`."""
+    rows = storage.rows(
+        "SELECT c.cursor_id, c.partition_id FROM cursors c JOIN partitions p USING (partition_id)"
+        " JOIN topics t USING (topic_id) WHERE c.group_name = ?1 AND (?2 IS NULL OR t.topic = ?2)",
+        (group, topic),
+    )
+    if not rows:
+        raise NotFound(f"no group {group!r}{'' if topic is None else f' on {topic}'}")
+    refuse_in_use(group, live_members(storage, is_dead, topic=topic, group=group), force)
+    with ids_used_once(storage):
+        for cursor_id, partition_id in rows:
+            delete_cursor(storage, cursor_id)
+            engine.grown.add(partition_id)
+    storage.run(
+        "DELETE FROM members WHERE group_name = ?1"
+        " AND (?2 IS NULL OR topic_id = (SELECT topic_id FROM topics WHERE topic = ?2))",
+        (group, topic),
+    )
+    return len(rows)
+
+
+def delete_cursor(storage: Storage, cursor_id: int) -> None:
+    """Remove a cursor and all that is its own."""
+    _forget_unfinished(storage, cursor_id)
+    storage.run("DELETE FROM state WHERE cursor_id = ?", (cursor_id,))
+    storage.run("DELETE FROM cursors WHERE cursor_id = ?", (cursor_id,))
+
+
+def _forget_unfinished(storage: Storage, cursor_id: int) -> None:
+    storage.run("DELETE FROM claims WHERE cursor_id = ?", (cursor_id,))
+    storage.run("DELETE FROM retries WHERE cursor_id = ?", (cursor_id,))
+
+
+def live_members(
+    storage: Storage,
+    is_dead: IsDead,
+    *,
+    topic_id: int | None = None,
+    topic: str | None = None,
+    group: str | None = None,
+    handler: str | None = None,
+) -> list[str]:
+    """Return the sessions that are members of what is named and have not certainly ended."""
+    rows = storage.rows(
+        "SELECT DISTINCT m.session FROM members m JOIN sessions s USING (session) JOIN topics t USING (topic_id)"
+        " WHERE (?1 IS NULL OR m.topic_id = ?1) AND (?2 IS NULL OR t.topic = ?2) AND (?3 IS NULL OR m.group_name = ?3)"
+        " AND (?4 IS NULL OR m.handler = ?4) ORDER BY m.session",
+        (topic_id, topic, group, handler),
+    )
+    return [row[0] for row in rows if not is_dead(row[0])]
+
+
+def refuse_in_use(group: str, consumers: Sequence[str], force: bool) -> None:
+    """Raise Refused where live workers consume a group, and it was not said to mean it."""
+    if consumers and not force:
+        shown = ", ".join(consumers[:3]) + (f" and {len(consumers) - 3} more" if len(consumers) > 3 else "")
+        raise Refused(f"group {group!r} is in use by {shown}\n  stop them first, or add --force")
