@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from pspf.connectors.base import StoredDeadLetter
-from pspf.connectors.sqlite.effects import append_and_tell, decode_letter, original_headers
+from pspf.connectors.letters import decode_letter, original_headers
+from pspf.connectors.sqlite.effects import append_and_tell
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.log import Log, read_range, remove
 from pspf.connectors.sqlite.storage import Storage

@@ -12,7 +12,8 @@ import apsw
 
 from pspf import faults
 from pspf.connectors.base import Consumer, Lease
-from pspf.connectors.sqlite.effects import Effects, check_size, forget_retries
+from pspf.connectors.letters import check_size
+from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
