@@ -51,36 +51,52 @@ local function after(id)
   return high .. '-' .. (carry == 1 and '1' or '') .. table.concat(digits)
 end
 
--- Appends packed records (fields.pack_records) to a stream: `shapes`, and their parts in ARGV from
--- index `at` on. All get one millisecond and follow each other, so that the first id says all.
+local PARTS = {'key', 'headers', 'ts'}
+
+-- Appends one packed record (fields.pack_records) of a shape, whose parts are in ARGV from index `at` on.
+-- Returns its id and the index behind its parts.
+local function append_record(stream, stamp, shape, at)
+  if shape == 0 then
+    return redis.call('XADD', stream, stamp, 'data', ARGV[at]), at + 1
+  end
+  if shape == 1 then
+    return redis.call('XADD', stream, stamp, 'data', ARGV[at], 'key', ARGV[at + 1]), at + 2
+  end
+  local fields = {'data', ARGV[at]}
+  at = at + 1
+  for bit, name in ipairs(PARTS) do
+    if math.floor(shape / 2 ^ (bit - 1)) % 2 == 1 then
+      fields[#fields + 1] = name
+      fields[#fields + 1] = ARGV[at]
+      at = at + 1
+    end
+  end
+  return redis.call('XADD', stream, stamp, unpack(fields)), at
+end
+
+-- The index behind a packed record's parts.
+local function skip_record(shape, at)
+  return at + 1 + shape % 2 + math.floor(shape / 2) % 2 + math.floor(shape / 4)
+end
+
+-- Appends packed records: `shapes`, and their parts in ARGV from index `at` on. All get one
+-- millisecond and follow each other, so that the first id says all.
 -- Returns the first id (false without records) and the index behind the last part.
 local function append_records(stream, stamp, shapes, at)
-  local first = false
+  local first, id = false, false
   for number = 1, #shapes do
-    local shape = string.byte(shapes, number) - 48
-    local id
-    if shape == 0 then
-      id = redis.call('XADD', stream, stamp, 'data', ARGV[at])
-      at = at + 1
-    elseif shape == 1 then
-      id = redis.call('XADD', stream, stamp, 'data', ARGV[at], 'key', ARGV[at + 1])
-      at = at + 2
-    else
-      local fields = {'data', ARGV[at]}
-      at = at + 1
-      for bit, name in ipairs({'key', 'headers', 'ts'}) do
-        if math.floor(shape / 2 ^ (bit - 1)) % 2 == 1 then
-          fields[#fields + 1] = name
-          fields[#fields + 1] = ARGV[at]
-          at = at + 1
-        end
-      end
-      id = redis.call('XADD', stream, stamp, unpack(fields))
-    end
+    id, at = append_record(stream, stamp, string.byte(shapes, number) - 48, at)
     if not first then
       first = id
       stamp = string.match(id, '^%d+') .. '-*'
     end
   end
   return first, at
+end
+
+-- A list of names and values as a table.
+local function fields_of(list)
+  local found = {}
+  for at = 1, #list, 2 do found[list[at]] = list[at + 1] end
+  return found
 end

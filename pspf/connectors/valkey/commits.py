@@ -1,0 +1,146 @@
+"""Commits as the arguments of their scripts: flat lists, in which payloads and ids are opaque."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pspf.connectors.letters import encode_letter
+from pspf.connectors.valkey.fields import format_entry_id, pack_records, pack_retry
+from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.scripts import Argument
+from pspf.records import DEAD_LETTER_SUFFIX, Commit, NewRecord, Retry, check_name
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.core import Core
+
+ALWAYS: Final = 0
+"""The number of the record that an effect comes from, where it counts whatever happens to the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effects:
+    """What a commit appends, as effects.lua takes it: the streams, and what stands in ARGV about them."""
+
+    streams: Sequence[bytes]
+    arguments: Sequence[Argument]
+
+
+NO_EFFECTS: Final = Effects((), ())
+
+
+async def pack_effects(core: "Core", commit: Commit, numbers: Mapping[int, int] | None) -> Effects:
+    """Return the emits and dead letters of a commit, each topic's in order; make the topics where missing.
+
+    `numbers` says which record of the commit an offset is, None where all stand together (ordered mode).
+
+    Raises:
+        ConfigurationError: A topic's name is not one; nothing was made.
+    """
+    if not commit.emits and not commit.dead:
+        return NO_EFFECTS
+    by_topic: dict[str, tuple[list[NewRecord], list[int]]] = {}
+    for emit in commit.emits:
+        records, sources = by_topic.setdefault(emit.topic, ([], []))
+        # De-duplication is for emits from outside: these are exactly once by the commit.
+        records.append(emit.record if emit.record.event_id is None else emit.record._replace(event_id=None))
+        sources.append(emit.source)
+    for name in by_topic:
+        check_name("topic", name)
+    streams: dict[bytes, tuple[list[NewRecord], list[int]]] = {}
+    for name, (records, sources) in by_topic.items():
+        topic = await core.topics.ensure(name)
+        for partition, indices in core.router.route(topic, records).items():
+            stream = topic.partitions[partition].stream
+            streams[stream] = ([records[at] for at in indices], [sources[at] for at in indices])
+    for letter in commit.dead:
+        record = letter.record
+        topic = await core.topics.ensure(record.topic + DEAD_LETTER_SUFFIX)
+        stream = topic.partitions[record.partition % topic.count].stream
+        records, sources = streams.setdefault(stream, ([], []))
+        records.append(NewRecord(record.raw_key, record.value, encode_letter(letter, ordered=numbers is None)))
+        sources.append(record.offset)
+    heads: list[Argument] = []
+    parts: list[Argument] = []
+    for records, sources in streams.values():
+        shapes, of_records = pack_records(records)
+        heads.append(shapes)
+        heads.append("" if numbers is None else " ".join([str(numbers.get(offset, ALWAYS)) for offset in sources]))
+        parts += of_records
+    return Effects(tuple(streams), heads + parts)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedBatch:
+    """The records of a shared commit: `plain` ones are done and that is all, of `others` there is more to do."""
+
+    plain: Sequence[int]
+    others: Sequence[int]
+    arguments: Sequence[Argument]
+    """The first and the last id, then all that commit_shared.lua takes about the records."""
+    is_known: bool
+    """Whether all of them are in hand, as far as the consumer knows."""
+
+
+def sort_shared(commit: Commit, hand: Mapping[int, bytes], noted: set[int]) -> SharedBatch:
+    """Return the records of a commit as the script takes them.
+
+    `hand` has the ids of what was delivered and not settled; of what is `noted` there are entries to remove.
+    """
+    done = commit.done
+    retries: dict[int, Retry] = {retry.offset: retry for retry in commit.retries}
+    special = {emit.source for emit in commit.emits}
+    special.update(letter.record.offset for letter in commit.dead)
+    if noted:
+        special.update(noted)
+    if special or retries:
+        plain: Sequence[int] = [offset for offset in done if offset not in special and offset not in retries]
+        others = [*[offset for offset in done if offset in special and offset not in retries], *retries]
+    else:
+        plain, others = done, []
+    known = hand.get
+    ids = [known(offset) for offset in plain]
+    is_known = None not in ids and all(offset in hand for offset in others)
+    if None in ids:
+        ids = [known(offset) or format_entry_id(offset) for offset in plain]
+    everything = [*plain, *others]
+    first, last = min(everything), max(everything)
+    arguments: list[Argument] = [format_entry_id(first), format_entry_id(last), *ids]  # type: ignore[list-item]
+    for offset in others:
+        retry = retries.get(offset)
+        arguments.append(format_entry_id(offset))
+        if retry is None:
+            arguments += ("", "")
+        else:
+            due_ms = 0 if retry.due_ms is None else retry.due_ms
+            arguments += (due_ms, pack_retry(retry.attempts, None, retry.key, retry.error))
+    return SharedBatch(plain, others, arguments, is_known)
+
+
+def pack_waiting(commit: Commit, waiting: set[int]) -> tuple[Sequence[Argument], Sequence[Argument]]:
+    """Return what an ordered commit does to the records that wait: the ids that are done, and its retries."""
+    done: list[Argument] = [format_entry_id(offset) for offset in commit.done if offset in waiting]
+    retries: list[Argument] = []
+    for retry in commit.retries:
+        retries += (
+            format_entry_id(retry.offset),
+            "+inf" if retry.due_ms is None else retry.due_ms,
+            pack_retry(retry.attempts, None, retry.key, retry.error),
+        )
+    return done, retries
+
+
+def pack_state(commit: Commit, keys: CursorKeys) -> tuple[Sequence[bytes], Sequence[Argument]]:
+    """Return the state that an ordered commit changes: the hashes, and per record key what changes in it."""
+    kept: dict[bytes, list[Argument]] = {}
+    forgotten: dict[bytes, list[Argument]] = {}
+    for (key, name), value in commit.state.items():
+        names = kept.setdefault(key, [])
+        if value is None:
+            forgotten.setdefault(key, []).append(name.encode())
+        else:
+            names += (name.encode(), value)
+    arguments: list[Argument] = []
+    for key, names in kept.items():
+        gone = forgotten.get(key, [])
+        arguments += (key, len(names) // 2, *names, len(gone), *gone)
+    return [keys.state(key) for key in kept], arguments

@@ -1,0 +1,33 @@
+"""What is done when a stream, or all that PSPF knew of it, was deleted under its workers (DEL, FLUSHALL)."""
+
+import logging
+from typing import Final
+
+from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.scripts import load_script
+from pspf.connectors.valkey.wire import Lane
+
+logger = logging.getLogger(__name__)
+
+_RESET: Final = load_script("reset")
+_STEP: Final = 1_000
+
+
+async def forget_cursor(lane: Lane, keys: CursorKeys, group: bytes) -> None:
+    """Forget offset and state of a cursor whose stream is gone; the first worker to see it says so at ERROR.
+
+    What is left half-way is finished by the next one.
+    """
+    fixed = (keys.partition.stream, keys.meta, keys.due, keys.retry, keys.key(b"suspects"), keys.keys)
+    while True:
+        with_state = await lane.call("SRANDMEMBER", keys.keys, _STEP)
+        states = [keys.state(key) for key in with_state]
+        reply = await lane.run(_RESET, (*fixed, *states), (group, *with_state))
+        if reply == b"DONE":
+            logger.error(
+                "%s: the stream of %s was deleted; the group starts again, without offsets and state",
+                lane.name,
+                keys.registry_field.decode().replace("\0", "/"),
+            )
+        if reply != b"STATE":
+            return

@@ -1,0 +1,181 @@
+"""Which sessions live: each renews a key with a time to live beside every stream that it consumes.
+
+The keys are renewed by a thread with a connection of its own, so that no handler can starve them,
+and by PEXPIRE, which a server takes even when it is out of memory.
+"""
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+import redis
+from redis.exceptions import RedisError
+
+from pspf import faults
+from pspf.connectors.valkey.keys import PartitionKeys
+from pspf.connectors.valkey.scripts import Command, ScriptCall, load_script
+from pspf.connectors.valkey.wire import Lane
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.core import Core
+
+logger = logging.getLogger(__name__)
+
+_ENTER: Final = load_script("enter")
+_LEAVE: Final = load_script("leave")
+_STOP_STEPS: Final = 100
+_STOP_STEP_S: Final = 0.002
+
+
+def make_session_id(name: str | None) -> str:
+    """Return `host-pid-random`, with only characters that any tool shows as they are."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "_", name or socket.gethostname())[:60]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+@dataclass(slots=True)
+class _Seat:
+    """What a session consumes of one partition."""
+
+    keys: PartitionKeys
+    cursors: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def entry(self) -> bytes:
+        """The session's value in the partition's `sessions`."""
+        return orjson.dumps(sorted(self.cursors))
+
+
+class Member:
+    """One session, as the consumers that belong to it see it. `commits` is the connection of all their commits."""
+
+    def __init__(self, core: "Core", session: str) -> None:
+        self.session: Final = session
+        self.commits: Final[Lane] = core.open_lane("commits")
+        self._core = core
+        self._seats: dict[bytes, _Seat] = {}
+
+    @property
+    def seats(self) -> Sequence[_Seat]:
+        return list(self._seats.values())
+
+    def join(self, keys: PartitionKeys, group: str, handler: str | None) -> None:
+        """Consume a cursor of a partition; `ensure` makes it known."""
+        self._seats.setdefault(keys.stream, _Seat(keys)).cursors.add((group, handler or ""))
+
+    async def ensure(self, keys: PartitionKeys) -> None:
+        """Make the session's lease and its entry where they are missing: new, or taken for dead while it hung."""
+        call = self.make_enter(keys)
+        await self.commits.run(call.script, call.keys, call.arguments)
+
+    def make_enter(self, keys: PartitionKeys) -> ScriptCall:
+        """Return the script that `ensure` runs."""
+        seat = self._seats.setdefault(keys.stream, _Seat(keys))
+        arguments = (self._core.now(), self._core.limits.lease_ms, self.session, seat.entry)
+        return ScriptCall(_ENTER, (keys.live(self.session), keys.sessions), arguments)
+
+    def make_leave(self) -> list[ScriptCall]:
+        """Return the scripts that remove the session."""
+        return [
+            ScriptCall(_LEAVE, (seat.keys.live(self.session), seat.keys.sessions), (self.session,))
+            for seat in self.seats
+        ]
+
+
+class Renewal:
+    """Renews the leases of one broker object's sessions; a thread does, from the first session to `stop`.
+
+    With a clock of the caller's there is no thread: the broker's tick renews.
+    """
+
+    def __init__(self, core: "Core") -> None:
+        self._core = core
+        self._members: dict[str, Member] = {}
+        self._stop: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._due_ms = 0
+        core.add_tick(self._tick)
+
+    def add(self, member: Member) -> None:
+        self._members[member.session] = member
+        if self._thread is None and not self._core.has_own_clock:
+            self._stop = threading.Event()
+            self._thread = threading.Thread(target=self._run, args=(self._stop,), name="pspf leases", daemon=True)
+            self._thread.start()
+
+    def remove(self, member: Member) -> None:
+        self._members.pop(member.session, None)
+
+    async def stop(self) -> None:
+        """End the thread; one that waits for an answer ends by itself, a little later."""
+        self._members.clear()
+        thread, stop, self._thread, self._stop = self._thread, self._stop, None, None
+        if thread is None or stop is None:
+            return
+        stop.set()
+        for _ in range(_STOP_STEPS):
+            if not thread.is_alive():
+                return
+            await asyncio.sleep(_STOP_STEP_S)
+
+    def _seats(self) -> list[tuple[Member, _Seat]]:
+        return [(member, seat) for member in list(self._members.values()) for seat in member.seats]
+
+    async def _tick(self) -> None:
+        now_ms = self._core.clock.monotonic_ms()
+        if now_ms < self._due_ms:
+            return
+        self._due_ms = now_ms + self._core.limits.renew_ms
+        for member, seat in self._seats():
+            await member.ensure(seat.keys)
+
+    def _run(self, stop: threading.Event) -> None:
+        limits = self._core.limits
+        connection: redis.Connection | None = None
+        is_failing = False
+        wait_ms = limits.renew_ms
+        while not stop.wait(wait_ms / 1000):
+            try:
+                if connection is None:
+                    connection = self._core.connector.open_blocking()
+                self._renew(connection, stop)
+                is_failing, wait_ms = False, limits.renew_ms
+            except (RedisError, OSError) as error:
+                if connection is not None:
+                    connection.disconnect()
+                    connection = None
+                if not is_failing:
+                    logger.warning("%s: leases can't be renewed, will try again: %s", self._core.connector.name, error)
+                is_failing, wait_ms = True, max(10, limits.renew_ms // 4)
+        if connection is not None:
+            connection.disconnect()
+
+    def _renew(self, connection: redis.Connection, stop: threading.Event) -> None:
+        seats = self._seats()
+        if not seats:
+            return
+        faults.reach("renew")
+        lease_ms = self._core.limits.lease_ms
+        replies = _exchange(
+            connection, [("PEXPIRE", seat.keys.live(member.session), lease_ms) for member, seat in seats]
+        )
+        for (member, seat), reply in zip(seats, replies, strict=True):
+            if reply == 0 and member.session in self._members and not stop.is_set():
+                # It was taken for dead, or all was flushed: what it held may be another's by now.
+                logger.warning("%s: the lease of %s had ended", seat.keys.stream.decode(), member.session)
+                call = member.make_enter(seat.keys)
+                _exchange(connection, [call.script.command_with_text(call.keys, call.arguments)])
+
+
+def _exchange(connection: redis.Connection, commands: Sequence[Command]) -> list[Any]:
+    for packed in connection.pack_commands(commands):
+        connection.send_packed_command(packed)
+    return [connection.read_response() for _ in commands]

@@ -1,0 +1,85 @@
+"""A connection for reads that wait on the server, and that can be called back."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.core import Core
+
+BLOCK_MS: Final = 1_500
+"""A read waits no longer at a time, so that what comes by no append (a dead worker's records) is noticed."""
+
+_CALLS_BACK: Final = 5
+_CALL_BACK_S: Final = 0.002
+
+
+class Reads:
+    """One read at a time. `call_back` ends one that waits."""
+
+    def __init__(self, core: "Core", commits: Lane) -> None:
+        self.lane: Final = core.open_lane("reads")
+        self.lane.track()
+        self._core = core
+        self._commits = commits
+        self._look_at = 0.0
+        self._blocked_until: float | None = None
+        self._woken = asyncio.Event()
+
+    @property
+    def is_look_due(self) -> bool:
+        """Whether it is time to look for what no append tells of; always by a clock that only its owner moves."""
+        return self._core.has_own_clock or time.monotonic() >= self._look_at
+
+    def looked(self, wait_ms: int) -> None:
+        """Note that somebody has looked: the next thing is due in `wait_ms` (-1: nothing is)."""
+        self._look_at = time.monotonic() + (BLOCK_MS if wait_ms < 0 else min(wait_ms, BLOCK_MS)) / 1000
+
+    def block_ms(self, deadline: float) -> int:
+        """Return how long a read may wait; 0: not at all."""
+        return max(0, int((min(self._look_at, deadline) - time.monotonic()) * 1000 + 0.5))
+
+    async def read(self, command: tuple[Any, ...], streams: tuple[Any, ...], block_ms: int) -> Any:
+        """Read, waiting at most `block_ms` (0: not at all)."""
+        if not block_ms:
+            return await self.lane.call(*command, *streams)
+        self._blocked_until = time.monotonic() + block_ms / 1000
+        try:
+            return await self.lane.call(*command, "BLOCK", block_ms, *streams, timeout_ms=block_ms + BLOCK_MARGIN_MS)
+        finally:
+            self._blocked_until = None
+
+    async def pause(self, wait_ms: int) -> None:
+        """Wait as a read does that is not to give anything new."""
+        self._woken.clear()
+        self._blocked_until = time.monotonic() + wait_ms / 1000
+        try:
+            async with asyncio.timeout(wait_ms / 1000):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._blocked_until = None
+
+    async def look_in(self, wait_ms: int) -> None:
+        """Have the next look come in `wait_ms` at the latest, and call back a read that would miss it."""
+        at = time.monotonic() + max(0, wait_ms) / 1000
+        self._look_at = min(self._look_at, at)
+        if self._blocked_until is not None and self._blocked_until > at:
+            await self.call_back()
+
+    async def call_back(self) -> None:
+        """End the read that waits. It may still be on its way to the server: so it is called again."""
+        self._woken.set()
+        for _ in range(_CALLS_BACK):
+            if self._blocked_until is None or not self.lane.client_id:
+                return
+            if await self._commits.call("CLIENT", "UNBLOCK", self.lane.client_id):
+                return
+            await asyncio.sleep(_CALL_BACK_S)
+
+    async def close(self) -> None:
+        """Close the connection; the next read opens another."""
+        await self.lane.close()

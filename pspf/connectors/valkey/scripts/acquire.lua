@@ -1,0 +1,63 @@
+-- Takes the lease of an ordered cursor, where it is free or its owner is dead.
+--
+-- A cursor that was not given back is suspect: a record of the next `left` ones ended its owner's
+-- process. `intent` names the ones that were running (ids with spaces between): a range is halved,
+-- one alone is charged. What is stored here charges nobody before the new owner says what it runs.
+--
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 the `live` key of the owner that ARGV names
+-- ARGV  1 now  2 the cursor's group on the stream  3 session  4 token  5 the owner that is expected, or ''
+--       6 how many records to suspect where nothing is known
+-- Reply {'OK', epoch, sequence, position, passed, records lost, id, due, packed retry of what is held ...,
+--       } with {limit, left, crashes, intent} behind `lost` ('' limit: not suspect)
+--       {'OWNER', session} of another than expected; {'HELD'}; {'GONE'} where cursor or stream are missing
+-- Caller: ordered.py
+
+local stream, meta, due, retry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local now_ms, shift = read_clock(ARGV[1])
+local session = ARGV[3]
+
+local cursor = redis.call('HMGET', meta, 'position', 'session', 'epoch', 'seq', 'clean', 'limit', 'left', 'crashes',
+  'intent', 'passed')
+local position, owner, passed = cursor[1], cursor[2] or '', cursor[10] or ''
+if not position or redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end
+if owner ~= '' and owner ~= session then
+  if owner ~= ARGV[5] then return {'OWNER', owner} end
+  if is_alive(KEYS[5], now_ms, shift) then return {'HELD'} end
+end
+
+local lost = 0
+local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+if first and is_before(position, first[1]) then
+  if passed ~= '' then
+    local info = fields_of(redis.call('XINFO', 'STREAM', stream))
+    lost = math.max(0, info['entries-added'] - info['length'] - passed)
+    passed = text(passed + lost)
+  end
+  position = first[1]
+end
+
+local limit, left, crashes, intent = cursor[6] or '', cursor[7] or '', cursor[8] or '0', cursor[9] or ''
+if cursor[5] == '0' and owner ~= session then
+  if limit == '' then limit, left = ARGV[6], ARGV[6] end
+  local _, running = string.gsub(intent, '%S+', '')
+  if running == 1 then
+    limit, left, crashes = '1', '1', text(crashes + 1)
+  elseif running > 1 then
+    limit, left, crashes, intent = text(math.floor(running / 2)), text(running), '0', ''
+  end
+else
+  crashes, intent = '0', ''
+end
+
+local epoch = text(cursor[3] + 1)
+redis.call('HSET', meta, 'epoch', epoch, 'token', ARGV[4], 'session', session, 'clean', '0', 'position', position,
+  'passed', passed, 'limit', limit, 'left', left, 'crashes', '0', 'intent', '')
+
+local reply = {'OK', epoch, cursor[4], position, passed, lost, limit, left, crashes, intent}
+local held = redis.call('ZRANGE', due, 0, -1, 'WITHSCORES')
+for at = 1, #held, 2 do
+  reply[#reply + 1] = held[at]
+  reply[#reply + 1] = held[at + 1]
+  reply[#reply + 1] = redis.call('HGET', retry, held[at]) or '0 - -1 '
+end
+return reply

@@ -1,0 +1,27 @@
+-- Gives back what a session has in hand, uncharged and free at once: a bounded step. With the last
+-- step the session is no consumer of the group any more.
+--
+-- KEYS  1 stream  2 cursor's meta  3 due  4 suspects
+-- ARGV  1 group  2 session
+-- Reply '1' to call again, else '0'
+-- Caller: shared.py
+
+local STEP = 1000
+
+local stream, meta, due, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, session = ARGV[1], ARGV[2]
+local rows = redis.pcall('XPENDING', stream, group, '-', '+', STEP, session)
+if rows['err'] then return '0' end
+if #rows > 0 then
+  -- Raised first: a commit that is still on its way must not take XACK for a proof.
+  redis.call('HINCRBY', meta, 'takes', 1)
+  for number = 1, #rows do
+    local id = rows[number][1]
+    redis.call('ZADD', due, redis.call('HEXISTS', suspects, id) == 1 and -2 or -1, id)
+    redis.call('XACK', stream, group, id)
+  end
+end
+if #rows == STEP then return '1' end
+redis.call('XGROUP', 'DELCONSUMER', stream, group, session)
+redis.call('HDEL', meta, 'c:' .. session, 'l:' .. session, 's:' .. session)
+return '0'

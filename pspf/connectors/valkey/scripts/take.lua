@@ -1,0 +1,147 @@
+-- Gives a session what is there beside the stream's new records: what dead sessions had in hand
+-- (suspect), what was given back, and the retries that are due. What it gives is pending on the session.
+--
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects, then the `live` keys of the sessions in ARGV
+-- ARGV  1 now  2 group  3 session  4 number of records at most, then other sessions of the group
+-- Reply {takes, ms until the next retry is due (-1: none), entries, attempts of each that has some
+--       (id, packed retry, ...), '1' where they are suspect, crashes of a suspect,
+--       '1' to call again at once, sessions of the group that ARGV lacks, entries found deleted}
+--       or {'GONE'} where there is no such group any more.
+-- Caller: shared.py
+
+local STEP = 1000
+
+local stream, meta, due, retry, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, session, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local now_ms, shift = read_clock(ARGV[1])
+local is_own_clock = ARGV[1] ~= ''
+
+local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
+if consumers['err'] then return {'GONE'} end
+if redis.call('HEXISTS', meta, 'start') == 0 then return {'GONE'} end
+
+-- Puts a step of what a dead session had in hand up for others, each record as suspect. Of those
+-- that were running alone one ended the process: they are halved, and one alone is charged.
+local function take_over(name)
+  local rows = redis.call('XPENDING', stream, group, '-', '+', STEP, name)
+  if #rows > 0 then
+    local started = redis.call('HGET', meta, 's:' .. name) or ''
+    local label, count, middle = string.match(started, '^(%S+) (%d+) (%S+)$')
+    for number = 1, #rows do
+      local id = rows[number][1]
+      local suspicion = redis.call('HGET', suspects, id)
+      local of, crashes = string.match(suspicion or '', '^(%S+) (%d+)$')
+      if not of then
+        of, crashes = name, 0
+      elseif of == label then
+        if count == '1' then
+          crashes = crashes + 1
+        else
+          of = label .. (is_before(middle, id) and '/2' or '/1')
+        end
+      end
+      redis.call('HSET', suspects, id, of .. ' ' .. text(tonumber(crashes)))
+      redis.call('ZADD', due, -2, id)
+      redis.call('XACK', stream, group, id)
+    end
+    redis.call('HINCRBY', meta, 'takes', 1)
+  end
+  if #rows == STEP then return true end
+  redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
+  redis.call('HDEL', meta, 'c:' .. name, 'l:' .. name, 's:' .. name)
+  return false
+end
+
+local live = {}
+for number = 5, #ARGV do live[ARGV[number]] = KEYS[number + 1] end
+local unknown, is_more = {}, false
+for _, consumer in ipairs(consumers) do
+  local name = fields_of(consumer)['name']
+  if name ~= session and string.match(name, '^[%w._-]+%-%d+%-%x%x%x%x%x%x$') then
+    if not live[name] then
+      unknown[#unknown + 1] = name
+    elseif not is_alive(live[name], now_ms, shift) then
+      is_more = take_over(name) or is_more
+    end
+  end
+end
+
+local deleted = 0
+-- Makes records pending on this session; returns the entries of those that are still in the stream.
+local function claim(ids)
+  if #ids == 0 then return {} end
+  local entries, there = {}, {}
+  for from = 1, #ids, 1000 do
+    local command = {'XCLAIM', stream, group, session, 0}
+    for number = from, math.min(from + 999, #ids) do command[#command + 1] = ids[number] end
+    command[#command + 1] = 'FORCE'
+    if is_own_clock then
+      command[#command + 1] = 'TIME'
+      command[#command + 1] = ARGV[1]
+    end
+    for _, entry in ipairs(redis.call(unpack(command))) do
+      entries[#entries + 1] = entry
+      there[entry[1]] = true
+    end
+    redis.call('ZREM', due, unpack(ids, from, math.min(from + 999, #ids)))
+  end
+  for _, id in ipairs(ids) do
+    if not there[id] then
+      redis.call('HDEL', retry, id)
+      redis.call('HDEL', suspects, id)
+      deleted = deleted + 1
+    end
+  end
+  return entries
+end
+
+local function in_order(ids)
+  table.sort(ids, is_before)
+  return ids
+end
+
+local entries, is_suspect, crashes = {}, false, 0
+-- The suspects of one label, which were in hand together; others are for the next call.
+local accused = in_order(redis.call('ZRANGEBYSCORE', due, -2, -2, 'LIMIT', 0, STEP))
+while #accused > 0 and #entries == 0 do
+  local chosen, rest, label = {}, {}, nil
+  for _, id in ipairs(accused) do
+    local of, times = string.match(redis.call('HGET', suspects, id) or '', '^(%S+) (%d+)$')
+    of = of or ''
+    label = label or of
+    if of == label and #chosen < limit then
+      chosen[#chosen + 1] = id
+      crashes = tonumber(times or 0)
+    else
+      rest[#rest + 1] = id
+    end
+  end
+  entries, accused = claim(chosen), rest
+  is_suspect = #entries > 0
+end
+if #entries == 0 then
+  local ready = redis.call('ZRANGEBYSCORE', due, -1, text(now_ms), 'LIMIT', 0, math.max(limit, STEP))
+  local chosen = {}
+  for number = 1, math.min(limit, #ready) do chosen[number] = ready[number] end
+  entries = claim(in_order(chosen))
+end
+
+local packed = {}
+if #entries > 0 and redis.call('EXISTS', retry) == 1 then
+  for _, entry in ipairs(entries) do
+    local found = redis.call('HGET', retry, entry[1])
+    if found then
+      packed[#packed + 1] = entry[1]
+      packed[#packed + 1] = found
+    end
+  end
+end
+if deleted > 0 then redis.call('HINCRBY', meta, 'gone', deleted) end
+
+local next_due = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+local wait_ms = -1
+if next_due[2] then wait_ms = math.max(0, math.ceil(next_due[2] - now_ms)) end
+return {
+  redis.call('HGET', meta, 'takes') or '0', wait_ms, entries, packed, is_suspect and '1' or '0', crashes,
+  is_more and '1' or '0', unknown, deleted,
+}

@@ -1,0 +1,142 @@
+"""One worker's membership of the broker."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pspf import faults
+from pspf.connectors.base import END, START, Consumer, Session
+from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.fields import format_entry_id
+from pspf.connectors.valkey.liveness import Member, Renewal
+from pspf.connectors.valkey.members import Roll
+from pspf.connectors.valkey.ordered import acquire
+from pspf.connectors.valkey.scripts import ScriptCall, load_script
+from pspf.connectors.valkey.shared import SharedConsumer
+from pspf.connectors.valkey.topics import Topic
+from pspf.errors import BackendUnavailable, ConfigurationError, NotFound
+from pspf.records import Cursor, check_name, parse_id
+
+_REGISTER: Final = load_script("register")
+_TRIES: Final = 3
+_ROLL_MS: Final = 900
+"""How long a list of members is taken for true: a worker asks twice a second."""
+
+
+class ValkeySession(Session):
+    """A session: its lease beside every stream that it consumes, and the consumers made from it."""
+
+    def __init__(self, core: Core, member: Member, renewal: Renewal) -> None:
+        self.id = member.session
+        self.is_open = True
+        self._core = core
+        self._member = member
+        self._renewal = renewal
+        self._consumers: list[Consumer] = []
+        self._rolls: dict[bytes, Roll] = {}
+        renewal.add(member)
+
+    async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
+        check_name("topic", topic)
+        check_name("group", group)
+        at = None if start in (START, END) else _parse_start(start)
+        for _ in range(_TRIES):
+            found = await self._core.topics.ensure(topic)
+            if await self._register(found, group, handler, start, at):
+                self._rolls.clear()
+                return found.count
+            self._core.topics.forget(topic)  # deleted, or all was flushed, since we saw it
+        raise BackendUnavailable(f"{self._core.connector.name}: topic {topic!r} vanishes while it is joined")
+
+    async def _register(
+        self, topic: Topic, group: str, handler: str | None, start: str, at: tuple[int, int] | None
+    ) -> bool:
+        calls: list[ScriptCall] = []
+        for number, keys in enumerate(topic.partitions):
+            self._member.join(keys, group, handler)
+            cursor = keys.cursor(group, handler)
+            first, before = start.encode(), b""
+            if at is not None:
+                first = format_entry_id(at[1]) if number == at[0] else START.encode()
+                before = format_entry_id(max(0, at[1] - 1))
+            calls.append(self._member.make_enter(keys))
+            calls.append(
+                ScriptCall(
+                    _REGISTER,
+                    (keys.stream, keys.meta, keys.cursors, keys.floors, cursor.meta),
+                    (topic.count, cursor.registry_field, "" if handler else group, first, before),
+                )
+            )
+        replies = await self._member.commits.run_many(calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return 0 not in replies
+
+    async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
+        keys = (await self._core.topics.ensure(topic)).partition(0)
+        roll = self._rolls.setdefault(keys.stream, Roll(self._core, keys))
+        await roll.refresh(self._member.commits, max_age_ms=0 if self._core.has_own_clock else _ROLL_MS)
+        return roll.members(group, handler)
+
+    async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
+        found = await self._core.topics.ensure(topic)
+        lane = self._member.commits
+        owners = await lane.call_many(
+            [("HGET", keys.cursor(group, handler).meta, "session") for keys in found.partitions]
+        )
+        free: list[int] = []
+        for number, (keys, reply) in enumerate(zip(found.partitions, owners, strict=True)):
+            owner = lane.check(reply, "HGET")
+            if owner is None:  # no such cursor, or it is gone: acquire says so
+                continue
+            if not owner:
+                free.append(number)
+                continue
+            roll = self._rolls.setdefault(keys.stream, Roll(self._core, keys))
+            if owner != self.id.encode() and not await roll.is_alive(lane, owner.decode()):
+                free.append(number)
+        return free
+
+    async def acquire(self, cursor: Cursor) -> Consumer | None:
+        keys = (await self._core.topics.ensure(cursor.topic)).partition(cursor.partition)
+        assert cursor.handler is not None
+        consumer = await acquire(self._core, self._member, cursor, keys.cursor(cursor.group, cursor.handler))
+        if consumer is None:
+            return None
+        faults.reach("lease.acquired")
+        self._consumers.append(consumer)
+        return consumer
+
+    async def share(self, cursor: Cursor) -> Consumer:
+        keys = (await self._core.topics.ensure(cursor.topic)).partition(cursor.partition).cursor(cursor.group, None)
+        if not await self._core.commands.call("HEXISTS", keys.partition.cursors, keys.registry_field):
+            raise NotFound(f"no cursor {cursor}: register it first")
+        consumer = SharedConsumer(self._core, self._member, cursor, keys)
+        self._consumers.append(consumer)
+        return consumer
+
+    async def close(self) -> None:
+        if not self.is_open:
+            return
+        self.is_open = False
+        self._renewal.remove(self._member)
+        try:
+            for consumer in self._consumers:
+                await consumer.release()
+            for reply in await self._member.commits.run_many(self._member.make_leave()):
+                if isinstance(reply, Exception):
+                    raise reply
+        finally:
+            await self._member.commits.close()
+
+    def abandon(self) -> None:
+        self.is_open = False
+        self._renewal.remove(self._member)
+
+
+def _parse_start(start: str) -> tuple[int, int]:
+    """Return (partition, offset) of a record id."""
+    try:
+        return parse_id(start)
+    except ConfigurationError:
+        raise ConfigurationError(f"start={start!r}: use start, end or a record id") from None

@@ -1,0 +1,324 @@
+"""The shared mode: workers of a consumer group take records; a commit finishes what it has in hand.
+
+What a worker has in hand is pending on it in the group, retries too; what nobody has in hand and is
+not done is in the cursor's `due`. The gate of a commit is each record's own pending entry: whoever
+lost it writes nothing for that record.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pspf import faults
+from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.letters import check_size
+from pspf.connectors.valkey.commits import pack_effects, sort_shared
+from pspf.connectors.valkey.failures import GroupGone
+from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse_entry_id, unpack_retry
+from pspf.connectors.valkey.gone import forget_cursor
+from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.liveness import Member
+from pspf.connectors.valkey.reading import BLOCK_MS, Reads
+from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.errors import BackendUnavailable, StateUnavailable
+from pspf.records import Batch, Commit, Cursor, Record
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.core import Core
+
+logger = logging.getLogger(__name__)
+
+_TAKE: Final = load_script("take")
+_COMMIT: Final = load_script("commit_shared", "effects")
+_INTEND: Final = load_script("intend")
+_RELEASE: Final = load_script("release_shared")
+_EMPTY: Final = Batch((), 0)
+
+
+class SharedConsumer(Consumer):
+    """A shared cursor, consumed beside others."""
+
+    def __init__(self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys) -> None:
+        self.cursor = cursor
+        self.lease: Lease | None = None
+        self._core = core
+        self._member = member
+        self._keys = keys
+        self._suspects = keys.key(b"suspects")
+        self._reads = Reads(core, member.commits)
+        self._reading: asyncio.Task[Batch] | None = None
+        """The read under way. It outlives a poll that is cancelled: what it was given is in hand."""
+        self._left = _EMPTY
+        """What an earlier read was given beyond what was asked for."""
+        self._hand: dict[int, bytes] = {}
+        """Offset -> id of what was delivered and not settled."""
+        self._noted: set[int] = set()
+        """What of it has an entry among the retries or the suspects."""
+        self._doubtful: set[int] = set()
+        """What of it was delivered before the last time that records were taken from a session."""
+        self._takes = b""
+        self._took = False
+        self._others: list[bytes] = []
+        self._runs = 0
+
+    # Taking
+
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        await self._core.tick()
+        faults.reach("read.sent")
+        if not self._left.records:
+            if self._reading is None:
+                self._reading = asyncio.create_task(
+                    self._read(max_records, timeout_ms, retries_only), name=f"read {self.cursor}"
+                )
+                self._reading.add_done_callback(_see)
+            reading = self._reading
+            try:
+                self._left = await asyncio.shield(reading)
+            finally:
+                if reading.done() and self._reading is reading:
+                    self._reading = None
+        faults.reach("read.reply")
+        batch, self._left = self._left, _EMPTY
+        if len(batch.records) > max_records and not batch.suspect:
+            self._left = batch._replace(records=batch.records[max_records:])
+            records = batch.records[:max_records]
+            batch = Batch(records, records[-1].offset + 1)
+        return batch
+
+    async def _read(self, max_records: int, timeout_ms: int, retries_only: bool) -> Batch:
+        deadline = time.monotonic() + timeout_ms / 1000
+        if self._took and not retries_only:
+            self._took = False
+            records = await self._read_new(max_records, 0)  # retries without end must not keep new ones waiting
+            if records:
+                return Batch(records, records[-1].offset + 1)
+        while True:
+            if self._reads.is_look_due or timeout_ms == 0 or retries_only:
+                batch = await self._take(max_records)
+                if batch.records:
+                    self._took = True
+                    return batch
+            block_ms = self._reads.block_ms(deadline) if timeout_ms else 0
+            if not retries_only:
+                records = await self._read_new(max_records, block_ms)
+                if records:
+                    return Batch(records, records[-1].offset + 1)
+            elif block_ms:
+                await self._reads.pause(block_ms)
+            if time.monotonic() >= deadline:
+                return _EMPTY
+
+    async def _read_new(self, max_records: int, block_ms: int) -> list[Record]:
+        keys, session = self._keys, self._member.session
+        takes = self._takes
+        try:
+            reply = await self._reads.read(
+                ("XREADGROUP", "GROUP", keys.group, session, "COUNT", max_records),
+                ("STREAMS", keys.partition.stream, ">"),
+                block_ms,
+            )
+        except GroupGone:
+            await self._heal()
+            return []
+        if not reply:
+            return []
+        entries = reply[0][1]
+        records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        offsets = [record[2] for record in records]
+        self._hand.update(zip(offsets, [entry[0] for entry in entries], strict=True))
+        if takes != self._takes:
+            self._doubtful.update(offsets)
+        if self._core.has_own_clock:
+            await self._stamp(entries)
+        return records
+
+    async def _stamp(self, entries: Sequence[Any]) -> None:
+        """Write the caller's time over the delivery time, which is the server's."""
+        keys = self._keys
+        await self._member.commits.call(
+            "XCLAIM", keys.partition.stream, keys.group, self._member.session, 0, *[entry[0] for entry in entries],
+            "TIME", self._core.now(), "JUSTID",
+        )  # fmt: skip
+
+    async def _take(self, max_records: int) -> Batch:
+        """Take what is there beside new records; empty where nothing is."""
+        partition = self._keys.partition
+        while True:
+            keys = [*self._script_keys, *[partition.live(name) for name in self._others]]
+            arguments: list[Argument] = [self._core.now(), self._keys.group, self._member.session, max_records]
+            reply = await self._reads.lane.run(_TAKE, keys, [*arguments, *self._others])
+            if reply[0] == b"GONE":
+                await self._heal()
+                continue
+            takes, wait_ms, entries, packed, is_suspect, crashes, is_more, unknown, deleted = reply
+            self._note_takes(takes)
+            self._reads.looked(wait_ms)
+            if deleted:
+                logger.warning("%s: %d records were deleted before they were handled", self.cursor, deleted)
+            if unknown:
+                self._others = [*self._others[-1_000:], *unknown]
+            if entries:
+                return self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
+            if is_more != b"1" and not unknown:
+                return _EMPTY
+
+    @property
+    def _script_keys(self) -> list[bytes]:
+        keys = self._keys
+        return [keys.partition.stream, keys.meta, keys.due, keys.retry, self._suspects]
+
+    def _deliver(self, entries: Sequence[Any], packed: Sequence[bytes], crashes: int | None) -> Batch:
+        attempts = {
+            parse_entry_id(raw_id): unpack_retry(retry)[0]
+            for raw_id, retry in zip(packed[::2], packed[1::2], strict=True)
+        }
+        records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        self._hand.update((record.offset, format_entry_id(record.offset)) for record in records)
+        self._noted.update(attempts)
+        if attempts:
+            records = [record._replace(attempts=attempts.get(record.offset, 0)) for record in records]
+        records.sort(key=_offset)
+        end = records[-1].offset + 1
+        if crashes is None:
+            return Batch(records, end)
+        self._noted.update(record.offset for record in records)
+        return Batch(records, end, suspect=True, crashes=crashes if len(records) == 1 else 0)
+
+    def _note_takes(self, takes: bytes) -> None:
+        if takes != self._takes:
+            self._takes = takes
+            self._doubtful.update(self._hand)
+
+    async def _heal(self) -> None:
+        """Make the group again. What was in hand is of a stream that is gone: no commit of it counts."""
+        keys, cursor = self._keys, self.cursor
+        self._hand.clear()
+        self._noted.clear()
+        self._doubtful.clear()
+        self._takes = b""
+        await forget_cursor(self._member.commits, keys, keys.group.encode())
+        if not await self._member.rejoin(cursor.topic, cursor.group, cursor.handler):
+            raise BackendUnavailable(f"{cursor}: its consumer group is gone")
+
+    # Settling
+
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        check_size(commit, self._core.limits)
+        if commit.state:
+            raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
+        if not commit.done and not commit.retries:
+            if commit.emits or commit.dead:
+                raise ValueError(f"{self.cursor}: effects of no record")
+            return ()
+        batch = sort_shared(commit, self._hand, self._noted)
+        numbers = {offset: number for number, offset in enumerate(batch.others, 1)}
+        effects = await pack_effects(self._core, commit, numbers)
+        is_sure = batch.is_known and not commit.whole
+        if is_sure and self._doubtful:
+            is_sure = self._doubtful.isdisjoint(batch.plain) and self._doubtful.isdisjoint(batch.others)
+        arguments: list[Argument] = [
+            self._core.now(),
+            self._keys.group,
+            self._member.session,
+            commit.commit_id,
+            self._takes if is_sure else "",
+            "1" if commit.whole else "",
+            len(effects.streams),
+            len(batch.plain),
+            len(batch.others),
+            *batch.arguments,
+            *effects.arguments,
+        ]
+        faults.reach("commit.sent")
+        reply = await self._member.commits.run(_COMMIT, [*self._script_keys, *effects.streams], arguments)
+        faults.reach("commit.reply")
+        lost = self._settle(batch.plain, batch.others, reply)
+        if commit.retries:
+            due_ms = min([retry.due_ms or 0 for retry in commit.retries])
+            await self._reads.look_in(due_ms - self._core.clock.now_ms())
+        await self._core.trimmer.trim_if_due(self._member.commits, self.cursor.topic, self.cursor.partition)
+        return lost
+
+    def _settle(self, plain: Sequence[int], others: Sequence[int], reply: Any) -> Sequence[int]:
+        """Forget what was in hand; return what was not ours any more."""
+        forget = self._hand.pop
+        for offset in plain:
+            forget(offset, None)
+        for offset in others:
+            forget(offset, None)
+        for some in (self._noted, self._doubtful):
+            if some:
+                some.difference_update(plain)
+                some.difference_update(others)
+        if reply[0] == b"GONE":
+            return sorted([*plain, *others])
+        takes, counted, lost_ids = reply
+        self._note_takes(takes)
+        if counted == len(plain) and not lost_ids:
+            return ()
+        lost = {parse_entry_id(raw_id) for raw_id in lost_ids}
+        known = len(lost.intersection(plain))
+        if counted + known < len(plain):
+            # They were acknowledged past us, by hand; which of them, XACK does not tell.
+            logger.warning("%s: %d records in hand were not pending", self.cursor, len(plain) - counted - known)
+            if counted == 0:
+                lost.update(plain)
+        return sorted(lost)
+
+    async def intend(self, offsets: Sequence[int]) -> None:
+        self._runs += 1
+        label = f"{self._member.session}#{self._runs}"
+        ids = [format_entry_id(offset) for offset in sorted(offsets)]
+        keys = [self._keys.partition.stream, self._keys.meta, self._suspects]
+        await self._member.commits.run(_INTEND, keys, [self._keys.group, self._member.session, label, *ids])
+
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
+
+    # Ending
+
+    async def release(self) -> None:
+        faults.reach("release")
+        await self._end_reading()
+        keys = self._keys
+        where = [keys.partition.stream, keys.meta, keys.due, self._suspects]
+        while await self._member.commits.run(_RELEASE, where, [keys.group, self._member.session]) == b"1":
+            pass
+        self._hand.clear()
+        self._noted.clear()
+        self._doubtful.clear()
+        self._left = _EMPTY
+        await self._reads.close()
+
+    async def _end_reading(self) -> None:
+        """Have the read that is under way come back: what it is given must be known before all is given back."""
+        reading, self._reading = self._reading, None
+        if reading is None or reading.done() or reading.get_loop() is not asyncio.get_running_loop():
+            return
+        self._reads.is_ending = True
+        try:
+            await self._reads.call_back()
+            async with asyncio.timeout(BLOCK_MS / 1000):
+                await asyncio.wait([reading])
+        except TimeoutError:
+            reading.cancel()
+        finally:
+            self._reads.is_ending = False
+
+    def abandon(self) -> None:
+        """Stop as a killed process does."""
+        reading, self._reading = self._reading, None
+        if reading is not None and not reading.done() and not reading.get_loop().is_closed():
+            reading.cancel()
+
+
+def _see(task: "asyncio.Task[Batch]") -> None:
+    if not task.cancelled():
+        task.exception()  # seen, should nobody ask for the result any more
+
+
+def _offset(record: Record) -> int:
+    return record.offset
