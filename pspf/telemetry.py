@@ -63,11 +63,7 @@ class TelemetryManager:
     def __init__(self, read_trace_context: Callable[[], Mapping[str, str]] | None = None) -> None:
         self._counts: dict[tuple[str, str, str], _Counts] = {}
         self.lease_losses = 0
-        self.lease_losses = 0
-        """How often a lease was found to be another worker's."""
         read_trace_context = read_trace_context or find_trace_context()
-        self.is_tracing = read_trace_context is not None
-        """Whether `inject` may add something."""
         # Chosen once: with no tracing installed an emit pays for a call and nothing else.
         self.is_tracing = read_trace_context is not None
         self.inject = _as_they_are if read_trace_context is None else _make_inject(read_trace_context)
