@@ -102,8 +102,8 @@ def sort_shared(commit: Commit, hand: Mapping[int, bytes], noted: set[int]) -> S
     is_known = None not in ids and all(offset in hand for offset in others)
     if None in ids:
         ids = [known(offset) or format_entry_id(offset) for offset in plain]
-    everything = [*plain, *others]
-    first, last = min(everything), max(everything)
+    everything = [*plain, *others] if others else plain
+    first, last = min(everything, default=0), max(everything, default=0)
     arguments: list[Argument] = [format_entry_id(first), format_entry_id(last), *ids]  # type: ignore[list-item]
     for offset in others:
         retry = retries.get(offset)

@@ -22,6 +22,7 @@ from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import BLOCK_MS, Reads
 from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import BackendUnavailable, StateUnavailable
 from pspf.records import Batch, Commit, Cursor, Record
 
@@ -62,6 +63,7 @@ class SharedConsumer(Consumer):
         self._took = False
         self._others: list[bytes] = []
         self._runs = 0
+        self._is_ending = False
 
     # Taking
 
@@ -101,14 +103,14 @@ class SharedConsumer(Consumer):
                 if batch.records:
                     self._took = True
                     return batch
-            block_ms = self._reads.block_ms(deadline) if timeout_ms else 0
+            block_ms = self._reads.block_ms(deadline) if timeout_ms and not self._is_ending else 0
             if not retries_only:
                 records = await self._read_new(max_records, block_ms)
                 if records:
                     return Batch(records, records[-1].offset + 1)
             elif block_ms:
                 await self._reads.pause(block_ms)
-            if time.monotonic() >= deadline:
+            if self._is_ending or time.monotonic() >= deadline:
                 return _EMPTY
 
     async def _read_new(self, max_records: int, block_ms: int) -> list[Record]:
@@ -209,10 +211,6 @@ class SharedConsumer(Consumer):
         check_size(commit, self._core.limits)
         if commit.state:
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
-        if not commit.done and not commit.retries:
-            if commit.emits or commit.dead:
-                raise ValueError(f"{self.cursor}: effects of no record")
-            return ()
         batch = sort_shared(commit, self._hand, self._noted)
         numbers = {offset: number for number, offset in enumerate(batch.others, 1)}
         effects = await pack_effects(self._core, commit, numbers)
@@ -236,10 +234,7 @@ class SharedConsumer(Consumer):
         reply = await self._member.commits.run(_COMMIT, [*self._script_keys, *effects.streams], arguments)
         faults.reach("commit.reply")
         lost = self._settle(batch.plain, batch.others, reply)
-        if commit.retries:
-            due_ms = min([retry.due_ms or 0 for retry in commit.retries])
-            await self._reads.look_in(due_ms - self._core.clock.now_ms())
-        await self._core.trimmer.trim_if_due(self._member.commits, self.cursor.topic, self.cursor.partition)
+        await after_commit(self._core, self._member, self._reads, self.cursor, commit)
         return lost
 
     def _settle(self, plain: Sequence[int], others: Sequence[int], reply: Any) -> Sequence[int]:
@@ -298,7 +293,7 @@ class SharedConsumer(Consumer):
         reading, self._reading = self._reading, None
         if reading is None or reading.done() or reading.get_loop() is not asyncio.get_running_loop():
             return
-        self._reads.is_ending = True
+        self._is_ending = True
         try:
             await self._reads.call_back()
             async with asyncio.timeout(BLOCK_MS / 1000):
@@ -306,7 +301,7 @@ class SharedConsumer(Consumer):
         except TimeoutError:
             reading.cancel()
         finally:
-            self._reads.is_ending = False
+            self._is_ending = False
 
     def abandon(self) -> None:
         """Stop as a killed process does."""

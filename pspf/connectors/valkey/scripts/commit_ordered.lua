@@ -24,12 +24,9 @@ if cursor[3] == commit_id then return {'OK', sequence} end
 if sequence ~= ARGV[5] then return {'STALE', sequence} end
 if redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end
 
-local wrong = check_streams(5 + states, streams)
+local wrong = check_kinds(3, 3, 'zset') or check_kinds(4, 4, 'hash') or check_kinds(5, 5, 'set')
+  or check_kinds(6, 5 + states, 'hash') or check_kinds(6 + states, 5 + states + streams, 'stream')
 if wrong then return wrong end
-for number = 6, 5 + states do
-  local kind = redis.call('TYPE', KEYS[number])['ok']
-  if kind ~= 'hash' and kind ~= 'none' then return redis.error_reply('WRONGTYPE ' .. KEYS[number] .. ' is no hash') end
-end
 
 local now_ms, _, stamp = read_clock(ARGV[1])
 sequence = text(sequence + 1)

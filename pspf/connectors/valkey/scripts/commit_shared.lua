@@ -47,7 +47,8 @@ if is_exact then
   end
 end
 
-local wrong = check_streams(5, streams)
+local wrong = check_kinds(1, 1, 'stream') or check_kinds(3, 3, 'zset') or check_kinds(4, 5, 'hash')
+  or check_kinds(6, 5 + streams, 'stream')
 if wrong then return wrong end
 
 local lost_ids, lost = {}, {}

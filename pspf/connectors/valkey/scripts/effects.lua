@@ -5,12 +5,12 @@
 -- between (empty where none is conditional; 0 for a record that always counts); then, stream after
 -- stream, the parts of the records.
 
--- Returns an error where one of the streams is something else: asked before the first write.
-local function check_streams(base, count)
-  for number = base + 1, base + count do
+-- Returns an error where one of the keys holds another kind of value: asked before the first write.
+local function check_kinds(first, last, wanted)
+  for number = first, last do
     local kind = redis.call('TYPE', KEYS[number])['ok']
-    if kind ~= 'stream' and kind ~= 'none' then
-      return redis.error_reply('WRONGTYPE ' .. KEYS[number] .. ' is no stream but a ' .. kind)
+    if kind ~= wanted and kind ~= 'none' then
+      return redis.error_reply('WRONGTYPE ' .. KEYS[number] .. ' is a ' .. kind .. ' and no ' .. wanted)
     end
   end
 end

@@ -1,0 +1,319 @@
+"""The ordered mode: one owner at a time reads a cursor from its position and commits under a lease.
+
+Checks of a commit, in order: the lease (FENCED), the last commit id (a resent commit: success), the
+sequence (STALE), types and sizes; then the writes, in one script.
+"""
+
+import logging
+import secrets
+import time
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pspf import faults
+from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.letters import check_size
+from pspf.connectors.valkey.commits import pack_effects, pack_state, pack_waiting
+from pspf.connectors.valkey.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
+from pspf.connectors.valkey.gone import forget_cursor
+from pspf.connectors.valkey.keys import CursorKeys, escape
+from pspf.connectors.valkey.liveness import Member
+from pspf.connectors.valkey.reading import Reads
+from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.settling import after_commit
+from pspf.errors import CommitFenced, CommitStale
+from pspf.records import Batch, Commit, Cursor, Record, Retry
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.core import Core
+
+logger = logging.getLogger(__name__)
+
+_ACQUIRE: Final = load_script("acquire")
+_LOOK: Final = load_script("look_ordered")
+_COMMIT: Final = load_script("commit_ordered", "effects")
+_HOLD: Final = load_script("hold_ordered")
+_UNKNOWN_BATCH: Final = 1_000
+_TRIES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """That a record of the next `left` ones ended an earlier owner's process.
+
+    Batches of at most `limit` records run alone; `offsets` are the ones about to run, `crashes`
+    how often they, being one record, did it.
+    """
+
+    limit: int
+    left: int
+    offsets: tuple[int, ...] = ()
+    crashes: int = 0
+
+    def after_commit(self, finished: int) -> "Suspicion | None":
+        """Return what is left to suspect when `finished` records have passed."""
+        left = self.left - finished
+        return Suspicion(self.limit, left) if left > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease and what goes with it. `passed` counts the records before the position, None where unknown."""
+
+    token: bytes
+    sequence: int
+    passed: int | None
+    lease: Lease
+    suspicion: Suspicion | None
+
+
+def marker_group(cursor: Cursor) -> bytes:
+    """Return the consumer group that marks the stream which an ordered cursor counts in."""
+    return f"{cursor.group}/{escape(cursor.handler or '')}".encode()
+
+
+async def acquire(core: "Core", member: Member, cursor: Cursor, keys: CursorKeys) -> "OrderedConsumer | None":
+    """Take the lease of a cursor, where it is free; None while its owner lives, or where there is no cursor."""
+    await member.ensure(keys.partition)
+    token = secrets.token_bytes(8)
+    owner = b""
+    for _ in range(_TRIES):
+        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.live(owner)]
+        arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
+        reply = await member.commits.run(_ACQUIRE, script_keys, arguments)
+        if reply[0] == b"OK":
+            grant = _parse_grant(token, reply)
+            if reply[5]:
+                logger.error("%s: %d records were trimmed before they were read", cursor, reply[5])
+            return OrderedConsumer(core, member, cursor, keys, grant)
+        if reply[0] == b"HELD":
+            return None
+        if reply[0] == b"OWNER":
+            owner = reply[1]
+        elif not await _make_again(member, cursor, keys):
+            return None
+    return None
+
+
+async def _make_again(member: Member, cursor: Cursor, keys: CursorKeys) -> bool:
+    """Make a cursor again whose stream is gone; False where this session never joined it."""
+    if not member.has_joined(cursor.topic, cursor.group, cursor.handler):
+        return False
+    await forget_cursor(member.commits, keys, marker_group(cursor))
+    return await member.rejoin(cursor.topic, cursor.group, cursor.handler)
+
+
+def _parse_grant(token: bytes, reply: Sequence[Any]) -> Grant:
+    _, epoch, sequence, position, passed, _, limit, left, crashes, intent, *held = reply
+    rows = [make_retry(*row) for row in zip(held[::3], held[2::3], held[1::3], strict=True)]
+    rows.sort(key=_offset_of)
+    suspicion = None
+    if limit:
+        offsets = tuple(parse_entry_id(raw_id) for raw_id in intent.split())
+        suspicion = Suspicion(int(limit), int(left), offsets, int(crashes))
+    lease = Lease(int(epoch), parse_entry_id(position), tuple(rows))
+    return Grant(token, int(sequence), int(passed) if passed else None, lease, suspicion)
+
+
+def _offset_of(retry: Retry) -> int:
+    return retry.offset
+
+
+class OrderedConsumer(Consumer):
+    """An ordered cursor under a lease."""
+
+    def __init__(self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, grant: Grant) -> None:
+        self.cursor = cursor
+        self.lease: Lease | None = grant.lease
+        self._core = core
+        self._member = member
+        self._keys = keys
+        self._group = marker_group(cursor)
+        self._epoch = grant.lease.epoch
+        self._token = grant.token
+        self._sequence = grant.sequence
+        self._passed = grant.passed
+        self._suspicion = grant.suspicion
+        self._read_position = grant.lease.position
+        self._new: list[int] = []
+        """The offsets of the new records that were read and are not before the committed position."""
+        self._waiting = {retry.offset for retry in grant.lease.held}
+        """What may be held back or wait for a retry."""
+        self._reads = Reads(core, member.commits)
+
+    # Reading
+
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        await self._core.tick()
+        faults.reach("read.sent")
+        batch = await self._read(max_records, timeout_ms, retries_only)
+        faults.reach("read.reply")
+        return batch
+
+    async def _read(self, max_records: int, timeout_ms: int, retries_only: bool) -> Batch:
+        deadline = time.monotonic() + timeout_ms / 1000
+        while True:
+            suspicion = self._suspicion
+            limit = max_records if suspicion is None else min(max_records, suspicion.limit)
+            records: list[Record] = []
+            if self._reads.is_look_due or timeout_ms == 0 or retries_only:
+                records = await self._read_due(limit)
+            block_ms = self._reads.block_ms(deadline) if timeout_ms and not records else 0
+            if not retries_only and len(records) < limit:
+                records += await self._read_new(limit - len(records), block_ms)
+            elif block_ms:
+                await self._reads.pause(block_ms)
+            if records:
+                return self._make_batch(records, suspicion)
+            if time.monotonic() >= deadline:
+                return Batch((), self._read_position)
+
+    def _make_batch(self, records: Sequence[Record], suspicion: Suspicion | None) -> Batch:
+        if suspicion is None:
+            return Batch(records, self._read_position)
+        is_charged = suspicion.offsets == (records[0].offset,) and len(records) == 1
+        return Batch(records, self._read_position, suspect=True, crashes=suspicion.crashes if is_charged else 0)
+
+    async def _read_due(self, limit: int) -> list[Record]:
+        """Return the records whose retry is due.
+
+        Raises:
+            CommitFenced: The lease is another worker's.
+        """
+        keys = self._keys
+        reply = await self._reads.lane.run(
+            _LOOK,
+            [keys.partition.stream, keys.meta, keys.due, keys.retry],
+            [self._core.now(), self._group, self._token, limit],
+        )
+        if reply[0] == b"FENCED":
+            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+        if reply[0] == b"GONE":
+            raise CommitStale(f"{self.cursor}: its stream was deleted")
+        self._reads.looked(reply[0])
+        due = {parse_entry_id(raw_id): int(attempts) for raw_id, attempts in zip(reply[1::2], reply[2::2], strict=True)}
+        if not due:
+            return []
+        stream = keys.partition.stream
+        found = await self._reads.lane.call_many([("XRANGE", stream, raw_id, raw_id) for raw_id in reply[1::2]])
+        entries = [entry for some in found for entry in self._reads.lane.check(some, "XRANGE")]
+        records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        return [record._replace(attempts=due[record.offset]) for record in records]
+
+    async def _read_new(self, limit: int, block_ms: int) -> list[Record]:
+        stream = self._keys.partition.stream
+        before = format_entry_id(max(0, self._read_position - 1))
+        reply = await self._reads.read(("XREAD", "COUNT", limit), ("STREAMS", stream, before), block_ms)
+        if not reply:
+            return []
+        entries = reply[0][1]
+        records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        self._new += [record[2] for record in records]
+        self._read_position = parse_entry_id(entries[-1][0]) + 1
+        return records
+
+    # Committing
+
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        check_size(commit, self._core.limits)
+        effects = await pack_effects(self._core, commit, None)
+        done, retries = pack_waiting(commit, self._waiting)
+        states, changes = pack_state(commit, self._keys)
+        finished = len(commit.done) + len(commit.retries)
+        rest = None if self._suspicion is None else self._suspicion.after_commit(finished)
+        number = 0 if commit.position is None else bisect_left(self._new, commit.position)
+        passed = None if self._passed is None else self._passed + number
+        arguments: list[Argument] = [
+            self._core.now(),
+            self._group,
+            self._token,
+            self._epoch,
+            self._sequence,
+            commit.commit_id,
+            *_position_arguments(commit.position),
+            "" if passed is None else passed,
+            *_at_rest(rest),
+            len(effects.streams),
+            len(done),
+            len(commit.retries),
+            len(states),
+            *done,
+            *retries,
+            *changes,
+            *effects.arguments,
+        ]
+        keys = self._keys
+        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.keys, *states, *effects.streams]
+        faults.reach("commit.sent")
+        reply = await self._member.commits.run(_COMMIT, script_keys, arguments)
+        faults.reach("commit.reply")
+        sequence = self._check(reply)
+        if sequence != self._sequence:
+            self._sequence, self._suspicion, self._passed = sequence, rest, passed
+            del self._new[:number]
+            self._waiting.difference_update(commit.done)
+            self._waiting.update([retry.offset for retry in commit.retries])
+        await after_commit(self._core, self._member, self._reads, self.cursor, commit)
+        return ()
+
+    def _check(self, reply: Sequence[Any]) -> int:
+        """Return the cursor's sequence after a commit."""
+        status = reply[0]
+        if status == b"OK":
+            return int(reply[1])
+        if status == b"FENCED":
+            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
+        if status == b"GONE":
+            raise CommitStale(f"{self.cursor}: its stream was deleted; nothing was committed")
+        raise CommitStale(f"{self.cursor}: moved to sequence {int(reply[1])} while {self._sequence} was in hand")
+
+    async def intend(self, offsets: Sequence[int]) -> None:
+        suspicion = self._suspicion
+        if suspicion is None:
+            return  # what was read ahead as suspect is past the suspicion by now
+        is_same = suspicion.offsets == tuple(offsets)
+        intent = Suspicion(suspicion.limit, suspicion.left, tuple(offsets), suspicion.crashes if is_same else 0)
+        running = b" ".join([format_entry_id(offset) for offset in offsets])
+        fields = (*_fields(intent), "crashes", intent.crashes, "intent", running)
+        if not await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+        self._suspicion = intent
+
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        if not keys:
+            return {}
+        lane = self._member.commits
+        replies = await lane.call_many([("HGETALL", self._keys.state(key)) for key in keys])
+        found: dict[bytes, dict[str, bytes]] = {}
+        for key, reply in zip(keys, replies, strict=True):
+            flat = lane.check(reply, "HGETALL")
+            if flat:
+                names = [name.decode() for name in flat[::2]]
+                found[key] = dict(zip(names, flat[1::2], strict=True))
+        return found
+
+    # Ending
+
+    async def release(self) -> None:
+        faults.reach("release")
+        fields = ("session", "", "token", "", "clean", "1", "crashes", "0", "intent", "", *_fields(self._suspicion))
+        await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields])
+        await self._reads.close()
+
+
+def _position_arguments(position: int | None) -> tuple[Argument, Argument]:
+    if position is None:
+        return "", ""
+    return format_entry_id(position), format_entry_id(max(0, position - 1))
+
+
+def _at_rest(suspicion: Suspicion | None) -> tuple[Argument, Argument]:
+    """Return a suspicion as stored while nothing of it runs: a crash now charges nobody."""
+    return ("", "") if suspicion is None else (suspicion.limit, suspicion.left)
+
+
+def _fields(suspicion: Suspicion | None) -> tuple[Argument, ...]:
+    limit, left = _at_rest(suspicion)
+    return "limit", limit, "left", left

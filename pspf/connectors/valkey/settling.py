@@ -1,0 +1,25 @@
+"""What comes after a commit. It has taken effect: nothing here may make it look as if it had not."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from pspf.connectors.valkey.liveness import Member
+from pspf.connectors.valkey.reading import Reads
+from pspf.errors import BackendUnavailable
+from pspf.records import Commit, Cursor
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.core import Core
+
+logger = logging.getLogger(__name__)
+
+
+async def after_commit(core: "Core", member: Member, reads: Reads, cursor: Cursor, commit: Commit) -> None:
+    """Let the read that waits come back in time for a retry, and trim now and then."""
+    try:
+        due = [retry.due_ms for retry in commit.retries if retry.due_ms is not None]
+        if due:
+            await reads.look_in(min(due) - core.clock.now_ms())
+        await core.trimmer.trim_if_due(member.commits, cursor.topic, cursor.partition)
+    except BackendUnavailable as error:
+        logger.debug("%s: not trimmed: %s", cursor, error)
