@@ -133,7 +133,10 @@ class Check:
 
 
 class Operations(ABC):
-    """What an operator may do. `Refused` means that nothing was changed."""
+    """What an operator may do. `Refused` means that nothing was changed.
+
+    With `dry_run` nothing is: the answer is what it would be, and it refuses what it would refuse.
+    """
 
     # Groups
 
@@ -152,7 +155,9 @@ class Operations(ABC):
         """
 
     @abstractmethod
-    async def delete_group(self, group: str, *, topic: str | None = None, force: bool = False) -> int:
+    async def delete_group(
+        self, group: str, *, topic: str | None = None, force: bool = False, dry_run: bool = False
+    ) -> int:
         """Forget a group, its progress and its state, on one topic or all; return how many cursors it had.
 
         Live workers of it do nothing more until they are started again.
@@ -209,7 +214,7 @@ class Operations(ABC):
         """
 
     @abstractmethod
-    async def delete_topic(self, topic: str, *, force: bool = False) -> Sequence[str]:
+    async def delete_topic(self, topic: str, *, force: bool = False, dry_run: bool = False) -> Sequence[str]:
         """Remove a topic with its `-dlq` and `-late` and the groups on them; return what was removed.
 
         Live workers of it do nothing more until they are started again.
@@ -220,7 +225,9 @@ class Operations(ABC):
         """
 
     @abstractmethod
-    async def repartition(self, topic: str, partitions: int, *, reset_state: bool = False) -> int:
+    async def repartition(
+        self, topic: str, partitions: int, *, reset_state: bool = False, dry_run: bool = False
+    ) -> int:
         """Copy an idle topic into another number of partitions, in order; return how many records it has.
 
         Its `-dlq` and `-late` go with it. Ids are new; none is used twice. Groups are done with

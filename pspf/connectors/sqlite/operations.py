@@ -15,7 +15,7 @@ from pspf.connectors.operations import (
 from pspf.connectors.sqlite import doctor, pending, seek, topics, trim
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.liveness import Liveness
-from pspf.connectors.sqlite.repartition import repartition
+from pspf.connectors.sqlite.repartition import plan_repartition, repartition
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import Refused
 from pspf.records import Cursor
@@ -41,10 +41,18 @@ class SQLOperations(Operations):
 
         return (await self._engine.read(plan))[0] if dry_run else await self._engine.write(move)
 
-    async def delete_group(self, group: str, *, topic: str | None = None, force: bool = False) -> int:
-        return await self._engine.write(
-            lambda storage: seek.delete_group(storage, self._engine, group, topic, force, self._is_dead)
-        )
+    async def delete_group(
+        self, group: str, *, topic: str | None = None, force: bool = False, dry_run: bool = False
+    ) -> int:
+        def plan(storage: Storage) -> list[tuple[int, int]]:
+            return seek.plan_delete(storage, group, topic, force, self._is_dead)
+
+        def delete(storage: Storage) -> int:
+            cursors = plan(storage)
+            seek.delete_cursors(storage, self._engine, group, topic, cursors)
+            return len(cursors)
+
+        return len(await self._engine.read(plan)) if dry_run else await self._engine.write(delete)
 
     async def list_pending(
         self, group: str, *, topic: str | None = None, max_records: int = 1_000
@@ -90,10 +98,11 @@ class SQLOperations(Operations):
         losses = [Loss(cursor, count) for cursor, count in lost.items()]
         return replace(planned, after=after, records=records, size_bytes=size_bytes, lost=losses)
 
-    async def delete_topic(self, topic: str, *, force: bool = False) -> Sequence[str]:
-        return await self._engine.write(lambda storage: self._delete_topic(storage, topic, force))
+    async def delete_topic(self, topic: str, *, force: bool = False, dry_run: bool = False) -> Sequence[str]:
+        run = self._engine.read if dry_run else self._engine.write
+        return await run(lambda storage: self._delete_topic(storage, topic, force, dry_run))
 
-    def _delete_topic(self, storage: Storage, topic: str, force: bool) -> list[str]:
+    def _delete_topic(self, storage: Storage, topic: str, force: bool, dry_run: bool) -> list[str]:
         found = topics.get_topic(storage, topic)
         family = [found, *topics.companions_of(storage, topic)]
         cursors = [
@@ -112,6 +121,8 @@ class SQLOperations(Operations):
                 f"topic {topic!r} has groups: {shown}\n"
                 "  delete them first (pspf groups delete), or add --force to delete all with the topic"
             )
+        if dry_run:
+            return [member.topic for member in family]
         with topics.ids_used_once(storage):
             for _, _, cursor_id in cursors:
                 seek.delete_cursor(storage, cursor_id)
@@ -120,10 +131,19 @@ class SQLOperations(Operations):
                 self._engine.grown.update(partition.partition_id for partition in member.partitions)
         return [member.topic for member in family]
 
-    async def repartition(self, topic: str, partitions: int, *, reset_state: bool = False) -> int:
-        return await self._engine.write(
-            lambda storage: repartition(storage, self._engine, topic, partitions, reset_state, self._is_dead)
-        )
+    async def repartition(
+        self, topic: str, partitions: int, *, reset_state: bool = False, dry_run: bool = False
+    ) -> int:
+        def plan(storage: Storage) -> list[topics.Topic]:
+            return plan_repartition(storage, topic, partitions, reset_state, self._is_dead)
+
+        def copy(storage: Storage) -> list[topics.Topic]:
+            family = plan(storage)
+            repartition(storage, self._engine, family, partitions)
+            return family
+
+        found = (await (self._engine.read(plan) if dry_run else self._engine.write(copy)))[0]
+        return sum(partition.records for partition in found.partitions)
 
     async def read_info(self) -> BrokerInfo:
         return await self._engine.read(lambda storage: doctor.read_info(storage, self._engine.limits))

@@ -1,7 +1,7 @@
 """A topic's records copied into another number of partitions, in one transaction."""
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pspf.connectors.sqlite.engine import Engine
@@ -25,23 +25,24 @@ from pspf.records import companion_source, partition_of
 _CHUNK: Final = 1_000
 
 
-def repartition(
-    storage: Storage, engine: Engine, topic: str, partitions: int, reset_state: bool, is_dead: IsDead
-) -> int:
-    """Copy a topic and its companions; return how many records the topic has. See `Operations.repartition`."""
+def plan_repartition(storage: Storage, topic: str, partitions: int, reset_state: bool, is_dead: IsDead) -> list[Topic]:
+    """Return a topic and its companions. Errors: see `Operations.repartition`."""
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise ConfigurationError(f"topic {topic!r}: {partitions} partitions; use 1 to {MAX_PARTITIONS}")
     if (source := companion_source(topic)) is not None and find_topic(storage, source) is not None:
         raise ConfigurationError(f"topic {topic!r} always has as many partitions as {source!r}: repartition that one")
-    found = get_topic(storage, topic)
-    family = [found, *companions_of(storage, topic)]
+    family = [get_topic(storage, topic), *companions_of(storage, topic)]
     for member in family:
         _refuse_busy(storage, member, reset_state, is_dead)
-    if len(found.partitions) != partitions:
-        with ids_used_once(storage):
-            for member in family:
+    return family
+
+
+def repartition(storage: Storage, engine: Engine, family: Sequence[Topic], partitions: int) -> None:
+    """Copy a topic and its companions, each at its turn."""
+    with ids_used_once(storage):
+        for member in family:
+            if len(member.partitions) != partitions:
                 _rebuild(storage, engine, member, partitions)
-    return sum(partition.records for partition in found.partitions)
 
 
 def _refuse_busy(storage: Storage, topic: Topic, reset_state: bool, is_dead: IsDead) -> None:

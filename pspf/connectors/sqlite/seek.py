@@ -59,8 +59,8 @@ def move(storage: Storage, engine: Engine, cursor_id: int, partition_id: int, of
     engine.grown.add(partition_id)
 
 
-def delete_group(storage: Storage, engine: Engine, group: str, topic: str | None, force: bool, is_dead: IsDead) -> int:
-    """Forget a group on one topic or all; return how many cursors it had. Errors: see `Operations.delete_group`."""
+def plan_delete(storage: Storage, group: str, topic: str | None, force: bool, is_dead: IsDead) -> list[tuple[int, int]]:
+    """Return (cursor id, partition id) of a group on one topic or all. Errors: see `Operations.delete_group`."""
     rows = storage.rows(
         "SELECT c.cursor_id, c.partition_id FROM cursors c JOIN partitions p USING (partition_id)"
         " JOIN topics t USING (topic_id) WHERE c.group_name = ?1 AND (?2 IS NULL OR t.topic = ?2)",
@@ -69,8 +69,15 @@ def delete_group(storage: Storage, engine: Engine, group: str, topic: str | None
     if not rows:
         raise NotFound(f"no group {group!r}{'' if topic is None else f' on {topic}'}")
     refuse_in_use(group, live_members(storage, is_dead, topic=topic, group=group), force)
+    return [(row[0], row[1]) for row in rows]
+
+
+def delete_cursors(
+    storage: Storage, engine: Engine, group: str, topic: str | None, cursors: Sequence[tuple[int, int]]
+) -> None:
+    """Forget a group on one topic or all: these cursors of it."""
     with ids_used_once(storage):
-        for cursor_id, partition_id in rows:
+        for cursor_id, partition_id in cursors:
             delete_cursor(storage, cursor_id)
             engine.grown.add(partition_id)
     storage.run(
@@ -78,7 +85,6 @@ def delete_group(storage: Storage, engine: Engine, group: str, topic: str | None
         " AND (?2 IS NULL OR topic_id = (SELECT topic_id FROM topics WHERE topic = ?2))",
         (group, topic),
     )
-    return len(rows)
 
 
 def delete_cursor(storage: Storage, cursor_id: int) -> None:
