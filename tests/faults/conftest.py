@@ -1,11 +1,16 @@
 """Where the runs' brokers are."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.faults.runs import RUNS, FilePlace, Place, ServerPlace
-from tests.support.servers import hall
+from tests.faults.valkey import Site
+from tests.support.proxy import Proxy
+from tests.support.servers import Server, find, hall
 
 KINDS = ("sqlite", "valkey", "redis") if RUNS > 2 else ("sqlite", "valkey")
 """Redis takes part in the long runs only: it differs from Valkey in little, and conformance runs on both."""
@@ -18,3 +23,24 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
         return FilePlace(tmp_path)
     shared = hall(request.param)
     return ServerPlace(shared.server, database=shared.database_of(tmp_path))
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server for this test alone: `own_server(options={"appendonly": "yes"}, name="redis")`."""
+    with ExitStack() as stack:
+
+        def start(name: str = "valkey", **parts: Any) -> Server:
+            folder = tmp_path / f"server-{name}"
+            folder.mkdir()
+            return stack.enter_context(Server(find(name), folder, **parts))
+
+        yield start
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """An empty database of the shared server, behind a proxy."""
+    shared = hall("valkey")
+    with Proxy(shared.server.port) as proxy:
+        yield Site(shared.server, proxy, shared.database_of(tmp_path))

@@ -120,9 +120,10 @@ class Run:
             for start in range(0, len(records), at_once):
                 await broker.append(TOPIC, records[start : start + at_once])
 
-    def start(self, **environment: str) -> "subprocess.Popen[bytes]":
-        """Start a worker that ends when all is done; `environment` arms faults."""
-        command = [sys.executable, "-m", "pspf", "worker", "tests.faults.app:stream", "--burst", "--in-process"]
+    def start(self, *, burst: bool = True, **environment: str) -> "subprocess.Popen[bytes]":
+        """Start a worker that ends when all is done, or (`burst` False) at a signal; `environment` arms faults."""
+        command = [sys.executable, "-m", "pspf", "worker", "tests.faults.app:stream", "--in-process"]
+        command += ["--burst"] if burst else []
         more = {
             "PYTHONPATH": str(ROOT),
             "PSPF_BACKEND": self.place.url,

@@ -227,7 +227,8 @@ class Server:
     def client(self, *, database: int = 0, **options: Any) -> "redis.Redis":
         """Return a client of its own for looking and tampering, over the unix socket (so no proxy sees it)."""
         retry = Retry(NoBackoff(), 0)
-        return redis.Redis(unix_socket_path=str(self.socket_path), db=database, retry=retry, **options)
+        path = str(self.socket_path)
+        return redis.Redis(unix_socket_path=path, db=database, retry=retry, protocol=2, **options)
 
     def call(self, *command: str | bytes | int, database: int = 0) -> Any:
         """Send one command and return the raw reply."""

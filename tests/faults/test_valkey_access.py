@@ -1,0 +1,118 @@
+"""Passwords, users and certificates that are wrong, from the start on or from one moment to the next."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from pspf.connectors.base import StreamingBackend
+from pspf.connectors.valkey.broker import ValkeyBroker
+from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.errors import BackendUnavailable
+from tests.faults.runs import ROOT, TOPIC, make_events
+from tests.faults.valkey import QUICK, SECONDS_MS, Site
+from tests.integration.running import until
+from tests.support.proxy import Proxy
+from tests.support.servers import Server, make_certificates
+from tests.support.workers import numbered, read_all
+
+OwnServer = Callable[..., Server]
+SECRET: Final = "hunter2-and-more"
+ADMIN: Final = "user default on nopass ~* &* +@all\n"
+
+
+def connect(server: Server, **options: object) -> ValkeyBroker:
+    """Return a broker on the server's port."""
+    return ValkeyBroker(ValkeyConnector("127.0.0.1", server.port, **options), QUICK, None)  # type: ignore[arg-type]
+
+
+async def test_a_wrong_password_is_said_without_the_password(own_server: OwnServer) -> None:
+    server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all\n")
+    async with connect(server, username="app", password=SECRET) as broker:
+        await broker.append(TOPIC, numbered(1))
+    wrong = connect(server, username="app", password=f"not-{SECRET}")
+    with pytest.raises(BackendUnavailable, match=r"WRONGPASS|[Ii]nvalid username-password") as refusal:
+        await wrong.connect()
+    assert SECRET not in str(refusal.value)
+    assert SECRET not in repr(wrong.name)
+
+
+@pytest.mark.parametrize("command", ["xadd", "evalsha", "xreadgroup", "pexpire"])
+async def test_a_command_that_the_user_may_not_send_is_named(own_server: OwnServer, command: str) -> None:
+    server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all -{command}\n")
+    worker = run_worker(server, f"app:{SECRET}@")
+    assert worker.returncode == 5, worker.stderr
+    assert command in worker.stderr.lower(), worker.stderr
+    assert SECRET not in worker.stderr + worker.stdout
+
+
+async def test_a_key_that_the_user_may_not_touch_is_said(own_server: OwnServer) -> None:
+    server = own_server(users=f"{ADMIN}user app on >{SECRET} ~other* &* +@all\n")
+    worker = run_worker(server, f"app:{SECRET}@")
+    assert worker.returncode == 5, worker.stderr
+    assert SECRET not in worker.stderr + worker.stdout
+
+
+def run_worker(server: Server, login: str) -> "subprocess.CompletedProcess[str]":
+    """Run a worker of the app to its end."""
+    url = f"{server.program.name}://{login}127.0.0.1:{server.port}/0"
+    command = [sys.executable, "-m", "pspf", "worker", "tests.faults.app:stream", "--burst", "--backend", url]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+async def test_a_password_that_is_changed_and_changed_back_is_waited_for(own_server: OwnServer) -> None:
+    server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all\n")
+    events = make_events(600, 9)
+    with Proxy(server.port) as proxy:
+        site = LoggedIn(server, proxy)
+        await site.fill(events)
+        async with site.working(2):
+            await until(lambda: server.call("EXISTS", "totals") == 1, within_ms=SECONDS_MS)
+            server.call("ACL", "SETUSER", "app", "resetpass", ">another")
+            server.call("CLIENT", "KILL", "USER", "app")
+            await asyncio.sleep(2)
+            server.call("ACL", "SETUSER", "app", "resetpass", f">{SECRET}")
+            await site.finish()
+        await site.check(events)
+
+
+class LoggedIn(Site):
+    """A site whose workers log in as `app`."""
+
+    def backend(self, *_: object, **__: object) -> StreamingBackend:
+        connector = ValkeyConnector("127.0.0.1", self.proxy.port, username="app", password=SECRET)
+        return StreamingBackend(ValkeyBroker(connector, QUICK, None), TOPIC, "sums")
+
+
+async def test_tls_is_spoken_and_the_certificate_is_checked(own_server: OwnServer, tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+    server = own_server("redis", certificates=files)
+    async with connect(server, ssl=True, ssl_ca_certs=str(files.ca)) as broker:
+        await broker.append(TOPIC, numbered(3))
+        assert len(await read_all(broker, TOPIC)) == 3
+    for options in ({"ssl": True}, {}):  # an unknown CA; no TLS at all
+        stranger = connect(server, **options)
+        with pytest.raises(BackendUnavailable):
+            await stranger.connect()
+    async with connect(server, ssl=True, ssl_cert_reqs="none") as trusting:
+        await trusting.ping()
+
+
+async def test_a_certificate_that_ran_out_is_refused(own_server: OwnServer, tmp_path: Path) -> None:
+    files = make_certificates(tmp_path, days=-1)
+    server = own_server("redis", certificates=files)
+    broker = connect(server, ssl=True, ssl_ca_certs=str(files.ca))
+    with pytest.raises(BackendUnavailable, match="expired"):
+        await broker.connect()
+
+
+async def test_a_unix_socket_is_a_way_in(own_server: OwnServer) -> None:
+    server = own_server()
+    broker = ValkeyBroker(ValkeyConnector(unix_socket_path=str(server.socket_path)), QUICK, None)
+    async with broker:
+        await broker.append(TOPIC, numbered(3))
+        assert len(await read_all(broker, TOPIC)) == 3
