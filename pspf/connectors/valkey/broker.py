@@ -1,6 +1,6 @@
 """The broker on a Valkey or Redis server."""
 
-import asyncio
+import logging
 from collections.abc import Sequence
 
 from pspf.clock import Clock
@@ -16,19 +16,88 @@ from pspf.connectors.base import (
     StreamingBackend,
     TopicInfo,
 )
+from pspf.connectors.valkey import dead_letters, inspect
+from pspf.connectors.valkey.checks import check_server
 from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.keys import stream_name
+from pspf.connectors.valkey.liveness import Member, Renewal, make_session_id
 from pspf.connectors.valkey.log import Log, read_range
-from pspf.errors import ConfigurationError
+from pspf.connectors.valkey.session import ValkeySession
+from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
+from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.records import Appended, NewRecord, Record, check_name, companion_source
 
+logger = logging.getLogger(__name__)
 
-class B:
-    def __init__(self, connector: ValkeyConnector, limits: Limits | None = None, clock: Clock | None = None) -> None:
+
+class ValkeyBroker(Broker):
+    """The broker on one server. Made anywhere, opened on first use; usable from one event loop after the other.
+
+    Without a clock of the caller's the server's clock counts. `consumer_name` replaces the host's
+    name in the ids of sessions.
+    """
+
+    is_shared = True
+
+    def __init__(
+        self,
+        connector: ValkeyConnector,
+        limits: Limits | None = None,
+        clock: Clock | None = None,
+        *,
+        consumer_name: str | None = None,
+    ) -> None:
         self.name = connector.name
         self.limits = limits or Limits()
+        self._consumer_name = consumer_name
         self._core = Core(connector, self.limits, clock)
         self._log = Log(self._core)
+        self._renewal = Renewal(self._core)
+        self._sessions: list[ValkeySession] = []
+        self._waiting_lanes: list[Lane] = []
+        self._warnings: list[str] | None = None
+
+    async def connect(self) -> None:
+        if self._warnings is None:
+            self._warnings = await check_server(self._core.commands)
+
+    async def close(self) -> None:
+        sessions, self._sessions = self._sessions, []
+        for session in sessions:
+            try:
+                await session.close()
+            except BackendUnavailable as error:
+                logger.warning("%s: %s holds what it has until its lease ends: %s", self.name, session.id, error)
+        await self._log.close()
+        await self._renewal.stop()
+        await self._core.close_lanes()
+        self._waiting_lanes.clear()
+        self._warnings = None
+
+    async def ping(self) -> None:
+        await self._core.commands.call("PING")
+        await self._core.tick()
+
+    async def open_session(self, name: str | None = None) -> Session:
+        for warning in self._warnings or ():
+            logger.warning("%s: %s", self.name, warning)
+        self._warnings = []
+        member = Member(self._core, make_session_id(name or self._consumer_name))
+        session = ValkeySession(self._core, member, self._renewal)
+        self._sessions = [other for other in self._sessions if other.is_open]
+        self._sessions.append(session)
+        return session
+
+    async def create_topic(self, topic: str, *, partitions: int | None = None, retention_ms: int | None = None) -> bool:
+        return await self._core.topics.create(topic, partitions, retention_ms)
+
+    async def list_topics(self) -> Sequence[TopicInfo]:
+        return await inspect.list_topics(self._core)
+
+    async def read_topic(self, topic: str) -> tuple[TopicInfo, Sequence[PartitionInfo]]:
+        return await inspect.read_topic(self._core, topic)
+
     async def append(self, topic: str, records: Sequence[NewRecord]) -> Sequence[Appended]:
         if companion_source(check_name("topic", topic)) is not None:
             raise ConfigurationError(f"topic {topic!r}: dead and late records are written by PSPF alone")
@@ -36,6 +105,71 @@ class B:
             return []
         self.limits.check_all(records)
         return await self._log.append(topic, records)
-    async def close(self):
-        await self._log.close()
-        await self._core.close_lanes()
+
+    async def read(self, topic: str, partition: int, *, offset: int, max_records: int) -> Sequence[Record]:
+        found = await self._core.topics.get(topic)
+        return await read_range(self._core.commands, found, partition, offset, max_records)
+
+    async def find_offset(self, topic: str, partition: int, *, at_ms: int) -> int:
+        return await inspect.find_offset(self._core, topic, partition, at_ms)
+
+    async def wait(self, topic: str, *, timeout_ms: int) -> None:
+        found = await self._core.topics.find(topic)
+        streams = [stream_name(topic, 0, 1)] if found is None else [keys.stream for keys in found.partitions]
+        timeout_ms = max(1, timeout_ms)  # 0 would be for ever
+        lane = self._waiting_lanes.pop() if self._waiting_lanes else self._core.open_lane("waits")
+        await lane.call(
+            "XREAD",
+            "COUNT",
+            1,
+            "BLOCK",
+            timeout_ms,
+            "STREAMS",
+            *streams,
+            *(["$"] * len(streams)),
+            timeout_ms=timeout_ms + BLOCK_MARGIN_MS,
+        )
+        self._waiting_lanes.append(lane)
+
+    async def list_cursors(self, *, group: str | None = None, topic: str | None = None) -> Sequence[CursorInfo]:
+        return await inspect.list_cursors(self._core, group, topic)
+
+    async def list_consumers(self, *, group: str | None = None) -> Sequence[ConsumerInfo]:
+        return await inspect.list_consumers(self._core, group)
+
+    async def list_dead_letters(
+        self, *, topic: str | None = None, group: str | None = None
+    ) -> Sequence[StoredDeadLetter]:
+        return await dead_letters.list_letters(self._core, topic, group)
+
+    async def replay_dead_letters(self, letters: Sequence[StoredDeadLetter], *, to: str | None = None) -> int:
+        return await dead_letters.replay(self._core, letters, to)
+
+    async def purge_dead_letters(self, letters: Sequence[StoredDeadLetter]) -> int:
+        return await dead_letters.purge(self._core, letters)
+
+    async def list_state(
+        self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
+    ) -> Sequence[StateEntry]:
+        return await inspect.list_state(self._core, handler, group, key, name)
+
+
+class ValkeyStreamBackend(StreamingBackend):
+    """One topic and one group on a Valkey or Redis server; opens nothing until it is used.
+
+    `consumer_name` replaces the host's name in the ids of this process's sessions, which stay
+    unique: two workers of one name don't take each other's records.
+    """
+
+    def __init__(
+        self,
+        connector: ValkeyConnector,
+        stream_key: str = "events",
+        group_name: str = "default",
+        consumer_name: str | None = None,
+        *,
+        limits: Limits | None = None,
+    ) -> None:
+        super().__init__(ValkeyBroker(connector, limits, consumer_name=consumer_name), stream_key, group_name)
+        self.connector = connector
+        self.consumer_name = consumer_name

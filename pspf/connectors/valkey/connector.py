@@ -1,8 +1,6 @@
 """Where a server is and how to get in; one-time checks of what it is."""
 
 import asyncio
-import logging
-import re
 from typing import Any, Final, Literal
 
 import redis
@@ -13,9 +11,7 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from pspf.connectors.valkey.failures import translate_connect
-from pspf.errors import BackendUnavailable, ConfigurationError
-
-logger = logging.getLogger(__name__)
+from pspf.errors import ConfigurationError
 
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 5.0
@@ -98,32 +94,32 @@ class ValkeyConnector:
             BackendUnavailable: The server can't be reached, or refuses for now.
             NotPermitted: The user or the password is wrong.
         """
-        kind: type[redis.asyncio.connection.AbstractConnection]
-        if self.unix_socket_path:
-            kind = redis.asyncio.UnixDomainSocketConnection
-        else:
-            kind = redis.asyncio.SSLConnection if self._is_ssl else redis.asyncio.Connection
-        connection = kind(**self._options, retry=AsyncRetry(NoBackoff(), 0), client_name=f"pspf-{purpose}")
+        connection = self._make_connection(f"pspf-{purpose}")
         try:
             await connection.connect()
-        except (RedisError, OSError) as error:
-            await _close(connection)
-            raise translate_connect(error, self.name) from error
-        except BaseException:
-            await _close(connection)
+        except BaseException as error:
+            connection._close()
+            if isinstance(error, RedisError | OSError):
+                raise translate_connect(error, self.name) from error
             raise
-        reader, writer = connection._reader, connection._writer
-        assert reader is not None
-        assert writer is not None
+        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] = (connection._reader, connection._writer)
         # From here on they are ours: redis-py has no public way to hand over what it has opened.
         connection._reader = connection._writer = None
-        return reader, writer
+        return streams
 
-    def open_blocking(self) -> redis.Connection:
-        """Return a connection for a thread, not connected yet. Its errors are redis-py's."""
-        kind: type[redis.Connection]
+    def _make_connection(self, client_name: str) -> Any:
+        kind: Any = redis.asyncio.Connection
         if self.unix_socket_path:
-            kind = redis.UnixDomainSocketConnection  # type: ignore[assignment]
-        else:
-            kind = redis.SSLConnection if self._is_ssl else redis.Connection
+            kind = redis.asyncio.UnixDomainSocketConnection
+        elif self._is_ssl:
+            kind = redis.asyncio.SSLConnection
+        return kind(**self._options, retry=AsyncRetry(NoBackoff(), 0), client_name=client_name)
+
+    def make_blocking(self) -> Any:
+        """Return a redis-py Connection for a thread, not connected yet. Its errors are redis-py's."""
+        kind: Any = redis.Connection
+        if self.unix_socket_path:
+            kind = redis.UnixDomainSocketConnection
+        elif self._is_ssl:
+            kind = redis.SSLConnection
         return kind(**self._options, retry=Retry(NoBackoff(), 0), client_name="pspf-leases")

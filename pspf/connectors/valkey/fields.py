@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import orjson
 
-from pspf.records import NewRecord, Record, Retry
 from pspf.connectors.valkey.scripts import Argument
+from pspf.records import NewRecord, Record, Retry
 
 _BITS: Final = 64
 _MASK: Final = (1 << _BITS) - 1

@@ -76,7 +76,8 @@ class CursorKeys:
     meta: bytes = field(init=False)
     """Hash: epoch token session seq commit_id position passed intent clean last_commit_ms start."""
     due: bytes = field(init=False)
-    """Sorted set: id -> due time; +inf while it is held back (ordered) or taken (shared)."""
+    """Sorted set of what is not done and in nobody's hand: id -> due time; +inf while it is held back (ordered),
+    -1 where it was given back, -2 where its worker died (shared)."""
     retry: bytes = field(init=False)
     """Hash: id -> packed retry (fields.pack_retry)."""
     keys: bytes = field(init=False)
@@ -90,6 +91,14 @@ class CursorKeys:
     def registry_field(self) -> bytes:
         """The cursor's field in the partition's `cursors`."""
         return f"{self.group}\0{self.handler or ''}".encode()
+
+    @property
+    def group_name(self) -> bytes:
+        """The consumer group on the stream: the group's own in shared mode, `group/handler` in ordered mode.
+
+        The latter shows where the cursor is, and, when it is missing, that the stream was deleted.
+        """
+        return (self.group if self.handler is None else f"{self.group}/{escape(self.handler)}").encode()
 
     def key(self, kind: bytes, *parts: bytes) -> bytes:
         """Return `pspf:{stream}:kind:group:handler[:part]`."""

@@ -11,12 +11,11 @@ import re
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-import redis
 from redis.exceptions import RedisError
 
 from pspf import faults
@@ -60,12 +59,20 @@ class Member:
     def __init__(self, core: "Core", session: str) -> None:
         self.session: Final = session
         self.commits: Final[Lane] = core.open_lane("commits")
+        self.rejoin: Callable[[str, str, str | None], Awaitable[bool]] = _never_joined
+        """Joins topic, group, handler again as it was done first, after all was flushed; False where it never was."""
+        self.starts: dict[tuple[str, str, str | None], str] = {}
+        """Where each (topic, group, handler) was to start that this session joined."""
         self._core = core
         self._seats: dict[bytes, _Seat] = {}
 
     @property
     def seats(self) -> Sequence[_Seat]:
         return list(self._seats.values())
+
+    def has_joined(self, topic: str, group: str, handler: str | None) -> bool:
+        """Tell whether this session joined a group."""
+        return (topic, group, handler) in self.starts
 
     def join(self, keys: PartitionKeys, group: str, handler: str | None) -> None:
         """Consume a cursor of a partition; `ensure` makes it known."""
@@ -88,6 +95,10 @@ class Member:
             ScriptCall(_LEAVE, (seat.keys.live(self.session), seat.keys.sessions), (self.session,))
             for seat in self.seats
         ]
+
+
+async def _never_joined(topic: str, group: str, handler: str | None) -> bool:
+    return False
 
 
 class Renewal:
@@ -139,13 +150,13 @@ class Renewal:
 
     def _run(self, stop: threading.Event) -> None:
         limits = self._core.limits
-        connection: redis.Connection | None = None
+        connection: Any = None
         is_failing = False
         wait_ms = limits.renew_ms
         while not stop.wait(wait_ms / 1000):
             try:
                 if connection is None:
-                    connection = self._core.connector.open_blocking()
+                    connection = self._core.connector.make_blocking()
                 self._renew(connection, stop)
                 is_failing, wait_ms = False, limits.renew_ms
             except (RedisError, OSError) as error:
@@ -158,7 +169,7 @@ class Renewal:
         if connection is not None:
             connection.disconnect()
 
-    def _renew(self, connection: redis.Connection, stop: threading.Event) -> None:
+    def _renew(self, connection: Any, stop: threading.Event) -> None:
         seats = self._seats()
         if not seats:
             return
@@ -175,7 +186,7 @@ class Renewal:
                 _exchange(connection, [call.script.command_with_text(call.keys, call.arguments)])
 
 
-def _exchange(connection: redis.Connection, commands: Sequence[Command]) -> list[Any]:
+def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
     for packed in connection.pack_commands(commands):
         connection.send_packed_command(packed)
     return [connection.read_response() for _ in commands]

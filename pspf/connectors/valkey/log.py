@@ -175,9 +175,7 @@ class _Waiting:
         self.calls = calls
         self.grown = grown
         self.replies = replies
-        self.size_bytes = sum(
-            len(part) for call in calls for part in call.arguments if isinstance(part, bytes)
-        )
+        self.size_bytes = sum(len(part) for call in calls for part in call.arguments if isinstance(part, bytes))
 
     def succeed(self, replies: list[Any]) -> None:
         if not self.replies.done():
@@ -230,5 +228,3 @@ async def read_range(
             break
         start = b"(" + entries[-1][0]
     return records
-
-

@@ -1,12 +1,13 @@
 """Who consumes a partition, and which of them live."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import orjson
 
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.keys import PartitionKeys
-from pspf.connectors.valkey.scripts import load_script
+from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
 
 _MEMBERS: Final = load_script("members")
@@ -19,7 +20,7 @@ class Roll:
         self._core = core
         self._keys = keys
         self._entries: dict[str, bytes] = {}
-        self._alive: set[str] = set()
+        self._left_ms: dict[str, int] = {}
         self._read_ms: int | None = None
 
     async def refresh(self, lane: Lane, *, max_age_ms: int = 0) -> None:
@@ -30,20 +31,12 @@ class Roll:
         while True:  # until we have asked for the lease of each one that is listed
             asked = list(self._entries)
             keys = [self._keys.sessions, *(self._keys.live(session) for session in asked)]
-            alive, raw = await lane.run(_MEMBERS, keys, (self._core.now(),))
-            self._entries = {
-                session.decode(): entry for session, entry in zip(raw[::2], raw[1::2], strict=True)
-            }
-            self._alive = {session for session, lives in zip(asked, alive, strict=True) if lives}
+            left, raw = await lane.run(_MEMBERS, keys, (self._core.now(),))
+            self._entries = {session.decode(): entry for session, entry in zip(raw[::2], raw[1::2], strict=True)}
+            self._left_ms = dict(zip(asked, left, strict=True))
             if self._entries.keys() <= set(asked):
                 break
         self._read_ms = now_ms
-
-    async def is_alive(self, lane: Lane, session: str) -> bool:
-        """Ask whether a session lives."""
-        keys = [self._keys.sessions, self._keys.live(session)]
-        alive, _ = await lane.run(_MEMBERS, keys, (self._core.now(),))
-        return bool(alive[0])
 
     @property
     def live(self) -> dict[str, list[tuple[str, str | None]]]:
@@ -51,14 +44,29 @@ class Roll:
         return {
             session: [(group, handler or None) for group, handler in orjson.loads(entry)]
             for session, entry in self._entries.items()
-            if session in self._alive
+            if self._left_ms[session] > 0
         }
 
     @property
     def dead(self) -> list[str]:
         """The sessions whose lease has ended."""
-        return [session for session in self._entries if session not in self._alive]
+        return [session for session in self._entries if self._left_ms[session] <= 0]
+
+    def idle_ms(self, session: str) -> int:
+        """Return how long ago a listed session was last renewed."""
+        return max(0, self._core.limits.lease_ms - self._left_ms[session])
 
     def members(self, group: str, handler: str | None) -> list[str]:
         """Return the live sessions that consume a cursor, sorted."""
         return sorted(session for session, cursors in self.live.items() if (group, handler) in cursors)
+
+
+async def are_alive(core: Core, lane: Lane, sessions: Sequence[tuple[PartitionKeys, str]]) -> list[bool]:
+    """Return whether each session has a lease beside each partition's stream."""
+    calls = [ScriptCall(_MEMBERS, (keys.sessions, keys.live(session)), (core.now(),)) for keys, session in sessions]
+    alive: list[bool] = []
+    for reply in await lane.run_many(calls):
+        if isinstance(reply, Exception):
+            raise reply
+        alive.append(reply[0][0] > 0)
+    return alive

@@ -8,7 +8,7 @@ from pspf.connectors.base import END, START, Consumer, Session
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id
 from pspf.connectors.valkey.liveness import Member, Renewal
-from pspf.connectors.valkey.members import Roll
+from pspf.connectors.valkey.members import Roll, are_alive
 from pspf.connectors.valkey.ordered import acquire
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.shared import SharedConsumer
@@ -33,6 +33,7 @@ class ValkeySession(Session):
         self._renewal = renewal
         self._consumers: list[Consumer] = []
         self._rolls: dict[bytes, Roll] = {}
+        member.rejoin = self._rejoin
         renewal.add(member)
 
     async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
@@ -43,9 +44,18 @@ class ValkeySession(Session):
             found = await self._core.topics.ensure(topic)
             if await self._register(found, group, handler, start, at):
                 self._rolls.clear()
+                self._member.starts[topic, group, handler] = start
                 return found.count
             self._core.topics.forget(topic)  # deleted, or all was flushed, since we saw it
         raise BackendUnavailable(f"{self._core.connector.name}: topic {topic!r} vanishes while it is joined")
+
+    async def _rejoin(self, topic: str, group: str, handler: str | None) -> bool:
+        start = self._member.starts.get((topic, group, handler))
+        if start is None:
+            return False
+        self._core.topics.forget(topic)
+        await self.register(topic, group, handler, start=start)
+        return True
 
     async def _register(
         self, topic: Topic, group: str, handler: str | None, start: str, at: tuple[int, int] | None
@@ -63,7 +73,7 @@ class ValkeySession(Session):
                 ScriptCall(
                     _REGISTER,
                     (keys.stream, keys.meta, keys.cursors, keys.floors, cursor.meta),
-                    (topic.count, cursor.registry_field, "" if handler else group, first, before),
+                    (topic.count, cursor.registry_field, cursor.group_name, first, before),
                 )
             )
         replies = await self._member.commits.run_many(calls)
@@ -85,17 +95,16 @@ class ValkeySession(Session):
             [("HGET", keys.cursor(group, handler).meta, "session") for keys in found.partitions]
         )
         free: list[int] = []
-        for number, (keys, reply) in enumerate(zip(found.partitions, owners, strict=True)):
+        held: list[tuple[int, str]] = []
+        for number, reply in enumerate(owners):
             owner = lane.check(reply, "HGET")
-            if owner is None:  # no such cursor, or it is gone: acquire says so
-                continue
-            if not owner:
+            if not owner:  # None: the cursor is gone; acquire makes it again
                 free.append(number)
-                continue
-            roll = self._rolls.setdefault(keys.stream, Roll(self._core, keys))
-            if owner != self.id.encode() and not await roll.is_alive(lane, owner.decode()):
-                free.append(number)
-        return free
+            elif owner != self.id.encode():
+                held.append((number, owner.decode()))
+        alive = await are_alive(self._core, lane, [(found.partitions[number], owner) for number, owner in held])
+        free += [number for (number, _), is_alive in zip(held, alive, strict=True) if not is_alive]
+        return sorted(free)
 
     async def acquire(self, cursor: Cursor) -> Consumer | None:
         keys = (await self._core.topics.ensure(cursor.topic)).partition(cursor.partition)
@@ -132,6 +141,9 @@ class ValkeySession(Session):
     def abandon(self) -> None:
         self.is_open = False
         self._renewal.remove(self._member)
+        for consumer in self._consumers:
+            if isinstance(consumer, SharedConsumer):
+                consumer.abandon()
 
 
 def _parse_start(start: str) -> tuple[int, int]:

@@ -164,7 +164,7 @@ class SharedConsumer(Consumer):
                 self._others = [*self._others[-1_000:], *unknown]
             if entries:
                 return self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
-            if is_more != b"1" and not unknown:
+            if is_more != b"1":
                 return _EMPTY
 
     @property

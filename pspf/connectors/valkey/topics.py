@@ -4,12 +4,11 @@
 they see by one key of their own slot whether the topic is (still) there.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from pspf.connectors.base import FOREVER
-from pspf.connectors.valkey.keys import TOPICS_KEY, PartitionKeys, stream_name
+from pspf.connectors.valkey.keys import FORMAT, FORMAT_KEY, TOPICS_KEY, PartitionKeys, stream_name
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendCorrupt, ConfigurationError, NotFound, TopicMismatch
 from pspf.records import check_name, companion_source
@@ -77,7 +76,7 @@ class Topics:
         return sorted(found, key=lambda topic: topic.name)
 
     async def ensure(self, name: str) -> Topic:
-        """Return a topic, made where it is missing, a companion like its source. Asks the server the first time only."""
+        """Return a topic, made where it is missing, a companion like its source. Asks the server once."""
         known = self._known.get(name)
         return known if known is not None else await self._ensure(name)
 
@@ -112,10 +111,11 @@ class Topics:
         is_new = await self._lane.call("HSETNX", TOPICS_KEY, fresh.name, _format(fresh)) == 1
         topic = fresh if is_new else await self.find(fresh.name) or fresh
         retention = "-" if topic.retention_ms is None else str(topic.retention_ms)
-        metas: Sequence[tuple[bytes | str | int, ...]] = [
+        writes: list[tuple[bytes | str | int, ...]] = [
             ("HSET", keys.meta, "partitions", topic.count, "retention", retention) for keys in topic.partitions
         ]
-        for reply in await self._lane.call_many(metas):
+        writes.append(("SET", FORMAT_KEY, FORMAT, "NX"))  # it may have been flushed with the rest
+        for reply in await self._lane.call_many(writes):
             self._lane.check(reply, "HSET")
         self._known[topic.name] = topic
         return is_new, topic

@@ -6,7 +6,7 @@ hiredis does both, for all commands of a call at once. Nothing is ever sent agai
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -148,7 +148,7 @@ class Lane:
                 raise OutcomeUnknown(f"{self.name}: no answer to {_shown(commands[0])} in {timeout_ms} ms") from None
             except (OSError, EOFError) as error:
                 self.drop()
-                raise OutcomeUnknown(f"{self.name}: the connection broke: {error or type(error).__name__}") from error
+                raise OutcomeUnknown(f"{self.name}: the connection broke: {_said(error)}") from error
             except hiredis.ProtocolError as error:
                 self.drop()
                 raise OutcomeUnknown(f"{self.name}: no Valkey or Redis server answers there: {error}") from error
@@ -182,20 +182,27 @@ class Lane:
         if self._is_tracked:
             try:
                 async with asyncio.timeout(CALL_TIMEOUT_MS / 1000):
-                    reply = (await self._send_and_receive(hiredis.pack_command(("CLIENT", "ID")), 1))[0]
+                    reply = (await self._send_and_receive(_pack_one(("CLIENT", "ID")), 1))[0]
             except (OSError, EOFError) as error:
                 self.drop()
-                raise BackendUnavailable(f"{self.name}: {error or 'no answer'}") from error
+                raise BackendUnavailable(f"{self.name}: {_said(error)}") from error
             except BaseException:
                 self.drop()
                 raise
             self.client_id = reply if isinstance(reply, int) else 0
 
 
+_pack_one: Final[Callable[[tuple[Any, ...]], bytes]] = hiredis.pack_command
+
+
 def _pack(commands: Sequence[Sequence[bytes | str | int]]) -> bytes:
     if len(commands) == 1:
-        return hiredis.pack_command(tuple(commands[0]))
-    return b"".join(map(hiredis.pack_command, map(tuple, commands)))
+        return _pack_one(tuple(commands[0]))
+    return b"".join(map(_pack_one, map(tuple, commands)))
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _shown(command: Sequence[bytes | str | int]) -> str:

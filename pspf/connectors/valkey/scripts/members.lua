@@ -1,13 +1,13 @@
--- Who consumes a partition, and until when each of them lives.
+-- Who consumes a partition, and how long each of them lives yet.
 --
 -- KEYS  1 sessions, then the live keys of the sessions that the caller knows
 -- ARGV  1 now
--- Reply {1 or 0 for each of these (whether it lives), all of `sessions`}
--- Caller: membership of session.py and inspect.py
+-- Reply {ms that each of these has left (0 or less: dead), all of `sessions`}
+-- Caller: members.py
 
 local now_ms, shift = read_clock(ARGV[1])
-local alive = {}
+local left = {}
 for number = 2, #KEYS do
-  alive[number - 1] = is_alive(KEYS[number], now_ms, shift) and 1 or 0
+  left[number - 1] = redis.call('PEXPIRETIME', KEYS[number]) - shift - now_ms
 end
-return {alive, redis.call('HGETALL', KEYS[1])}
+return {left, redis.call('HGETALL', KEYS[1])}

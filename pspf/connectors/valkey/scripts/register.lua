@@ -1,8 +1,8 @@
--- Joins a group on one partition: makes its cursor, and in shared mode its consumer group, where missing.
+-- Joins a group on one partition: makes its cursor and its consumer group where they are missing.
 --
 -- KEYS  1 stream  2 meta  3 cursors  4 floors  5 the cursor's meta
 -- ARGV  1 number of partitions that the caller knows  2 the cursor's field in `cursors`
---       3 the group in shared mode, else empty  4 start: `start`, `end`, or a record's id  5 the id before that
+--       3 the consumer group  4 start: `start`, `end`, or a record's id  5 the id before that
 -- Reply 1, or 0 where the topic is not there or has other partitions.
 -- Caller: session.py
 
@@ -54,13 +54,11 @@ if is_new or redis.call('HEXISTS', cursor, 'position') == 0 then
     if is_before(position, id) then redis.call('ZREM', KEYS[4], id) end
   end
 end
-if ARGV[3] ~= '' then
-  local made
-  if passed then
-    made = redis.pcall('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM', 'ENTRIESREAD', text(passed))
-  else
-    made = redis.pcall('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM')
-  end
-  if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
+local made
+if passed then
+  made = redis.pcall('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM', 'ENTRIESREAD', text(passed))
+else
+  made = redis.pcall('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM')
 end
+if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
 return 1

@@ -5,7 +5,8 @@
 -- ARGV  1 now  2 group  3 session  4 number of records at most, then other sessions of the group
 -- Reply {takes, ms until the next retry is due (-1: none), entries, attempts of each that has some
 --       (id, packed retry, ...), '1' where they are suspect, crashes of a suspect,
---       '1' to call again at once, sessions of the group that ARGV lacks, entries found deleted}
+--       '1' to call again at once, sessions of the group that ARGV lacks (then nothing was given),
+--       entries found deleted}
 --       or {'GONE'} where there is no such group any more.
 -- Caller: shared.py
 
@@ -64,6 +65,10 @@ for _, consumer in ipairs(consumers) do
       is_more = take_over(name) or is_more
     end
   end
+end
+-- Whoever is not known may be dead, and what it had in hand comes first.
+if #unknown > 0 then
+  return {redis.call('HGET', meta, 'takes') or '0', -1, {}, {}, '0', 0, '1', unknown, 0}
 end
 
 local deleted = 0
@@ -143,5 +148,5 @@ local wait_ms = -1
 if next_due[2] then wait_ms = math.max(0, math.ceil(next_due[2] - now_ms)) end
 return {
   redis.call('HGET', meta, 'takes') or '0', wait_ms, entries, packed, is_suspect and '1' or '0', crashes,
-  is_more and '1' or '0', unknown, deleted,
+  is_more and '1' or '0', {}, deleted,
 }

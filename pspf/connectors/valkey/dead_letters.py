@@ -1,0 +1,117 @@
+"""Dead letters, given a new start or forgotten."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pspf.connectors.base import StoredDeadLetter
+from pspf.connectors.letters import decode_letter, original_headers
+from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.fields import format_entry_id, pack_records, pack_retry
+from pspf.connectors.valkey.log import read_range
+from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.errors import BackendUnavailable, NotFound
+from pspf.records import DEAD_LETTER_SUFFIX, NewRecord, parse_id
+
+_REPLAY: Final = load_script("replay")
+_REPLAY_TO: Final = load_script("replay_to")
+_TRIES: Final = 3
+_ALL: Final = 1 << 62
+
+
+async def list_letters(core: Core, topic: str | None, group: str | None) -> list[StoredDeadLetter]:
+    """Return dead letters of one source topic or all, oldest first."""
+    found: list[StoredDeadLetter] = []
+    for companion in await core.topics.list():
+        source = companion.name.removesuffix(DEAD_LETTER_SUFFIX)
+        if source == companion.name or (topic is not None and topic not in (source, companion.name)):
+            continue
+        for number in range(companion.count):
+            records = await read_range(core.commands, companion, number, 0, _ALL)
+            letters = (decode_letter(record) for record in records)
+            found += [letter for letter in letters if letter is not None and group in (None, letter.group)]
+    return sorted(found, key=lambda letter: letter.dead_at_ms)
+
+
+async def replay(core: Core, letters: Sequence[StoredDeadLetter], to: str | None) -> int:
+    """Make dead letters retry entries again, or append them to `to`; return how many were there.
+
+    Raises:
+        NotFound: The cursor that gave one up, or its record, is gone (`to` still works); nothing was done.
+    """
+    if not letters:
+        return 0
+    return await _retry(core, letters) if to is None else await _move(core, letters, to)
+
+
+async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int:
+    keys: list[bytes] = []
+    arguments: list[Argument] = [core.now()]
+    known: list[StoredDeadLetter] = []
+    for letter in {letter.record[:3]: letter for letter in letters}.values():
+        companion = await core.topics.find(letter.record.topic)
+        if companion is None:
+            continue
+        source = await core.topics.find(letter.topic)
+        if source is None or letter.partition >= source.count:
+            raise _gone(letter, "cursor")
+        key = letter.record.raw_key if letter.ordered else None
+        cursor = source.partition(letter.partition).cursor(letter.group, letter.handler if letter.ordered else None)
+        stream = companion.partition(letter.record.partition).stream
+        keys += [stream, cursor.partition.stream, cursor.meta, cursor.due, cursor.retry]
+        arguments += [
+            format_entry_id(letter.record.offset),
+            format_entry_id(parse_id(letter.original_id)[1]),
+            pack_retry(0, None, key, letter.error),
+            b"" if key is None else b"1" + key,
+        ]
+        known.append(letter)
+    if not known:
+        return 0
+    reply = await core.commands.run(_REPLAY, keys, arguments)
+    if isinstance(reply, list):
+        raise _gone(known[reply[0]], reply[1].decode())
+    replayed: int = reply
+    return replayed
+
+
+def _gone(letter: StoredDeadLetter, what: str) -> NotFound:
+    if what == "cursor":
+        reason = f"group {letter.group!r} has no such cursor any more"
+    else:
+        reason = f"{letter.topic} {letter.original_id} was trimmed"
+    return NotFound(f"dead letter {letter.record.id}: {reason}; use --to")
+
+
+async def _move(core: Core, letters: Sequence[StoredDeadLetter], to: str) -> int:
+    moved = 0
+    for letter in letters:
+        companion = await core.topics.find(letter.record.topic)
+        if companion is None:
+            continue
+        stream = companion.partition(letter.record.partition).stream
+        fresh = NewRecord(letter.record.raw_key, letter.record.value, original_headers(letter.record))
+        shapes, parts = pack_records([fresh])
+        for _ in range(_TRIES):
+            target = await core.topics.ensure(to)
+            (number,) = core.router.route(target, [fresh])
+            keys = target.partitions[number]
+            arguments = (core.now(), format_entry_id(letter.record.offset), target.count, shapes, *parts)
+            reply = await core.commands.run(_REPLAY_TO, (stream, keys.stream, keys.meta), arguments)
+            if reply >= 0:
+                moved += reply
+                break
+            core.topics.forget(to)  # deleted, or all was flushed, since we saw it
+        else:
+            raise BackendUnavailable(f"{core.connector.name}: topic {to!r} vanishes while it is written")
+    return moved
+
+
+async def purge(core: Core, letters: Sequence[StoredDeadLetter]) -> int:
+    """Remove dead letters; return how many were there."""
+    removed = 0
+    for letter in letters:
+        topic = await core.topics.find(letter.record.topic)
+        if topic is not None and letter.record.partition < topic.count:
+            stream = topic.partition(letter.record.partition).stream
+            removed += await core.commands.call("XDEL", stream, format_entry_id(letter.record.offset))
+    return removed

@@ -1,0 +1,179 @@
+"""What groups have done and what they remember: reads for the command line and for tests."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pspf.connectors.base import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
+from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.fields import parse_entry_id
+from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.members import Roll, are_alive
+from pspf.connectors.valkey.retention import parse_cursor
+from pspf.connectors.valkey.scripts import ScriptCall, load_script
+from pspf.connectors.valkey.topics import Topic
+from pspf.connectors.valkey.wire import Lane
+from pspf.records import Cursor
+
+_SURVEY: Final = load_script("survey")
+_SURVEY_CURSOR: Final = load_script("survey_cursor")
+_COUNT: Final = load_script("count")
+_MOST_COUNTED: Final = 1_000_000
+_STATE_AT_ONCE: Final = 1_000
+
+
+async def list_topics(core: Core) -> list[TopicInfo]:
+    """Return all topics, by name."""
+    return [await _topic_info(core, topic) for topic in await core.topics.list()]
+
+
+async def _topic_info(core: Core, topic: Topic) -> TopicInfo:
+    lengths = await core.commands.call_many([("XLEN", keys.stream) for keys in topic.partitions])
+    records = sum(core.commands.check(length, "XLEN") for length in lengths)
+    retention_ms = core.limits.retention_ms if topic.retention_ms is None else topic.retention_ms
+    return TopicInfo(topic.name, topic.count, records, None, retention_ms)
+
+
+async def read_topic(core: Core, name: str) -> tuple[TopicInfo, Sequence[PartitionInfo]]:
+    """Return a topic and its partitions' bounds."""
+    topic = await core.topics.get(name)
+    surveys = await _run_all(core.commands, [ScriptCall(_SURVEY, (keys.stream,), ()) for keys in topic.partitions])
+    partitions = []
+    for number, (length, first, last) in enumerate(surveys):
+        end = parse_entry_id(last) + 1
+        partitions.append(PartitionInfo(number, parse_entry_id(first) if first else end, end, length))
+    return await _topic_info(core, topic), partitions
+
+
+async def find_offset(core: Core, name: str, partition: int, at_ms: int) -> int:
+    """Return the first offset whose record was stored at or after `at_ms`: ids begin with that time."""
+    keys = (await core.topics.get(name)).partition(partition)
+    found = await core.commands.call("XRANGE", keys.stream, max(0, at_ms), "+", "COUNT", 1)
+    if found:
+        return parse_entry_id(found[0][0])
+    return parse_entry_id((await core.commands.run(_SURVEY, (keys.stream,), ()))[2]) + 1
+
+
+async def find_cursors(core: Core, group: str | None, topic: str | None) -> list[tuple[Cursor, CursorKeys]]:
+    """Return the cursors of a group or all, by group, topic, handler and partition."""
+    topics = await core.topics.list() if topic is None else [await core.topics.find(topic)]
+    places = [(found.name, number, keys) for found in topics if found for number, keys in enumerate(found.partitions)]
+    replies = await core.commands.call_many([("HKEYS", keys.cursors) for _, _, keys in places])
+    found_all: list[tuple[Cursor, CursorKeys]] = []
+    for (name, number, keys), reply in zip(places, replies, strict=True):
+        for raw in core.commands.check(reply, "HKEYS"):
+            cursor_keys = parse_cursor(keys, raw)
+            if group is None or cursor_keys.group == group:
+                cursor = Cursor(name, cursor_keys.group, cursor_keys.handler, number)
+                found_all.append((cursor, cursor_keys))
+    return sorted(found_all, key=lambda pair: (pair[0].group, pair[0].topic, pair[0].handler or "", pair[0].partition))
+
+
+async def list_cursors(core: Core, group: str | None, topic: str | None) -> list[CursorInfo]:
+    """Return how far each cursor is."""
+    found = await find_cursors(core, group, topic)
+    surveys = await _run_all(
+        core.commands,
+        [
+            ScriptCall(
+                _SURVEY_CURSOR,
+                (keys.partition.stream, keys.meta, keys.due),
+                (core.now(), "" if keys.handler else keys.group),
+            )
+            for _, keys in found
+        ],
+    )
+    owned = [
+        (keys.partition, survey[9].decode())
+        for (_, keys), survey in zip(found, surveys, strict=True)
+        if survey and survey[9]
+    ]
+    alive = iter(await are_alive(core, core.commands, owned))
+    return [
+        await _cursor_info(core.commands, cursor, keys, survey, has_owner=survey[9] != b"" and next(alive))
+        for (cursor, keys), survey in zip(found, surveys, strict=True)
+        if survey
+    ]
+
+
+async def _cursor_info(lane: Lane, cursor: Cursor, keys: CursorKeys, survey: Any, *, has_owner: bool) -> CursorInfo:
+    unread, position, done, last, pending, age_ms, returned, waiting, parked, owner, last_commit_ms = survey
+    is_ordered = cursor.handler is not None
+    return CursorInfo(
+        cursor,
+        committed=parse_entry_id(done) if done else None,
+        end=parse_entry_id(last) or None,
+        unread=await _count(lane, keys.partition.stream, position) if unread < 0 else unread,
+        pending=pending + returned,
+        held_back=parked,
+        retries=waiting,
+        oldest_pending_ms=age_ms if age_ms >= 0 else None,
+        owner=owner.decode() if is_ordered and has_owner else None,
+        last_commit_ms=int(last_commit_ms) if last_commit_ms else None,
+    )
+
+
+async def _count(lane: Lane, stream: bytes, start: bytes) -> int | None:
+    """Return how many records there are from an id on, None for very many."""
+    count: int = 0
+    while count < _MOST_COUNTED:
+        step, start = await lane.run(_COUNT, (stream,), (start,))
+        count += int(step)
+        if not start:
+            return count
+    return None
+
+
+async def list_consumers(core: Core, group: str | None) -> list[ConsumerInfo]:
+    """Return the live members of groups, with what is pending on them."""
+    found: list[ConsumerInfo] = []
+    for topic in await core.topics.list():
+        roll = Roll(core, topic.partitions[0])
+        await roll.refresh(core.commands)
+        joined = [(session, *cursor) for session, cursors in roll.live.items() for cursor in cursors]
+        wanted = [one for one in joined if group is None or one[1] == group]
+        pending = {name: await _read_pending(core, topic, name) for _, name, handler in wanted if handler is None}
+        for session, name, handler in wanted:
+            count = 0 if handler else pending[name][session]
+            found.append(ConsumerInfo(session, topic.name, name, handler, count, roll.idle_ms(session)))
+    return sorted(found, key=lambda info: (info.group, info.topic, info.handler or "", info.consumer))
+
+
+async def _read_pending(core: Core, topic: Topic, group: str) -> Counter[str]:
+    replies = await core.commands.call_many([("XPENDING", keys.stream, group) for keys in topic.partitions])
+    pending: Counter[str] = Counter()
+    for reply in replies:
+        for session, count in core.commands.check(reply, "XPENDING")[3] or ():
+            pending[session.decode()] += int(count)
+    return pending
+
+
+async def list_state(
+    core: Core, handler: str | None, group: str | None, key: bytes | None, name: str | None
+) -> list[StateEntry]:
+    """Return remembered values, by handler, topic, key, name and partition."""
+    lane = core.commands
+    entries: list[StateEntry] = []
+    for cursor, keys in await find_cursors(core, group, None):
+        if cursor.handler is None or (handler is not None and cursor.handler != handler):
+            continue
+        record_keys = [key] if key is not None else await lane.call("SMEMBERS", keys.keys)
+        for start in range(0, len(record_keys), _STATE_AT_ONCE):
+            chosen = record_keys[start : start + _STATE_AT_ONCE]
+            replies = await lane.call_many([("HGETALL", keys.state(record_key)) for record_key in chosen])
+            for record_key, reply in zip(chosen, replies, strict=True):
+                raw = lane.check(reply, "HGETALL")
+                entries += [
+                    StateEntry(cursor.handler, cursor.topic, cursor.group, cursor.partition, record_key, found, value)
+                    for found, value in zip([item.decode() for item in raw[::2]], raw[1::2], strict=True)
+                    if name is None or found == name
+                ]
+    return sorted(entries, key=lambda entry: (entry.handler, entry.topic, entry.key, entry.name, entry.partition))
+
+
+async def _run_all(lane: Lane, calls: list[ScriptCall]) -> list[Any]:
+    replies = await lane.run_many(calls)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
