@@ -99,6 +99,23 @@ def format_span(span_ms: int | None) -> str:
     return f"{span_ms / 86_400_000:.0f} d"
 
 
+def format_size(size_bytes: int | None) -> str:
+    """Return a size for people: `812 B`, `3.2 MB`; decimal units."""
+    if size_bytes is None:
+        return "-"
+    size = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1_000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1_000
+    return f"{size:,.1f} TB"
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 record`, `2,000 records`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def write_table(headers: Sequence[str], rows: Iterable[Sequence[Cell]], *, empty: str = "nothing there") -> None:
     """Write a table; numbers are set right. With no rows `empty` goes to stderr and stdout stays empty."""
     cells = [["-" if cell is None else cell for cell in row] for row in rows]

@@ -12,6 +12,7 @@ from pspf.errors import (
     EventRejected,
     NotFound,
     PSPFError,
+    Refused,
 )
 
 MAX_LINES: Final = 6
@@ -52,6 +53,7 @@ _CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     (ConfigurationError, ExitCode.USAGE),
     (EventRejected, ExitCode.USAGE),
     (NotFound, ExitCode.NOT_FOUND),
+    (Refused, ExitCode.REFUSED),
     (BackendUnavailable, ExitCode.UNREACHABLE),
     (EmitIncomplete, ExitCode.PARTLY_DONE),
     (PermissionError, ExitCode.NOT_PERMITTED),

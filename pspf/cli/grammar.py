@@ -20,6 +20,12 @@ _UNIT_MS: Final = {
     "w": 7 * 86_400_000,
 }
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|min|h))?")
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b?|b)?", re.IGNORECASE)
+_UNIT_BYTES: Final[dict[str, int]] = {
+    "b": 1,
+    **{f"{name}{end}": 1_000**n for n, name in enumerate("kmgt", 1) for end in ("", "b")},
+    **{f"{name}i{end}": 1_024**n for n, name in enumerate("kmgt", 1) for end in ("", "b")},
+}
 _MAX_SPAN_MS: Final = 1 << 53
 
 
@@ -48,6 +54,18 @@ def parse_rate(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{text!r} is no rate; write 200/s, 90/m or 1000/h")
     return float(match[1]) * 1_000 / _UNIT_MS[match[2] or "s"]
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: `500000`, `64MB` (decimal), `1.5GiB` (binary).
+
+    Raises:
+        UsageError: It is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{text!r} is no size; write 500000, 64MB or 1.5GiB")
+    return round(float(match[1]) * _UNIT_BYTES[(match[2] or "b").lower()])
 
 
 def parse_headers(pairs: Iterable[str]) -> dict[str, str]:
@@ -85,8 +103,8 @@ class Place:
 _PLACES: Final = "start, end, a record id, -10 (the last ten), @-1h or @2026-01-31T00:00:00Z"
 
 
-def parse_place(text: str, *, now_ms: int) -> Place:
-    """Return the place that `text` names.
+def parse_place(text: str, *, now_ms: int, option: str = "--from") -> Place:
+    """Return the place that `text`, given to `option`, names.
 
     Raises:
         UsageError: It names none.
@@ -100,16 +118,16 @@ def parse_place(text: str, *, now_ms: int) -> Place:
     if text.startswith("@-"):
         return Place(at_ms=now_ms - parse_span_ms(text[2:]))
     if text.startswith("@"):
-        return Place(at_ms=_parse_time_ms(text[1:]))
+        return Place(at_ms=_parse_time_ms(text[1:], option))
     if re.fullmatch(r"(?:\d{1,6}:)?\d{1,20}(?:-\d{1,20})?", text):
         return Place(record_id=text)
-    raise UsageError(f"--from {text!r}: use {_PLACES}")
+    raise UsageError(f"{option} {text!r}: use {_PLACES}")
 
 
-def _parse_time_ms(text: str) -> int:
+def _parse_time_ms(text: str, option: str) -> int:
     """Return an ISO time in milliseconds; without a zone it is UTC, as everything that PSPF prints."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UsageError(f"--from '@{text}': {error}; use {_PLACES}") from None
+        raise UsageError(f"{option} '@{text}': {error}; use {_PLACES}") from None
     return round((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp() * 1000)

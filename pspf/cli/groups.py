@@ -1,19 +1,19 @@
-"""`pspf groups`: how far each consumer group is."""
+"""`pspf groups`: how far each consumer group is, and what an operator does about it."""
 
 from typing import Annotated
 
 import typer
 
-from pspf.cli.console import say, write_json, write_table
+from pspf.cli.console import count_of, format_span, say, write, write_json, write_table
 from pspf.cli.exits import ExitCode, UsageError
-from pspf.cli.grammar import parse_span_ms
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.grammar import parse_place, parse_span_ms
+from pspf.cli.options import AsJson, Backend, Command, Execute, Force, Verbose, examples, make_app
 
 app = make_app(
     "Consumer groups: lag, pending records, owners.",
     "pspf groups list",
     "pspf groups inspect billing",
-    "pspf groups inspect --lag-over 1000",
+    "pspf groups seek billing --to @-1h --execute",
 )
 
 Topic = Annotated[str | None, typer.Option("--topic", "-t", help="Only this topic.")]
@@ -85,3 +85,132 @@ def inspect(
         return ExitCode.CHECK_FAILED if behind else ExitCode.OK
 
     raise typer.Exit(brokers.run(work()))
+
+
+@app.command(cls=Command, epilog=examples("pspf groups consumers", "pspf groups consumers billing --json"))
+def consumers(
+    group: Annotated[str | None, typer.Argument(metavar="GROUP", help="Only this group's.", show_default=False)] = None,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the workers that run now, and what each has in hand."""
+    from pspf.cli import brokers
+    from pspf.cli.lag import as_json_consumer, check_group
+
+    async def work() -> None:
+        async with brokers.open_broker(backend) as broker:
+            say(f"broker: {broker.name}")
+            found = await broker.list_consumers(group=group)
+            if group is not None and not found:
+                await check_group(broker, group)
+        if as_json:
+            write_json({"consumers": [as_json_consumer(consumer) for consumer in found]})
+            return
+        write_table(
+            ("consumer", "group", "topic", "handler", "pending", "seen"),
+            [(c.consumer, c.group, c.topic, c.handler, c.pending, f"{format_span(c.idle_ms)} ago") for c in found],
+            empty="no worker runs",
+        )
+
+    brokers.run(work())
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "pspf groups seek billing --to start",
+        "pspf groups seek billing --to @2026-01-31T00:00:00Z --topic orders --reset-state --execute",
+        "pspf groups seek billing --to 1707 --topic orders --partition 0 --keep-state --execute",
+    ),
+)
+def seek(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="The group.")],
+    to: Annotated[
+        str,
+        typer.Option("--to", metavar="OFFSET", help="start, end, a record id, -10 (the last ten), @-1h or @TIME."),
+    ],
+    topic: Topic = None,
+    handler: Annotated[str | None, typer.Option("--handler", help="Only this ordered handler.")] = None,
+    partition: Annotated[int | None, typer.Option("--partition", "-p", min=0, help="Only this partition.")] = None,
+    keep_state: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-state/--reset-state", help="What handlers remember: keep it, or forget it.", show_default=False
+        ),
+    ] = None,
+    force: Force = False,
+    execute: Execute = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make OFFSET the next record that a group gets. Shows its plan, and does nothing without --execute.
+
+    What was pending, held back or waiting for a retry is forgotten: records before OFFSET count as done.
+    """
+    import time
+
+    from pspf.cli import brokers
+    from pspf.cli.seeking import Seeking, print_seeks
+
+    place = parse_place(to, now_ms=time.time_ns() // 1_000_000, option="--to")
+    seeking = Seeking(group, place, topic, handler, partition, keep_state=keep_state, force=force)
+
+    async def work() -> ExitCode:
+        async with brokers.open_broker(backend) as broker:
+            say(f"broker: {broker.name}")
+            planned = await seeking.plan(broker)
+            done, error = await seeking.execute(broker, planned) if execute else ([], None)
+        print_seeks(done if execute else planned, executed=execute, as_json=as_json)
+        if not execute:
+            say("nothing changed; add --execute to do it")
+        elif error is not None:
+            say(f"error: {error}\n  {len(done)} of {count_of(len(planned), 'cursor')} moved, as shown")
+            return ExitCode.PARTLY_DONE
+        else:
+            say(f"{count_of(len(done), 'cursor')} moved")
+        return ExitCode.OK
+
+    raise typer.Exit(brokers.run(work()))
+
+
+@app.command(
+    cls=Command, epilog=examples("pspf groups delete old-audit", "pspf groups delete audit --topic orders --execute")
+)
+def delete(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="The group.")],
+    topic: Topic = None,
+    force: Force = False,
+    execute: Execute = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Forget a group: its progress, what it has not finished, its state. Does nothing without --execute.
+
+    A worker of it that starts later begins as a new group does.
+    """
+    from pspf.cli import brokers
+    from pspf.cli.lag import read_groups
+
+    async def work() -> None:
+        async with brokers.open_broker(backend) as broker:
+            say(f"broker: {broker.name}")
+            found = await read_groups(broker, group=group, topic=topic)
+            cursors = await broker.operations.delete_group(group, topic=topic, force=force, dry_run=not execute)
+        if as_json:
+            write_json({"groups": [g.as_summary() for g in found], "cursors": cursors, "executed": execute})
+            return
+        write_table(
+            ("group", "topic", "handler", "partitions", "lag", "pending"),
+            [(g.group, g.topic, g.handler, len(g.cursors), g.lag, g.pending) for g in found],
+        )
+        if not execute:
+            say("its progress and state would be forgotten; nothing changed, add --execute to do it")
+            return
+        write(f"{group} deleted")
+        if busy := sum(len(g.consumers) for g in found):
+            say(f"{count_of(busy, 'worker')} of it ran; start them again, they do nothing now")
+
+    brokers.run(work())

@@ -80,9 +80,7 @@ async def read_groups(broker: Broker, *, group: str | None = None, topic: str | 
         key=lambda info: (*_identity(info), info.cursor.partition),
     )
     if group is not None and not cursors:
-        names = {info.cursor.group for info in await broker.list_cursors()}
-        place = f" on {topic}" if topic and group in names else ""
-        raise NotFound(f"no group {group!r}{place} in {broker.name}{near(group, names - {group})}")
+        await check_group(broker, group, topic)
     consumers = await broker.list_consumers(group=group)
     return [
         GroupView(
@@ -94,6 +92,31 @@ async def read_groups(broker: Broker, *, group: str | None = None, topic: str | 
         )
         for (name, of, handler), members in groupby(cursors, key=_identity)
     ]
+
+
+async def check_group(broker: Broker, group: str, topic: str | None = None) -> None:
+    """Raise NotFound, with the nearest name, where there is no such group (on `topic`)."""
+    cursors = await broker.list_cursors()
+    names = {info.cursor.group for info in cursors}
+    if group not in names:
+        known = f"\n  groups here: {', '.join(sorted(names)[:8])}" if names else ""
+        raise NotFound(f"no group {group!r} in {broker.name}{near(group, names)}{known}")
+    topics = {info.cursor.topic for info in cursors if info.cursor.group == group}
+    if topic is not None and topic not in topics:
+        on = ", ".join(sorted(topics)[:8])
+        raise NotFound(f"group {group!r} is not on {topic!r}{near(topic, topics)}\n  it is on: {on}")
+
+
+def as_json_consumer(consumer: ConsumerInfo) -> dict[str, Any]:
+    """Return what `groups consumers --json` has for it."""
+    return {
+        "consumer": consumer.consumer,
+        "group": consumer.group,
+        "topic": consumer.topic,
+        "handler": consumer.handler,
+        "pending": consumer.pending,
+        "idle_ms": consumer.idle_ms,
+    }
 
 
 def over(groups: Sequence[GroupView], limit: int) -> list[GroupView]:

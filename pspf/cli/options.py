@@ -77,6 +77,10 @@ Backend = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.", show_envvar=False)]
 AsJsonLines = Annotated[bool, typer.Option("--jsonl", help="Print one JSON object a line.")]
+Execute = Annotated[
+    bool, typer.Option("--execute", help="Do it; without it only the plan is shown.", show_envvar=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Also while it is in use.", show_envvar=False)]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show tracebacks.", callback=_remember, show_envvar=False)
 ]

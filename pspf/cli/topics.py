@@ -1,13 +1,13 @@
-"""`pspf topics`: what topics there are, one in detail, a new one."""
+"""`pspf topics`: what topics there are, one in detail, a new one; less of one, or none of it."""
 
 from typing import Annotated
 
 import typer
 
-from pspf.cli.console import format_span, say, write, write_json, write_table
-from pspf.cli.exits import UsageError
-from pspf.cli.grammar import parse_span_ms
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.console import count_of, format_span, say, write, write_json, write_table
+from pspf.cli.exits import ExitCode, UsageError
+from pspf.cli.grammar import parse_place, parse_size, parse_span_ms
+from pspf.cli.options import AsJson, Backend, Command, Execute, Verbose, examples, make_app
 
 app = make_app(
     "Topics of the broker.",
@@ -120,6 +120,135 @@ def create(
             write_json({"topic": topic, "partitions": found.partitions, "created": created})
         else:
             write(f"{topic} {'created' if created else 'is there already'}, partitions: {found.partitions}")
+
+    brokers.run(work())
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "pspf topics trim orders --to @-7d",
+        "pspf topics trim orders --max-records 100000 --execute",
+        "pspf topics trim orders --max-bytes 2GiB --drop-unread --execute",
+    ),
+)
+def trim(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="OFFSET", help="Keep from here: a record id, -10 (the last ten), @-1h, end."),
+    ] = None,
+    max_records: Annotated[
+        int | None, typer.Option("--max-records", min=0, metavar="N", help="Keep the last N of each partition.")
+    ] = None,
+    max_bytes: Annotated[
+        str | None, typer.Option("--max-bytes", metavar="SIZE", help="Keep at most so many in each partition: 2GiB.")
+    ] = None,
+    partition: Annotated[int | None, typer.Option("--partition", "-p", min=0, help="Only this partition.")] = None,
+    drop_unread: Annotated[
+        bool, typer.Option("--drop-unread", help="Also what a group has not finished; it is lost for it.")
+    ] = False,
+    execute: Execute = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Remove a topic's oldest records, never more than all groups have finished, unless with --drop-unread.
+
+    Shows its plan, and does nothing without --execute.
+    """
+    import time
+
+    from pspf.cli import brokers
+    from pspf.cli.trimming import Trimming, is_held, print_trims
+
+    if [to, max_records, max_bytes].count(None) != 2:
+        raise UsageError("what is to stay? give one of --to, --max-records and --max-bytes")
+    place = None if to is None else parse_place(to, now_ms=time.time_ns() // 1_000_000, option="--to")
+    size = None if max_bytes is None else parse_size(max_bytes)
+    trimming = Trimming(topic, place, max_records, size, partition, drop_unread)
+
+    async def work() -> ExitCode:
+        async with brokers.open_broker(backend) as broker:
+            say(f"broker: {broker.name}")
+            await brokers.read_topic_info(broker, topic)
+            trims = await trimming.run(broker, dry_run=not execute)
+        print_trims(topic, trims, executed=execute, as_json=as_json)
+        if not execute:
+            say("nothing changed; add --execute to do it")
+            return ExitCode.OK
+        say(f"{count_of(sum(trim.records for trim in trims), 'record')} trimmed")
+        return ExitCode.PARTLY_DONE if is_held(trims) else ExitCode.OK
+
+    raise typer.Exit(brokers.run(work()))
+
+
+@app.command(cls=Command, epilog=examples("pspf topics delete old", "pspf topics delete orders --force --execute"))
+def delete(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")],
+    force: Annotated[bool, typer.Option("--force", help="Also with groups on it.", show_envvar=False)] = False,
+    execute: Execute = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Remove a topic, its dead letters and late records, and the groups on them. Does nothing without --execute."""
+    from pspf.cli import brokers
+
+    async def work() -> None:
+        async with brokers.open_broker(backend) as broker:
+            say(f"broker: {broker.name}")
+            await brokers.read_topic_info(broker, topic)
+            infos = {info.topic: info for info in await broker.list_topics()}
+            names = await broker.operations.delete_topic(topic, force=force, dry_run=not execute)
+        found = [infos[name] for name in names if name in infos]
+        if as_json:
+            gone = [{"topic": info.topic, "partitions": info.partitions, "records": info.records} for info in found]
+            write_json({"topics": gone, "executed": execute})
+            return
+        write_table(("topic", "partitions", "records"), [(info.topic, info.partitions, info.records) for info in found])
+        say(f"{', '.join(names)} deleted" if execute else "nothing changed; add --execute to delete them")
+
+    brokers.run(work())
+
+
+@app.command(
+    cls=Command,
+    epilog=examples(
+        "pspf topics repartition orders --partitions 16",
+        "pspf topics repartition orders --partitions 16 --reset-state --execute",
+    ),
+)
+def repartition(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")],
+    partitions: Annotated[int, typer.Option("--partitions", "-p", min=1, max=100_000, help="How many it is to have.")],
+    reset_state: Annotated[
+        bool, typer.Option("--reset-state", help="Forget what its handlers remember.", show_envvar=False)
+    ] = False,
+    execute: Execute = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Copy a topic that nobody works on into another number of partitions, in order; ids are new.
+
+    All groups have to have finished it. Shows its plan, and does nothing without --execute.
+    """
+    from pspf.cli import brokers
+
+    async def work() -> None:
+        async with brokers.open_broker(backend) as broker:
+            say(f"broker: {broker.name}")
+            before = (await brokers.read_topic_info(broker, topic)).partitions
+            records = await broker.operations.repartition(
+                topic, partitions, reset_state=reset_state, dry_run=not execute
+            )
+        if as_json:
+            write_json({"topic": topic, "from": before, "to": partitions, "records": records, "executed": execute})
+            return
+        write(f"{topic}: {before} -> {partitions} partitions, {count_of(records, 'record')}")
+        if not execute:
+            say("nothing changed; add --execute to do it")
 
     brokers.run(work())
 

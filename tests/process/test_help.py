@@ -12,11 +12,13 @@ COMMANDS = [
     ("tail",),
     ("show",),
     ("version",),
-    *((group,) for group in ("topics", "groups", "dlq", "state", "config")),
-    *(("topics", name) for name in ("list", "inspect", "create")),
-    *(("groups", name) for name in ("list", "inspect")),
+    *((group,) for group in ("topics", "groups", "pending", "dlq", "state", "broker", "config")),
+    *(("topics", name) for name in ("list", "inspect", "create", "trim", "delete", "repartition")),
+    *(("groups", name) for name in ("list", "inspect", "seek", "delete", "consumers")),
+    *(("pending", name) for name in ("list", "retry", "drop")),
     *(("dlq", name) for name in ("list", "inspect", "replay", "purge", "export")),
     *(("state", name) for name in ("list", "get", "dump")),
+    *(("broker", name) for name in ("info", "doctor")),
     ("config", "show"),
 ]
 

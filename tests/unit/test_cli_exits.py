@@ -15,6 +15,7 @@ from pspf.cli.exits import ExitCode, Interrupted, UsageError, code_of, explain
         (errors.SchemaError("x"), 2),
         (UsageError("x"), 2),
         (errors.NotFound("x"), 6),
+        (errors.Refused("x"), 7),
         (errors.BackendUnavailable("x"), 4),
         (errors.DiskFull("x"), 4),
         (errors.EmitIncomplete("x", []), 8),

@@ -26,6 +26,7 @@ from pspf.connectors.sqlite.engine import (
     Poll,
     ThreadEngine,
 )
+from pspf.connectors.sqlite.filesystem import find_filesystem, warn_of_network
 from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
 from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, make_session_id, read_boot_id
 from pspf.connectors.sqlite.operations import SQLOperations
@@ -165,6 +166,11 @@ class SQLiteBroker(SQLBroker):
         limits = limits or Limits()
         engine = ThreadEngine(Storage(path, limits), clock or SystemClock(), limits)
         super().__init__(engine, FileLiveness(path), limits, read_boot_id())
+        self._path = path
+
+    async def connect(self) -> None:
+        await super().connect()
+        warn_of_network(self.name, find_filesystem(self._path))
 
 
 class MemoryBroker(SQLBroker):

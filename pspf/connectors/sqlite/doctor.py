@@ -13,7 +13,7 @@ from pspf.connectors.base import Limits
 from pspf.connectors.operations import BrokerInfo, Check, Status
 from pspf.connectors.sqlite.counters import DROPPED, LOST, read_counter
 from pspf.connectors.sqlite.engine import Engine
-from pspf.connectors.sqlite.filesystem import find_filesystem
+from pspf.connectors.sqlite.filesystem import FileSystem, find_filesystem
 from pspf.connectors.sqlite.seek import IsDead
 from pspf.connectors.sqlite.storage import FORMAT, OLDEST_SQLITE, Storage
 
@@ -43,7 +43,7 @@ def read_info(storage: Storage, limits: Limits) -> BrokerInfo:
         size_bytes = sum(_size(Path(f"{storage.path}{suffix}")) for suffix in ("", "-wal"))
         details["file"] = str(storage.path.resolve())
         details["file system"] = f"{system.kind} at {system.mount}"
-        details["free"] = f"{shutil.disk_usage(storage.path.parent).free:,} bytes"
+        details["free"] = f"{shutil.disk_usage(storage.path.parent).free / (1 << 30):,.1f} GiB"
     persistence = "none: it ends with its process" if storage.path is None else f"WAL, synchronous={limits.synchronous}"
     return BrokerInfo(
         "memory" if storage.path is None else "sqlite",
@@ -65,7 +65,7 @@ def diagnose(storage: Storage, engine: Engine, is_dead: IsDead) -> Iterator[Chec
     yield _check_version()
     yield _check_integrity(storage)
     if storage.path is not None:
-        yield _check_filesystem(storage.path)
+        yield check_filesystem(find_filesystem(storage.path))
         yield _check_space(storage.path)
         yield _check_wal(storage.path)
         yield _check_synchronous(engine.limits)
@@ -90,8 +90,8 @@ def _check_integrity(storage: Storage) -> Check:
     return Check("integrity", Status.FAIL, "; ".join(" ".join(found).split("\n"))[:300], remedy)
 
 
-def _check_filesystem(path: Path) -> Check:
-    system = find_filesystem(path)
+def check_filesystem(system: FileSystem) -> Check:
+    """Return whether a file system is fit for the broker's file."""
     found = f"{system.kind} at {system.mount}"
     if system.is_network:
         remedy = "move the file to a local disk: locks and shared memory fail between hosts, and records are lost"

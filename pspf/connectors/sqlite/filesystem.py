@@ -1,9 +1,12 @@
 """Which file system a file is on: SQLite's locks and shared memory hold on one host only."""
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 # fmt: off
 _NETWORK: Final = frozenset((
@@ -41,7 +44,7 @@ class FileSystem:
 
 
 def find_filesystem(path: Path, mounts: str | None = None) -> FileSystem:
-    """Return the file system of a path; `mounts` is text like /proc/self/mountinfo's, by default that."""
+    """Return the file system of a path; `mounts` is text like /proc/self/mountinfo's, by default what it says."""
     if mounts is None:
         try:
             mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
@@ -59,3 +62,11 @@ def find_filesystem(path: Path, mounts: str | None = None) -> FileSystem:
         if resolved.is_relative_to(mount) and len(mount.parts) >= depth:  # a later mount hides an earlier one
             found, depth = FileSystem(kind[0], str(mount)), len(mount.parts)
     return found
+
+
+def warn_of_network(name: str, system: FileSystem) -> None:
+    """Log a warning where a broker's file is on a network."""
+    if system.is_network:
+        logger.warning(
+            "%s is on %s: locks don't hold between hosts; use a local disk, or records are lost", name, system.kind
+        )
