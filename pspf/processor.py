@@ -153,6 +153,8 @@ class _CursorLoop:
         self._run: BatchRun | None = None
         self._upcoming: asyncio.Task[Batch] | None = None
         self._was_full = False
+        cursor = consumer.cursor
+        self._activity = processor.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
         stop.add(self._on_stop)
 
     def _make_state(self, store: StateStore | None) -> BatchState | StoreState | None:
@@ -224,10 +226,14 @@ class _CursorLoop:
                 self._tuning.max_held_back,
             )
         self._was_full = is_full
-        return await self._insist(
-            "read",
-            lambda: self._consumer.poll(max_records=self._size.records, timeout_ms=_POLL_MS, retries_only=is_full),
-        )
+        self._activity.reading_since_ms = _now_ms()
+        try:
+            return await self._insist(
+                "read",
+                lambda: self._consumer.poll(max_records=self._size.records, timeout_ms=_POLL_MS, retries_only=is_full),
+            )
+        finally:
+            self._activity.reading_since_ms = None
 
     async def _read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         # A broker that is away for a moment is no failure of the record.
@@ -240,6 +246,8 @@ class _CursorLoop:
         if not batch.records and not self._executor.has_late:
             return None
         run = self._run = self._begin(batch)
+        self._activity.records = len(batch.records)
+        self._activity.handling_since_ms = _now_ms()
         if batch.crashes >= self._tuning.max_crashes:
             run.fail(batch.records[0], _crashed(self._subscription, batch.crashes))
             taken = len(batch.records)
@@ -276,9 +284,12 @@ class _CursorLoop:
     async def _commit(self, commit: Commit | None) -> None:
         """Commit, and again while it is not known whether it was; then tell what happened."""
         run = self._run
+        self._activity.handling_since_ms = None
         if commit is None or run is None:
             return
+        self._activity.committing_since_ms = _now_ms()
         lost = await self._insist("commit", lambda: self._write(commit))
+        self._activity.committing_since_ms = None
         if self._state is not None:
             self._state.settle()
         self._run = None
@@ -323,6 +334,7 @@ class _CursorLoop:
     async def close(self) -> None:
         """End the read that is under way, and give the cursor back."""
         self._stop.remove(self._on_stop)
+        self._processor.telemetry.leave(self._activity)
         while self._upcoming is not None and not self._upcoming.done():
             self._upcoming.cancel()
             # Again, should it have been lost: asyncio.wait_for drops one that meets its result.
@@ -331,6 +343,10 @@ class _CursorLoop:
             await self._consumer.release()
         except BackendUnavailable as error:  # the session's end gives it back, or the end of its lease
             logger.warning("%s: can't give it back now: %s", self._consumer.cursor, error)
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 def _is_cancelled() -> bool:

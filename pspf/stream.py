@@ -46,6 +46,8 @@ class Stream:
         lifespan: Called with the Stream; its async context is entered once per worker process.
         name: What worker ids start with, instead of the host's name.
 
+    `session_id` is the id of this process as a worker, None while it does not run.
+
     Raises:
         ConfigurationError: No backend, and no topic or group (a ValueError).
     """
@@ -77,7 +79,8 @@ class Stream:
         self.subscriptions: list[Subscription] = []
         self._partitions = partitions
         self._lifespan = lifespan
-        self._name = name
+        self.name = name
+        self.session_id: str | None = None
         self._stop: Stop | None = None
         self._runner: asyncio.Task[Any] | None = None
         self._finished: asyncio.Event | None = None
@@ -338,10 +341,12 @@ class Stream:
 
     @asynccontextmanager
     async def _session_entered(self) -> AsyncIterator[Session]:
-        session = await self.broker.open_session(self._name)
+        session = await self.broker.open_session(self.name)
+        self.session_id = session.id
         try:
             yield session
         finally:
+            self.session_id = None
             await asyncio.shield(_leave(session))
 
     async def _warn_of_the_forgotten(self, subscriptions: Sequence[Subscription]) -> None:
@@ -436,7 +441,7 @@ class Stream:
 
     async def _join(self) -> None:
         """Make the cursors of all handlers, and no others: one that nobody reads would hold back retention."""
-        session = await self.broker.open_session(self._name)
+        session = await self.broker.open_session(self.name)
         try:
             for each in self.subscriptions:
                 await session.register(each.topic, each.group, each.cursor_handler, start=each.start)

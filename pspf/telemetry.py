@@ -34,6 +34,24 @@ class HandlerCounters:
     last_commit_ms: int | None
 
 
+@dataclass(slots=True, eq=False)
+class Activity:
+    """What the loop of one cursor is at, for whoever watches over it, also from another thread.
+
+    Times are monotonic milliseconds, None where it is not doing that. Reading and committing include
+    waiting for a broker that is away; `records` are those of the batch that is handled.
+    """
+
+    topic: str
+    group: str
+    handler: str
+    partition: int
+    reading_since_ms: int | None = None
+    handling_since_ms: int | None = None
+    committing_since_ms: int | None = None
+    records: int = 0
+
+
 @dataclass(slots=True)
 class _Counts:
     processed: int = 0
@@ -50,7 +68,7 @@ class TelemetryManager:
 
     `read_trace_context` gives the W3C headers of the current span, empty without one; by default
     OpenTelemetry is asked, where its API is installed. `lease_losses` counts the cursors that
-    another worker took over.
+    another worker took over. `on_enter` is called when a cursor's loop begins.
     """
 
     lease_losses: int
@@ -63,6 +81,8 @@ class TelemetryManager:
     def __init__(self, read_trace_context: Callable[[], Mapping[str, str]] | None = None) -> None:
         self._counts: dict[tuple[str, str, str], _Counts] = {}
         self.lease_losses = 0
+        self._activities: tuple[Activity, ...] = ()
+        self.on_enter: Callable[[], None] = _nothing
         read_trace_context = read_trace_context or find_trace_context()
         # Chosen once: with no tracing installed an emit pays for a call and nothing else.
         self.is_tracing = read_trace_context is not None
@@ -94,6 +114,22 @@ class TelemetryManager:
             counts.batches += 1
             counts.last_commit_ms = commit_ms
 
+    @property
+    def activities(self) -> tuple[Activity, ...]:
+        """What the loops of all cursors in this process are at."""
+        return self._activities
+
+    def enter(self, topic: str, group: str, handler: str, partition: int) -> Activity:
+        """Begin to watch over a cursor's loop, which keeps what this returns up to date until `leave`."""
+        activity = Activity(topic, group, handler, partition)
+        self._activities = (*self._activities, activity)
+        self.on_enter()
+        return activity
+
+    def leave(self, activity: Activity) -> None:
+        """End what `enter` began."""
+        self._activities = tuple(other for other in self._activities if other is not activity)
+
     def snapshot(self) -> tuple[HandlerCounters, ...]:
         """Return the counters of all handlers that had a batch, by topic, group and handler."""
         return tuple(
@@ -111,6 +147,10 @@ class TelemetryManager:
             )
             for (topic, group, handler), counts in sorted(self._counts.items(), key=lambda item: item[0])
         )
+
+
+def _nothing() -> None:
+    pass
 
 
 def _as_they_are(headers: Headers) -> Headers:
