@@ -23,7 +23,7 @@ class Core:
         self.limits = limits
         self.has_own_clock: Final = clock is not None
         self.clock: Final[Clock] = clock or SystemClock()
-        self._lanes: list[Lane] = []
+        self._open_lanes: set[Lane] = set()
         self._ticks: list[Callable[[], Awaitable[None]]] = []
         self.commands = self.open_lane("commands")
         """For what answers at once and belongs to no consumer."""
@@ -37,14 +37,11 @@ class Core:
 
     def open_lane(self, purpose: str) -> Lane:
         """Return a lane that is closed with the broker, if not before."""
-        lane = Lane(self.connector, purpose)
-        self._lanes = [other for other in self._lanes if other.is_open or other is getattr(self, "commands", None)]
-        self._lanes.append(lane)
-        return lane
+        return Lane(self.connector, purpose, self._open_lanes)
 
     async def close_lanes(self) -> None:
         """Close all lanes; a lane that is used afterwards opens again."""
-        for lane in self._lanes:
+        for lane in list(self._open_lanes):
             await lane.close()
 
     def add_tick(self, tick: Callable[[], Awaitable[None]]) -> None:

@@ -39,7 +39,7 @@ class Trimmer:
         if monotonic_ms < self._due_ms.get(keys.stream, 0):
             return None
         self._due_ms[keys.stream] = monotonic_ms + _EVERY_MS
-        version, cursors = self._cursors.get(keys.stream, (b"-", []))
+        version, cursors = self._cursors.get(keys.stream, (b"0", []))  # 0: none was ever made
         all_keys = [keys.stream, keys.meta, keys.cursors, keys.floors]
         groups: list[Argument] = []
         for cursor in cursors:

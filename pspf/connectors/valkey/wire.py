@@ -35,8 +35,10 @@ class Lane:
     A lane belongs to the event loop that uses it; in another loop it opens a new connection.
     """
 
-    def __init__(self, connector: "ValkeyConnector", purpose: str) -> None:
+    def __init__(self, connector: "ValkeyConnector", purpose: str, opened: "set[Lane] | None" = None) -> None:
         self.name = connector.name
+        self._opened = set() if opened is None else opened
+        """Where the lane is found while it is open."""
         self._connector = connector
         self._purpose = purpose
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,6 +118,7 @@ class Lane:
 
     async def close(self) -> None:
         """Close the connection; the next call opens another."""
+        self._opened.discard(self)
         writer, self._writer, self._reader = self._writer, None, None
         if writer is None or self._loop is not asyncio.get_running_loop():
             return
@@ -126,6 +129,7 @@ class Lane:
 
     def drop(self) -> None:
         """Close the connection at once, whatever is on its way."""
+        self._opened.discard(self)
         writer, self._writer, self._reader = self._writer, None, None
         self.client_id = 0
         if writer is not None and self._loop is not None and not self._loop.is_closed():
@@ -178,6 +182,7 @@ class Lane:
     async def _open(self) -> None:
         self.drop()
         self._reader, self._writer = await self._connector.open_connection(self._purpose)
+        self._opened.add(self)
         self._parser = hiredis.Reader(notEnoughData=_pending)
         if self._is_tracked:
             try:
