@@ -19,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pspf.clock import ManualClock
 from pspf.connectors.base import Consumer, Limits, Session
 from pspf.errors import CommitFenced, CommitStale
-from pspf.records import Commit, Cursor, Record, Retry
+from pspf.records import Commit, Cursor, Record, Retry, parse_id
 from tests.conformance.model import Model, Outcome, Plan
 from tests.support.brokers import Kind, World
 from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, offsets, read_all, retry, settle
@@ -448,7 +448,7 @@ class Interleavings(RuleBasedStateMachine):
         if not letters:
             return
         found = letters[which % len(letters)]
-        offset = int(found.original_id.rpartition(":")[2])
+        offset = parse_id(found.original_id)[1]
         source = self.run(self.world.broker.read(TOPIC, found.partition, offset=offset, max_records=1))
         if not source or source[0].offset != offset:
             return  # trimmed
@@ -479,7 +479,7 @@ class Interleavings(RuleBasedStateMachine):
     @invariant()
     def every_dead_letter_is_there_once(self) -> None:
         letters = self.run(self.world.broker.list_dead_letters())
-        found = [(one.ordered, one.partition, int(one.original_id.rpartition(":")[2])) for one in letters]
+        found = [(one.ordered, one.partition, parse_id(one.original_id)[1]) for one in letters]
         assert sorted(found) == self.model.dead
 
     # The end: half of the workers leave, the others crash, one more finishes what there is
