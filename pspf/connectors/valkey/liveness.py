@@ -187,6 +187,5 @@ class Renewal:
 
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    for packed in connection.pack_commands(commands):
-        connection.send_packed_command(packed)
+    connection.send_packed_command(connection.pack_commands(commands))
     return [connection.read_response() for _ in commands]
