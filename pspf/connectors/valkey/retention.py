@@ -27,6 +27,10 @@ class Trimmer:
         self._due_ms: dict[bytes, int] = {}
         self._cursors: dict[bytes, tuple[bytes, list[CursorKeys]]] = {}
 
+    def look_again(self, keys: PartitionKeys) -> None:
+        """Have a partition's turn come at once: a cursor was made."""
+        self._due_ms.pop(keys.stream, None)
+
     async def trim_if_due(self, lane: Lane, topic: str, partition: int) -> None:
         """Trim one partition, unless that was done a moment ago."""
         keys = (await self._topics.ensure(topic)).partition(partition)

@@ -80,6 +80,8 @@ class ValkeySession(Session):
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
+        for keys in topic.partitions:
+            self._core.trimmer.look_again(keys)
         return 0 not in replies
 
     async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:

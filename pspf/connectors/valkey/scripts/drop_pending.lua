@@ -1,0 +1,26 @@
+-- Finishes records of a cursor without handling them.
+--
+-- KEYS  1 stream  2 the partition's meta  3 cursor's meta  4 due  5 retry  6 suspects
+-- ARGV  1 now  2 the group in shared mode, else empty  3.. ids
+-- Reply number of records that were not done
+-- Caller: pending.py
+
+local stream, cursor, due, retry, group = KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[2]
+local now_ms = read_clock(ARGV[1])
+local count, taken = 0, 0
+for number = 3, #ARGV do
+  local id = ARGV[number]
+  local was_due = redis.call('ZREM', due, id)
+  local was_in_hand = group ~= '' and redis.call('XACK', stream, group, id) or 0
+  redis.call('HDEL', retry, id)
+  redis.call('HDEL', KEYS[6], id)
+  taken = taken + was_in_hand
+  if was_due + was_in_hand > 0 then count = count + 1 end
+end
+if taken > 0 then redis.call('HINCRBY', cursor, 'takes', 1) end
+if count > 0 then
+  if group == '' then free_keys(due, retry, now_ms) end
+  redis.call('HINCRBY', cursor, 'seq', 1)
+  redis.call('HINCRBY', KEYS[2], 'dropped', count)
+end
+return count

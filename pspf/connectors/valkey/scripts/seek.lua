@@ -1,0 +1,65 @@
+-- Moves a cursor: what it had not finished is forgotten, its lease ends.
+--
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors  7 keys,
+--       then the state of the record keys in ARGV
+-- ARGV  1 the cursor's group on the stream  2 '1' in shared mode  3 the id wanted next  4 the id before it
+--       5 '1' to say only what would be  6 '1' to forget the state  7.. record keys, all that have state
+-- Reply {next id before, next id after, number of unfinished records}; {'GONE'}; {'KEYS'} where other
+--       record keys have state by now
+-- Caller: seeking.py
+
+local COUNT_STEP, COUNT_MOST = 1000, 20000
+
+local stream, cursor, due = KEYS[1], KEYS[2], KEYS[3]
+local group, is_shared, wanted = ARGV[1], ARGV[2] == '1', ARGV[3]
+
+local floor, _, unfinished = stand_of(stream, group, is_shared, cursor, due)
+if not floor then return {'GONE'} end
+local info = fields_of(redis.call('XINFO', 'STREAM', stream))
+local length, added, last = info['length'], info['entries-added'], info['last-generated-id']
+local first = info['first-entry'] and info['first-entry'][1] or after(last)
+if is_before(floor, first) then floor = first end
+
+-- Where that is, the id before it, and how many records passed (nil: unknown).
+local position, before, passed = wanted, ARGV[4], nil
+if not is_before(first, wanted) then
+  position, before, passed = first, '0-0', added - length
+elseif not is_before(wanted, after(last)) then
+  position, before, passed = after(last), last, added
+end
+if ARGV[5] == '1' then return {floor, position, unfinished} end
+local is_reset = ARGV[6] == '1'
+if is_reset and redis.call('SCARD', KEYS[7]) ~= #ARGV - 6 then return {'KEYS'} end
+if not passed then
+  local unread, from = 0, position
+  repeat
+    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', COUNT_STEP)
+    unread = unread + #entries
+    if #entries < COUNT_STEP then
+      passed = added - unread
+    else
+      from = '(' .. entries[#entries][1]
+    end
+  until passed or unread >= COUNT_MOST
+end
+
+-- The first write, one that the server refuses when out of memory.
+redis.call('HSET', cursor, 'position', position, 'passed', passed and text(passed) or '', 'token', '', 'session', '',
+  'clean', '1', 'intent', '', 'limit', '', 'left', '', 'crashes', '0')
+redis.call('HINCRBY', cursor, 'seq', 1)
+if is_shared then take_away(stream, group, cursor, '-', '+') end
+redis.call('UNLINK', due, KEYS[4], KEYS[5])
+if passed then
+  redis.call('XGROUP', 'SETID', stream, group, before, 'ENTRIESREAD', text(passed))
+else
+  redis.call('XGROUP', 'SETID', stream, group, before)
+end
+-- What it passes again, it has passed now and not before: retention counts anew.
+for _, id in ipairs(redis.call('ZRANGE', KEYS[6], 0, -1)) do
+  if is_before(position, id) then redis.call('ZREM', KEYS[6], id) end
+end
+if is_reset then
+  for number = 8, #KEYS do redis.call('UNLINK', KEYS[number]) end
+  redis.call('UNLINK', KEYS[7])
+end
+return {floor, position, unfinished}

@@ -1,0 +1,136 @@
+"""Cursors moved and removed by an operator, and who would notice."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from pspf.connectors.operations import Seek
+from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.fields import format_entry_id, parse_entry_id
+from pspf.connectors.valkey.inspect import find_cursors
+from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.members import Roll
+from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.errors import BackendUnavailable, NotFound, Refused
+from pspf.records import Cursor
+
+_SEEK: Final = load_script("seek", "standing")
+_FORGET_STATE: Final = load_script("forget_state")
+_DELETE: Final = load_script("delete_cursor")
+_STATE_AT_ONCE: Final = 10_000
+_STATE_IN_ONE: Final = 200_000
+"""So many record keys are forgotten in the script that moves the cursor; more of them in steps before it."""
+_TRIES: Final = 10
+
+
+async def seek(
+    core: Core, cursor: Cursor, offset: int, keep_state: bool | None, force: bool, dry_run: bool
+) -> Seek:
+    """Move a cursor. See `Operations.seek`."""
+    topic = await core.topics.find(cursor.topic)
+    if topic is None or not 0 <= cursor.partition < topic.count:
+        raise NotFound(f"no cursor {cursor}")
+    keys = topic.partition(cursor.partition).cursor(cursor.group, cursor.handler)
+    if not await core.commands.call("HEXISTS", keys.partition.cursors, keys.registry_field):
+        raise NotFound(f"no cursor {cursor}")
+    roll = Roll(core, keys.partition)
+    await roll.refresh(core.commands)
+    consumers = roll.members(cursor.group, cursor.handler)
+    values = 0 if cursor.handler is None else await _count_values(core, keys)
+    if values and keep_state is None:
+        raise Refused(
+            f"{cursor} remembers {values:,} values, which fit the records it has handled;\n"
+            "  add --reset-state to forget them, or --keep-state to keep them and handle records again on top"
+        )
+    refuse_in_use(cursor.group, consumers, force)
+    before, after, unfinished = await _run_seek(core, cursor, keys, offset, keep_state is False, dry_run)
+    return Seek(cursor, before, after, unfinished, values, consumers)
+
+
+async def _run_seek(
+    core: Core, cursor: Cursor, keys: CursorKeys, offset: int, is_reset: bool, dry_run: bool
+) -> tuple[int, int, int]:
+    lane = core.commands
+    fixed = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.key(b"suspects")]
+    arguments: list[Argument] = [
+        keys.group_name,
+        "1" if cursor.handler is None else "",
+        format_entry_id(max(0, offset)),
+        format_entry_id(max(0, offset - 1)),
+        "1" if dry_run else "",
+        "1" if is_reset else "",
+    ]
+    for _ in range(_TRIES):
+        with_state: list[bytes] = []
+        if is_reset and not dry_run:
+            await _forget_state(core, keys, leave=_STATE_IN_ONE)
+            with_state = await lane.call("SMEMBERS", keys.keys)
+        states = [keys.state(key) for key in with_state]
+        script_keys = [*fixed, keys.partition.floors, keys.keys, *states]
+        reply = await lane.run(_SEEK, script_keys, [*arguments, *with_state])
+        if reply[0] == b"GONE":
+            raise NotFound(f"no cursor {cursor}: its stream is gone")
+        if reply[0] != b"KEYS":
+            return parse_entry_id(reply[0]), parse_entry_id(reply[1]), reply[2]
+    raise BackendUnavailable(f"{lane.name}: {cursor} is written to while its state is forgotten; try again")
+
+
+async def _count_values(core: Core, keys: CursorKeys) -> int:
+    with_state = await core.commands.call("SMEMBERS", keys.keys)
+    count = 0
+    for start in range(0, len(with_state), _STATE_AT_ONCE):
+        chosen = with_state[start : start + _STATE_AT_ONCE]
+        replies = await core.commands.call_many([("HLEN", keys.state(key)) for key in chosen])
+        count += sum(core.commands.check(reply, "HLEN") for reply in replies)
+    return count
+
+
+async def _forget_state(core: Core, keys: CursorKeys, *, leave: int) -> None:
+    """Forget a cursor's state, in bounded steps, until at most `leave` record keys have some."""
+    while await core.commands.call("SCARD", keys.keys) > leave:
+        chosen = await core.commands.call("SRANDMEMBER", keys.keys, _STATE_AT_ONCE)
+        states = [keys.state(key) for key in chosen]
+        await core.commands.run(_FORGET_STATE, [keys.meta, keys.keys, *states], chosen)
+
+
+async def delete_group(core: Core, group: str, topic: str | None, force: bool, dry_run: bool) -> int:
+    """Forget a group on one topic or all; return how many cursors it had. See `Operations.delete_group`."""
+    found = await find_cursors(core, group, topic)
+    if not found:
+        raise NotFound(f"no group {group!r}{'' if topic is None else f' on {topic}'}")
+    consumers = await live_consumers(core, [keys for _, keys in found])
+    refuse_in_use(group, consumers, force)
+    if not dry_run:
+        for _, keys in found:
+            await delete_cursor(core, keys)
+    return len(found)
+
+
+async def live_consumers(core: Core, cursors: Sequence[CursorKeys]) -> list[str]:
+    """Return the live sessions that consume one of the cursors."""
+    rolls: dict[bytes, Roll] = {}
+    found: set[str] = set()
+    for keys in cursors:
+        roll = rolls.get(keys.partition.stream)
+        if roll is None:
+            roll = rolls[keys.partition.stream] = Roll(core, keys.partition)
+            await roll.refresh(core.commands)
+        found.update(roll.members(keys.group, keys.handler))
+    return sorted(found)
+
+
+async def delete_cursor(core: Core, keys: CursorKeys) -> None:
+    """Remove a cursor and all that is its own."""
+    partition = keys.partition
+    fixed = [partition.stream, partition.meta, partition.cursors, keys.meta, keys.due, keys.retry]
+    reply = -1
+    while reply < 0:
+        await _forget_state(core, keys, leave=0)
+        script_keys = [*fixed, keys.key(b"suspects"), keys.keys]
+        reply = await core.commands.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
+
+
+def refuse_in_use(group: str, consumers: Sequence[str], force: bool) -> None:
+    """Raise Refused where live workers consume a group, and it was not said to mean it."""
+    if consumers and not force:
+        shown = ", ".join(consumers[:3]) + (f" and {len(consumers) - 3} more" if len(consumers) > 3 else "")
+        raise Refused(f"group {group!r} is in use by {shown}\n  stop them first, or add --force")
