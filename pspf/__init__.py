@@ -31,6 +31,8 @@ _HOMES = {
     "StreamingBackend": "pspf.connectors.base",
     "SyncContext": "pspf.context",
     "TelemetryManager": "pspf.telemetry",
+    "ValkeyConnector": "pspf.connectors.valkey",
+    "ValkeyStreamBackend": "pspf.connectors.valkey",
     "settings": "pspf.settings",
 }
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pspf.connectors.base import StreamingBackend
     from pspf.connectors.memory import MemoryBackend
     from pspf.connectors.sqlite import SQLiteBackend
+    from pspf.connectors.valkey import ValkeyConnector, ValkeyStreamBackend
     from pspf.context import Context, SyncContext
     from pspf.errors import BatchError, PSPFError
     from pspf.processor import BatchProcessor
@@ -67,6 +70,8 @@ __all__ = [
     "StreamingBackend",
     "SyncContext",
     "TelemetryManager",
+    "ValkeyConnector",
+    "ValkeyStreamBackend",
     "settings",
 ]
 

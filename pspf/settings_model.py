@@ -27,6 +27,7 @@ _HELD_TO = {
     "RENEW_MS": "LEASE_MS",
     "MIN_BATCH_RECORDS": "MAX_BATCH_RECORDS",
     "RETRY_INITIAL_MS": "RETRY_MAX_MS",
+    "RESTART_INITIAL_MS": "RESTART_MAX_MS",
 }
 
 _AnyPort = Annotated[int, Field(ge=0, le=65535)]  # 0: any that is free
@@ -99,11 +100,17 @@ class ValkeySettings(_Variables):
     USERNAME: str | None = None
     PASSWORD: SecretStr | None = None
     SSL: bool = False
+    SSL_CA_CERTS: str | None = None
+    SSL_CERTFILE: str | None = None
+    SSL_KEYFILE: str | None = None
+    SSL_CERT_REQS: Annotated[Literal["required", "optional", "none"], _Lower] = "required"
+    SSL_CHECK_HOSTNAME: bool = True
+    UNIX_SOCKET_PATH: str | None = None
 
     @property
     def IS_HOST_SET(self) -> bool:  # noqa: N802 (it reads like the settings beside it)
-        """Whether the host was named, and is no default."""
-        return "HOST" in self.model_fields_set
+        """Whether a place was named, and is no default."""
+        return bool({"HOST", "UNIX_SOCKET_PATH"} & self.model_fields_set)
 
 
 class Settings(_Variables):
@@ -126,6 +133,11 @@ class Settings(_Variables):
     MAX_CRASHES: PositiveInt = 3
     LOOP_STALL_MS: Annotated[int, Field(ge=100)] = 30_000
     DRAIN_TIMEOUT_MS: NonNegativeInt = 25_000
+
+    # A worker's processes: how long one that crashed waits, and after how long it counts as healthy.
+    RESTART_INITIAL_MS: PositiveInt = 1_000
+    RESTART_MAX_MS: PositiveInt = 60_000
+    HEALTHY_MS: PositiveInt = 60_000
 
     # Retries; MAX_ATTEMPTS counts the first run.
     RETRY_MAX_ATTEMPTS: PositiveInt = 5

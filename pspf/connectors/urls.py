@@ -1,36 +1,26 @@
 """From a URL, or the settings, to a broker that is not opened yet.
 
 sqlite:///rel.db   sqlite:////abs.db   sqlite:///rel.db?synchronous=NORMAL   sqlite   memory://   memory
+valkey://host:6379/0   valkeys://user:password@host   redis://   rediss://   valkey+unix:///path   valkey
 """
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pspf.connectors.base import Broker, Limits, StreamingBackend
+from pspf.connectors.valkey.url import PLAIN_SCHEMES, TLS_SCHEMES, UNIX_SCHEMES, parse_server
 from pspf.errors import ConfigurationError, NotAvailable
 from pspf.settings import hide_password, settings
 
-_VALKEY_SCHEMES: Final = (
-    "valkey",
-    "valkeys",
-    "redis",
-    "rediss",
-    "valkey+cluster",
-    "valkeys+cluster",
-    "redis+cluster",
-    "rediss+cluster",
-    "valkey+sentinel",
-    "valkeys+sentinel",
-    "redis+sentinel",
-    "rediss+sentinel",
+_VALKEY_SCHEMES: Final = (*PLAIN_SCHEMES, *TLS_SCHEMES, *UNIX_SCHEMES)
+_LATER_SCHEMES: Final = tuple(
+    f"{scheme}+{kind}" for kind in ("cluster", "sentinel") for scheme in (*PLAIN_SCHEMES, *TLS_SCHEMES)
 )
-_SCHEMES: Final = ("sqlite", "memory", *_VALKEY_SCHEMES)
+_SCHEMES: Final = ("sqlite", "memory", *_VALKEY_SCHEMES, *_LATER_SCHEMES)
 _SYNCHRONOUS: Final = ("FULL", "NORMAL")
-_ONLY_EMBEDDED: Final = (
-    "this version has the embedded broker only, no Valkey or Redis yet; use sqlite:///path.db (PSPF_BACKEND, --backend)"
-)
+_ONE_SERVER: Final = "this version has neither Cluster nor Sentinel yet; use one server: valkey://host:6379/0"
 
 safe_url = hide_password
 
@@ -52,9 +42,7 @@ def make_broker(url: str | None = None) -> Broker:
     """
     url = url or settings.BACKEND
     if not url:
-        if (reason := _why_valkey()) is not None:
-            raise NotAvailable(f"{reason}, which asks for Valkey: {_ONLY_EMBEDDED}")
-        url = "sqlite://"
+        url = "valkey://" if _asks_for_valkey() else "sqlite://"
     if ":" not in url:
         url = f"{url}://"
     try:
@@ -63,8 +51,10 @@ def make_broker(url: str | None = None) -> Broker:
         raise ConfigurationError(f"backend {safe_url(url)!r} is no URL: {error}") from None
     if not url[len(parts.scheme) :].startswith("://") or parts.scheme not in _SCHEMES:
         raise ConfigurationError(_explain_scheme(url))
+    if parts.scheme in _LATER_SCHEMES:
+        raise NotAvailable(f"backend {safe_url(url)}: {_ONE_SERVER}")
     if parts.scheme in _VALKEY_SCHEMES:
-        raise NotAvailable(f"backend {safe_url(url)}: {_ONLY_EMBEDDED}")
+        return _make_valkey(parse_server(url, parts))
     if parts.scheme == "memory":
         return _make_memory(url, parts.netloc + parts.path + parts.query)
     if parts.netloc or parts.fragment:
@@ -107,11 +97,8 @@ def make_limits(synchronous: str | None = None) -> Limits:
     )
 
 
-def _why_valkey() -> str | None:
-    """Return which setting chooses Valkey where no URL is given, None where none does."""
-    if settings.valkey.IS_HOST_SET:
-        return f"VALKEY_HOST={settings.valkey.HOST}"
-    return None if settings.ENV == "dev" else f"PSPF_ENV={settings.ENV}"
+def _asks_for_valkey() -> bool:
+    return settings.valkey.IS_HOST_SET or settings.ENV != "dev"
 
 
 def _explain_scheme(url: str) -> str:
@@ -155,3 +142,9 @@ def _make_sqlite(path: Path, synchronous: str | None) -> Broker:
     from pspf.connectors.sqlite.broker import SQLiteBroker  # start-up: loads apsw
 
     return SQLiteBroker(path, make_limits(synchronous))
+
+
+def _make_valkey(server: dict[str, Any]) -> Broker:
+    from pspf.connectors.valkey import ValkeyBroker, ValkeyConnector  # start-up: loads the client
+
+    return ValkeyBroker(ValkeyConnector(**server), make_limits())

@@ -72,7 +72,7 @@ REFUSED = (
     ("--burst", "--final"),
     ("--burst-timeout", "3s"),
     ("--backend", "memory://"),
-    ("--backend", "valkey://127.0.0.1"),
+    ("--backend", "valkey+cluster://127.0.0.1"),
     ("-w", "0"),
     ("-w", "oders=2"),
     ("--only", "oders"),
