@@ -5,6 +5,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
+from pspf.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
@@ -43,11 +44,14 @@ class Reads:
 
     async def read(self, command: tuple[Any, ...], streams: tuple[Any, ...], block_ms: int) -> Any:
         """Read, waiting at most `block_ms` (0: not at all)."""
-        if not block_ms:
-            return await self.lane.call(*command, *streams)
-        self._blocked_until = time.monotonic() + block_ms / 1000
         try:
+            if not block_ms:
+                return await self.lane.call(*command, *streams)
+            self._blocked_until = time.monotonic() + block_ms / 1000
             return await self.lane.call(*command, "BLOCK", block_ms, *streams, timeout_ms=block_ms + BLOCK_MARGIN_MS)
+        except BackendUnavailable:
+            self._look_at = 0.0  # what came, or was lost, is for the next look to see
+            raise
         finally:
             self._blocked_until = None
 

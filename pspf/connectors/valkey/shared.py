@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _TAKE: Final = load_script("take")
 _COMMIT: Final = load_script("commit_shared", "effects")
 _INTEND: Final = load_script("intend")
+_RECOVER: Final = load_script("recover")
 _RELEASE: Final = load_script("release_shared")
 _EMPTY: Final = Batch((), 0)
 
@@ -151,21 +152,37 @@ class SharedConsumer(Consumer):
         while True:
             keys = [*self._script_keys, *[partition.live(name) for name in self._others]]
             arguments: list[Argument] = [self._core.now(), self._keys.group, self._member.session, max_records]
+            in_hand = len(self._hand)
             reply = await self._reads.lane.run(_TAKE, keys, [*arguments, *self._others])
             if reply[0] == b"GONE":
                 await self._heal()
                 continue
-            takes, wait_ms, entries, packed, is_suspect, crashes, is_more, unknown, deleted = reply
+            takes, wait_ms, entries, packed, is_suspect, crashes, is_more, unknown, deleted, pending = reply
             self._note_takes(takes)
             self._reads.looked(wait_ms)
             if deleted:
                 logger.warning("%s: %d records were deleted before they were handled", self.cursor, deleted)
             if unknown:
                 self._others = [*self._others[-1_000:], *unknown]
+            batch = _EMPTY
             if entries:
-                return self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
-            if is_more != b"1":
-                return _EMPTY
+                batch = self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
+            is_unknown = pending > in_hand and await self._recover()
+            if batch.records or (is_more != b"1" and not is_unknown):
+                return batch
+
+    async def _recover(self) -> bool:
+        """Give back what is pending on us and unknown to us: the reply of a read was lost. Return whether any was."""
+        keys = self._keys
+        where = [keys.partition.stream, keys.meta, keys.due, self._suspects]
+        recovered, is_more = 0, b"1"
+        while is_more == b"1":
+            known = list(self._hand.values())
+            given, is_more = await self._member.commits.run(_RECOVER, where, [keys.group, self._member.session, *known])
+            recovered += given
+        if recovered:
+            logger.warning("%s: %d records came in a reply that was lost; they come again", self.cursor, recovered)
+        return recovered > 0
 
     @property
     def _script_keys(self) -> list[bytes]:

@@ -6,7 +6,7 @@
 -- Reply {takes, ms until the next retry is due (-1: none), entries, attempts of each that has some
 --       (id, packed retry, ...), '1' where they are suspect, crashes of a suspect,
 --       '1' to call again at once, sessions of the group that ARGV lacks (then nothing was given),
---       entries found deleted}
+--       entries found deleted, number of records that were pending on the session before}
 --       or {'GONE'} where there is no such group any more.
 -- Caller: shared.py
 
@@ -55,9 +55,11 @@ end
 
 local live = {}
 for number = 5, #ARGV do live[ARGV[number]] = KEYS[number + 1] end
-local unknown, is_more = {}, false
+local unknown, is_more, own = {}, false, 0
 for _, consumer in ipairs(consumers) do
-  local name = fields_of(consumer)['name']
+  local fields = fields_of(consumer)
+  local name = fields['name']
+  if name == session then own = fields['pending'] end
   if name ~= session and string.match(name, '^[%w._-]+%-%d+%-%x%x%x%x%x%x$') then
     if not live[name] then
       unknown[#unknown + 1] = name
@@ -68,7 +70,7 @@ for _, consumer in ipairs(consumers) do
 end
 -- Whoever is not known may be dead, and what it had in hand comes first.
 if #unknown > 0 then
-  return {redis.call('HGET', meta, 'takes') or '0', -1, {}, {}, '0', 0, '1', unknown, 0}
+  return {redis.call('HGET', meta, 'takes') or '0', -1, {}, {}, '0', 0, '1', unknown, 0, own}
 end
 
 local deleted = 0
@@ -148,5 +150,5 @@ local wait_ms = -1
 if next_due[2] then wait_ms = math.max(0, math.ceil(next_due[2] - now_ms)) end
 return {
   redis.call('HGET', meta, 'takes') or '0', wait_ms, entries, packed, is_suspect and '1' or '0', crashes,
-  is_more and '1' or '0', {}, deleted,
+  is_more and '1' or '0', {}, deleted, own,
 }
