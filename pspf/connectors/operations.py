@@ -80,7 +80,8 @@ class Trimmed:
     """What a trim took from a partition: its first retained offset was `before` and is `after`.
 
     `wanted` is the offset that was asked for; `held_by` names the cursors that need what lies between
-    `after` and it. `lost` is what groups had not finished.
+    `after` and it. `lost` is what groups had not finished. `size_bytes` counts payloads, None where the
+    broker can't tell.
     """
 
     partition: int
@@ -88,7 +89,7 @@ class Trimmed:
     after: int
     wanted: int
     records: int
-    size_bytes: int
+    size_bytes: int | None
     held_by: Sequence[Cursor] = ()
     lost: Sequence[Loss] = ()
 
@@ -97,7 +98,7 @@ class Trimmed:
 class BrokerInfo:
     """A broker as it stands. `size_bytes` is what it takes, None where it can't tell.
 
-    `lost` and `dropped` count, over its whole life, the records that were trimmed before a group
+    `lost` and `dropped` count, over the life of its topics, the records that were trimmed before a group
     was done with them, and those that `drop_pending` finished. `details` are for people.
     """
 
@@ -160,7 +161,7 @@ class Operations(ABC):
     ) -> int:
         """Forget a group, its progress and its state, on one topic or all; return how many cursors it had.
 
-        Live workers of it do nothing more until they are started again.
+        Live workers of it begin anew with it or do nothing more until they are started again.
 
         Raises:
             NotFound: There is no such group.
@@ -217,7 +218,7 @@ class Operations(ABC):
     async def delete_topic(self, topic: str, *, force: bool = False, dry_run: bool = False) -> Sequence[str]:
         """Remove a topic with its `-dlq` and `-late` and the groups on them; return what was removed.
 
-        Live workers of it do nothing more until they are started again.
+        Live workers of it begin anew with it or do nothing more until they are started again.
 
         Raises:
             NotFound: There is no such topic.

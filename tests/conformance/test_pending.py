@@ -58,7 +58,9 @@ async def test_what_a_shared_worker_has_is_listed(broker: Broker, clock: ManualC
     assert [record.offset for record in listed] == offsets(batch.records)
     first = listed[0]
     assert (first.cursor, first.key, first.waiting, first.attempts) == (SHARED, b"k", Waiting.IN_HAND, 0)
-    assert (first.consumer, first.age_ms, first.due_ms, first.error) == (member.session.id, 5_000, None, "")
+    assert (first.consumer, first.due_ms, first.error) == (member.session.id, None, "")
+    assert first.age_ms is not None
+    assert 5_000 <= first.age_ms < 6_000  # a server's own clock goes on meanwhile
     assert first.id == batch.records[0].id
     await member.consumer.commit(settle(batch.records))
     assert await pending(broker) == []

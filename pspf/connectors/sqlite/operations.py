@@ -92,7 +92,7 @@ class SQLOperations(Operations):
                 break  # another one has trimmed meanwhile, or a group was moved back
             after = step.after
             records += step.records
-            size_bytes += step.size_bytes
+            size_bytes += step.size_bytes or 0
             for loss in step.lost:
                 lost[loss.cursor] = lost.get(loss.cursor, 0) + loss.records
         losses = [Loss(cursor, count) for cursor, count in lost.items()]

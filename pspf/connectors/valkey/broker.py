@@ -23,6 +23,7 @@ from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.keys import stream_name
 from pspf.connectors.valkey.liveness import Member, Renewal, make_session_id
 from pspf.connectors.valkey.log import Log, read_range
+from pspf.connectors.valkey.operations import ValkeyOperations
 from pspf.connectors.valkey.session import ValkeySession
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
 from pspf.errors import BackendUnavailable, ConfigurationError
@@ -52,6 +53,7 @@ class ValkeyBroker(Broker):
         self.limits = limits or Limits()
         self._consumer_name = consumer_name
         self._core = Core(connector, self.limits, clock)
+        self.operations = ValkeyOperations(self._core)
         self._log = Log(self._core)
         self._renewal = Renewal(self._core)
         self._sessions: list[ValkeySession] = []
@@ -59,8 +61,13 @@ class ValkeyBroker(Broker):
         self._warnings: list[str] | None = None
 
     async def connect(self) -> None:
-        if self._warnings is None:
+        if self._warnings is not None:
+            return
+        try:
             self._warnings = await check_server(self._core.commands)
+        except BaseException:
+            await self._core.close_lanes()
+            raise
 
     async def close(self) -> None:
         sessions, self._sessions = self._sessions, []

@@ -50,6 +50,7 @@ class ValkeyConnector:
         self.host = host
         self.port = port
         self.db = db
+        self.username = username
         self.unix_socket_path = unix_socket_path
         self.name = self._describe(ssl=ssl, username=username)
         self._options: dict[str, Any] = {

@@ -58,7 +58,9 @@ async def _pending_of(
         for raw_id, reply, retry in zip(ids, replies, packed, strict=True):
             records = decode_entries(cursor.topic, cursor.partition, lane.check(reply, "XRANGE"))
             attempts, _, retry_key, error = (0, None, None, "") if retry is None else unpack_retry(retry)
-            consumer, age_ms = in_hand.get(raw_id, (owner, max(0, now_ms - records[0].timestamp_ms) if records else None))
+            consumer, age_ms = in_hand.get(
+                raw_id, (owner, max(0, now_ms - records[0].timestamp_ms) if records else None)
+            )
             waiting = Waiting.IN_HAND if raw_id in in_hand else _waiting(scores[raw_id])
             due_ms = int(scores[raw_id]) if waiting is Waiting.RETRY else None
             key = records[0].raw_key if records else retry_key
@@ -104,9 +106,7 @@ async def drop_pending(core: Core, records: Sequence[PendingRecord]) -> int:
     return dropped
 
 
-async def _by_cursor(
-    core: Core, records: Sequence[PendingRecord]
-) -> list[tuple[Cursor, CursorKeys, list[Argument]]]:
+async def _by_cursor(core: Core, records: Sequence[PendingRecord]) -> list[tuple[Cursor, CursorKeys, list[Argument]]]:
     ordered = sorted(records, key=lambda record: (str(record.cursor), record.offset))
     found: list[tuple[Cursor, CursorKeys, list[Argument]]] = []
     for cursor, of_cursor in groupby(ordered, key=lambda record: record.cursor):

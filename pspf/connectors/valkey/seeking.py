@@ -22,9 +22,7 @@ _STATE_IN_ONE: Final = 200_000
 _TRIES: Final = 10
 
 
-async def seek(
-    core: Core, cursor: Cursor, offset: int, keep_state: bool | None, force: bool, dry_run: bool
-) -> Seek:
+async def seek(core: Core, cursor: Cursor, offset: int, keep_state: bool | None, force: bool, dry_run: bool) -> Seek:
     """Move a cursor. See `Operations.seek`."""
     topic = await core.topics.find(cursor.topic)
     if topic is None or not 0 <= cursor.partition < topic.count:
