@@ -94,6 +94,8 @@ class Log:
                 errors.append(reply)
             elif reply == 0:
                 is_whole = False
+            elif len(part) == len(places):
+                places[:] = _places(number, part, reply)
             else:
                 for at, place in zip(route, _places(number, part, reply), strict=True):
                     places[indices[at]] = place
@@ -104,7 +106,7 @@ class Log:
     def _make_call(self, topic: Topic, number: int, records: Sequence[NewRecord]) -> ScriptCall:
         keys = topic.partitions[number]
         shapes, parts = pack_records(records)
-        ids: list[Argument] = [record[4] for record in records if record[4] is not None]
+        ids: list[Argument] = [event_id for event_id in [record[4] for record in records] if event_id is not None]
         head: list[Argument] = [self._core.now(), topic.count, shapes]
         limits = self._core.limits
         if not ids or limits.dedup_max_ids == 0 or limits.dedup_window_ms == 0:
@@ -145,6 +147,9 @@ class Log:
 
     def _take_some(self) -> "list[_Waiting]":
         """Take what fits one send: it is packed and answered as a whole."""
+        if len(self._waiting) == 1:
+            taken, self._waiting = self._waiting, []
+            return taken
         count = size_bytes = 0
         for waiting in self._waiting:
             if count and (count > _CALLS_AT_ONCE or size_bytes > _BYTES_AT_ONCE):
@@ -169,13 +174,16 @@ class Log:
 class _Waiting:
     """Calls of one append, and the future of their replies."""
 
-    __slots__ = ("calls", "grown", "replies", "size_bytes")
+    __slots__ = ("calls", "grown", "replies")
 
     def __init__(self, calls: list[ScriptCall], grown: list[PartitionKeys], replies: asyncio.Future[list[Any]]) -> None:
         self.calls = calls
         self.grown = grown
         self.replies = replies
-        self.size_bytes = sum(len(part) for call in calls for part in call.arguments if isinstance(part, bytes))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(part) for call in self.calls for part in call.arguments if isinstance(part, bytes))
 
     def succeed(self, replies: list[Any]) -> None:
         if not self.replies.done():

@@ -53,7 +53,7 @@ class ValkeySession(Session):
         start = self._member.starts.get((topic, group, handler))
         if start is None:
             return False
-        self._core.topics.forget(topic)
+        self._core.topics.forget_all()
         await self.register(topic, group, handler, start=start)
         return True
 

@@ -84,6 +84,10 @@ class Topics:
         """Ask the server again the next time."""
         self._known.pop(name, None)
 
+    def forget_all(self) -> None:
+        """Ask the server again for each of them: all may have been flushed."""
+        self._known.clear()
+
     async def create(self, name: str, partitions: int | None, retention_ms: int | None) -> bool:
         """Make a topic; return False where it was there. Errors: see `Broker.create_topic`."""
         check_name("topic", name)
