@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 _POLL_MS: Final = 5_000
 _CANCEL_S: Final = 0.1
+_TURNS_TO_SEND: Final = 2
+"""How many turns of the event loop a read takes to be on its way: its task, and the broker's own."""
 _EMPTY: Final = Batch((), 0)
 
 
@@ -166,7 +168,7 @@ class _CursorLoop:
     async def run(self) -> None:
         batch = await self._next()
         while not self._stop.is_set:
-            self._read_ahead()
+            await self._read_ahead()
             async with self._turn(batch):
                 started = time.monotonic()
                 await self._commit(await self._handle(batch))
@@ -180,11 +182,14 @@ class _CursorLoop:
 
     # Reading
 
-    def _read_ahead(self) -> None:
+    async def _read_ahead(self) -> None:
         """Start the next read, unless this worker should take no more before this batch is done."""
         is_slow = self._size.is_slow and self._held is None  # another worker could take what is read
-        if not self._left and not is_slow and not self._is_full:
+        if not self._left and not is_slow and not self._is_full and self._upcoming is None:
             self._start_reading()
+            if self._consumer.is_remote:  # handlers may keep the loop busy: let it be sent before
+                for _ in range(_TURNS_TO_SEND):
+                    await asyncio.sleep(0)
 
     def _start_reading(self) -> asyncio.Task[Batch]:
         """Return the read that is under way."""

@@ -33,7 +33,6 @@ from pspf.records import NewRecord, Record, format_id
 GENERIC_EVENT: Final = "GenericEvent"
 """The `event_type` of a dict that has none."""
 
-_MAX_PLAIN_OFFSET: Final = (1 << 64) - 1  # larger ones are written in two halves
 _GENERIC_START: Final = b'{"event_type":"GenericEvent",'
 
 
@@ -75,11 +74,14 @@ _new_id: Final = map("%032x".__mod__, map(_random.getrandbits, repeat(128))).__n
 _now: Final = partial(datetime.now, UTC)
 
 
+_PLACE: Final = "_place"
+"""Where in an event's dict the decoder puts (partition, offset); formatting an id that few ask for costs as much."""
+
+
 class _Offset:
     """`event.offset`: the record's id once the event is handled, None before.
 
-    A descriptor that only gets, so that an entry `offset` of the instance's dict, put there by the
-    decoder, comes first. On the class it is missing, so that a model may declare a field of the name.
+    A descriptor that only gets, so that a field `offset` of a model comes first: on the class this is missing.
     """
 
     @overload
@@ -89,6 +91,9 @@ class _Offset:
     def __get__(self, event: "BaseEvent | None", owner: type) -> "str | _Offset | None":
         if event is None:
             raise AttributeError("offset")
+        place = event.__dict__.get(_PLACE)
+        if place is not None:
+            return format_id(*place)
         extra = event.__pydantic_extra__
         return extra.get("offset") if extra else None
 
@@ -343,8 +348,7 @@ def _stamp(event: BaseEvent, record: Record) -> None:
     """Give an event its record's id, and for what its payload left open values that a redelivery repeats."""
     values = event.__dict__  # written to directly: what we put there must not count as set
     fields_set = event.__pydantic_fields_set__
-    partition, offset = record.partition, record.offset
-    values["offset"] = format_id(partition, offset) if partition or offset > _MAX_PLAIN_OFFSET else str(offset)
+    values[_PLACE] = (record.partition, record.offset)
     if "event_id" not in fields_set:
         values["event_id"] = f"{record.topic}/{record.id}"
     if "timestamp" not in fields_set:

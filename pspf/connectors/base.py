@@ -188,6 +188,8 @@ class Consumer(ABC):
     cursor: Cursor
     lease: Lease | None
     """None in shared mode."""
+    is_remote: bool = False
+    """Whether a poll is answered elsewhere, so that it is worth sending before a batch is handled."""
 
     @abstractmethod
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:

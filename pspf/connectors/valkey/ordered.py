@@ -124,6 +124,8 @@ def _offset_of(retry: Retry) -> int:
 class OrderedConsumer(Consumer):
     """An ordered cursor under a lease."""
 
+    is_remote = True
+
     def __init__(self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, grant: Grant) -> None:
         self.cursor = cursor
         self.lease: Lease | None = grant.lease

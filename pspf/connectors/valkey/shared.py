@@ -42,6 +42,8 @@ _EMPTY: Final = Batch((), 0)
 class SharedConsumer(Consumer):
     """A shared cursor, consumed beside others."""
 
+    is_remote = True
+
     def __init__(self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys) -> None:
         self.cursor = cursor
         self.lease: Lease | None = None
