@@ -116,26 +116,25 @@ class Log:
         return ScriptCall(_APPEND_ONCE, (keys.stream, keys.meta, *keys.dedup()), head + ids + parts)
 
     async def _send(self, calls: list[ScriptCall], grown: list[PartitionKeys]) -> list[Any]:
-        """Have calls sent together with those of other tasks; a caller that is cancelled takes none of them back."""
+        """Send calls: at once where nothing is on its way, else together with those of other tasks that wait."""
+        if not self._lane.is_busy:
+            return await self._exchange(calls, grown)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(calls, grown, loop.create_future())
-        self._waiting.append(waiting)
         if self._sender is None or self._sender.done() or self._sender.get_loop() is not loop:
             self._waiting = [waiting]
             self._sender = loop.create_task(self._send_all(), name="pspf appends")
-        return await waiting.replies
+        else:
+            self._waiting.append(waiting)
+        return await waiting.replies  # a caller that is cancelled takes nothing back: the others go on
 
     async def _send_all(self) -> None:
         while self._waiting:
+            await self._lane.wait_for_turn()  # so that what comes meanwhile goes along
             sent = self._take_some()
             calls = [call for waiting in sent for call in waiting.calls]
             try:
-                # Trimming rides along, and its reply is no caller's.
-                trims = self._trims(sent)
-                replies = await self._lane.run_many([*calls, *[call for _, call in trims]])
-                for (keys, _), reply in zip(trims, replies[len(calls) :], strict=True):
-                    if not isinstance(reply, Exception):
-                        self._core.trimmer.settle(keys, reply)
+                replies = await self._exchange(calls, [keys for waiting in sent for keys in waiting.grown])
             except Exception as error:  # the boundary of the senders: each gets the error
                 for waiting in sent:
                     waiting.fail(error)
@@ -144,6 +143,21 @@ class Log:
             for waiting in sent:
                 waiting.succeed(replies[at : at + len(waiting.calls)])
                 at += len(waiting.calls)
+
+    async def _exchange(self, calls: list[ScriptCall], grown: list[PartitionKeys]) -> list[Any]:
+        """Send calls and, where its turn has come, the trimming of what they append to, whose reply is no caller's."""
+        trims: list[tuple[PartitionKeys, ScriptCall]] = []
+        for keys in {keys.stream: keys for keys in grown}.values():
+            call = self._core.trimmer.make_call_if_due(keys)
+            if call is not None:
+                trims.append((keys, call))
+        if not trims:
+            return await self._lane.run_many(calls)
+        replies = await self._lane.run_many([*calls, *[call for _, call in trims]])
+        for (keys, _), reply in zip(trims, replies[len(calls) :], strict=True):
+            if not isinstance(reply, Exception):
+                self._core.trimmer.settle(keys, reply)
+        return replies[: len(calls)]
 
     def _take_some(self) -> "list[_Waiting]":
         """Take what fits one send: it is packed and answered as a whole."""
@@ -158,11 +172,6 @@ class Log:
             size_bytes += waiting.size_bytes
         taken, self._waiting = self._waiting[:count], self._waiting[count:]
         return taken
-
-    def _trims(self, sent: "Sequence[_Waiting]") -> list[tuple[PartitionKeys, ScriptCall]]:
-        grown = {keys.stream: keys for waiting in sent for keys in waiting.grown}
-        calls = ((keys, self._core.trimmer.make_call_if_due(keys)) for keys in grown.values())
-        return [(keys, call) for keys, call in calls if call is not None]
 
     async def close(self) -> None:
         """Wait for what is under way."""

@@ -54,6 +54,17 @@ class Lane:
     def is_open(self) -> bool:
         return self._writer is not None
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call is on its way."""
+        return self._turn.locked() and self._loop is asyncio.get_running_loop()
+
+    async def wait_for_turn(self) -> None:
+        """Return when the calls are done that are on their way or wait now."""
+        if self.is_busy:
+            async with self._turn:
+                return
+
     def track(self) -> None:
         """Ask for the server's number of each new connection, so that another lane can unblock it."""
         self._is_tracked = True
