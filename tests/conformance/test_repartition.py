@@ -200,3 +200,15 @@ async def test_the_new_number_is_the_topics_number(broker: Broker, clock: Manual
     assert not await broker.create_topic(TOPIC, partitions=4)
     with pytest.raises(TopicMismatch):
         await broker.create_topic(TOPIC, partitions=1)
+
+
+async def test_what_was_lost_and_dropped_stays_counted(broker: Broker, clock: ManualClock) -> None:
+    await fill(broker, clock, 6)
+    member = await share(broker)
+    await take_batch(member.consumer, 2)
+    await broker.operations.drop_pending((await broker.operations.list_pending(GROUP))[:1])
+    await member.session.close()
+    await broker.operations.trim(TOPIC, 0, max_records=0, drop_unread=True)
+    await broker.operations.repartition(TOPIC, 2)
+    info = await broker.operations.read_info()
+    assert (info.lost, info.dropped) == (5, 1)

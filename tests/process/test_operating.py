@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
+
 from tests.process.commands import Folder, wait_until
+from tests.support.servers import hall
 
 
 def fill(folder: Folder, count: int = 5, **fields: object) -> None:
@@ -230,3 +233,30 @@ def test_the_doctor_ends_with_code_10_where_the_file_is_damaged(folder: Folder) 
     file.write_bytes(b"not a database, but long enough to look like one" * 100)
     ended = folder.pspf("broker", "doctor")
     assert (ended.code, ended.out.startswith("fail  open")) == (10, True)
+
+
+@pytest.mark.parametrize("name", ["valkey", "redis"])
+def test_an_operator_does_the_same_on_a_server(folder: Folder, name: str) -> None:
+    url = hall(name).server.url(database=hall(name).database_of(folder.path))
+    at = ("--backend", url)
+    lines = "\n".join(json.dumps({"n": n, "key": f"k{n % 2}"}) for n in range(1, 7))
+    (folder.path / "lines.ndjson").write_text(lines)
+    folder.ok("emit", "orders", "@lines.ndjson", *at)
+    folder.run("worker", "--burst", *at)
+    assert folder.look("groups", "seek", "billing", "--to", "start", *at).code == 7
+    moved = folder.ok("groups", "seek", "billing", "--to", "-2", "--keep-state", "--execute", "--json", *at).json
+    assert [c["values"] for c in moved["cursors"]] == [2]
+    assert folder.ok("groups", "inspect", "billing", "--json", *at).json["groups"][0]["lag"] == 2
+    partly = folder.look("topics", "trim", "orders", "--max-records", "1", "--execute", "--json", *at)
+    assert (partly.code, partly.json["records"]) == (8, 4)
+    folder.run("worker", "--burst", *at)
+    assert folder.ok("pending", "list", "billing", "--json", *at).json == {"pending": []}
+    assert folder.look("topics", "repartition", "orders", "-p", "4", "--execute", *at).code == 7
+    folder.ok("topics", "repartition", "orders", "-p", "4", "--reset-state", "--execute", *at)
+    assert len(folder.ok("topics", "inspect", "orders", "--json", *at).json["partitions"]) == 4
+    assert folder.ok("broker", "info", "--json", *at).json["kind"] == name
+    assert folder.ok("broker", "doctor", "--json", *at).json["ok"] is True
+    assert "ACL SETUSER pspf" in folder.ok("broker", "doctor", *at).out
+    folder.ok("groups", "delete", "billing", "--execute", *at)
+    folder.ok("topics", "delete", "orders", "--execute", *at)
+    assert [t["topic"] for t in folder.ok("topics", "list", "--json", *at).json["topics"]] == ["large"]

@@ -55,7 +55,7 @@ async def read_info(core: Core) -> BrokerInfo:
     lost, dropped = await _count_losses(core)
     details = {
         "role": server.info.get("role", "?"),
-        "memory": f"{server.info.get('used_memory_human', '?')} of {server.info.get('maxmemory_human', '?')}",
+        "memory": check_memory(server).found,
         "eviction": server.info.get("maxmemory_policy", "?"),
         "clients": server.info.get("connected_clients", "?"),
     }

@@ -97,12 +97,21 @@ class _Copy:
         ends = [await self._read_end(keys) for keys in self._topic.partitions]
         moved = await self._copy(generation << _GENERATION_BITS)
         newest_ms = await self._copy_ids(moved)
+        counts = await self._read_counts()
         if not await self._swap(generation, ends, newest_ms):
             await self._clear()
             raise Refused(
                 f"topic {self._topic.name!r} is written to while it is copied: stop who emits, then try again"
             )
+        # What was counted of the topic stays counted.
+        await lane.call("HSET", self._targets[0].keys.meta, "lost", counts[0], "dropped", counts[1])
         self._core.topics.forget(self._topic.name)
+
+    async def _read_counts(self) -> tuple[int, int]:
+        lane = self._core.commands
+        replies = await lane.call_many([("HMGET", keys.meta, "lost", "dropped") for keys in self._topic.partitions])
+        counts = [lane.check(reply, "HMGET") for reply in replies]
+        return sum(int(count[0] or 0) for count in counts), sum(int(count[1] or 0) for count in counts)
 
     async def _clear(self) -> None:
         await self._core.commands.call(
