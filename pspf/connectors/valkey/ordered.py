@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _ACQUIRE: Final = load_script("acquire")
 _LOOK: Final = load_script("look_ordered")
 _COMMIT: Final = load_script("commit_ordered", "effects")
+_FORGET: Final = load_script("forget_deleted")
 _HOLD: Final = load_script("hold_ordered")
 _UNKNOWN_BATCH: Final = 1_000
 _TRIES: Final = 10
@@ -183,6 +184,7 @@ class OrderedConsumer(Consumer):
 
         Raises:
             CommitFenced: The lease is another worker's.
+            CommitStale: The stream, or a record that waited, was deleted by hand.
         """
         keys = self._keys
         reply = await self._reads.lane.run(
@@ -202,7 +204,16 @@ class OrderedConsumer(Consumer):
         found = await self._reads.lane.call_many([("XRANGE", stream, raw_id, raw_id) for raw_id in reply[1::2]])
         entries = [entry for some in found for entry in self._reads.lane.check(some, "XRANGE")]
         records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        if len(records) < len(due):
+            await self._forget_deleted(due.keys() - {record.offset for record in records})
         return [record._replace(attempts=due[record.offset]) for record in records]
+
+    async def _forget_deleted(self, offsets: Iterable[int]) -> None:
+        keys = self._keys
+        ids = [format_entry_id(offset) for offset in sorted(offsets)]
+        where = [keys.partition.stream, keys.meta, keys.due, keys.retry]
+        if await self._member.commits.run(_FORGET, where, [self._core.now(), self._token, *ids]) > 0:
+            raise CommitStale(f"{self.cursor}: {len(ids)} records that waited for a retry were deleted")
 
     async def _read_new(self, limit: int, block_ms: int) -> list[Record]:
         stream = self._keys.partition.stream
