@@ -211,6 +211,8 @@ def delete(
             return
         write(f"{group} deleted")
         if busy := sum(len(g.consumers) for g in found):
-            say(f"{count_of(busy, 'worker')} of it ran; start them again, they do nothing now")
+            say(
+                f"{count_of(busy, 'worker')} of it ran: on a server they begin anew, on the embedded broker restart them"
+            )
 
     brokers.run(work())

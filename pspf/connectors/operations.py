@@ -161,7 +161,7 @@ class Operations(ABC):
     ) -> int:
         """Forget a group, its progress and its state, on one topic or all; return how many cursors it had.
 
-        Live workers of it begin anew with it or do nothing more until they are started again.
+        Live workers of it begin anew, or do nothing more until they are started again.
 
         Raises:
             NotFound: There is no such group.
@@ -218,7 +218,7 @@ class Operations(ABC):
     async def delete_topic(self, topic: str, *, force: bool = False, dry_run: bool = False) -> Sequence[str]:
         """Remove a topic with its `-dlq` and `-late` and the groups on them; return what was removed.
 
-        Live workers of it begin anew with it or do nothing more until they are started again.
+        Live workers of it begin anew, or do nothing more until they are started again.
 
         Raises:
             NotFound: There is no such topic.
