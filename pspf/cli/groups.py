@@ -211,8 +211,6 @@ def delete(
             return
         write(f"{group} deleted")
         if busy := sum(len(g.consumers) for g in found):
-            say(
-                f"{count_of(busy, 'worker')} of it ran: on a server they begin anew, on the embedded broker restart them"
-            )
+            say(f"{count_of(busy, 'worker')} of it ran: on a server they begin anew, else restart them")
 
     brokers.run(work())
