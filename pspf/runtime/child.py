@@ -1,22 +1,29 @@
-"""A worker process: `python -m pspf.runtime.child`, started by the supervisor, told what to do on its stdin."""
+"""A worker process: forked by a nursery, or `python -m pspf.runtime.child`, which is told what to do on its stdin.
 
-import contextlib
+What its supervisor wants comes as lines through a pipe, whose end tells that the supervisor is gone.
+"""
+
+import faulthandler
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from pspf.connectors.urls import make_broker
 from pspf.errors import PSPFError
-from pspf.runtime.loader import load_app
-from pspf.runtime.overrides import with_concurrency
+from pspf.runtime.heart import Heart
+from pspf.runtime.loader import LoadedApp, load_app
+from pspf.runtime.monitor import Monitor
+from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.plan import ChildSpec
-from pspf.runtime.stages import end_quietly_on_signals
+from pspf.runtime.prctl import name_process
+from pspf.runtime.reports import STACKS_SIGNAL, Ending, ReportPipe
+from pspf.runtime.stages import Stages, end_quietly_on_signals
 from pspf.runtime.worker import Ended, Worker, prepare_process, run_process
 from pspf.subscription import Subscription
 
@@ -26,72 +33,94 @@ ORPHAN_DRAIN_MS: Final = 500
 
 def main() -> int:
     """Run one child; return its exit code."""
-    end_quietly_on_signals()
-    parent_fd = _take_stdin()
-    with open(parent_fd, "rb", buffering=0, closefd=False) as stdin:
-        line = _read_line(stdin.read)
-    if not line:
+    commands = read_lines(_take_stdin())
+    line = next(commands, None)
+    if line is None:
         return 0  # the supervisor was gone before it could say anything
-    spec = ChildSpec.from_json(line)
-    os.set_inheritable(spec.report_fd, False)  # what a handler starts must not hold the pipe open
+    told = json.loads(line)
+    for descriptor in (told["report_fd"], told["stacks_fd"]):
+        os.set_inheritable(descriptor, False)  # what a handler starts must not hold the pipe open
+    return run_child(ChildSpec.from_json(told["spec"]), commands, told["report_fd"], told["stacks_fd"], None)
+
+
+def run_child(
+    spec: ChildSpec, commands: Iterator[bytes], report_fd: int, stacks_fd: int, loaded: LoadedApp | None
+) -> int:
+    """Be a worker process to the end; return its exit code. `loaded` is the app, where it has been imported."""
+    end_quietly_on_signals()
+    name_process(f"pspf {spec.label}")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor's to see
+    faulthandler.register(STACKS_SIGNAL, file=stacks_fd, all_threads=True)
+    os.close(_take_stdin())
+    pipe = ReportPipe(report_fd)
     try:
-        ended = _run(spec, parent_fd)
+        ended = _run(spec, commands, pipe, loaded)
     except PSPFError as error:
         if spec.options.log_level.upper() == "DEBUG":
             traceback.print_exc()
-        _report(spec, {"error": {"kind": type(error).__name__, "message": str(error)}})
+        pipe.write(Ending(None, (type(error).__name__, str(error))))
         return 1
-    _report(spec, {"totals": asdict(ended.totals)})
+    pipe.write(Ending(ended.totals))
     return ended.code
 
 
-def _run(spec: ChildSpec, parent_fd: int) -> Ended:
+def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: LoadedApp | None) -> Ended:
     prepare_process(spec.options)
-    stream = load_app(spec.target, Path(spec.folder)).stream
+    if loaded is None:
+        loaded = load_app(spec.target, Path(spec.folder))
+    stream = loaded.stream
     with_concurrency(stream, spec.options.concurrency)
+    with_name(stream, spec.options.name)
     if spec.options.backend is not None:
         stream.bind(make_broker(spec.options.backend))
 
     def is_ours(subscription: Subscription) -> bool:
         return (subscription.topic, subscription.group) == (spec.topic, spec.group)
 
+    monitor = Monitor(stream, lambda: worker.stages.stage.value)
     # The supervisor has said what there is to say; what a child adds would come once per process.
-    worker = Worker(stream, spec.options, cursors=spec.cursors, only=is_ours, say=lambda text: None)
-    worker.stages.install()
-    watch = threading.Thread(
-        target=_watch, args=(parent_fd, worker.stages.begin_drain), name="pspf-parent", daemon=True
-    )
-    watch.start()
+    worker = Worker(stream, spec.options, cursors=spec.cursors, only=is_ours, say=lambda text: None, watcher=monitor)
+    # Only the supervisor says when to give up: where a whole group of processes is sent SIGTERM,
+    # as systemd does, its own comes on top of that.
+    worker.stages.install(escalates=False)
+    heart = Heart(monitor, pipe)
+    heart.start()
+    threading.Thread(target=_obey, args=(commands, worker.stages, heart), name="pspf-supervisor", daemon=True).start()
     return run_process(worker.run(), spec.options.loop)
 
 
+def read_lines(descriptor: int) -> Iterator[bytes]:
+    """Yield the lines that come through a pipe, until its end; the descriptor stays open."""
+    buffer = b""
+    while chunk := os.read(descriptor, 65536):
+        *lines, buffer = (buffer + chunk).split(b"\n")
+        yield from lines
+
+
 def _take_stdin() -> int:
-    """Return a descriptor of the supervisor's pipe, and leave the handlers an empty stdin."""
-    parent_fd = os.dup(0)
+    """Return a descriptor of what stdin was, and leave the handlers an empty one."""
+    descriptor = os.dup(0)
     devnull = os.open(os.devnull, os.O_RDONLY)
     os.dup2(devnull, 0)
     os.close(devnull)
-    return parent_fd
+    return descriptor
 
 
-def _read_line(read: Callable[[int], bytes]) -> str:
-    """Return the first line; the supervisor sends exactly one."""
-    line = b""
-    while not line.endswith(b"\n") and (chunk := read(65536)):
-        line += chunk
-    return line.decode() if line.endswith(b"\n") else ""
+def _obey(commands: Iterator[bytes], stages: Stages, heart: Heart) -> None:
+    """Do what the supervisor says; when it is gone, drain, shortly: there may be another one soon."""
+    for line in commands:
+        _do(json.loads(line), stages, heart)
+    stages.begin_drain(timeout_ms=ORPHAN_DRAIN_MS)
 
 
-def _watch(parent_fd: int, begin_drain: Callable[..., None]) -> None:
-    """Wait until the supervisor is gone, then drain, shortly: there may be another one soon."""
-    while os.read(parent_fd, 4096):
-        pass
-    begin_drain(timeout_ms=ORPHAN_DRAIN_MS)
-
-
-def _report(spec: ChildSpec, report: dict[str, Any]) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody is left to read it
-        os.write(spec.report_fd, json.dumps(report).encode())
+def _do(command: dict[str, Any], stages: Stages, heart: Heart) -> None:
+    match command:
+        case {"do": "drain", "timeout_ms": timeout_ms}:
+            stages.begin_drain(timeout_ms=timeout_ms)
+        case {"do": "give up", "code": code}:
+            stages.begin_give_up(code)
+        case {"do": "tasks"}:
+            heart.tell_tasks()
 
 
 if __name__ == "__main__":

@@ -1,21 +1,31 @@
 """`pspf worker`, between the arguments and the processes: loads the app, says what runs, runs it, says how it ended."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotAvailable
+from pspf.runtime.forking import serve, why_not_forkable
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.logs import configure_logging
+from pspf.runtime.monitor import Monitor
+from pspf.runtime.nursery import IS_AVAILABLE, Nursery
 from pspf.runtime.overrides import with_concurrency
 from pspf.runtime.patience import connect_patiently, say_missing_topics
 from pspf.runtime.plan import AppPlan, ChildSpec, CursorName, WorkerOptions, describe_plan
+from pspf.runtime.process import Spawner
+from pspf.runtime.restarts import RestartPolicy
 from pspf.runtime.stages import end_quietly_on_signals
-from pspf.runtime.supervisor import Supervisor
+from pspf.runtime.supervisor import App, Supervisor
 from pspf.runtime.worker import Worker, prepare_process, read_final_lag, run_process
+from pspf.settings import settings
 from pspf.subscription import Subscription
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +50,30 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     """
     end_quietly_on_signals()
     configure_logging(request.options.log_level, request.options.log_format)
+    with _base_of(request) as base:
+        return _launch(request, base, say)
+
+
+@contextmanager
+def _base_of(request: Request) -> Iterator[Nursery | None]:
+    """Fork a base, where processes will be needed, before the app is imported; close it at the end."""
+    if request.check or request.in_process or not IS_AVAILABLE:
+        yield None
+        return
+    base = Nursery.fork(lambda connection: serve(connection, None))
+    try:
+        yield base
+    finally:
+        base.close()
+
+
+def _launch(request: Request, base: Nursery | None, say: Callable[[str], None]) -> int:
     loaded = load_app(request.target, request.folder)
     with_concurrency(loaded.stream, request.options.concurrency)
     if request.options.backend is not None:
         loaded.stream.bind(make_broker(request.options.backend))
     loaded.stream.check()
-    plan = _make_plan(loaded, request)
+    plan = _shape(loaded.make_plan(), request)
     broker = loaded.stream.broker
     if not broker.is_shared and not request.in_process:
         raise ConfigurationError(
@@ -59,11 +87,13 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     if not plan.groups:
         say(f"{loaded.target} has no handlers; nothing to do")
         return 0
-    return _run_here(loaded, plan, request, say) if request.in_process else _run_children(loaded, plan, request, say)
+    if request.in_process:
+        return _run_here(loaded, plan, request, say)
+    return _run_children(loaded, plan, request, base, say)
 
 
-def _make_plan(loaded: LoadedApp, request: Request) -> AppPlan:
-    plan = loaded.make_plan()
+def _shape(plan: AppPlan, request: Request) -> AppPlan:
+    """Return the part of the plan that was asked for."""
     plan = plan.only(request.only) if request.only else plan
     return plan.with_processes(request.processes) if request.processes else plan
 
@@ -75,26 +105,54 @@ def _run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[
     def is_chosen(subscription: Subscription) -> bool:
         return (subscription.topic, subscription.group) in chosen
 
-    worker = Worker(loaded.stream, request.options, cursors=plan.cursors, only=is_chosen, say=say)
+    monitor = Monitor(loaded.stream, lambda: worker.stages.stage.value)
+    worker = Worker(loaded.stream, request.options, cursors=plan.cursors, only=is_chosen, say=say, watcher=monitor)
     worker.stages.install()
     ended = run_process(worker.run(), request.options.loop)
     say(ended.totals.describe(_final_lag(loaded, plan.cursors)))
     return ended.code
 
 
-def _run_children(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[str], None]) -> int:
+def _run_children(
+    loaded: LoadedApp, plan: AppPlan, request: Request, base: Nursery | None, say: Callable[[str], None]
+) -> int:
+    spawner = Spawner(base, _make_nursery(loaded, base), say)
     asyncio.run(_meet_broker(loaded, plan, say))
-    # Children load the app again, by themselves: nothing of this process is theirs, not even a broken import.
-    specs = [
-        ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.cursors, request.options, report_fd=-1)
-        for group in plan.groups
-        for _ in range(group.processes)
-    ]
-    outcome = Supervisor(specs, drain_timeout_ms=request.options.drain_timeout_ms, say=say).run()
+    supervisor = Supervisor(
+        App(plan.target, request.folder, lambda new: _make_specs(_shape(new, request), request.options)),
+        spawner,
+        say,
+        drain_timeout_ms=request.options.drain_timeout_ms,
+        loop_stall_ms=request.options.loop_stall_ms,
+        is_burst=request.options.burst,
+        policy=RestartPolicy(
+            initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
+        ),
+    )
+    outcome = supervisor.run(_make_specs(plan, request.options))
     if outcome.error is not None:
         raise outcome.error
     say(outcome.totals.describe(_final_lag(loaded, plan.cursors)))
     return outcome.code
+
+
+def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:
+    """Return where processes with the app come from; None where they have to import it by themselves."""
+    if base is None:
+        return None
+    reason = why_not_forkable(own_sockets=1)
+    if reason is not None:
+        logger.info("%s can't be shared by forking: %s; each process imports it by itself", loaded.target, reason)
+        return None
+    return Nursery.fork(lambda connection: serve(connection, loaded), beside=base)
+
+
+def _make_specs(plan: AppPlan, options: WorkerOptions) -> list[ChildSpec]:
+    return [
+        ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.cursors, options)
+        for group in plan.groups
+        for _ in range(group.processes)
+    ]
 
 
 async def _meet_broker(loaded: LoadedApp, plan: AppPlan, say: Callable[[str], None]) -> None:

@@ -13,6 +13,12 @@ def with_concurrency(stream: Stream, concurrency: int | None) -> None:
     stream.subscriptions[:] = [_with(subscription, concurrency) for subscription in stream.subscriptions]
 
 
+def with_name(stream: Stream, name: str | None) -> None:
+    """Let the stream's worker ids start with `name`."""
+    if name is not None:
+        stream.name = name
+
+
 def _with(subscription: Subscription, concurrency: int) -> Subscription:
     if subscription.handler.takes is Takes.BATCH:
         return subscription

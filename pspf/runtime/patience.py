@@ -14,13 +14,20 @@ _LONGEST_WAIT_S: Final = 5.0
 
 
 async def connect_patiently(broker: Broker, stopping: asyncio.Event, say: Callable[[str], None]) -> bool:
-    """Open `broker`, trying again with a growing wait; say so once. False where `stopping` came first."""
+    """Open `broker`, trying again with a growing wait; say so once. False where `stopping` came first.
+
+    Raises:
+        BackendUnavailable: It does not let us in (its cause is a PermissionError): at the start that is a
+            mistake in the settings, and no wait mends it.
+    """
     wait_s = _FIRST_WAIT_S
     has_said = False
     while not stopping.is_set():
         try:
             await broker.connect()
         except BackendUnavailable as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise
             if not has_said:
                 say(f"waiting for the broker: {error}")
                 has_said = True

@@ -44,6 +44,24 @@ class AppPlan:
     folder: str
     groups: tuple[TopicGroup, ...]
 
+    def to_json(self) -> str:
+        """Return it as one line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return what `to_json` was called on."""
+        fields = json.loads(text)
+        groups = tuple(
+            TopicGroup(
+                handlers=tuple(group.pop("handlers")),
+                cursors=tuple(CursorName(**cursor) for cursor in group.pop("cursors")),
+                **group,
+            )
+            for group in fields.pop("groups")
+        )
+        return cls(groups=groups, **fields)
+
     @property
     def cursors(self) -> tuple[CursorName, ...]:
         """All cursors of the app, partitions aside."""
@@ -91,13 +109,19 @@ class AppPlan:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """How a worker process runs. Times are milliseconds; None = the setting, or none at all for `burst_timeout_ms`."""
+    """How a worker process runs. Times are milliseconds; None = the setting, or none at all for `burst_timeout_ms`.
+
+    `name` is what worker ids start with, None = what the Stream says, else the host's name.
+    `loop_stall_ms` is how long an event loop may be silent.
+    """
 
     backend: str | None = None
+    name: str | None = None
     concurrency: int | None = None
     burst: bool = False
     burst_timeout_ms: int | None = None
     drain_timeout_ms: int = 25_000
+    loop_stall_ms: int = 30_000
     loop: str = "auto"
     log_level: str = "INFO"
     log_format: str = "plain"
@@ -113,7 +137,6 @@ class ChildSpec:
     group: str
     cursors: tuple[CursorName, ...]
     options: WorkerOptions
-    report_fd: int
 
     @property
     def label(self) -> str:

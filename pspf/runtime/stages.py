@@ -64,10 +64,13 @@ class Stages:
         self.code = 0
         """The exit code, should nothing else decide it."""
 
-    def install(self) -> None:
-        """Take SIGTERM and SIGINT over, for the rest of the process. Main thread only."""
+    def install(self, *, escalates: bool = True) -> None:
+        """Take SIGTERM and SIGINT over, for the rest of the process; main thread only.
+
+        Where they do not escalate, each only drains: somebody else says when to give up.
+        """
         for number in _SIGNALS:
-            signal.signal(number, self._on_signal)
+            signal.signal(number, self._on_signal if escalates else lambda number, frame: self.begin_drain())
 
     def begin_drain(self, *, timeout_ms: int | None = None) -> None:
         """Drain as the first signal does; a shorter `timeout_ms` than the worker's own counts."""
@@ -85,14 +88,15 @@ class Stages:
         if self._signals == 1:
             self.begin_drain()
         elif self._signals == 2:
-            self._begin_give_up(128 + number)
+            self.begin_give_up(128 + number)
         else:
             os._exit(128 + number)
 
     def _on_drain_deadline(self) -> None:
-        self._begin_give_up(128 + signal.SIGTERM)
+        self.begin_give_up(128 + signal.SIGTERM)
 
-    def _begin_give_up(self, code: int) -> None:
+    def begin_give_up(self, code: int) -> None:
+        """Give up as the second signal does, to end with `code`."""
         with self._lock:
             if self.stage is Stage.GIVING_UP:
                 return

@@ -1,235 +1,519 @@
-"""A worker's processes: starts one or more for each topic group, passes signals on, and tells how it ended.
+"""A worker's processes: starts one or more for each topic group, starts again what crashed, passes signals on.
 
-Knows processes and what to tell them, no Stream. A child learns its `ChildSpec` from a line on its
-stdin, which then stays open: its end tells the child that this process is gone. What a child has to
-report comes as one line of JSON through a pipe of its own.
+Knows processes and what to tell them, no Stream. One thread and one loop; whoever else wants
+something (a signal handler, a file watcher, `pspf workers stop`) puts it in the queue.
 """
 
-import contextlib
-import json
+import functools
+import logging
 import os
+import queue
 import selectors
 import signal
-import subprocess
-import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-import pspf.errors
-from pspf.errors import PSPFError
-from pspf.runtime.plan import ChildSpec, Totals
+from pspf.errors import BackendCorrupt, ConfigurationError, PSPFError
+from pspf.runtime.nursery import Failed, Nursery, NurseryLost
+from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from
+from pspf.runtime.place import Place, State
+from pspf.runtime.plan import AppPlan, ChildSpec, Totals
+from pspf.runtime.prctl import adopt_orphans
+from pspf.runtime.process import Process, Spawner, now_ms
+from pspf.runtime.restarts import RestartPolicy, Restarts
+from pspf.runtime.terminal import has_hung_up
+from pspf.runtime.watchdog import find_trouble
 
-_CHECK_S: Final = 1.0
-_GRACE_S: Final = 3.0
-"""How much later than its own deadline a child is killed; it ends itself, unless it is stopped or stuck in C code."""
-_BURST_TIMED_OUT: Final = 9
-_STOPPED: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+logger = logging.getLogger(__name__)
+
+_CHECK_MS: Final = 1_000
+_GRACE_MS: Final = 3_000
+"""How much later than its own deadline a process is killed; it ends itself, unless it is stopped or stuck in C code."""
+_GIVE_UP_MS: Final = 1_000
+_STALLED_DRAIN_MS: Final = 5_000
+_STACKS_MS: Final = 700
+"""How long the threads of a process have to say where they are."""
 
 
 @dataclass(slots=True)
-class _Child:
-    """One process: `report_fd` is where its report comes from, `returncode` None while it runs."""
+class _Look:
+    """That some processes were asked where they are: `tell` gets the answers at `due_ms`."""
 
-    spec: ChildSpec
-    process: "subprocess.Popen[bytes]"
-    report_fd: int
-    report: bytearray = field(default_factory=bytearray)
-    returncode: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.spec.label}, pid {self.process.pid}"
+    places: Sequence[Place]
+    due_ms: int
+    tell: Callable[[dict[str, str]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """How all processes ended: the exit code, what they did together, and an error that one of them reported."""
+class App:
+    """What there is to run: `make_specs` turns a plan, also one that was loaded later, into processes.
 
-    code: int
-    totals: Totals
-    error: PSPFError | None
+    Raises ConfigurationError where the command line does not fit the plan any more.
+    """
+
+    target: str
+    folder: Path
+    make_specs: Callable[[AppPlan], Sequence[ChildSpec]]
 
 
+@dataclass(slots=True)
 class Supervisor:
     """The processes of one worker, from start to end.
 
-        running --signal, or a child that failed--> stopping --all have ended--> Outcome
+        running --signal, or nothing is left to run--> stopping --all have ended--> Outcome
 
     Signals are queued by the handler and handled by the loop. The first and the second are passed on
-    to every child once each (the children have process groups of their own, so that Ctrl-C on a
-    terminal doesn't reach them twice); the third ends everything at once.
+    to every process once each (they have process groups of their own, so that Ctrl-C on a terminal
+    doesn't reach them twice); the third ends everything at once. SIGHUP loads the app anew.
     """
 
-    def __init__(self, specs: Sequence[ChildSpec], *, drain_timeout_ms: int, say: Callable[[str], None]) -> None:
-        self._specs = specs
-        self._drain_timeout_ms = drain_timeout_ms
-        self._say = say
-        self._children: list[_Child] = []
-        self._signals: deque[int] = deque()
-        self._signals_passed_on = 0
-        self._kill_at: float | None = None
-        self._failure: str | None = None
+    app: App
+    spawner: Spawner
+    say: Callable[[str], None]
+    drain_timeout_ms: int = 25_000
+    loop_stall_ms: int = 30_000
+    is_burst: bool = False
+    waits_for_saves: bool = False
+    """Whether whoever watches the files will ask for another load, so that bad code is no reason to end."""
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    read_broker_answers_ms: Callable[[], int] = lambda: 0
+    """Asked for how long the broker has answered."""
+    on_change: Callable[[], None] = lambda: None
+    """Called when the state of a place has changed."""
 
-    def run(self) -> Outcome:
+    places: list[Place] = field(default_factory=list)
+    _removed: list[Place] = field(default_factory=list)
+    _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(default_factory=queue.SimpleQueue)
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _wake_fd: int = -1
+    _signals_passed_on: int = 0
+    _returncodes: list[int] = field(default_factory=list)
+    _error: PSPFError | None = None
+    _looks: list[_Look] = field(default_factory=list)
+    _loading: Nursery | None = None
+    _is_load_wanted: bool = False
+    _turned_ms: int = 0
+
+    # For other threads
+
+    def post(self, act: Callable[[], None]) -> None:
+        """Have `act` called by the loop, soon. Safe from any thread and from signal handlers."""
+        self._inbox.put(act)
+        with suppress(BlockingIOError, OSError):  # full is awake enough; closed is over
+            os.write(self._wake_fd, b"\0")
+
+    # The loop
+
+    def run(self, specs: Sequence[ChildSpec]) -> Outcome:
         """Run all processes until the last one has ended. Main thread only; SIGTERM and SIGINT stay taken over."""
-        wake_read, wake_write = os.pipe()
-        os.set_blocking(wake_write, False)
-        os.set_blocking(wake_read, False)
-        selector = selectors.DefaultSelector()
-        selector.register(wake_read, selectors.EVENT_READ)
-        before = signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        adopt_orphans()
+        wake_read, self._wake_fd = os.pipe()
+        for descriptor in (wake_read, self._wake_fd):
+            os.set_blocking(descriptor, False)
+        self._selector.register(wake_read, selectors.EVENT_READ, lambda: bool(os.read(wake_read, 4096)))
+        before = signal.set_wakeup_fd(self._wake_fd, warn_on_full_buffer=False)
         # SIGCHLD only wakes the loop up.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
+        self.places = [Place(spec, number, Restarts(self.policy)) for spec, number in _numbered(specs)]
         try:
-            for spec in self._specs:
-                self._children.append(_start(spec))
-                selector.register(self._children[-1].report_fd, selectors.EVENT_READ, self._children[-1])
-            while any(child.returncode is None for child in self._children):
-                for key, _ in selector.select(_CHECK_S):
-                    if key.data is None:
-                        os.read(wake_read, 4096)
-                    elif not _read_report(key.data):
-                        selector.unregister(key.fileobj)
-                self._pass_signals_on()
-                self._collect()
-                self._enforce_deadline()
+            self._turned_ms = now_ms()
+            while any(place.state is not State.ENDED for place in self.places):
+                self._turn()
         finally:
             self._kill_all()
             signal.set_wakeup_fd(before)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for number in (signal.SIGCHLD, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
             # What the caller still does, it does for the record: one more signal ends it.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda number, frame: os._exit(128 + number))
-            selector.close()
-            for descriptor in (wake_read, wake_write, *(child.report_fd for child in self._children)):
-                os.close(descriptor)
-        return self._outcome()
+            self._selector.close()
+            self.spawner.close()
+            wake_fd, self._wake_fd = self._wake_fd, -1
+            os.close(wake_read)
+            os.close(wake_fd)
+        return Outcome(choose_code(self._returncodes), self._totals(), self._error)
+
+    def _turn(self) -> None:
+        self._wait()
+        self._collect()
+        while not self._inbox.empty():
+            self._inbox.get()()
+        self._watch()
+        self._look_around()
+        self._start_due()
+        self._enforce_deadlines()
+
+    def _wait(self) -> None:
+        """Wait for something to happen, and take it."""
+        dues = [place.due_ms for place in self.places if place.due_ms is not None and place.process is None]
+        dues += [place.kill_ms for place in self.places if place.kill_ms is not None and place.process is not None]
+        dues += [look.due_ms for look in self._looks]
+        wait_ms = max(0, min(_CHECK_MS, *(due - now_ms() for due in dues), _CHECK_MS))
+        for key, _ in self._selector.select(wait_ms / 1000):
+            if not key.data():
+                self._selector.unregister(key.fileobj)
+        # A machine that slept, or a supervisor that was stopped: nobody was silent in that time but itself.
+        slept_ms = now_ms() - self._turned_ms - wait_ms
+        if slept_ms > _CHECK_MS:
+            for place in self.places:
+                if place.process is not None:
+                    place.process.pulse_ms += slept_ms
+        self._turned_ms = now_ms()
+
+    # Signals
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number != signal.SIGCHLD:
-            self._signals.append(number)
+            self._inbox.put(lambda: self._take_signal(number))
 
-    def _pass_signals_on(self) -> None:
-        while self._signals:
-            number = self._signals.popleft()
-            if self._signals_passed_on == 0:
-                self._say("stopping: batches in hand are finished; a second signal gives them up")
-            if self._signals_passed_on >= 2:
-                self._kill_all()
-                os._exit(128 + number)
-            self._stop(number)
+    def _take_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            if not has_hung_up():
+                self.reload("SIGHUP")
+                return
+            number = signal.SIGTERM  # the terminal is gone, and who sat there with it
+        if self._signals_passed_on >= 2:
+            self._kill_all()
+            os._exit(128 + number)
+        if self._signals_passed_on == 0:
+            self._tell("stopping: batches in hand are finished; a second signal gives them up")
+        self._pass_on(number)
 
-    def _stop(self, number: int) -> None:
+    def stop(self) -> None:
+        """Stop as the first signal does; a second call does nothing."""
+        if self._signals_passed_on == 0:
+            self._pass_on(signal.SIGTERM)
+
+    def _pass_on(self, number: int) -> None:
         self._signals_passed_on += 1
-        for child in self._children:
-            if child.returncode is None:
-                child.process.send_signal(number)
-        limit_s = self._drain_timeout_ms / 1000 if self._signals_passed_on == 1 else 1.0
-        self._kill_at = time.monotonic() + limit_s + _GRACE_S
+        self._drop_loading()
+        for place in self.places:
+            if place.process is None:
+                self._move(place, State.ENDED)
+            elif self._signals_passed_on == 1:
+                self._drain(place, State.ENDED, self.drain_timeout_ms)
+            else:
+                place.process.tell(do="give up", code=128 + number)
+                place.kill_ms = now_ms() + _GIVE_UP_MS + _GRACE_MS
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._signals_passed_on > 0
+
+    # Starting and ending processes
+
+    def _start_due(self) -> None:
+        for place in self.places:
+            if place.process is None and place.due_ms is not None and now_ms() >= place.due_ms:
+                self._start(place)
+
+    def _start(self, place: Place) -> None:
+        process = place.process = self.spawner.start(place.spec)
+        self._selector.register(process.report_fd, selectors.EVENT_READ, lambda: self._read_reports(place, process))
+        self._selector.register(process.stacks_fd, selectors.EVENT_READ, process.read_stacks)
+        place.due_ms = place.kill_ms = place.trouble = None
+        place.samples.clear()
+        self._move(place, State.STARTING)
+
+    def _read_reports(self, place: Place, process: Process) -> bool:
+        is_open = process.read_reports()
+        place.sample()
+        if place.state is State.STARTING and process.pulse is not None and process.pulse.session is not None:
+            self._move(place, State.RUNNING)
+        return is_open
+
+    def _drain(self, place: Place, after: State, timeout_ms: int) -> None:
+        """Let a place's process finish; `after` is what then becomes of the place."""
+        assert place.process is not None
+        if place.state is not State.DRAINING:
+            place.process.drain(timeout_ms)
+            place.kill_ms = now_ms() + timeout_ms + _GRACE_MS
+        place.after = after
+        self._move(place, State.DRAINING)
 
     def _collect(self) -> None:
-        """Notice who has ended; one that failed ends the others, in order."""
-        for child in self._children:
-            if child.returncode is not None or child.process.poll() is None:
-                continue
-            while _read_report(child):
-                pass
-            child.returncode = child.process.returncode
-            if child.process.stdin is not None:
-                child.process.stdin.close()
-            if self._signals_passed_on and child.returncode in (-signal.SIGTERM, -signal.SIGINT):
-                child.returncode = 0  # so young that it had no handler for our signal yet, and nothing in hand
-            if child.returncode == 0 or (child.returncode in _STOPPED and self._signals_passed_on):
-                continue
-            if child.returncode != _BURST_TIMED_OUT and "error" not in _parse_report(child):
-                self._say(f"worker process {child} {_describe_end(child.returncode)}")
-            if self._signals_passed_on == 0:
-                self._stop(signal.SIGTERM)
+        """Notice who has ended; orphans that came to this process are collected, too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            returncode = os.waitstatus_to_exitcode(status)
+            self.spawner.forget(pid, returncode)
+            for place in (*self.places, *self._removed):
+                if place.process is not None and place.process.pid == pid:
+                    self._end(place, place.process, returncode)
 
-    def _enforce_deadline(self) -> None:
-        if self._kill_at is not None and time.monotonic() > self._kill_at:
-            self._kill_all()
+    def _end(self, place: Place, process: Process, returncode: int) -> None:
+        """Decide what becomes of a place whose process has ended."""
+        for descriptor in (process.report_fd, process.stacks_fd):
+            with suppress(KeyError):  # it was at its end before
+                self._selector.unregister(descriptor)
+        process.close()
+        name = str(place)
+        place.process = place.kill_ms = None
+        place.totals += process.totals
+        place.last_exit = describe_end(returncode)
+        if self._is_stopping:
+            is_young = returncode in (-signal.SIGTERM, -signal.SIGINT)  # it had no handler for our signal yet
+            self._finish(place, name, process, 0 if is_young else returncode)
+        elif place.state is State.DRAINING and place.after is not State.CRASHING:
+            place.due_ms = 0 if place.after is State.STARTING else None
+            self._move(place, place.after)
+        elif self._is_fatal(process):
+            self._finish(place, name, process, returncode)
+            self.stop()
+        elif self.is_burst:
+            self._finish(place, name, process, returncode)
+            if returncode != 0:
+                self.stop()
+        else:
+            self._crash(place, name, process, returncode)
+
+    def _finish(self, place: Place, name: str, process: Process, returncode: int) -> None:
+        """End a place for good."""
+        error = process.ending.error if process.ending is not None else None
+        if error is not None and self._error is None:
+            self._error = error_from(*error)
+        if returncode not in (0, 9, *STOPPED) and error is None:
+            self._tell(f"worker process {name} {describe_end(returncode)}")
+        self._returncodes.append(returncode)
+        self._move(place, State.ENDED)
+
+    def _is_fatal(self, process: Process) -> bool:
+        """Whether a process ended over something that a new try can't change, before any process did its work."""
+        if process.ending is None or process.ending.error is None or self.waits_for_saves:
+            return False
+        error = error_from(*process.ending.error)
+        has_begun = any(place.restarts.was_healthy or place.state is State.RUNNING for place in self.places)
+        return isinstance(error, ConfigurationError | BackendCorrupt) and not has_begun
+
+    def _crash(self, place: Place, name: str, process: Process, returncode: int) -> None:
+        pulse = process.pulse
+        wait_ms = place.restarts.note_crash(
+            lived_ms=now_ms() - process.started_ms,
+            began=pulse is not None and pulse.is_at_work,
+            got_on=pulse is not None and pulse.has_committed,
+        )
+        error = process.ending.error if process.ending is not None else None
+        if error is not None:
+            place.last_exit = error[1].partition("\n")[0]
+        place.due_ms = now_ms() + wait_ms
+        self._move(place, State.CRASHING)
+        why = describe_end(returncode) if error is None else f"ended: {error[1]}"
+        self._tell(
+            f"worker process {name} {why}; another one starts in {wait_ms / 1000:.1f} s"
+            + (f" (crash {place.restarts.in_a_row} in a row)" if place.restarts.in_a_row > 1 else "")
+        )
+        if self._is_hopeless():
+            self._tell("no process of this worker gets anything done: giving up")
+            self._returncodes.append(1)
+            self.stop()
+
+    def _is_hopeless(self) -> bool:
+        """Whether nothing of this worker ever worked, and all of it was tried often."""
+        active = [place for place in self.places if place.state not in (State.ENDED, State.PAUSED)]
+        return not self.waits_for_saves and all(
+            place.restarts.is_hopeless and not place.restarts.was_healthy for place in active
+        )
+
+    def _enforce_deadlines(self) -> None:
+        for place in self.places:
+            if place.process is not None and place.kill_ms is not None and now_ms() > place.kill_ms:
+                place.process.signal(signal.SIGKILL)
+                place.kill_ms = None
 
     def _kill_all(self) -> None:
-        for child in self._children:
-            if child.returncode is None and child.process.poll() is None:
-                child.process.kill()
-                child.process.wait()
+        for place in self.places:
+            if place.process is not None:
+                place.process.signal(signal.SIGKILL)
+                with suppress(ChildProcessError):
+                    os.waitpid(place.process.pid, 0)
 
-    def _outcome(self) -> Outcome:
-        totals = Totals()
-        error: PSPFError | None = None
-        for child in self._children:
-            report = _parse_report(child)
-            totals += Totals(**report.get("totals", {}))
-            if error is None and "error" in report:
-                error = _error_from(report["error"])
-        return Outcome(_choose_code([child.returncode or 0 for child in self._children]), totals, error)
+    def _move(self, place: Place, state: State) -> None:
+        if state is not place.state or state is State.CRASHING:
+            place.state = state
+            self.on_change()
 
+    # Watching
 
-def _start(spec: ChildSpec) -> _Child:
-    read_fd, write_fd = os.pipe()
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pspf.runtime.child"], stdin=subprocess.PIPE, pass_fds=[write_fd], process_group=0
-        )
-    finally:
-        os.close(write_fd)
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):  # it has ended already: collecting it says how
-        process.stdin.write(replace(spec, report_fd=write_fd).to_json().encode() + b"\n")
-        process.stdin.flush()
-    os.set_blocking(read_fd, False)
-    return _Child(spec, process, read_fd)
+    def _watch(self) -> None:
+        """Find processes that live and get nowhere, and replace them."""
+        for place in self.places:
+            process = place.process
+            if place.state is not State.RUNNING or process is None or process.pulse is None:
+                continue
+            trouble = find_trouble(
+                process.pulse,
+                pulse_age_ms=now_ms() - process.pulse_ms,
+                broker_answers_ms=self.read_broker_answers_ms(),
+                stall_ms=self.loop_stall_ms,
+            )
+            if trouble is not None:
+                place.trouble = trouble
+                self._move(place, State.STALLED)
+                self.look([place], functools.partial(self._replace_stalled, place))
 
+    def _replace_stalled(self, place: Place, stacks: dict[str, str]) -> None:
+        where = next(iter(stacks.values()), "").rstrip()
+        logger.error("worker process %s: %s; it is replaced. It is here:\n%s", place, place.trouble, where)
+        if place.process is not None and place.state is State.STALLED:
+            self._drain(place, State.CRASHING, min(self.drain_timeout_ms, _STALLED_DRAIN_MS))
 
-def _read_report(child: _Child) -> bool:
-    """Take what the child has written; False at the end."""
-    try:
-        chunk = os.read(child.report_fd, 65536)
-    except BlockingIOError:
-        return False
-    child.report += chunk
-    return bool(chunk)
+    def look(self, places: Sequence[Place], tell: Callable[[dict[str, str]], None]) -> None:
+        """Ask processes where their threads and coroutines are; `tell` gets the texts by name, soon."""
+        for place in places:
+            if place.process is not None:
+                place.process.ask_where()
+        self._looks.append(_Look(places, now_ms() + _STACKS_MS, tell))
 
+    def _look_around(self) -> None:
+        due = [look for look in self._looks if now_ms() >= look.due_ms]
+        self._looks = [look for look in self._looks if look not in due]
+        for look in due:
+            look.tell(
+                {
+                    str(place): place.process.stacks.decode(errors="replace") + place.process.tasks
+                    for place in look.places
+                    if place.process is not None
+                }
+            )
 
-def _parse_report(child: _Child) -> dict[str, Any]:
-    """Return the child's report; one that was killed half-way has none."""
-    try:
-        report = json.loads(child.report or b"{}")
-    except ValueError:
-        return {}
-    return report if isinstance(report, dict) else {}
+    # What others ask for
 
+    def pause(self, place: Place) -> None:
+        """Let a place's process finish, and start no other; what it held goes to others."""
+        if place.process is not None:
+            self._drain(place, State.PAUSED, self.drain_timeout_ms)
+        elif place.state is not State.ENDED:
+            place.due_ms = None
+            self._move(place, State.PAUSED)
 
-def _error_from(report: dict[str, Any]) -> PSPFError:
-    """Return the error that a child ended with, so that this process ends with the same exit code."""
-    kind = getattr(pspf.errors, str(report.get("kind")), PSPFError)
-    message = str(report.get("message"))
-    try:
-        error = kind(message)
-    except TypeError:  # an error with more than a message
-        error = PSPFError(message)
-    return error if isinstance(error, PSPFError) else PSPFError(message)
+    def resume(self, place: Place) -> None:
+        """Start a process in a place that is paused, or that waits after a crash."""
+        if place.state is State.DRAINING and place.after is State.PAUSED:
+            place.after = State.STARTING
+        elif place.state in (State.PAUSED, State.CRASHING):
+            place.restarts.reset()
+            place.due_ms = 0
+            self._move(place, State.STARTING)
 
+    def end(self, place: Place) -> None:
+        """Let a place's process finish, and the place with it; the last one ends the worker."""
+        if place.process is not None:
+            self._drain(place, State.ENDED, self.drain_timeout_ms)
+        else:
+            place.due_ms = None
+            self._move(place, State.ENDED)
 
-def _describe_end(returncode: int) -> str:
-    if returncode < 0:
+    # Loading the app anew
+
+    def reload(self, why: str) -> None:
+        """Import the app in a fresh process; where that works, replace all processes, else say why not."""
+        if self._is_stopping:
+            return
+        if self._loading is not None:
+            self._is_load_wanted = True  # what is being loaded may be older than this wish
+            return
+        self._loading = self.spawner.load(self.app.target, self.app.folder)
+        if self._loading is None:
+            self._tell(f"{why}: all processes start again, and import the app by themselves")
+            self._replace_all()
+            return
+        self._selector.register(self._loading, selectors.EVENT_READ, lambda: self._take_loaded(why))
+
+    def _take_loaded(self, why: str) -> bool:
+        loading = self._loading
+        if loading is None:
+            return False
+        self._loading = None
         try:
-            return f"was ended by {signal.Signals(-returncode).name}"
-        except ValueError:
-            return f"was ended by signal {-returncode}"
-    return f"ended with exit code {returncode}"
+            answer = loading.answer()
+            if isinstance(answer, Failed):
+                raise error_from(answer.kind, answer.message)
+            specs = self.app.make_specs(answer.plan)
+        except (NurseryLost, PSPFError) as error:
+            self._tell(f"{why}: not reloaded, the old code goes on: {error}")
+            self._selector.unregister(loading)
+            loading.close()
+        else:
+            self._selector.unregister(loading)
+            self._tell(f"{why}: the new code is loaded; each process ends its batch and starts again")
+            self._take_over(specs, loading if answer.why_not_shared is None else None)
+            if answer.why_not_shared is not None:
+                loading.close()
+        if self._is_load_wanted:
+            self._is_load_wanted = False
+            self.reload(why)
+        return True  # it is unregistered by now
+
+    def _drop_loading(self) -> None:
+        if self._loading is not None:
+            self._selector.unregister(self._loading)
+            self._loading.close()
+            self._loading = None
+
+    def _take_over(self, specs: Sequence[ChildSpec], nursery: Nursery | None) -> None:
+        """Run `specs` from now on, from `nursery`."""
+        self.spawner.adopt(nursery)
+        wanted = {(spec.label, number): spec for spec, number in _numbered(specs)}
+        for place in self.places:
+            spec = wanted.pop((place.spec.label, place.number), None)
+            if spec is None:
+                self.end(place)
+            else:
+                place.spec = spec
+        self._replace_all()
+        self.places += [Place(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
+
+    def _replace_all(self) -> None:
+        for place in self.places:
+            place.restarts.reset()
+            if place.process is not None and (place.state is not State.DRAINING or place.after is State.CRASHING):
+                self._drain(place, State.STARTING, self.drain_timeout_ms)
+            elif place.state is State.CRASHING:
+                place.due_ms = 0
+
+    # Telling
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError):  # a terminal that has hung up
+            self.say(text)
+
+    def _totals(self) -> Totals:
+        totals = Totals()
+        for place in (*self.places, *self._removed):
+            totals += place.totals
+        return totals
+
+    def describe(self) -> dict[str, Any]:
+        """Return the state of all processes, as `pspf workers list` shows it."""
+        wall_ms = time.time_ns() // 1_000_000
+        places = [place for place in self.places if place.state is not State.ENDED]
+        reasons = [reason for place in places if (reason := place.why_not_ready) is not None]
+        return {
+            "state": "draining" if self._is_stopping else "running",
+            "ready": not reasons and not self._is_stopping,
+            "why": reasons,
+            "processes": [place.describe(wall_ms) for place in places],
+        }
 
 
-def _choose_code(returncodes: Sequence[int]) -> int:
-    """Return the exit code of all: 0, a code that has a meaning of its own, else 1."""
-    failed = [code for code in returncodes if code != 0]
-    for code in (_BURST_TIMED_OUT, *_STOPPED):
-        if failed and all(other == code or other in _STOPPED for other in failed) and code in failed:
-            return code
-    return 1 if failed else 0
+def _numbered(specs: Sequence[ChildSpec]) -> list[tuple[ChildSpec, int]]:
+    """Return the specs with a number of their own among those of a topic group."""
+    seen: dict[str, int] = {}
+    numbered = []
+    for spec in specs:
+        number = seen.get(spec.label, 0)
+        seen[spec.label] = number + 1
+        numbered.append((spec, number))
+    return numbered

@@ -5,7 +5,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pspf import faults
 from pspf.errors import BackendUnavailable, ConfigurationError
@@ -23,6 +23,16 @@ _LAG_TIMEOUT_S: Final = 5.0
 _SWITCH_INTERVAL_S: Final = 0.0005
 
 Only = Callable[[Subscription], bool]
+
+
+class Watcher(Protocol):
+    """Who watches over a worker."""
+
+    def begin(self) -> None:
+        """Called in the event loop, before anything else runs in it."""
+
+    def connected(self) -> None:
+        """Called when the broker was there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +96,14 @@ class Worker:
         cursors: Sequence[CursorName],
         only: Only | None,
         say: Callable[[str], None],
+        watcher: Watcher,
     ) -> None:
         self._stream = stream
         self._options = options
         self._cursors = cursors
         self._only = only
         self._say = say
+        self._watcher = watcher
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._code = 0
@@ -100,6 +112,7 @@ class Worker:
     async def run(self) -> Ended:
         """Run to the end; `stages` are to be installed before."""
         self._loop = asyncio.get_running_loop()
+        self._watcher.begin()
         if self.stages.stage is not Stage.RUNNING:  # a signal came before there was a loop
             self._stopping.set()
         try:
@@ -109,6 +122,7 @@ class Worker:
             self._say(f"the broker was not there within {self._options.burst_timeout_ms} ms")
             return Ended(BURST_TIMED_OUT, Totals())
         if is_open:
+            self._watcher.connected()
             await self._run_stream()
         return Ended(self.stages.code or self._code, totals_of(self._stream))
 

@@ -184,7 +184,11 @@ class Running:
         assert self.says(text, times), self.log.read_text()
 
     def children(self) -> list[int]:
-        """Return the pids of its processes."""
+        """Return the pids of its processes, without those that only fork others."""
+        return [pid for pid in self.family() if name_of(pid) != "pspf-nursery"]
+
+    def family(self) -> list[int]:
+        """Return the pids of all processes that it started."""
         tasks = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in tasks.read_text().split()]
 
@@ -195,6 +199,14 @@ class Running:
     def end(self, *, within_s: float = 30) -> int:
         """Wait for its end; return the exit code."""
         return self.process.wait(within_s)
+
+
+def name_of(pid: int) -> str:
+    """Return the name of a process; empty where there is none."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def is_running(pid: int) -> bool:

@@ -47,7 +47,7 @@ def test_only_leaves_other_topics_out() -> None:
 
 
 def test_a_childs_orders_survive_the_way_to_it() -> None:
-    spec = ChildSpec("a:b", "/x y", "t", "g", PLAN.cursors, WorkerOptions(backend="sqlite:///ü.db", burst=True), 7)
+    spec = ChildSpec("a:b", "/x y", "t", "g", PLAN.cursors, WorkerOptions(backend="sqlite:///ü.db", burst=True))
     line = spec.to_json()
     assert "\n" not in line
     assert ChildSpec.from_json(line) == spec

@@ -1,0 +1,166 @@
+"""What a worker process is at, seen from beside it: no handler and no event loop can hold that up."""
+
+import asyncio
+import io
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from pspf.runtime.reports import Busy, Pulse, SubscriptionStatus
+from pspf.stream import Stream
+from pspf.telemetry import Activity, HandlerCounters
+
+logger = logging.getLogger(__name__)
+
+_TICK_S: Final = 0.5
+_SLOW_MS: Final = 60_000
+
+
+class Monitor:
+    """Takes the pulse of a process: from any thread, but one at a time.
+
+    `begin` and `connected` are called by the worker, in its event loop.
+    """
+
+    def __init__(self, stream: Stream, read_stage: Callable[[], str]) -> None:
+        self._stream = stream
+        self._read_stage = read_stage
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ticked_ms: int | None = None
+        self._begun_ms = _now_ms()
+        self._is_connected = False
+        self._is_at_work = False
+        self._warned: dict[Activity, tuple[int, int]] = {}
+        self.on_work: Callable[[], None] = _nothing
+        """Called when the process begins to consume."""
+        stream.telemetry.on_enter = self._on_enter
+
+    def begin(self) -> None:
+        """Watch the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._tick()
+
+    def connected(self) -> None:
+        """Note that the broker was there."""
+        self._is_connected = True
+
+    def ask_tasks(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called in the event loop with where its tasks are; where the loop is blocked, when it is not."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(lambda: tell(describe_tasks()))
+
+    def _tick(self) -> None:
+        assert self._loop is not None
+        self._ticked_ms = _now_ms()
+        self._loop.call_later(_TICK_S, self._tick)
+
+    def _on_enter(self) -> None:
+        if not self._is_at_work:
+            self._is_at_work = True
+            self.on_work()
+
+    def take_pulse(self) -> Pulse:
+        """Return what the process is at; warn of handlers that are slow."""
+        now_ms = _now_ms()
+        activities = self._stream.telemetry.activities
+        self._warn_of_slow(activities, now_ms)
+        return Pulse(
+            stage=self._read_stage(),
+            loop_silent_ms=None if self._ticked_ms is None else now_ms - self._ticked_ms,
+            unanswered_ms=self._unanswered_ms(activities, now_ms),
+            is_connected=self._is_connected,
+            is_at_work=self._is_at_work,
+            session=self._stream.session_id,
+            busy=tuple(_busy(activity, now_ms) for activity in activities if activity.handling_since_ms is not None),
+            subscriptions=_subscriptions(self._stream, activities),
+        )
+
+    def _unanswered_ms(self, activities: tuple[Activity, ...], now_ms: int) -> int:
+        if not self._is_connected:
+            return now_ms - self._begun_ms
+        asked = [
+            since
+            for activity in activities
+            for since in (activity.reading_since_ms, activity.committing_since_ms)
+            if since is not None
+        ]
+        return now_ms - min(asked, default=now_ms)
+
+    def _warn_of_slow(self, activities: tuple[Activity, ...], now_ms: int) -> None:
+        """Warn once a minute of a batch that a handler has in hand for longer; that ends nothing."""
+        known = self._warned
+        self._warned = {}
+        for activity in activities:
+            since_ms, records = activity.handling_since_ms, activity.records
+            if since_ms is None or now_ms - since_ms < _SLOW_MS:
+                continue
+            before = known.get(activity)
+            if before is not None and before[0] == since_ms and now_ms - before[1] < _SLOW_MS:
+                self._warned[activity] = before
+                continue
+            self._warned[activity] = (since_ms, now_ms)
+            logger.warning(
+                "%s is at a batch of %d of %s, partition %d, for %d s; it is not disturbed (timeout_ms= would end it)",
+                activity.handler,
+                records,
+                activity.topic,
+                activity.partition,
+                (now_ms - since_ms) // 1000,
+            )
+
+
+def describe_tasks() -> str:
+    """Return where each task of the running event loop is."""
+    text = io.StringIO()
+    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
+        text.write(f"task {task.get_name()}:\n")
+        task.print_stack(file=text)
+    return text.getvalue()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def _busy(activity: Activity, now_ms: int) -> Busy:
+    since_ms = activity.handling_since_ms
+    return Busy(
+        activity.topic,
+        activity.group,
+        activity.handler,
+        activity.partition,
+        activity.records,
+        0 if since_ms is None else max(0, now_ms - since_ms),  # it may have ended while we looked
+    )
+
+
+def _subscriptions(stream: Stream, activities: tuple[Activity, ...]) -> tuple[SubscriptionStatus, ...]:
+    counts: dict[tuple[str, str, str], HandlerCounters] = {
+        (each.topic, each.group, each.handler): each for each in stream.telemetry.snapshot()
+    }
+    partitions: dict[tuple[str, str, str], list[int]] = {key: [] for key in counts}
+    for activity in activities:
+        partitions.setdefault((activity.topic, activity.group, activity.handler), []).append(activity.partition)
+    statuses = []
+    for key, owned in sorted(partitions.items()):
+        count = counts.get(key)
+        status = SubscriptionStatus(*key, tuple(sorted(owned)))
+        if count is not None:
+            status = SubscriptionStatus(
+                *key,
+                tuple(sorted(owned)),
+                count.processed,
+                count.failed,
+                count.retried,
+                count.dead,
+                count.last_commit_ms,
+            )
+        statuses.append(status)
+    return tuple(statuses)

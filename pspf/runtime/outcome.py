@@ -1,0 +1,51 @@
+"""How a worker's processes ended, as one exit code and one error."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import pspf.errors
+from pspf.errors import PSPFError
+from pspf.runtime.plan import Totals
+
+BURST_TIMED_OUT: Final = 9
+STOPPED: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How all processes ended: the exit code, what they did together, and an error that one of them reported."""
+
+    code: int
+    totals: Totals
+    error: PSPFError | None
+
+
+def error_from(kind_name: str, message: str) -> PSPFError:
+    """Return the error that another process ended with, so that this one ends with the same exit code."""
+    kind = getattr(pspf.errors, kind_name, PSPFError)
+    try:
+        error = kind(message)
+    except TypeError:  # an error with more than a message
+        error = PSPFError(message)
+    return error if isinstance(error, PSPFError) else PSPFError(message)
+
+
+def describe_end(returncode: int) -> str:
+    """Return how a process ended, in words."""
+    if returncode < 0:
+        try:
+            return f"was ended by {signal.Signals(-returncode).name}"
+        except ValueError:
+            return f"was ended by signal {-returncode}"
+    return f"ended with exit code {returncode}"
+
+
+def choose_code(returncodes: Sequence[int]) -> int:
+    """Return the exit code of all: 0, a code that has a meaning of its own, else 1."""
+    failed = [code for code in returncodes if code != 0]
+    for code in (BURST_TIMED_OUT, *STOPPED):
+        if failed and all(other == code or other in STOPPED for other in failed) and code in failed:
+            return code
+    return 1 if failed else 0

@@ -1,0 +1,136 @@
+"""What a worker process tells its supervisor, once a second and at its end: lines of JSON through a pipe."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Self
+
+from pspf.runtime.plan import Totals
+
+STACKS_SIGNAL: Final = signal.SIGUSR1
+"""Makes a worker process write where its threads are, whatever they do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """A batch in a handler's hands for `for_ms`."""
+
+    topic: str
+    group: str
+    handler: str
+    partition: int
+    records: int
+    for_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStatus:
+    """What one handler of a process consumes, and its counts since the process started."""
+
+    topic: str
+    group: str
+    handler: str
+    partitions: tuple[int, ...]
+    processed: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead: int = 0
+    last_commit_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """That a process lives, and what it is at.
+
+    `loop_silent_ms` is the time since its event loop last had a turn, None before there is a loop;
+    `unanswered_ms` the time that its longest request has waited for the broker. `is_at_work` says
+    that it has begun to consume at all, `session` is its id as a worker.
+    """
+
+    stage: str
+    loop_silent_ms: int | None
+    unanswered_ms: int
+    is_connected: bool
+    is_at_work: bool
+    session: str | None
+    busy: tuple[Busy, ...] = ()
+    subscriptions: tuple[SubscriptionStatus, ...] = ()
+
+    @property
+    def totals(self) -> Totals:
+        """What the process has done so far."""
+        return Totals(
+            handled=sum(each.processed for each in self.subscriptions),
+            failed=sum(each.failed for each in self.subscriptions),
+            dead=sum(each.dead for each in self.subscriptions),
+        )
+
+    @property
+    def has_committed(self) -> bool:
+        """Whether it has got anything done."""
+        return any(each.last_commit_ms is not None for each in self.subscriptions)
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the pulse of a decoded line."""
+        rest = dict(fields)
+        busy = tuple(Busy(**each) for each in rest.pop("busy"))
+        subscriptions = tuple(
+            SubscriptionStatus(**{**each, "partitions": tuple(each["partitions"])})
+            for each in rest.pop("subscriptions")
+        )
+        return cls(busy=busy, subscriptions=subscriptions, **rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A process's last words: what it did, None where an error ended it, given as kind and message."""
+
+    totals: Totals | None
+    error: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """Where the coroutines of a process are: text for people."""
+
+    text: str
+
+
+Report = Pulse | Ending | Tasks
+
+
+class ReportPipe:
+    """The way to the supervisor; several threads write to it, a line at a time."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._writing = threading.Lock()
+
+    def write(self, report: Report) -> None:
+        """Tell the supervisor; nothing where it is gone."""
+        with self._writing, suppress(BrokenPipeError):
+            os.write(self._descriptor, encode_report(report))
+
+
+def encode_report(report: Report) -> bytes:
+    """Return a report as one line."""
+    return json.dumps({type(report).__name__: asdict(report)}).encode() + b"\n"
+
+
+def decode_report(line: bytes) -> Report | None:
+    """Return the report of a line; None for a line that its process did not live to finish."""
+    try:
+        ((kind, fields),) = json.loads(line).items()
+    except (ValueError, AttributeError):
+        return None
+    if kind == Pulse.__name__:
+        return Pulse.from_fields(fields)
+    if kind == Tasks.__name__:
+        return Tasks(**fields)
+    totals, error = fields["totals"], fields["error"]
+    return Ending(None if totals is None else Totals(**totals), None if error is None else (error[0], error[1]))

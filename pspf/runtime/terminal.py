@@ -1,0 +1,13 @@
+"""Whether the terminal that this process was started on is still there."""
+
+import errno
+import termios
+
+
+def has_hung_up() -> bool:
+    """Return whether standard error is a terminal that is gone; SIGHUP then is no wish to load the app anew."""
+    try:
+        termios.tcgetattr(2)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)  # ENOTTY: there never was one
+    return False

@@ -1,0 +1,26 @@
+"""What counts as progress: a slow handler does, a silent event loop and an answer that never comes do not."""
+
+from typing import Final
+
+from pspf.runtime.reports import Pulse
+
+_POLL_MS: Final = 5_000
+"""How long a read may wait for records, and be none the worse for it."""
+
+
+def find_trouble(pulse: Pulse, *, pulse_age_ms: int, broker_answers_ms: int, stall_ms: int) -> str | None:
+    """Return what is wrong with a process, None where nothing is.
+
+    Args:
+        pulse: Its last one.
+        pulse_age_ms: The time since then; a process that is stopped, or stuck in C code, sends none.
+        broker_answers_ms: For how long the broker has answered others without a failure; 0 while it doesn't.
+            A broker that is down for all is waited for.
+        stall_ms: The longest silence that is none.
+    """
+    if pulse.loop_silent_ms is not None and pulse.loop_silent_ms + pulse_age_ms > stall_ms:
+        return f"its event loop has been silent for {(pulse.loop_silent_ms + pulse_age_ms) / 1000:.1f} s"
+    unanswered_ms = pulse.unanswered_ms + pulse_age_ms if pulse.unanswered_ms else 0
+    if min(unanswered_ms, broker_answers_ms) > stall_ms + _POLL_MS:
+        return f"the broker has not answered it for {unanswered_ms / 1000:.1f} s, but others"
+    return None

@@ -1,0 +1,174 @@
+"""What becomes of processes that crash: they start again, apart from one another, and are not forgotten."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.process.commands import Folder, Running, wait_until
+
+FAST = {"PSPF_RESTART_INITIAL_MS": "100", "PSPF_RESTART_MAX_MS": "400", "PSPF_HEALTHY_MS": "2000"}
+
+CRASHING = """
+import os
+from pspf import Stream
+{before}
+stream = Stream(topic="orders", group="billing")
+
+
+@stream.subscribe("orders", group="good", name="good")
+async def good(order: dict):
+    print("good", order["n"])
+
+
+@stream.subscribe("orders", group="bad", name="bad")
+async def bad(order: dict):
+    print("bad", os.getpid())
+    {crash}
+"""
+
+
+def pid_of(worker: Running, label: str) -> int:
+    """Return the pid of the process of a topic group."""
+    names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in worker.children()}
+    return names[f"pspf {label}"[:15]]
+
+
+def write_app(folder: Folder, crash: str, before: str = "") -> None:
+    (folder.path / "crashing.py").write_text(CRASHING.format(crash=crash, before=before))
+
+
+def test_a_process_that_is_killed_is_named_with_its_signal_and_another_one_goes_on(folder: Folder) -> None:
+    folder.environment |= FAST
+    folder.emit(do="sleep", seconds=1)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        os.kill(pid_of(worker, "orders/billing"), signal.SIGKILL)
+        worker.wait_for("was ended by SIGKILL; another one starts in 0.1 s")
+        worker.wait_for("start 1", times=2)
+        wait_until(lambda: folder.lag().get("billing") == 0)
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    assert folder.ok("state", "get", "total", "k").json == 1
+
+
+@pytest.mark.parametrize(
+    ("crash", "said"),
+    [
+        ("os._exit(1)", "ended with exit code 1"),
+        ("os.kill(os.getpid(), 11)", "was ended by SIGSEGV"),
+        ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
+    ],
+)
+def test_a_crash_loop_of_one_topic_group_does_not_touch_the_others(folder: Folder, crash: str, said: str) -> None:
+    folder.environment |= FAST
+    write_app(folder, crash)
+    folder.emit(1)
+    with folder.worker("crashing:stream") as worker:
+        worker.wait_for("good 1")
+        good = pid_of(worker, "orders/good")
+        worker.wait_for("another one starts", times=2)
+        assert worker.says(said, 2)
+        folder.emit(3)
+        worker.wait_for("good 3")
+        assert pid_of(worker, "orders/good") == good
+        # The record that ends its process is found, and given up; then the group goes on.
+        wait_until(lambda: folder.lag().get("bad") == 0, within_s=40)
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    letters = folder.ok("dlq", "list", "--json").json["dead_letters"]
+    assert len(letters) == 4
+    assert {letter["error_type"] for letter in letters} == {"HandlerCrashed"}
+
+
+def test_with_nothing_healthy_left_the_worker_ends_with_code_1(folder: Folder) -> None:
+    folder.environment |= FAST
+    (folder.path / "hopeless.py").write_text(
+        "import contextlib, os\n"
+        "from pspf import Stream\n"
+        "@contextlib.asynccontextmanager\n"
+        "async def lifespan(stream):\n"
+        "    os._exit(3)\n"
+        "    yield\n"
+        "stream = Stream(topic='orders', group='billing', lifespan=lifespan)\n"
+        "@stream.subscribe('orders')\n"
+        "async def handle(order: dict): pass\n"
+    )
+    begun = time.monotonic()
+    ended = folder.pspf("worker", "hopeless:stream")
+    assert ended.code == 1
+    assert ended.err.count("ended with exit code 3") == 5
+    assert "(crash 5 in a row)" in ended.err
+    assert "no process of this worker gets anything done: giving up" in ended.err
+    assert time.monotonic() - begun < 20
+
+
+def test_a_worker_is_as_patient_as_it_was_told_at_first_and_forgets_crashes_in_time(folder: Folder) -> None:
+    folder.environment |= {**FAST, "PSPF_HEALTHY_MS": "500"}
+    with folder.worker() as worker:
+        for times in (1, 2):
+            wait_until(lambda: len(worker.children()) == 2)
+            time.sleep(1)
+            os.kill(pid_of(worker, "orders/billing"), signal.SIGKILL)
+            worker.wait_for("another one starts in 0.1 s", times=times)
+        assert not worker.says("in a row")
+
+
+def test_a_worker_whose_nursery_is_killed_starts_processes_in_another_way(folder: Folder) -> None:
+    folder.environment |= FAST
+    folder.emit(do="sleep", seconds=0.1)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        workers = worker.children()
+        for pid in worker.family():
+            if pid not in workers:
+                os.kill(pid, signal.SIGKILL)
+        os.kill(pid_of(worker, "orders/billing"), signal.SIGKILL)
+        worker.wait_for("new processes import the app by themselves")
+        folder.emit_lines('{"n": 2, "key": "k"}')
+        worker.wait_for("start 2")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()",
+        "import socket\nkeep = socket.socketpair()",
+    ],
+    ids=["threads", "sockets"],
+)
+def test_an_app_that_can_not_be_forked_is_imported_by_each_process(folder: Folder, before: str) -> None:
+    write_app(folder, "pass", before + "\nprint('imported by', os.getpid())")
+    folder.emit(1)
+    with folder.worker("crashing:stream") as worker:
+        worker.wait_for("good 1")
+        worker.wait_for("bad ")
+        worker.wait_for("imported by", times=3)
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+
+
+def test_a_worker_under_a_manager_that_signals_every_process_still_drains(folder: Folder) -> None:
+    folder.emit(do="sleep", seconds=1)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        for pid in (worker.process.pid, *worker.family()):
+            os.kill(pid, signal.SIGTERM)
+        assert worker.end() == 0
+        assert worker.says("handled 1, failed 0, dead 0, lag")
+
+
+def test_a_process_that_somebody_stops_is_started_again(folder: Folder) -> None:
+    folder.environment |= FAST
+    with folder.worker() as worker:
+        wait_until(lambda: len(worker.children()) == 2)
+        time.sleep(1)
+        os.kill(pid_of(worker, "orders/billing"), signal.SIGTERM)
+        worker.wait_for("ended with exit code 0; another one starts")
+        wait_until(lambda: len(worker.children()) == 2)
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0

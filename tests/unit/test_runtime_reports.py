@@ -1,0 +1,43 @@
+"""What a process tells comes through its pipe as it was."""
+
+import pytest
+
+from pspf.runtime.plan import AppPlan, CursorName, TopicGroup, Totals
+from pspf.runtime.reports import Busy, Ending, Pulse, Report, SubscriptionStatus, Tasks, decode_report, encode_report
+
+PULSE = Pulse(
+    "running",
+    12,
+    0,
+    is_connected=True,
+    is_at_work=True,
+    session="host-1-abc",
+    busy=(Busy("orders", "g", "h", 1, 10, 70_000),),
+    subscriptions=(
+        SubscriptionStatus("orders", "g", "h", (0, 1), 7, 2, 1, 1, 1_700_000_000_000),
+        SubscriptionStatus("orders", "g", "i", ()),
+    ),
+)
+
+
+@pytest.mark.parametrize(
+    "report", [PULSE, Tasks("task x"), Ending(Totals(1, 2, 3)), Ending(None, ("AppNotFound", "x"))]
+)
+def test_a_report_comes_back_as_it_was(report: Report) -> None:
+    line = encode_report(report)
+    assert line.count(b"\n") == 1
+    assert decode_report(line) == report
+
+
+def test_a_line_that_was_cut_is_no_report() -> None:
+    assert decode_report(encode_report(PULSE)[:40]) is None
+
+
+def test_a_pulse_sums_up() -> None:
+    assert PULSE.totals == Totals(handled=7, failed=2, dead=1)
+    assert PULSE.has_committed
+
+
+def test_a_plan_comes_back_as_it_was() -> None:
+    plan = AppPlan("app:stream", "/here", (TopicGroup("orders", "g", ("h",), (CursorName("orders", "g", None),), 2),))
+    assert AppPlan.from_json(plan.to_json()) == plan
