@@ -95,7 +95,7 @@ class ServerPlace(Place):
 
     def check(self) -> None:
         with self.server.client(database=self.database, decode_responses=True) as client:
-            for stream in client.scan_iter(type="stream", count=1_000):
+            for stream in client.scan_iter(_type="stream", count=1_000):
                 for group in client.xinfo_groups(stream):
                     assert group["pending"] == 0, f"{stream} has entries pending in {group}"
 

@@ -9,7 +9,7 @@ from redis.crc import key_slot
 
 from pspf import BaseEvent, Stream
 from pspf.connectors.base import Limits, StreamingBackend
-from pspf.errors import BackendCorrupt, CommitStale
+from pspf.errors import BackendCorrupt, CommitFenced
 from pspf.records import Cursor, parse_id
 from tests.faults.runs import RUNS, TOPIC
 from tests.faults.valkey import QUICK, SECONDS_MS, Site

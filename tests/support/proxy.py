@@ -257,6 +257,9 @@ class Proxy:
     def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connects += 1
         link = Link(self, reader, writer)
+        if self._listener is None:
+            link.cut()
+            return
         connected = writer.get_extra_info("socket")
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task = asyncio.get_running_loop().create_task(link.run())
@@ -268,8 +271,9 @@ class Proxy:
             link.cut()
 
     async def _refuse(self) -> None:
-        assert self._listener is not None
-        self._listener.close()
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
         await self._cut()
 
     async def _close(self) -> None:
@@ -279,3 +283,4 @@ class Proxy:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # transports close a step after they were told to

@@ -136,7 +136,7 @@ class Server:
         self.kill()
 
     def start(self) -> None:
-        """Start it and wait until it answers (an answer may be `LOADING` or `NOAUTH`)."""
+        """Start it and wait until it has loaded its data and answers (the answer may be `NOAUTH`)."""
         assert self._process is None, "it runs already"
         places = {"bind": "127.0.0.1", "unixsocket": str(self.socket_path), "dir": str(self.folder)}
         if (files := self.certificates) is not None:
@@ -176,7 +176,8 @@ class Server:
             try:
                 probe.connect(str(self.socket_path))
                 probe.sendall(b"PING\r\n")
-                return bool(probe.recv(64))
+                answer = probe.recv(64)
+                return bool(answer) and not answer.startswith(b"-LOADING")
             except OSError:
                 return False
 

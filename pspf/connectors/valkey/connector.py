@@ -101,7 +101,8 @@ class ValkeyConnector:
         except BaseException as error:
             connection._close()
             if isinstance(error, RedisError | OSError):
-                raise translate_connect(error, self.name) from error
+                translated = translate_connect(error, self.name)
+                raise translated from translated.__cause__ or error
             raise
         streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] = (connection._reader, connection._writer)
         # From here on they are ours: redis-py has no public way to hand over what it has opened.

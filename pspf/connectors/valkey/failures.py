@@ -31,7 +31,9 @@ _FULL: Final = frozenset({"OOM", "MISCONF"})
 _PERMIT: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _GROUP: Final = frozenset({"NOGROUP", "UNBLOCKED"})
 _CLUSTER: Final = frozenset({"MOVED", "ASK", "CROSSSLOT"})
-_IN_SCRIPT: Final = re.compile(r"The user executing the script can't|can't run this command|can't access")
+_IN_SCRIPT: Final = re.compile(
+    r"ACL failure in script|The user executing the script can't|can't run this command|can't access"
+)
 _TRACE: Final = re.compile(r",? script: [0-9a-f]{40}.*$", re.DOTALL)
 
 
