@@ -233,13 +233,33 @@ StateKey = tuple[bytes, str]
 """(record key, name)."""
 
 
+WindowPlace = tuple[int, bytes]
+"""(slot, key): a window's start, or that of a slice that windows share, and a grouping key as it is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowChanges:
+    """What a batch did to the windows of an ordered cursor.
+
+    `dropped` slots go first, with all of their keys; then `states` are written (None deletes), which
+    may make such a slot anew. `progress` replaces what the operator remembers beside them; the broker
+    does not look into it. `late` records go to the topic's companion, to the cursor's own partition.
+    """
+
+    watermark_ms: int | None
+    progress: bytes
+    dropped: Sequence[int] = ()
+    states: Mapping[WindowPlace, bytes | None] = field(default_factory=dict)
+    late: Sequence[NewRecord] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """All that a batch did. It takes effect as a whole, once, or not at all.
 
     `done` are the offsets that are finished (succeeded or dead), `position` (ordered mode only)
     the first offset that the cursor has not read. A state value of None deletes. With `whole` the
-    records stand or fall together (`list[Event]` handlers).
+    records stand or fall together (`list[Event]` handlers). `windows` is of windowed handlers.
     """
 
     commit_id: bytes
@@ -250,6 +270,7 @@ class Commit:
     emits: Sequence[Emit] = ()
     state: Mapping[StateKey, bytes | None] = field(default_factory=dict)
     whole: bool = False
+    windows: WindowChanges | None = None
 
 
 class Batch(NamedTuple):

@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import orjson
 
 from pspf.connectors.operations import Operations
-from pspf.errors import EventRejected
+from pspf.errors import EventRejected, NotAvailable
 from pspf.records import (
     Appended,
     Batch,
@@ -27,6 +27,7 @@ from pspf.records import (
     NewRecord,
     Record,
     Retry,
+    WindowPlace,
     check_name,
     encode_headers,
 )
@@ -226,6 +227,30 @@ class Consumer(ABC):
     @abstractmethod
     async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         """Return the committed state of record keys, by name; a key without state may be missing."""
+
+    # Windows: the states of an ordered cursor by slot and key, as commits left them
+
+    async def read_progress(self) -> bytes | None:
+        """Return the last `WindowChanges.progress`, None before the first.
+
+        Raises:
+            NotAvailable: This broker keeps no windows (as in all calls about windows).
+        """
+        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
+
+    async def read_slots(self) -> Sequence[int]:
+        """Return the slots that have states, in order."""
+        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
+
+    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        """Return the states at places; what is not there is missing."""
+        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
+
+    async def scan_windows(
+        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
+        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
 
     @abstractmethod
     async def release(self) -> None:

@@ -14,7 +14,9 @@ from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ensure_topic
 from pspf.records import (
     DEAD_LETTER_SUFFIX,
+    LATE_SUFFIX,
     Commit,
+    Cursor,
     DeadLetter,
     NewRecord,
 )
@@ -55,6 +57,15 @@ class Effects:
             if letter.record.offset not in lost:
                 self._bury(storage, letter, ordered=ordered)
         self._trimmer.trim_if_due(storage, partition_id, now_ms)
+
+    def write_late(self, storage: Storage, cursor: Cursor, records: Sequence[NewRecord]) -> None:
+        """Append records that came too late to the companion of their partition."""
+        if records:
+            now_ms = self._engine.clock.now_ms()
+            topic = ensure_topic(storage, cursor.topic + LATE_SUFFIX, now_ms)
+            partition = topic.partitions[cursor.partition % len(topic.partitions)]
+            self._log.append_partition(storage, partition, records, now_ms)
+            self._engine.grown.add(partition.partition_id)
 
     def _bury(self, storage: Storage, letter: DeadLetter, *, ordered: bool) -> None:
         record = letter.record

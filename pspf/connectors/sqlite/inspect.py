@@ -38,7 +38,8 @@ SELECT t.topic, p.partition, c.group_name, c.handler, c.cursor_id, c.partition_i
     (SELECT min(offset) FROM retries r WHERE r.cursor_id = c.cursor_id),
     (SELECT coalesce(sum(last - first + 1), 0) FROM claims m WHERE m.cursor_id = c.cursor_id),
     (SELECT min(first) FROM claims m WHERE m.cursor_id = c.cursor_id),
-    (SELECT min(claimed_ms) FROM claims m WHERE m.cursor_id = c.cursor_id)
+    (SELECT min(claimed_ms) FROM claims m WHERE m.cursor_id = c.cursor_id),
+    (SELECT watermark_ms FROM operators o WHERE o.cursor_id = c.cursor_id)
 FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)
 WHERE (?1 IS NULL OR c.group_name = ?1) AND (?2 IS NULL OR t.topic = ?2)
 ORDER BY c.group_name, t.topic, c.handler, p.partition
@@ -52,7 +53,7 @@ def list_cursors(storage: Storage, group: str | None, topic: str | None, clock: 
 
 def _cursor_info(storage: Storage, row: Row, now_ms: int) -> CursorInfo:
     topic, number, group, handler, _, partition_id, position, first, end, records, session, last_commit_ms = row[:12]
-    waiting, parked, first_retry, pending, first_claim, claimed_ms = row[12:]
+    waiting, parked, first_retry, pending, first_claim, claimed_ms, watermark_ms = row[12:]
     floor = min(offset for offset in (position, first_retry, first_claim) if offset is not None)
     unread = end - max(position, first)
     if unread > 0 and records != end - first:  # dead letters are taken out of the middle of their log
@@ -68,6 +69,7 @@ def _cursor_info(storage: Storage, row: Row, now_ms: int) -> CursorInfo:
         retries=waiting,
         oldest_pending_ms=None if claimed_ms is None else max(0, now_ms - claimed_ms),
         owner=session,
+        watermark_ms=watermark_ms,
         last_commit_ms=last_commit_ms,
     )
 

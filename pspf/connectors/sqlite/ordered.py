@@ -16,13 +16,14 @@ import apsw
 from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
+from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import CommitFenced, CommitStale
-from pspf.records import Batch, Commit, Cursor, Record, Retry
+from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
 
 logger = logging.getLogger(__name__)
 
@@ -221,6 +222,9 @@ class OrderedConsumer(Consumer):
         )
         self._write_state(storage, commit)
         self._write_retries(storage, commit)
+        if commit.windows is not None:
+            windows.write_windows(storage, self._cursor_id, commit.windows)
+            self._effects.write_late(storage, self.cursor, commit.windows.late)
         self._effects.write(storage, self._partition_id, commit, ordered=True)
         return sequence + 1
 
@@ -272,6 +276,22 @@ class OrderedConsumer(Consumer):
             return found
 
         return await self._engine.read(read) if keys else {}
+
+    async def read_progress(self) -> bytes | None:
+        return await self._engine.read(lambda storage: windows.read_progress(storage, self._cursor_id))
+
+    async def read_slots(self) -> Sequence[int]:
+        return await self._engine.read(lambda storage: windows.read_slots(storage, self._cursor_id))
+
+    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        return await self._engine.read(lambda storage: windows.read_windows(storage, self._cursor_id, places))
+
+    async def scan_windows(
+        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        return await self._engine.read(
+            lambda storage: windows.scan_windows(storage, self._cursor_id, slot, after, max_entries)
+        )
 
     async def release(self) -> None:
         faults.reach("release")

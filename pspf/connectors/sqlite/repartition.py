@@ -56,6 +56,7 @@ def _refuse_busy(storage: Storage, topic: Topic, reset_state: bool, is_dead: IsD
         " OR EXISTS (SELECT 1 FROM retries r WHERE r.cursor_id = c.cursor_id)"
         " OR EXISTS (SELECT 1 FROM claims m WHERE m.cursor_id = c.cursor_id),"
         " (SELECT count(*) FROM state s WHERE s.cursor_id = c.cursor_id)"
+        " + (SELECT count(*) FROM windows w WHERE w.cursor_id = c.cursor_id)"
         " FROM cursors c JOIN partitions p USING (partition_id) WHERE p.topic_id = ?1"
         " ORDER BY c.group_name, c.handler, p.partition",
         (topic.topic_id, OFFSET_BITS),

@@ -6,6 +6,7 @@ from pspf.connectors.operations import Seek
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ids_used_once
+from pspf.connectors.sqlite.windows import forget_windows
 from pspf.errors import NotFound, Refused
 from pspf.records import Cursor
 
@@ -19,6 +20,8 @@ SELECT c.cursor_id, c.partition_id, t.topic_id, p.first_offset, p.next_offset, c
         (SELECT 1 FROM claims m WHERE m.cursor_id = r.cursor_id AND r.offset BETWEEN m.first AND m.last)),
     (SELECT coalesce(sum(last - first + 1), 0) FROM claims m WHERE m.cursor_id = c.cursor_id),
     (SELECT count(*) FROM state s WHERE s.cursor_id = c.cursor_id)
+        + (SELECT count(*) FROM windows w WHERE w.cursor_id = c.cursor_id)
+        + (SELECT count(*) FROM operators o WHERE o.cursor_id = c.cursor_id)
 FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)
 WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?
 """
@@ -49,6 +52,7 @@ def move(storage: Storage, engine: Engine, cursor_id: int, partition_id: int, of
     _forget_unfinished(storage, cursor_id)
     if reset:
         storage.run("DELETE FROM state WHERE cursor_id = ?", (cursor_id,))
+        forget_windows(storage, cursor_id)
     storage.run(
         "UPDATE cursors SET position = ?, sequence = sequence + 1, session = NULL, token = NULL, is_clean = 1,"
         " intent = NULL WHERE cursor_id = ?",
@@ -91,6 +95,7 @@ def delete_cursor(storage: Storage, cursor_id: int) -> None:
     """Remove a cursor and all that is its own."""
     _forget_unfinished(storage, cursor_id)
     storage.run("DELETE FROM state WHERE cursor_id = ?", (cursor_id,))
+    forget_windows(storage, cursor_id)
     storage.run("DELETE FROM cursors WHERE cursor_id = ?", (cursor_id,))
 
 

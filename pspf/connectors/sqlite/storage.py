@@ -22,8 +22,8 @@ from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, 
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 1
-"""Written into each file; a file of a newer format is refused."""
+FORMAT: Final = 2
+"""Written into each file; a file of a newer format is refused, one of an older is brought up to date."""
 
 OLDEST_SQLITE: Final = 3_051_003
 _BUSY_MS: Final = 5_000
@@ -117,6 +117,8 @@ class Storage:
                     raise BackendCorrupt(
                         f"{self.name}: format {version}, this version reads {FORMAT}; use a newer PSPF"
                     )
+                if found[0][0] < FORMAT:
+                    self._update(found[0][0])
             except BaseException:
                 self.rollback()
                 raise
@@ -126,9 +128,19 @@ class Storage:
             self._inode = (status.st_dev, status.st_ino)
 
     def _create(self) -> None:
-        schema = files("pspf.connectors.sqlite").joinpath("schema.sql").read_text(encoding="utf-8")
-        self.connection.execute(schema).fetchall()
+        self._run_script("schema.sql")
+        self._run_script("windows.sql")
         self.run("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
+
+    def _update(self, version: int) -> None:
+        """Bring a file of format 1 up to date: it has no tables for windows."""
+        logger.info("%s: format %d becomes %d", self.name, version, FORMAT)
+        self._run_script("windows.sql")
+        self.run("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
+
+    def _run_script(self, name: str) -> None:
+        script = files("pspf.connectors.sqlite").joinpath(name).read_text(encoding="utf-8")
+        self.connection.execute(script).fetchall()
 
     def close(self) -> None:
         """Close the connection and the queue; safe to call twice."""

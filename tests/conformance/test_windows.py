@@ -1,0 +1,175 @@
+"""The states of windows: they ride in the commit of their ordered cursor, whole or not at all."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+import pytest_asyncio
+
+from pspf.connectors.base import Broker
+from pspf.errors import CommitFenced, NotAvailable, Refused, TooManyEffects
+from pspf.records import Commit, Cursor, NewRecord, WindowChanges, WindowPlace
+from tests.support.brokers import World
+from tests.support.workers import (
+    GROUP,
+    HANDLER,
+    TOPIC,
+    Member,
+    key_in,
+    new,
+    numbered,
+    own,
+    read_all,
+    read_cursor,
+    settle,
+    take_batch,
+)
+
+CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
+
+
+@pytest_asyncio.fixture
+async def member(world: World) -> AsyncIterator[Member]:
+    """The owner of a cursor with three records to read."""
+    await world.broker.append(TOPIC, numbered(3))
+    owner = await own(world.broker)
+    try:
+        await owner.consumer.read_progress()
+    except NotAvailable as error:
+        pytest.skip(str(error))
+    yield owner
+
+
+def windows(
+    states: dict[WindowPlace, bytes | None] | None = None,
+    *,
+    dropped: tuple[int, ...] = (),
+    progress: bytes = b"{}",
+    watermark_ms: int | None = 5,
+    late: tuple[NewRecord, ...] = (),
+) -> Commit:
+    """Return a commit that does nothing else."""
+    return replace(settle(), windows=WindowChanges(watermark_ms, progress, dropped, states or {}, late))
+
+
+async def test_a_new_cursor_has_no_windows(member: Member) -> None:
+    consumer = member.consumer
+    assert await consumer.read_progress() is None
+    assert list(await consumer.read_slots()) == []
+    assert dict(await consumer.read_windows([(0, b"k")])) == {}
+    assert list(await consumer.scan_windows(0)) == []
+
+
+async def test_what_a_commit_wrote_is_there_for_the_next_owner(world: World, member: Member) -> None:
+    places: dict[WindowPlace, bytes | None] = {(-10, b"a"): b"1", (-10, b"b\x00\xff"): b"2", (20, b""): b"3"}
+    await member.consumer.commit(windows(places, progress=b"so far"))
+    await member.session.close()
+    consumer = (await own(await world.reopen())).consumer
+    assert await consumer.read_progress() == b"so far"
+    assert list(await consumer.read_slots()) == [-10, 20]
+    assert dict(await consumer.read_windows([*places, (-10, b"c"), (21, b"")])) == places
+    assert list(await consumer.scan_windows(-10)) == [(b"a", b"1"), (b"b\x00\xff", b"2")]
+    assert (await read_cursor(world.broker, CURSOR)).watermark_ms == 5
+
+
+async def test_a_state_is_replaced_and_deleted(member: Member) -> None:
+    consumer = member.consumer
+    await consumer.commit(windows({(0, b"a"): b"1", (0, b"b"): b"1"}))
+    await consumer.commit(windows({(0, b"a"): b"2", (0, b"b"): None, (0, b"never"): None}))
+    assert dict(await consumer.read_windows([(0, b"a"), (0, b"b")])) == {(0, b"a"): b"2"}
+
+
+async def test_a_dropped_slot_goes_with_all_its_keys_and_may_come_anew(member: Member) -> None:
+    consumer = member.consumer
+    await consumer.commit(windows({(0, b"a"): b"1", (0, b"b"): b"1", (10, b"a"): b"1"}))
+    await consumer.commit(windows({(0, b"c"): b"2"}, dropped=(0, 99)))
+    assert list(await consumer.scan_windows(0)) == [(b"c", b"2")]
+    assert list(await consumer.read_slots()) == [0, 10]
+    await consumer.commit(windows(dropped=(0, 10)))
+    assert list(await consumer.read_slots()) == []
+
+
+async def test_a_slot_is_read_in_pages_in_the_order_of_keys(member: Member) -> None:
+    consumer = member.consumer
+    keys = sorted([b"", b"\x00", *(b"=%d" % n for n in range(2_500))])
+    await consumer.commit(windows({(7, key): b"v" + key for key in keys}))
+    await consumer.commit(windows({(6, b"z"): b"1", (8, b"a"): b"1"}))
+    found: list[tuple[bytes, bytes]] = []
+    while page := await consumer.scan_windows(7, after=found[-1][0] if found else None, max_entries=999):
+        assert len(page) == min(999, len(keys) - len(found))
+        found += page
+    assert found == [(key, b"v" + key) for key in keys]
+
+
+async def test_many_states_are_read_at_once(member: Member) -> None:
+    places: dict[WindowPlace, bytes | None] = {(slot, b"=%d" % n): b"%d" % n for slot in range(3) for n in range(700)}
+    await member.consumer.commit(windows(places))
+    assert dict(await member.consumer.read_windows(list(places))) == places
+
+
+async def test_a_commit_of_a_moved_cursor_writes_no_windows(world: World, member: Member) -> None:
+    await world.broker.operations.seek(CURSOR, 2, force=True)
+    with pytest.raises(CommitFenced):
+        await member.consumer.commit(windows({(0, b"a"): b"1"}))
+    consumer = (await own(world.broker)).consumer
+    assert (await consumer.read_progress(), list(await consumer.read_slots())) == (None, [])
+
+
+async def test_a_commit_sent_again_counts_once(member: Member) -> None:
+    commit = windows({(0, b"a"): b"1"}, late=(new("late"),))
+    await member.consumer.commit(commit)
+    await member.consumer.commit(windows({(0, b"a"): b"2"}))
+    assert dict(await member.consumer.read_windows([(0, b"a")])) == {(0, b"a"): b"2"}
+
+
+async def test_late_records_go_to_the_companion_of_their_partition(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=3)
+    key = key_in(0, 3)
+    owner = await own(broker, partition=2)
+    batch = await take_batch(owner.consumer)
+    commit = windows(late=(new("one", key, timestamp_ms=77), new("two")))
+    try:
+        await owner.consumer.read_progress()
+    except NotAvailable as error:
+        pytest.skip(str(error))
+    await owner.consumer.commit(replace(commit, position=batch.end))
+    late = await read_all(broker, f"{TOPIC}-late", 2)
+    assert [(record.value, record.raw_key) for record in late] == [(b"one", key.encode()), (b"two", None)]
+    assert late[0].timestamp_ms == 77
+    assert (await broker.read_topic(f"{TOPIC}-late"))[0].partitions == 3
+
+
+async def test_two_handlers_on_one_topic_share_no_windows(world: World, member: Member) -> None:
+    await member.consumer.commit(windows({(0, b"a"): b"1"}))
+    other = await own(world.broker, handler="app.other")
+    assert await other.consumer.read_progress() is None
+    assert dict(await other.consumer.read_windows([(0, b"a")])) == {}
+
+
+async def test_too_many_states_are_refused_whole(member: Member) -> None:
+    places: dict[WindowPlace, bytes | None] = {(n, b"k"): b"" for n in range(60_000)}
+    with pytest.raises(TooManyEffects):
+        await member.consumer.commit(windows(places))
+    assert list(await member.consumer.read_slots()) == []
+
+
+async def test_seek_refuses_to_leave_windows_behind_unless_told(world: World, member: Member) -> None:
+    await member.consumer.commit(windows({(0, b"a"): b"1"}))
+    await member.session.close()
+    with pytest.raises(Refused, match="reset-state"):
+        await world.broker.operations.seek(CURSOR, 1)
+    await world.broker.operations.seek(CURSOR, 1, keep_state=True)
+    member = await own(world.broker)
+    assert list(await member.consumer.read_slots()) == [0]
+    await member.session.close()
+    await world.broker.operations.seek(CURSOR, 1, keep_state=False)
+    member = await own(world.broker)
+    assert (await member.consumer.read_progress(), list(await member.consumer.read_slots())) == (None, [])
+
+
+async def test_a_deleted_group_takes_its_windows_along(world: World, member: Member) -> None:
+    await member.consumer.commit(windows({(0, b"a"): b"1"}))
+    await member.session.close()
+    await world.broker.operations.delete_group(GROUP)
+    member = await own(world.broker)
+    assert (await member.consumer.read_progress(), list(await member.consumer.read_slots())) == (None, [])
