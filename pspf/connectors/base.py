@@ -3,6 +3,7 @@
     StreamingBackend   what users name: one topic and one group on a broker
     Broker             topics, the log, groups, dead letters, state: all that needs no membership
     Operations         seek, drop, trim, delete, look after: what only an operator does (operations.py)
+    Roster             which workers there are, what they say of themselves and are told (roster.py)
     Session            one worker's membership: while it lives, what it holds is nobody else's
     Consumer           one cursor in one worker's hands: poll and commit
 
@@ -18,6 +19,7 @@ from typing import Any, Final, Self
 import orjson
 
 from pspf.connectors.operations import Operations
+from pspf.connectors.roster import Roster
 from pspf.errors import EventRejected, NotAvailable
 from pspf.records import (
     Appended,
@@ -309,6 +311,8 @@ class Broker(ABC):
     """Whether other processes can see it."""
     operations: Operations
     """What an operator may do."""
+    roster: Roster
+    """Who works on it."""
 
     async def __aenter__(self) -> Self:
         await self.connect()

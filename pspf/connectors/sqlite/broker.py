@@ -30,6 +30,7 @@ from pspf.connectors.sqlite.filesystem import find_filesystem, warn_of_network
 from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
 from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, make_session_id, read_boot_id
 from pspf.connectors.sqlite.operations import SQLOperations
+from pspf.connectors.sqlite.roster import SQLRoster
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import ConfigurationError, EmitUnknown
@@ -50,6 +51,7 @@ class SQLBroker(Broker):
         self._trimmer = Trimmer(engine)
         self._renewal = Renewal(limits.renew_ms)
         self.operations = SQLOperations(engine, liveness)
+        self.roster = SQLRoster(engine)
         self._sessions: list[SQLiteSession] = []
         reaper = Reaper(liveness, self._renewal, engine.clock, limits.lease_ms, boot_id)
         engine.add_chore(self._renewal)

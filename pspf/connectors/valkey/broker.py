@@ -24,6 +24,7 @@ from pspf.connectors.valkey.keys import stream_name
 from pspf.connectors.valkey.liveness import Member, Renewal, make_session_id
 from pspf.connectors.valkey.log import Log, read_range
 from pspf.connectors.valkey.operations import ValkeyOperations
+from pspf.connectors.valkey.roster import ValkeyRoster
 from pspf.connectors.valkey.session import ValkeySession
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
 from pspf.errors import BackendUnavailable, ConfigurationError
@@ -54,6 +55,7 @@ class ValkeyBroker(Broker):
         self._consumer_name = consumer_name
         self._core = Core(connector, self.limits, clock)
         self.operations = ValkeyOperations(self._core)
+        self.roster = ValkeyRoster(self._core)
         self._log = Log(self._core)
         self._renewal = Renewal(self._core)
         self._sessions: list[ValkeySession] = []

@@ -1,0 +1,50 @@
+"""Who works on a broker, for people: what each worker says of itself, and what it is told to do.
+
+Beside the sessions, which say who holds what: a worker is shown here also while none of its
+processes gets as far as a session. The broker keeps what is said as it is; `pspf/runtime` writes it
+and `pspf workers` and `pspf health` read it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+MAX_STATUS_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker said of itself, and how long ago."""
+
+    worker: str
+    status: bytes
+    age_ms: int
+
+
+class Roster(ABC):
+    """The workers of a broker. Every method may raise `BackendUnavailable`: wait, then call again."""
+
+    @abstractmethod
+    async def publish(self, worker: str, status: bytes, *, ttl_ms: int) -> None:
+        """Show `status`, of at most `MAX_STATUS_BYTES`, for `worker`, until `ttl_ms` have passed; replaces the last."""
+
+    @abstractmethod
+    async def withdraw(self, worker: str) -> None:
+        """Show the worker no longer, and forget what it was to do. Safe to call twice."""
+
+    @abstractmethod
+    async def list_workers(self) -> Sequence[WorkerInfo]:
+        """Return the workers that are shown, by id."""
+
+    @abstractmethod
+    async def send(self, worker: str, command: bytes) -> None:
+        """Leave a command for a worker.
+
+        Raises:
+            NotFound: No such worker is shown.
+        """
+
+    @abstractmethod
+    async def take_commands(self, worker: str) -> Sequence[bytes]:
+        """Return the commands left for a worker, in order; each is given once."""
