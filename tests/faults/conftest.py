@@ -7,13 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.faults.runs import RUNS, FilePlace, Place, ServerPlace
+from tests.faults.runs import KINDS, FilePlace, Place, ServerPlace
 from tests.faults.valkey import Site
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, find, hall
-
-KINDS = ("sqlite", "valkey", "redis") if RUNS > 2 else ("sqlite", "valkey")
-"""Redis takes part in the long runs only: it differs from Valkey in little, and conformance runs on both."""
 
 
 @pytest.fixture(params=KINDS)

@@ -29,6 +29,8 @@ SECONDS: Final = 60
 """How long one worker may take; a run takes about one."""
 RUNS: Final = int(os.environ.get("PSPF_FAULT_RUNS", "2"))
 """How often what is random is done; `make faults` asks for more."""
+KINDS: Final = ("sqlite", "valkey", "redis") if RUNS > 2 else ("sqlite", "valkey")
+"""Redis takes part in the long runs only: it differs from Valkey in little, and conformance runs on both."""
 SEED: Final = int(os.environ.get("PSPF_SEED", random.randrange(1 << 30)))
 
 
