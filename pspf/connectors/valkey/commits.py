@@ -75,6 +75,8 @@ class SharedBatch:
 
     plain: Sequence[int]
     others: Sequence[int]
+    in_hand: Sequence[bytes | None]
+    """What was known of the plain ones and the others, in turn: the very ids, None where nothing was."""
     arguments: Sequence[Argument]
     """The first and the last id, then all that commit_shared.lua takes about the records."""
     is_known: bool
@@ -98,13 +100,12 @@ def sort_shared(commit: Commit, hand: Mapping[int, bytes], noted: set[int]) -> S
     else:
         plain, others = done, []
     known = hand.get
-    ids = [known(offset) for offset in plain]
-    is_known = None not in ids and all(offset in hand for offset in others)
-    if None in ids:
-        ids = [known(offset) or format_entry_id(offset) for offset in plain]
     everything = [*plain, *others] if others else plain
+    in_hand = [known(offset) for offset in everything]
+    is_known = None not in in_hand
     first, last = min(everything, default=0), max(everything, default=0)
-    arguments: list[Argument] = [format_entry_id(first), format_entry_id(last), *ids]  # type: ignore[list-item]
+    arguments: list[Argument] = [format_entry_id(first), format_entry_id(last)]
+    arguments += [raw or format_entry_id(offset) for offset, raw in zip(plain, in_hand, strict=False)]
     for offset in others:
         retry = retries.get(offset)
         arguments.append(format_entry_id(offset))
@@ -113,7 +114,7 @@ def sort_shared(commit: Commit, hand: Mapping[int, bytes], noted: set[int]) -> S
         else:
             due_ms = 0 if retry.due_ms is None else retry.due_ms
             arguments += (due_ms, pack_retry(retry.attempts, None, retry.key, retry.error))
-    return SharedBatch(plain, others, arguments, is_known)
+    return SharedBatch(plain, others, in_hand, arguments, is_known)
 
 
 def pack_waiting(commit: Commit, waiting: set[int]) -> tuple[Sequence[Argument], Sequence[Argument]]:

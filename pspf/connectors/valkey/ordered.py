@@ -187,7 +187,7 @@ class OrderedConsumer(Consumer):
             CommitStale: The stream, or a record that waited, was deleted by hand.
         """
         keys = self._keys
-        reply = await self._reads.lane.run(
+        reply = await self._reads.look(
             _LOOK,
             [keys.partition.stream, keys.meta, keys.due, keys.retry],
             [self._core.now(), self._group, self._token, limit],

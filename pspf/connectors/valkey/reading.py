@@ -1,9 +1,12 @@
 """A connection for reads that wait on the server, and that can be called back."""
 
 import asyncio
+import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from pspf.connectors.valkey.scripts import Argument, Script
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
 from pspf.errors import BackendUnavailable
 
@@ -26,6 +29,8 @@ class Reads:
         self._core = core
         self._commits = commits
         self._look_at = 0.0
+        self._asked_for = math.inf
+        """When a look was asked for that came too late for the one under way."""
         self._blocked_until: float | None = None
         self._woken = asyncio.Event()
 
@@ -34,9 +39,15 @@ class Reads:
         """Whether it is time to look for what no append tells of; always by a clock that only its owner moves."""
         return self._core.has_own_clock or time.monotonic() >= self._look_at
 
+    async def look(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Any:
+        """Run the script that looks; what is asked for from here on, its answer does not know."""
+        self._asked_for = math.inf
+        return await self.lane.run(script, keys, arguments)
+
     def looked(self, wait_ms: int) -> None:
-        """Note that somebody has looked: the next thing is due in `wait_ms` (-1: nothing is)."""
-        self._look_at = time.monotonic() + (BLOCK_MS if wait_ms < 0 else min(wait_ms, BLOCK_MS)) / 1000
+        """Note what the look has found: the next thing is due in `wait_ms` (-1: nothing is)."""
+        next_at = time.monotonic() + (BLOCK_MS if wait_ms < 0 else min(wait_ms, BLOCK_MS)) / 1000
+        self._look_at = min(next_at, self._asked_for)
 
     def block_ms(self, deadline: float) -> int:
         """Return how long a read may wait; 0: not at all."""
@@ -71,6 +82,7 @@ class Reads:
         """Have the next look come in `wait_ms` at the latest, and call back a read that would miss it."""
         at = time.monotonic() + max(0, wait_ms) / 1000
         self._look_at = min(self._look_at, at)
+        self._asked_for = min(self._asked_for, at)
         if self._blocked_until is not None and self._blocked_until > at:
             await self.call_back()
 

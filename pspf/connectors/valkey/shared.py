@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
-from pspf.connectors.valkey.commits import pack_effects, sort_shared
+from pspf.connectors.valkey.commits import SharedBatch, pack_effects, sort_shared
 from pspf.connectors.valkey.failures import GroupGone
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse_entry_id, unpack_retry
 from pspf.connectors.valkey.gone import forget_cursor
@@ -155,7 +155,7 @@ class SharedConsumer(Consumer):
             keys = [*self._script_keys, *[partition.live(name) for name in self._others]]
             arguments: list[Argument] = [self._core.now(), self._keys.group, self._member.session, max_records]
             in_hand = len(self._hand)
-            reply = await self._reads.lane.run(_TAKE, keys, [*arguments, *self._others])
+            reply = await self._reads.look(_TAKE, keys, [*arguments, *self._others])
             if reply[0] == b"GONE":
                 await self._heal()
                 continue
@@ -252,25 +252,33 @@ class SharedConsumer(Consumer):
         faults.reach("commit.sent")
         reply = await self._member.commits.run(_COMMIT, [*self._script_keys, *effects.streams], arguments)
         faults.reach("commit.reply")
-        lost = self._settle(batch.plain, batch.others, reply)
+        lost = self._settle(batch, reply)
         await after_commit(self._core, self._member, self._reads, self.cursor, commit)
         return lost
 
-    def _settle(self, plain: Sequence[int], others: Sequence[int], reply: Any) -> Sequence[int]:
+    def _settle(self, batch: SharedBatch, reply: Any) -> Sequence[int]:
         """Forget what was in hand; return what was not ours any more."""
-        forget = self._hand.pop
-        for offset in plain:
-            forget(offset, None)
-        for offset in others:
+        everything = [*batch.plain, *batch.others] if batch.others else batch.plain
+        hand = self._hand
+        settled: Sequence[int] = everything
+        if reply[0] == b"GONE" or reply[2] or batch.others:
+            # A retry, or what was given back, may be in hand again by now: delivered anew, with an id object of its own
+            settled = [
+                offset
+                for offset, raw in zip(everything, batch.in_hand, strict=True)
+                if raw is not None and hand.get(offset) is raw
+            ]
+        forget = hand.pop
+        for offset in settled:
             forget(offset, None)
         for some in (self._noted, self._doubtful):
             if some:
-                some.difference_update(plain)
-                some.difference_update(others)
+                some.difference_update(settled)
         if reply[0] == b"GONE":
-            return sorted([*plain, *others])
+            return sorted(everything)
         takes, counted, lost_ids = reply
         self._note_takes(takes)
+        plain = batch.plain
         if counted == len(plain) and not lost_ids:
             return ()
         lost = {parse_entry_id(raw_id) for raw_id in lost_ids}
