@@ -59,8 +59,8 @@ async def test_bytes_that_are_no_event_are_dead_letters_and_their_neighbours_are
     tmp_path: Path, place: Place
 ) -> None:
     records = [event.as_record() for event in GOOD]
-    for place, value in enumerate(BAD_VALUES.values()):
-        records.insert(place * 4 + 1, NewRecord(GOOD[place].key.encode(), value))
+    for number, value in enumerate(BAD_VALUES.values()):
+        records.insert(number * 4 + 1, NewRecord(GOOD[number].key.encode(), value))
     run = Run(tmp_path, place, partitions=2)
     await run.fill(records)
     run.finish()
