@@ -21,19 +21,9 @@ async def check_server(lane: Lane) -> list[str]:
         BackendCorrupt: What PSPF stored there is of a newer format.
     """
     info = parse_info(await lane.call("INFO"))
-    name, version = read_version(info)
-    oldest = OLDEST_VALKEY if name == "Valkey" else OLDEST_REDIS
-    if _numbers(version) < oldest:
-        raise NotAvailable(f"{lane.name} is {name} {version}; PSPF needs Redis 7.0 or Valkey 7.2, or newer")
-    if info.get("redis_mode") == "cluster":
-        raise NotAvailable(f"{lane.name} is a node of a Cluster, which this version does not have")
-    policy = info.get("maxmemory_policy", "noeviction")
-    if policy.startswith("allkeys"):
-        raise ConfigurationError(
-            f"{lane.name} has maxmemory-policy {policy}: it would throw away events and state when its memory is"
-            " full; set it to noeviction"
-        )
+    refuse_unfit(lane.name, info)
     await _check_format(lane)
+    policy = info.get("maxmemory_policy", "noeviction")
     warnings = []
     if policy.startswith("volatile"):
         warnings.append(
@@ -42,6 +32,22 @@ async def check_server(lane: Lane) -> list[str]:
     if (persistence := await _describe_loss(lane, info)) is not None:
         warnings.append(persistence)
     return warnings
+
+
+def refuse_unfit(place: str, info: dict[str, str]) -> None:
+    """Raise where a server can't hold the promise at all; errors as in `check_server`."""
+    name, version = read_version(info)
+    oldest = OLDEST_VALKEY if name == "Valkey" else OLDEST_REDIS
+    if _numbers(version) < oldest:
+        raise NotAvailable(f"{place} is {name} {version}; PSPF needs Redis 7.0 or Valkey 7.2, or newer")
+    if info.get("redis_mode") == "cluster":
+        raise NotAvailable(f"{place} is a node of a Cluster, which this version does not have")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy.startswith("allkeys"):
+        raise ConfigurationError(
+            f"{place} has maxmemory-policy {policy}: it would throw away events and state when its memory is full;"
+            " set it to noeviction"
+        )
 
 
 def parse_info(raw: bytes) -> dict[str, str]:

@@ -1,0 +1,51 @@
+"""The names of keys: apart from each other, and in one hash slot per partition."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pspf.connectors.valkey.keys import PartitionKeys, stream_name
+from pspf.connectors.valkey.scripts import load_script
+
+
+def hash_tag(key: bytes) -> bytes:
+    """Return what a Cluster hashes: what stands between the first { and the } behind it, else all."""
+    start = key.find(b"{")
+    end = key.find(b"}", start)
+    return key[start + 1 : end] if start >= 0 and end > start + 1 else key
+
+
+def test_a_topic_of_one_partition_is_the_stream_of_its_name() -> None:
+    assert stream_name("orders", 0, 1) == b"orders"
+    assert stream_name("orders", 3, 16) == b"orders:3"
+
+
+@given(st.text(), st.binary())
+def test_all_keys_of_a_partition_are_in_the_slot_of_its_stream(handler: str, key: bytes) -> None:
+    keys = PartitionKeys(b"orders:3")
+    cursor = keys.cursor("billing", handler)
+    every = [keys.meta, keys.cursors, keys.sessions, keys.floors, keys.live("s"), *keys.dedup()]
+    every += [cursor.meta, cursor.due, cursor.retry, cursor.keys, cursor.state(key)]
+    assert {hash_tag(name) for name in every} == {hash_tag(b"orders:3")}
+    assert len(set(every)) == len(every)
+
+
+@given(st.text(min_size=1), st.binary(), st.text(min_size=1), st.binary())
+def test_state_of_two_handlers_or_keys_is_apart(handler: str, key: bytes, other: str, other_key: bytes) -> None:
+    keys = PartitionKeys(b"orders")
+    one, two = keys.cursor("g", handler).state(key), keys.cursor("g", other).state(other_key)
+    assert (one == two) == ((handler, key) == (other, other_key))
+
+
+def test_a_shared_cursor_is_the_consumer_group_of_its_name() -> None:
+    keys = PartitionKeys(b"orders")
+    assert keys.cursor("billing", None).group_name == b"billing"
+    assert keys.cursor("billing", "app.total").group_name == b"billing/app.total"
+    assert keys.cursor("billing", None).registry_field == b"billing\0"
+
+
+def test_a_script_is_called_by_the_hash_of_its_text() -> None:
+    script = load_script("append")
+    assert script.text.startswith("-- Stands before every script.")
+    assert script.command([b"k"], ["a", 1]) == ("EVALSHA", script.sha, 1, b"k", "a", 1)
+    assert script.command_with_text([b"k"], []) == ("EVAL", script.text, 1, b"k")
+    assert len(script.sha) == 40
