@@ -6,14 +6,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from pspf import faults
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Broker, Consumer
 from pspf.context import StateSource
 from pspf.errors import BackendUnavailable, HandlerCrashed
-from pspf.execution.choice import make_executor
+from pspf.execution.choice import make_executor, make_windowed
+from pspf.execution.executor import Executor
+from pspf.execution.windowed import Room
 from pspf.processing.batch_run import BatchRun, EffectLimits
 from pspf.processing.batch_size import BatchSize
 from pspf.processing.batch_state import BatchState, StoreState
@@ -47,6 +49,7 @@ class Tuning:
     target_commit_ms: int = 100
     effects: EffectLimits = field(default_factory=EffectLimits)
     state_cache_keys: int = 100_000
+    window_cache_states: int = 1_000_000
     max_crashes: int = 3
     max_held_back: int = 1_000
 
@@ -64,6 +67,7 @@ class Tuning:
                 record_effect_bytes=settings.MAX_RECORD_EFFECT_BYTES,
             ),
             state_cache_keys=settings.STATE_CACHE_KEYS,
+            window_cache_states=settings.WINDOW_CACHE_STATES,
             max_crashes=settings.MAX_CRASHES,
             max_held_back=settings.MAX_HELD_BACK,
         )
@@ -149,15 +153,34 @@ class _CursorLoop:
         )
         self._wake = asyncio.Event()
         """There is something to do: a read has ended, a late outcome is known, it is to stop."""
-        self._executor = make_executor(subscription, make_decoder(subscription.model), around, self._wake.set)
+        self._executor = self._make_executor(around)
         self._last = _EMPTY
         self._left: Sequence[Record] = ()
         self._run: BatchRun | None = None
+        self._committing: asyncio.Task[None] | None = None
+        # In shared mode each record stands for itself, so that the next batch needn't wait for the outcome.
+        self._commits_aside = consumer.is_remote and consumer.lease is None and self._state is None
         self._upcoming: asyncio.Task[Batch] | None = None
         self._was_full = False
         cursor = consumer.cursor
         self._activity = processor.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
         stop.add(self._on_stop)
+
+    def _make_executor(self, around: _Around) -> Executor:
+        subscription = self._subscription
+        read = make_decoder(subscription.model)
+        if subscription.windowing is None or self._held is None:
+            return make_executor(subscription, read, around, self._wake.set)
+        room = Room(
+            self._consumer,
+            self._held,
+            self._insist,
+            self._processor.clock,
+            self._tuning.effects,
+            self._tuning.window_cache_states,
+            self._wake.set,
+        )
+        return make_windowed(subscription, read, around, room)
 
     def _make_state(self, store: StateStore | None) -> BatchState | StoreState | None:
         """Return where `ctx.state` is: in the cursor (ordered), in the user's store (shared), nowhere."""
@@ -174,6 +197,7 @@ class _CursorLoop:
                 await self._commit(await self._handle(batch))
                 self._size.learn(len(batch.records) - len(self._left), (time.monotonic() - started) * 1000)
             batch = await self._next()
+        await self._committed()
 
     def _turn(self, batch: Batch) -> AbstractAsyncContextManager[None]:
         """Return what to hold until a batch is committed: a record that is alone suspect runs alone."""
@@ -195,10 +219,10 @@ class _CursorLoop:
         """Return the read that is under way."""
         if self._upcoming is None:
             self._upcoming = asyncio.create_task(self._poll(), name=f"poll {self._consumer.cursor}")
-            self._upcoming.add_done_callback(self._on_read)
+            self._upcoming.add_done_callback(self._on_done)
         return self._upcoming
 
-    def _on_read(self, task: asyncio.Task[Batch]) -> None:
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
         if not task.cancelled():
             task.exception()  # seen, should nobody ask for the result any more
         self._wake.set()
@@ -248,8 +272,11 @@ class _CursorLoop:
 
     async def _handle(self, batch: Batch) -> Commit | None:
         """Run a batch's handlers; return its commit, None where there is nothing to commit."""
-        if not batch.records and not self._executor.has_late:
-            return None
+        if not batch.records:
+            if not self._executor.has_late:
+                return None
+            if self._held is not None:  # nothing was read, be it that a poll said so or none was asked
+                batch = Batch((), self._held.position)
         run = self._run = self._begin(batch)
         self._activity.records = len(batch.records)
         self._activity.handling_since_ms = _now_ms()
@@ -264,7 +291,7 @@ class _CursorLoop:
         if _is_cancelled():
             raise asyncio.CancelledError  # a handler has swallowed it; what it did is not to count
         self._left = batch.records[taken:]
-        if not taken and not run.failures:
+        if not taken and not run.failures and run.windows is None:
             return None
         commit = run.as_commit(batch.records[:taken], self._left, whole=self._subscription.handler.takes is Takes.BATCH)
         faults.reach("commit.built")
@@ -287,17 +314,32 @@ class _CursorLoop:
     # Committing
 
     async def _commit(self, commit: Commit | None) -> None:
-        """Commit, and again while it is not known whether it was; then tell what happened."""
-        run = self._run
+        """Commit, behind the commit before. Where that is sure to matter to no later batch, it goes on beside them."""
+        run, self._run = self._run, None
         self._activity.handling_since_ms = None
+        if commit is not None or (self._committing is not None and self._committing.done()):
+            await self._committed()
         if commit is None or run is None:
             return
+        if not self._commits_aside or run.batch.suspect:
+            await self._finish(commit, run)
+        else:
+            self._committing = asyncio.create_task(self._finish(commit, run), name=f"commit {self._consumer.cursor}")
+            self._committing.add_done_callback(self._on_done)
+
+    async def _committed(self) -> None:
+        """Wait for the commit that is under way, and raise what it raised."""
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            await committing
+
+    async def _finish(self, commit: Commit, run: BatchRun) -> None:
+        """Commit, and again while it is not known whether it was; then tell what happened."""
         self._activity.committing_since_ms = _now_ms()
         lost = await self._insist("commit", lambda: self._write(commit))
         self._activity.committing_since_ms = None
         if self._state is not None:
             self._state.settle()
-        self._run = None
         self._narrator.tell(run.failures, lost)
         gone = set(lost)
         failures = [failure for failure in run.failures if failure.record.offset not in gone]
@@ -310,6 +352,7 @@ class _CursorLoop:
             failed=len(failures),
             retried=len(failures) - dead,
             dead=dead,
+            late=run.late,
             commit_ms=self._processor.clock.now_ms(),
         )
 
@@ -344,6 +387,9 @@ class _CursorLoop:
             self._upcoming.cancel()
             # Again, should it have been lost: asyncio.wait_for drops one that meets its result.
             await asyncio.wait([self._upcoming], timeout=_CANCEL_S)
+        if self._committing is not None:  # given up half-way
+            self._committing.cancel()
+            await asyncio.wait([self._committing])
         try:
             await self._consumer.release()
         except BackendUnavailable as error:  # the session's end gives it back, or the end of its lease

