@@ -38,6 +38,8 @@ _FORGET: Final = load_script("forget_deleted")
 _HOLD: Final = load_script("hold_ordered")
 _UNKNOWN_BATCH: Final = 1_000
 _TRIES: Final = 10
+_AGAIN_MS: Final = 100
+"""How long what was given as due is not given again, unless a commit comes before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,9 @@ class OrderedConsumer(Consumer):
         """The offsets of the new records that were read and are not before the committed position."""
         self._waiting = {retry.offset for retry in grant.lease.held}
         """What may be held back or wait for a retry."""
+        self._has_given_due = False
+        self._is_committing = False
+        """Whether a commit is under way, or its outcome not known."""
         self._reads = Reads(core, member.commits)
 
     # Reading
@@ -184,9 +189,10 @@ class OrderedConsumer(Consumer):
 
         Raises:
             CommitFenced: The lease is another worker's.
-            CommitStale: The stream, or a record that waited, was deleted by hand.
+            CommitStale: The cursor was moved under its owner, or the stream deleted, or a record that waited.
         """
         keys = self._keys
+        oldest = self._sequence
         reply = await self._reads.look(
             _LOOK,
             [keys.partition.stream, keys.meta, keys.due, keys.retry],
@@ -196,12 +202,17 @@ class OrderedConsumer(Consumer):
             raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
         if reply[0] == b"GONE":
             raise CommitStale(f"{self.cursor}: its stream was deleted")
-        self._reads.looked(reply[0])
-        due = {parse_entry_id(raw_id): int(attempts) for raw_id, attempts in zip(reply[1::2], reply[2::2], strict=True)}
+        wait_ms, sequence, *rows = reply
+        self._reads.looked(wait_ms)
+        if not oldest <= int(sequence) <= self._sequence + self._is_committing:
+            raise CommitStale(f"{self.cursor}: moved to sequence {int(sequence)} while {self._sequence} was in hand")
+        due = {parse_entry_id(raw_id): int(attempts) for raw_id, attempts in zip(rows[::2], rows[1::2], strict=True)}
+        self._has_given_due = bool(due)
         if not due:
             return []
+        self._reads.looked(_AGAIN_MS)  # what of it the next commit leaves is still due
         stream = keys.partition.stream
-        found = await self._reads.lane.call_many([("XRANGE", stream, raw_id, raw_id) for raw_id in reply[1::2]])
+        found = await self._reads.lane.call_many([("XRANGE", stream, raw_id, raw_id) for raw_id in rows[::2]])
         entries = [entry for some in found for entry in self._reads.lane.check(some, "XRANGE")]
         records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
         if len(records) < len(due):
@@ -260,15 +271,17 @@ class OrderedConsumer(Consumer):
         keys = self._keys
         script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.keys, *states, *effects.streams]
         faults.reach("commit.sent")
+        self._is_committing = True
         reply = await self._member.commits.run(_COMMIT, script_keys, arguments)
         faults.reach("commit.reply")
+        self._is_committing = False
         sequence = self._check(reply)
         if sequence != self._sequence:
             self._sequence, self._suspicion, self._passed = sequence, rest, passed
             del self._new[:number]
             self._waiting.difference_update(commit.done)
             self._waiting.update([retry.offset for retry in commit.retries])
-        await after_commit(self._core, self._member, self._reads, self.cursor, commit)
+        await after_commit(self._core, self._member, self._reads, self.cursor, commit, is_more_due=self._has_given_due)
         return ()
 
     def _check(self, reply: Sequence[Any]) -> int:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-async def after_commit(core: "Core", member: Member, reads: Reads, cursor: Cursor, commit: Commit) -> None:
-    """Let the read that waits come back in time for a retry, and trim now and then."""
+async def after_commit(
+    core: "Core", member: Member, reads: Reads, cursor: Cursor, commit: Commit, *, is_more_due: bool = False
+) -> None:
+    """Let the read that waits come back in time for a retry, or at once, and trim now and then."""
     try:
         due = [retry.due_ms for retry in commit.retries if retry.due_ms is not None]
-        if due:
-            await reads.look_in(min(due) - core.clock.now_ms())
+        if due or is_more_due:
+            await reads.look_in(0 if is_more_due else min(due) - core.clock.now_ms())
         await core.trimmer.trim_if_due(member.commits, cursor.topic, cursor.partition)
     except BackendUnavailable as error:
         logger.debug("%s: not trimmed: %s", cursor, error)
