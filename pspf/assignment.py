@@ -75,9 +75,15 @@ class Assignment:
         )
 
     async def _share(self, partition: int) -> None:
-        consumer = await self._insist("consume", lambda: self._session.share(self._cursor(partition)))
-        if consumer is not None:
-            await self._processor.run(self._subscription, self._broker, consumer, self._stop)
+        while not self._stop.is_set:
+            consumer = await self._insist("consume", lambda: self._session.share(self._cursor(partition)))
+            if consumer is None:
+                return
+            try:
+                await self._processor.run(self._subscription, self._broker, consumer, self._stop)
+            except CommitFenced as error:
+                logger.warning("%s; joining it again", error)
+                await self._insist("join", self._register)
 
     async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T | None:
         """Do something with the broker, and again while it is not there; None once stopped."""
@@ -144,7 +150,8 @@ class Assignment:
                 logger.info("%s; reading it again", error)
             except CommitFenced as error:
                 self._processor.telemetry.lease_losses += 1
-                logger.warning("%s; another worker owns it now", error)
+                logger.warning("%s: its lease was ended", error)
+                await self._insist("join", self._register)  # its group may have been deleted
             finally:
                 stop.detach()
                 self._owned.pop(partition, None)

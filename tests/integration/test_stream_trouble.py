@@ -13,7 +13,18 @@ from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.errors import BackendUnavailable
 from pspf.records import Batch, Commit, Cursor
-from tests.integration.running import GROUP, TOPIC, Number, numbers, read_events, run_until_drained, running, until
+from pspf.subscription import Ordering
+from tests.integration.running import (
+    GROUP,
+    TOPIC,
+    Number,
+    drain,
+    numbers,
+    read_events,
+    run_until_drained,
+    running,
+    until,
+)
 
 
 class Trouble:
@@ -187,3 +198,22 @@ async def test_a_suspect_record_is_noted_only_once_it_runs_alone() -> None:
         await until(lambda: "suspect runs" in trouble.calls)
     wanted = ("slow has ended", "intend", "suspect runs")
     assert [call for call in trouble.calls if call in wanted] == list(wanted)
+
+
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_a_group_that_is_deleted_under_its_worker_is_made_again(
+    backend: StreamingBackend, ordering: Ordering
+) -> None:
+    stream = Stream(backend)
+    seen: list[int] = []
+
+    @stream.subscribe(TOPIC, ordering=ordering)
+    async def handle(event: Number) -> None:
+        seen.append(event.n)
+
+    async with running(stream):
+        await stream.emit_many(numbers(2))
+        await drain(stream)
+        await backend.broker.operations.delete_group(GROUP, force=True)
+        await stream.emit(Number(n=2))
+        await until(lambda: 2 in seen, within_ms=8_000)

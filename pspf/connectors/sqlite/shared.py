@@ -18,7 +18,7 @@ from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.storage import Storage
-from pspf.errors import StateUnavailable
+from pspf.errors import CommitFenced, StateUnavailable
 from pspf.records import Batch, Commit, Cursor, Record, offset_of
 
 
@@ -96,7 +96,7 @@ class SharedConsumer(Consumer):
             (self._cursor_id,),
         )
         if row is None:
-            return Nothing()
+            raise CommitFenced(f"{self.cursor}: its group was deleted")
         is_orphaned, due_ms, position, end = row
         is_due = due_ms is not None and due_ms <= self._engine.clock.now_ms()
         is_unread = position < end and not retries_only
