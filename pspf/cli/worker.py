@@ -60,6 +60,10 @@ def worker(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="TOPIC", help="Only handlers of this topic; repeat it.")
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", metavar="PREFIX", help="What worker ids start with, instead of the host's name."),
+    ] = None,
     burst: Annotated[bool, typer.Option("--burst", help="Stop when nothing is left to do.")] = False,
     burst_timeout: Annotated[
         str | None, typer.Option("--burst-timeout", metavar="SPAN", help="Exit 9 where the burst takes longer: 5m.")
@@ -91,16 +95,20 @@ def worker(
     from pspf.runtime.plan import WorkerOptions
     from pspf.settings import settings
 
-    refuse_unavailable(reload=reload, admin=admin, metrics=metrics, final=final)
+    refuse_unavailable(admin=admin, metrics=metrics, final=final)
     if burst_timeout is not None and not burst:
         raise UsageError("--burst-timeout belongs to --burst")
     if in_process and processes is not None:
         raise UsageError("--in-process runs one process; leave -w out")
+    if reload and (in_process or burst):
+        raise UsageError("--reload starts processes again: not with --in-process or --burst")
     options = WorkerOptions(
         backend=backend,
+        name=name,
         concurrency=concurrency,
         burst=burst,
         burst_timeout_ms=None if burst_timeout is None else parse_span_ms(burst_timeout),
+        loop_stall_ms=settings.LOOP_STALL_MS,
         drain_timeout_ms=settings.DRAIN_TIMEOUT_MS if drain_timeout is None else parse_span_ms(drain_timeout),
         loop=loop.value,
         log_level=log_level or settings.LOG_LEVEL,
@@ -108,7 +116,14 @@ def worker(
     )
     target, folder = find_app(app)
     request = Request(
-        target, folder, options, processes=processes, only=tuple(only or ()), in_process=in_process, check=check
+        target,
+        folder,
+        options,
+        processes=processes,
+        only=tuple(only or ()),
+        in_process=in_process,
+        reload=reload,
+        check=check,
     )
     raise typer.Exit(launch(request, say))
 

@@ -3,20 +3,22 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotAvailable
+from pspf.runtime.control import ProcessControl, SupervisorControl
 from pspf.runtime.forking import serve, why_not_forkable
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.logs import configure_logging
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.nursery import IS_AVAILABLE, Nursery
-from pspf.runtime.overrides import with_concurrency
+from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.patience import connect_patiently, say_missing_topics
 from pspf.runtime.plan import AppPlan, ChildSpec, CursorName, WorkerOptions, describe_plan
+from pspf.runtime.presence import Presence, PresenceThread, make_worker_id
 from pspf.runtime.process import Spawner
 from pspf.runtime.restarts import RestartPolicy
 from pspf.runtime.stages import end_quietly_on_signals
@@ -38,6 +40,7 @@ class Request:
     processes: str | None = None
     only: Sequence[str] = ()
     in_process: bool = False
+    reload: bool = False
     check: bool = False
 
 
@@ -70,6 +73,7 @@ def _base_of(request: Request) -> Iterator[Nursery | None]:
 def _launch(request: Request, base: Nursery | None, say: Callable[[str], None]) -> int:
     loaded = load_app(request.target, request.folder)
     with_concurrency(loaded.stream, request.options.concurrency)
+    with_name(loaded.stream, request.options.name)
     if request.options.backend is not None:
         loaded.stream.bind(make_broker(request.options.backend))
     loaded.stream.check()
@@ -108,6 +112,9 @@ def _run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[
     monitor = Monitor(loaded.stream, lambda: worker.stages.stage.value)
     worker = Worker(loaded.stream, request.options, cursors=plan.cursors, only=is_chosen, say=say, watcher=monitor)
     worker.stages.install()
+    if loaded.stream.broker.is_shared:
+        control = ProcessControl(monitor, worker.stages)
+        worker.companion = _make_presence(loaded, request, control).run
     ended = run_process(worker.run(), request.options.loop)
     say(ended.totals.describe(_final_lag(loaded, plan.cursors)))
     return ended.code
@@ -125,15 +132,37 @@ def _run_children(
         drain_timeout_ms=request.options.drain_timeout_ms,
         loop_stall_ms=request.options.loop_stall_ms,
         is_burst=request.options.burst,
+        waits_for_saves=request.reload,
         policy=RestartPolicy(
             initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
         ),
     )
-    outcome = supervisor.run(_make_specs(plan, request.options))
+    with ExitStack() as stack:
+        presence = stack.enter_context(PresenceThread(_make_presence(loaded, request, SupervisorControl(supervisor))))
+        supervisor.on_change = presence.change
+        supervisor.read_broker_answers_ms = lambda: presence.broker_answers_ms
+        if request.reload:
+            stack.enter_context(_watch_files(request.folder, supervisor))
+        outcome = supervisor.run(_make_specs(plan, request.options))
     if outcome.error is not None:
         raise outcome.error
     say(outcome.totals.describe(_final_lag(loaded, plan.cursors)))
     return outcome.code
+
+
+def _watch_files(folder: Path, supervisor: Supervisor) -> AbstractContextManager[None]:
+    # Deferred: a watcher costs 50 ms that only --reload needs.
+    from pspf.runtime.reload import FileWatcher
+
+    def on_save(what: str) -> None:
+        supervisor.post(lambda: supervisor.reload(what))
+
+    return FileWatcher(folder, on_save)
+
+
+def _make_presence(loaded: LoadedApp, request: Request, control: SupervisorControl | ProcessControl) -> Presence:
+    worker = make_worker_id(request.options.name or loaded.stream.name)
+    return Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey)
 
 
 def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:
@@ -172,14 +201,13 @@ def _final_lag(loaded: LoadedApp, cursors: Sequence[CursorName]) -> int | None:
     return asyncio.run(read_final_lag(loaded.stream, cursors))
 
 
-def refuse_unavailable(*, reload: bool, admin: str, metrics: str, final: bool) -> None:
+def refuse_unavailable(*, admin: str, metrics: str, final: bool) -> None:
     """Refuse what this version does not have.
 
     Raises:
         NotAvailable: It was asked for.
     """
     asked = {
-        "--reload": reload,
         f"--admin {admin}": admin != "off",
         f"--metrics {metrics}": metrics != "off",
         "--final (it closes windows, and there are none)": final,

@@ -85,9 +85,10 @@ class Supervisor:
     """Asked for how long the broker has answered."""
     on_change: Callable[[], None] = lambda: None
     """Called when the state of a place has changed."""
+    status: dict[str, Any] = field(default_factory=dict)
+    """The state of all processes, as `pspf workers list` shows it, at most a second old. Any thread may read it."""
 
     places: list[Place] = field(default_factory=list)
-    _removed: list[Place] = field(default_factory=list)
     _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(default_factory=queue.SimpleQueue)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _wake_fd: int = -1
@@ -98,6 +99,8 @@ class Supervisor:
     _loading: Nursery | None = None
     _is_load_wanted: bool = False
     _turned_ms: int = 0
+    _noted_ms: int = 0
+    _has_changed: bool = True
 
     # For other threads
 
@@ -149,6 +152,7 @@ class Supervisor:
         self._look_around()
         self._start_due()
         self._enforce_deadlines()
+        self._note_status()
 
     def _wait(self) -> None:
         """Wait for something to happen, and take it."""
@@ -219,13 +223,14 @@ class Supervisor:
         self._selector.register(process.report_fd, selectors.EVENT_READ, lambda: self._read_reports(place, process))
         self._selector.register(process.stacks_fd, selectors.EVENT_READ, process.read_stacks)
         place.due_ms = place.kill_ms = place.trouble = None
-        place.samples.clear()
+        place.rates.reset()
         self._move(place, State.STARTING)
 
     def _read_reports(self, place: Place, process: Process) -> bool:
         is_open = process.read_reports()
-        place.sample()
-        if place.state is State.STARTING and process.pulse is not None and process.pulse.session is not None:
+        if process.pulse is not None:
+            place.rates.sample(process.pulse)
+        if place.state is State.STARTING and place.session is not None:
             self._move(place, State.RUNNING)
         return is_open
 
@@ -249,7 +254,7 @@ class Supervisor:
                 return
             returncode = os.waitstatus_to_exitcode(status)
             self.spawner.forget(pid, returncode)
-            for place in (*self.places, *self._removed):
+            for place in self.places:
                 if place.process is not None and place.process.pid == pid:
                     self._end(place, place.process, returncode)
 
@@ -342,7 +347,7 @@ class Supervisor:
     def _move(self, place: Place, state: State) -> None:
         if state is not place.state or state is State.CRASHING:
             place.state = state
-            self.on_change()
+            self._has_changed = True
 
     # Watching
 
@@ -442,7 +447,8 @@ class Supervisor:
                 raise error_from(answer.kind, answer.message)
             specs = self.app.make_specs(answer.plan)
         except (NurseryLost, PSPFError) as error:
-            self._tell(f"{why}: not reloaded, the old code goes on: {error}")
+            lines = [line for line in str(error).splitlines() if not line.startswith("  -v ")]
+            self._tell("\n".join([f"{why}: not reloaded, the old code goes on", *lines]))
             self._selector.unregister(loading)
             loading.close()
         else:
@@ -491,21 +497,26 @@ class Supervisor:
 
     def _totals(self) -> Totals:
         totals = Totals()
-        for place in (*self.places, *self._removed):
+        for place in self.places:
             totals += place.totals
         return totals
 
-    def describe(self) -> dict[str, Any]:
-        """Return the state of all processes, as `pspf workers list` shows it."""
-        wall_ms = time.time_ns() // 1_000_000
+    def _note_status(self) -> None:
+        if not self._has_changed and now_ms() - self._noted_ms < _CHECK_MS:
+            return
         places = [place for place in self.places if place.state is not State.ENDED]
         reasons = [reason for place in places if (reason := place.why_not_ready) is not None]
-        return {
+        wall_ms = time.time_ns() // 1_000_000
+        self.status = {
             "state": "draining" if self._is_stopping else "running",
             "ready": not reasons and not self._is_stopping,
             "why": reasons,
             "processes": [place.describe(wall_ms) for place in places],
         }
+        self._noted_ms = now_ms()
+        if self._has_changed:
+            self._has_changed = False
+            self.on_change()
 
 
 def _numbered(specs: Sequence[ChildSpec]) -> list[tuple[ChildSpec, int]]:

@@ -98,6 +98,8 @@ class Worker:
         say: Callable[[str], None],
         watcher: Watcher,
     ) -> None:
+        self.companion: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """What runs beside the handlers, until they have ended."""
         self._stream = stream
         self._options = options
         self._cursors = cursors
@@ -131,13 +133,15 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._stop_when_asked())
-                burst = tasks.create_task(self._stop_when_drained()) if self._options.burst else None
+                beside = [] if self.companion is None else [tasks.create_task(self.companion())]
+                if self._options.burst:
+                    beside.append(tasks.create_task(self._stop_when_drained()))
                 try:
                     await self._stream.run_forever(only=self._only)
                 finally:
                     self._stopping.set()
-                    if burst is not None:
-                        burst.cancel()
+                    for task in beside:
+                        task.cancel()
         except BaseExceptionGroup as group:
             # The stream's error is what counts; a helper has at most failed over the same thing.
             raise group.exceptions[0] from None

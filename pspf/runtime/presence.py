@@ -1,0 +1,188 @@
+"""A worker's presence in the broker's roster: it shows what it is at, and is told what to do.
+
+Runs in an event loop: the supervisor has none and gives it a thread, a worker in one process lets it
+run beside its handlers.
+"""
+
+import asyncio
+import functools
+import json
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pspf.connectors.base import Broker
+from pspf.connectors.roster import MAX_STATUS_BYTES
+from pspf.errors import BackendUnavailable, PSPFError
+from pspf.processing.stop import Backoff
+
+logger = logging.getLogger(__name__)
+
+_LISTEN_S: Final = 1.0
+_PUBLISH_MS: Final = 3_000
+_TTL_MS: Final = 10_000
+_KEPT_ANSWERS: Final = 16
+_LEAVE_S: Final = 2.0
+
+
+def make_worker_id(name: str | None) -> str:
+    """Return `host-pid-random`, with only characters that any tool shows as they are."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "_", name or socket.gethostname())[:60]
+    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What somebody asks of a worker; `process` is the id of one of its processes, None for all of them."""
+
+    command_id: str
+    do: str
+    process: str | None
+
+
+@dataclass(slots=True)
+class Presence:
+    """One worker in the roster.
+
+    `describe` returns its state; `obey` is given a command and the function that takes its answer,
+    which may be called later and from any thread.
+    """
+
+    broker: Broker
+    worker: str
+    app: str
+    describe: Callable[[], Mapping[str, Any]]
+    obey: Callable[[Command, Callable[[Mapping[str, Any]], None]], None]
+    _started_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+    _answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _mutex: threading.Lock = field(default_factory=threading.Lock)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _loop: asyncio.AbstractEventLoop | None = None
+    _answered_since_ms: int | None = None
+
+    @property
+    def broker_answers_ms(self) -> int:
+        """For how long the broker has answered without a failure; 0 while it does not."""
+        since_ms = self._answered_since_ms
+        return 0 if since_ms is None else _monotonic_ms() - since_ms
+
+    def change(self) -> None:
+        """Publish soon: something is different now. Safe from any thread."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it has ended
+                self._loop.call_soon_threadsafe(self._changed.set)
+
+    async def run(self) -> None:
+        """Show the worker and listen, until cancelled; then withdraw it."""
+        self._loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        published_ms: int | None = None
+        try:
+            while True:
+                try:
+                    await self.broker.connect()
+                    await self._listen()
+                    if self._changed.is_set() or published_ms is None or _monotonic_ms() - published_ms >= _PUBLISH_MS:
+                        self._changed.clear()
+                        await self.broker.roster.publish(self.worker, self._status(), ttl_ms=_TTL_MS)
+                        published_ms = _monotonic_ms()
+                except BackendUnavailable as error:
+                    if backoff.is_first:
+                        logger.warning("can't show this worker in %s, will try again: %s", self.broker.name, error)
+                    self._answered_since_ms = None
+                    await asyncio.sleep(backoff.next_ms() / 1000)
+                else:
+                    backoff.reset()
+                    self._answered_since_ms = self._answered_since_ms or _monotonic_ms()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LISTEN_S):
+                            await self._changed.wait()
+        finally:
+            with suppress(BackendUnavailable, TimeoutError):
+                async with asyncio.timeout(_LEAVE_S):
+                    await self.broker.roster.withdraw(self.worker)
+
+    async def _listen(self) -> None:
+        for raw in await self.broker.roster.take_commands(self.worker):
+            try:
+                fields = json.loads(raw)
+                command = Command(str(fields["id"]), str(fields["do"]), fields.get("process"))
+            except (ValueError, KeyError, TypeError):
+                logger.warning("a command that this version does not know: %.200r", raw)
+                continue
+            self.obey(command, functools.partial(self._answer, command.command_id))
+
+    def _answer(self, command_id: str, answer: Mapping[str, Any]) -> None:
+        with self._mutex:
+            self._answers[command_id] = answer
+            while len(self._answers) > _KEPT_ANSWERS:
+                del self._answers[next(iter(self._answers))]
+        self.change()
+
+    def _status(self) -> bytes:
+        with self._mutex:
+            answers = dict(self._answers)
+        status = {
+            "worker": self.worker,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "app": self.app,
+            "started_ms": self._started_ms,
+            **self.describe(),
+        }
+        while True:
+            encoded = json.dumps({**status, "answers": answers}).encode()
+            if len(encoded) <= MAX_STATUS_BYTES or not answers:
+                return encoded[:MAX_STATUS_BYTES]
+            del answers[next(iter(answers))]
+
+
+class PresenceThread:
+    """A presence for a process without an event loop: in a thread, which ends with the `with` block."""
+
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name="pspf-presence", daemon=True)
+        self._is_ready = threading.Event()
+
+    def __enter__(self) -> Presence:
+        self._thread.start()
+        self._is_ready.wait()
+        return self._presence
+
+    def __exit__(self, *_: object) -> None:
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._task.cancel)
+        self._thread.join(2 * _LEAVE_S)
+
+    def _run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._main())
+
+    async def _main(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._is_ready.set()
+        try:
+            await self._presence.run()
+        except PSPFError as error:
+            # The worker's own processes end over the same thing, and say so.
+            logger.warning("this worker is not shown in %s: %s", self._presence.broker.name, error)
+        finally:
+            with suppress(BackendUnavailable, TimeoutError):
+                async with asyncio.timeout(_LEAVE_S):
+                    await self._presence.broker.close()
+
+
+def _monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,69 @@
+"""What `pspf workers list` shows of a process, made of its pulse."""
+
+import time
+from collections import deque
+from typing import Any, Final
+
+from pspf.runtime.reports import Pulse
+
+_RATE_MS: Final = 10_000
+
+_Key = tuple[str, str, str]
+
+
+class Rates:
+    """How many events a second each handler processed in the last 10 s."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[int, dict[_Key, int]]] = deque()
+
+    def sample(self, pulse: Pulse) -> None:
+        """Note how much has been processed."""
+        now_ms = time.monotonic_ns() // 1_000_000
+        self._samples.append((now_ms, {(s.topic, s.group, s.handler): s.processed for s in pulse.subscriptions}))
+        while len(self._samples) > 2 and self._samples[1][0] < now_ms - _RATE_MS:
+            self._samples.popleft()
+
+    def reset(self) -> None:
+        """Begin anew, with another process."""
+        self._samples.clear()
+
+    def rate_of(self, key: _Key) -> float:
+        """Return the events per second of (topic, group, handler)."""
+        if len(self._samples) < 2:
+            return 0.0
+        (begin_ms, before), (end_ms, after) = self._samples[0], self._samples[-1]
+        span_ms = end_ms - begin_ms
+        return round(max(0, after.get(key, 0) - before.get(key, 0)) * 1000 / span_ms, 1) if span_ms > 0 else 0.0
+
+
+def describe_pulse(pulse: Pulse | None, rates: Rates) -> dict[str, Any]:
+    """Return the part of a process's status that it tells itself; empty lists where it has not told anything yet."""
+    return {
+        "worker": None if pulse is None else pulse.session,
+        "busy": [
+            {
+                "topic": each.topic,
+                "group": each.group,
+                "handler": each.handler,
+                "partition": each.partition,
+                "records": each.records,
+                "for_ms": each.for_ms,
+            }
+            for each in (() if pulse is None else pulse.busy)
+        ],
+        "subscriptions": [
+            {
+                "topic": each.topic,
+                "group": each.group,
+                "handler": each.handler,
+                "partitions": list(each.partitions),
+                "processed": each.processed,
+                "failed": each.failed,
+                "dead": each.dead,
+                "rate": rates.rate_of((each.topic, each.group, each.handler)),
+                "last_commit_ms": each.last_commit_ms,
+            }
+            for each in (() if pulse is None else pulse.subscriptions)
+        ],
+    }

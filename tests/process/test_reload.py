@@ -1,0 +1,152 @@
+"""The app loaded anew, by SIGHUP or when a file is saved: nothing is lost, and bad code changes nothing."""
+
+import signal
+import time
+from pathlib import Path
+
+from tests.process.commands import APP, Folder, wait_until
+
+SIGTERM, SIGHUP = signal.SIGTERM, signal.SIGHUP
+
+GENERATION = "\nprint('generation {}', flush=True)\n"
+
+
+def save(folder: Folder, text: str) -> None:
+    """Replace the app as an editor does."""
+    new = folder.path / "app.py.new"
+    new.write_text(text)
+    new.replace(folder.path / "app.py")
+
+
+def test_sighup_replaces_every_process_by_one_with_the_new_code(folder: Folder) -> None:
+    folder.emit(3)
+    with folder.worker() as worker:
+        worker.wait_for("start 3")
+        before = set(worker.children())
+        save(folder, APP.replace('print("start"', 'print("begin"'))
+        worker.signal(SIGHUP)
+        worker.wait_for("SIGHUP: the new code is loaded")
+        wait_until(lambda: len(set(worker.children()) - before) == 2 and not set(worker.children()) & before)
+        folder.emit_lines('{"n": 4, "key": "k"}')
+        worker.wait_for("begin 4")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert worker.says("handled 4, failed 0, dead 0, lag 0")
+    assert folder.ok("state", "get", "total", "k").json == 10
+
+
+def test_sighup_finishes_what_is_in_hand(folder: Folder) -> None:
+    folder.emit(do="sleep", seconds=1)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        worker.signal(SIGHUP)
+        wait_until(lambda: folder.lag().get("billing") == 0)
+        assert worker.says("start 1", 1)
+        assert not worker.says("start 1", 2)
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert worker.says("handled 1, failed 0, dead 0, lag 0")
+
+
+def test_new_code_that_does_not_import_keeps_the_old(folder: Folder) -> None:
+    folder.emit(1)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        before = worker.children()
+        for broken, said in (
+            ("def (", "SyntaxError"),
+            ("import nowhere", "No module named 'nowhere'"),
+            ("x = 1", "no Stream"),
+        ):
+            save(folder, broken)
+            worker.signal(SIGHUP)
+            worker.wait_for("SIGHUP: not reloaded, the old code goes on")
+            worker.wait_for(said)
+        assert worker.children() == before
+        folder.emit_lines('{"n": 2, "key": "k"}')
+        worker.wait_for("start 2")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+        assert not worker.says("Traceback")
+
+
+def test_new_code_may_have_other_topic_groups(folder: Folder) -> None:
+    with folder.worker() as worker:
+        wait_until(lambda: len(worker.children()) == 2)
+        more = """
+
+@stream.subscribe("orders", group="third", name="third")
+async def third(order: Order):
+    print("third", order.n)
+"""
+        save(folder, APP.replace('@stream.subscribe("large", group="audit", name="app.audit")', "") + more)
+        worker.signal(SIGHUP)
+        worker.wait_for("the new code is loaded")
+        folder.emit(1)
+        worker.wait_for("third 1")
+        wait_until(
+            lambda: (
+                sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in worker.children())
+                == ["pspf orders/bil", "pspf orders/thi"]
+            )
+        )
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+
+
+def test_an_app_that_can_not_be_forked_is_loaded_anew_too(folder: Folder) -> None:
+    threaded = "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()\n"
+    save(folder, threaded + APP)
+    with folder.worker() as worker:
+        wait_until(lambda: len(worker.children()) == 2)
+        save(folder, threaded + APP.replace('print("start"', 'print("begin"'))
+        worker.signal(SIGHUP)
+        worker.wait_for("the new code is loaded")
+        folder.emit(1)
+        worker.wait_for("begin 1")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+
+
+def test_a_save_restarts_the_processes_within_a_second(folder: Folder) -> None:
+    save(folder, APP + GENERATION.format(0))
+    folder.emit(1)
+    with folder.worker("--reload") as worker:
+        worker.wait_for("start 1")
+        time.sleep(1)  # the watcher has to have begun
+        took = []
+        for number in (1, 2, 3):
+            before = set(worker.children())
+            save(folder, APP.replace('print("start"', f'print("start-{number}"'))
+            saved = time.monotonic()
+            wait_until(lambda before=before: len(set(worker.children()) - before) == 2)  # type: ignore[misc]
+            took.append(time.monotonic() - saved)
+            folder.emit_lines(f'{{"n": {number}, "key": "k"}}')
+            worker.wait_for(f"start-{number} {number}")
+        print(f"a save and all processes are new: {', '.join(f'{s:.2f} s' for s in took)}")
+        assert min(took) < 1
+        assert worker.says("app.py saved: the new code is loaded", 3)
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+
+
+def test_a_syntax_error_shows_once_and_waits_for_the_next_save(folder: Folder) -> None:
+    with folder.worker("--reload") as worker:
+        wait_until(lambda: len(worker.children()) == 2)
+        time.sleep(1)
+        save(folder, APP + "\ndef (\n")
+        worker.wait_for("not reloaded, the old code goes on")
+        time.sleep(1)
+        assert worker.log.read_text().count("SyntaxError") == 1
+        assert not worker.says("Traceback")
+        save(folder, APP.replace('print("start"', 'print("begin"'))
+        worker.wait_for("the new code is loaded")
+        folder.emit(1)
+        worker.wait_for("begin 1")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+
+
+def test_reload_is_not_for_bursts_and_single_processes(folder: Folder) -> None:
+    assert folder.look("worker", "--reload", "--burst").code == 2
+    assert folder.look("worker", "--reload", "--in-process").code == 2
