@@ -126,8 +126,9 @@ class Sender:
         ids: list[Argument] = [event_id for event_id in marked if event_id is not None]
         if not ids or limits.dedup_max_ids == 0 or limits.dedup_window_ms == 0:
             return ScriptCall(_APPEND, (keys.stream, keys.meta), head + arguments)
+        is_plain = len(arguments) == len(marked) == len(set(ids))
         head += [
-            bytes([48 if event_id is None else 49 for event_id in marked]),
+            b"" if is_plain else bytes([48 if event_id is None else 49 for event_id in marked]),
             max(1, limits.dedup_max_ids // 4),
             limits.dedup_window_ms,
         ]

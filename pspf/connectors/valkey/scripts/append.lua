@@ -6,5 +6,4 @@
 -- Caller: log.py
 
 if redis.call('HGET', KEYS[2], 'partitions') ~= ARGV[2] then return 0 end
-local _, _, stamp = read_clock(ARGV[1])
-return (append_records(KEYS[1], stamp, ARGV[3], 4))
+return (append_records(KEYS[1], ARGV[1] == '' and '*' or ARGV[1] .. '-*', ARGV[3], 4))

@@ -6,7 +6,8 @@
 --
 -- KEYS  1 stream  2 meta  3.. the ring
 -- ARGV  1 now  2 number of partitions that the caller knows  3 shapes of the records
---       4 marks: a character per record, 1 where it has an event id
+--       4 marks: a character per record, 1 where it has an event id; empty where each has one of its own and
+--         nothing but a payload beside it
 --       5 ids that fill a bucket  6 the window in ms  7.. the ids, then the records' parts
 -- Reply {first id or empty, index of a duplicate (from 0), the id of the first one with its event id, ...};
 --       the others follow the first id in order. 0 where the topic is not there or has other partitions.
@@ -25,36 +26,51 @@ local bucket, count, first_ms = tonumber(state[1] or 0), tonumber(state[2] or 0)
 
 local function place_of(number) return number % ring end
 
--- What the window knows of these ids.
-local ids, known = {}, {}
-local at = 7
-for number = 1, #marks do
-  if string.byte(marks, number) == 49 then
-    ids[#ids + 1] = ARGV[at]
-    at = at + 1
-  end
+local is_plain = marks == ''
+local first_id, ids = 7, 0
+if is_plain then
+  ids, marks = #shapes, string.rep('1', #shapes)
+else
+  for _ in string.gmatch(marks, '1') do ids = ids + 1 end
 end
+local at = first_id + ids
+
+-- What the window knows of these ids.
+local known = {}
 for number = bucket, math.max(1, bucket - ring + 2), -1 do
   local last_ms = redis.call('HGET', meta, 'dedup_last:' .. place_of(number))
   if last_ms and tonumber(last_ms) >= now_ms - window then
     local key = KEYS[3 + place_of(number)]
-    for from = 1, #ids, CHUNK do
-      local to = math.min(from + CHUNK - 1, #ids)
-      for offset, entry in ipairs(redis.call('HMGET', key, unpack(ids, from, to))) do
-        if entry then known[ids[from + offset - 1]] = entry end
+    for from = first_id, at - 1, CHUNK do
+      local found = redis.call('HMGET', key, unpack(ARGV, from, math.min(from + CHUNK, at) - 1))
+      for offset = 1, #found do
+        if found[offset] then known[ARGV[from + offset - 1]] = found[offset] end
       end
     end
   end
 end
+is_plain = is_plain and not next(known)
 
 -- Only now anything is written. All new records get one millisecond and follow each other.
 local reply = {''}
-local fresh, next_id = {}, 0
-for number = 1, #shapes do
+local fresh, next_id = {}, first_id
+if is_plain then -- the commonest case, at its full speed
+  local call, entry = redis.call, nil
+  for number = 1, #shapes do
+    entry = call('XADD', stream, stamp, 'data', ARGV[at])
+    if number == 1 then
+      reply[1] = entry
+      stamp = string.match(entry, '^%d+') .. '-*'
+    end
+    fresh[2 * number - 1], fresh[2 * number] = ARGV[at - ids], entry
+    at = at + 1
+  end
+end
+for number = 1, is_plain and 0 or #shapes do
   local id, entry = false, false
   if string.byte(marks, number) == 49 then
+    id = ARGV[next_id]
     next_id = next_id + 1
-    id = ids[next_id]
     entry = known[id]
   end
   local shape = string.byte(shapes, number) - 48

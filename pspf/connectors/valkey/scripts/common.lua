@@ -87,6 +87,7 @@ local function append_records(stream, stamp, shapes, at)
   local call, count = redis.call, #shapes
   for number = 1, count do
     id, at = append_record(stream, stamp, string.byte(shapes, number) - 48, at)
+    if count == 1 then return id, at end
     if not first then
       first = id
       stamp = string.match(id, '^%d+') .. '-*'
