@@ -40,7 +40,7 @@ class Program:
 
 
 def find(name: str) -> Program:
-    """Return the program called `name`; a test is skipped where it is missing, but fails in CI (env CI) without Valkey."""
+    """Return the program called `name`; where it is missing the test is skipped, or fails in CI (env CI) for Valkey."""
     path = _find_valkey() if name == "valkey" else shutil.which("redis-server")
     if path is not None:
         return Program(name, path)
