@@ -18,7 +18,7 @@ from pspf.connectors.valkey.failures import NotPermitted, OutcomeUnknown, ReplyE
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, EmitIncomplete, NotAvailable
-from pspf.records import NewRecord
+from pspf.records import Cursor, NewRecord
 from tests.support.servers import Server, find, hall, make_certificates
 from tests.support.workers import new, numbered, read_all, values
 
@@ -319,6 +319,20 @@ async def test_a_flushed_server_gets_its_topic_again_with_the_next_append(connec
         await broker.append("orders", [NewRecord(None, b"new", event_id="1")])
         assert [info.topic for info in await broker.list_topics()] == ["orders"]
         assert values(await read_all(broker, "orders")) == ["new"]
+
+
+async def test_a_flushed_topic_gets_its_partitions_again(connector: ValkeyConnector) -> None:
+    async with ValkeyBroker(connector) as broker:
+        await broker.create_topic("orders", partitions=4, retention_ms=5_000)
+        session = await broker.open_session()
+        await session.register("orders", "g", None)
+        consumers = [await session.share(Cursor("orders", "g", None, partition)) for partition in range(4)]
+        hall("valkey").server.call("FLUSHDB", database=connector.db)
+        await broker.append("orders", numbered(8))
+        info, _ = await broker.read_topic("orders")
+        assert (info.partitions, info.retention_ms) == (4, 5_000)
+        polled = [await consumer.poll(max_records=10, timeout_ms=1_000) for consumer in consumers]
+        assert sorted(values([record for batch in polled for record in batch.records])) == [str(n) for n in range(8)]
 
 
 async def test_records_of_many_partitions_that_are_stored_in_part_are_named(connector: ValkeyConnector) -> None:

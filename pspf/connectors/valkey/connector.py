@@ -1,6 +1,7 @@
 """Where a server is and how to get in; one-time checks of what it is."""
 
 import asyncio
+import inspect
 from typing import Any, Final, Literal
 
 import redis
@@ -15,6 +16,10 @@ from pspf.errors import ConfigurationError
 
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 5.0
+
+# CLIENT SETINFO is newer than the oldest server; older clients have two arguments for it.
+_TAKES: Final = inspect.signature(redis.asyncio.Connection.__mro__[1]).parameters
+_UNNAMED: Final = {"driver_info": None} if "driver_info" in _TAKES else {"lib_name": None, "lib_version": None}
 
 CertificateCheck = Literal["required", "optional", "none"]
 
@@ -62,7 +67,7 @@ class ValkeyConnector:
             "retry_on_timeout": False,
             "socket_connect_timeout": _CONNECT_S,
             "socket_timeout": _ANSWER_S,
-            "driver_info": None,  # CLIENT SETINFO is newer than the oldest server
+            **_UNNAMED,
         }
         if unix_socket_path:
             self._options["path"] = unix_socket_path

@@ -52,6 +52,8 @@ class Topics:
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
         self._known: dict[str, Topic] = {}
+        self._past: dict[str, Topic] = {}
+        """What was forgotten. What was flushed is made again as it was, so that no key changes its partition."""
 
     async def find(self, name: str) -> Topic | None:
         """Return a topic as the server has it, None where there is none."""
@@ -82,10 +84,12 @@ class Topics:
 
     def forget(self, name: str) -> None:
         """Ask the server again the next time."""
-        self._known.pop(name, None)
+        if name in self._known:
+            self._past[name] = self._known.pop(name)
 
     def forget_all(self) -> None:
         """Ask the server again for each of them: all may have been flushed."""
+        self._past |= self._known
         self._known.clear()
 
     async def create(self, name: str, partitions: int | None, retention_ms: int | None) -> bool:
@@ -105,7 +109,7 @@ class Topics:
     async def _ensure(self, name: str) -> Topic:
         source = companion_source(check_name("topic", name))
         if source is None:
-            fresh = make_topic(name, 1, None)
+            fresh = self._past.get(name) or make_topic(name, 1, None)
         else:
             fresh = make_topic(name, (await self.ensure(source)).count, FOREVER)
         return (await self._insert(fresh))[1]
