@@ -165,7 +165,7 @@ class SharedConsumer(Consumer):
             if deleted:
                 logger.warning("%s: %d records were deleted before they were handled", self.cursor, deleted)
             if unknown:
-                self._others = [*self._others[-1_000:], *unknown]
+                self._others = unknown
             batch = _EMPTY
             if entries:
                 batch = self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
@@ -323,12 +323,13 @@ class SharedConsumer(Consumer):
         self._is_ending = True
         try:
             await self._reads.call_back()
-            async with asyncio.timeout(BLOCK_MS / 1000):
-                await asyncio.wait([reading])
-        except TimeoutError:
-            reading.cancel()
+            await asyncio.wait([reading], timeout=BLOCK_MS / 1000)
+        except BackendUnavailable as error:
+            logger.debug("%s: the read under way is given up: %s", self.cursor, error)
         finally:
             self._is_ending = False
+            reading.cancel()
+        await asyncio.wait([reading])
 
     def abandon(self) -> None:
         """Stop as a killed process does."""

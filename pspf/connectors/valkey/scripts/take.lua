@@ -5,7 +5,7 @@
 -- ARGV  1 now  2 group  3 session  4 number of records at most, then other sessions of the group
 -- Reply {takes, ms until the next retry is due (-1: none), entries, attempts of each that has some
 --       (id, packed retry, ...), '1' where they are suspect, crashes of a suspect,
---       '1' to call again at once, sessions of the group that ARGV lacks (then nothing was given),
+--       '1' to call again at once, the sessions of the group where ARGV lacks some (then nothing was given),
 --       entries found deleted, number of records that were pending on the session before}
 --       or {'GONE'} where there is no such group any more.
 -- Caller: shared.py
@@ -55,22 +55,23 @@ end
 
 local live = {}
 for number = 5, #ARGV do live[ARGV[number]] = KEYS[number + 1] end
-local unknown, is_more, own = {}, false, 0
+local names, has_unknown, is_more, own = {}, false, false, 0
 for _, consumer in ipairs(consumers) do
   local fields = fields_of(consumer)
   local name = fields['name']
   if name == session then own = fields['pending'] end
   if name ~= session and string.match(name, '^[%w._-]+%-%d+%-%x%x%x%x%x%x$') then
+    names[#names + 1] = name
     if not live[name] then
-      unknown[#unknown + 1] = name
+      has_unknown = true
     elseif not is_alive(live[name], now_ms, shift) then
       is_more = take_over(name) or is_more
     end
   end
 end
 -- Whoever is not known may be dead, and what it had in hand comes first.
-if #unknown > 0 then
-  return {redis.call('HGET', meta, 'takes') or '0', -1, {}, {}, '0', 0, '1', unknown, 0, own}
+if has_unknown then
+  return {redis.call('HGET', meta, 'takes') or '0', -1, {}, {}, '0', 0, '1', names, 0, own}
 end
 
 local deleted = 0
