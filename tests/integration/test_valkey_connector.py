@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pspf.clock import ManualClock
 from pspf.connectors.base import Limits
 from pspf.connectors.urls import make_broker
 from pspf.connectors.valkey.broker import ValkeyBroker, ValkeyStreamBackend
@@ -17,7 +18,7 @@ from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.failures import NotPermitted, OutcomeUnknown, ReplyError
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
-from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, EmitIncomplete, NotAvailable
+from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, DiskFull, EmitIncomplete, NotAvailable
 from pspf.records import Cursor, NewRecord
 from tests.support.servers import Server, find, hall, make_certificates
 from tests.support.workers import new, numbered, read_all, values
@@ -342,3 +343,18 @@ async def test_records_of_many_partitions_that_are_stored_in_part_are_named(conn
         with pytest.raises(EmitIncomplete, match="WRONGTYPE") as incomplete:
             await broker.append("orders", numbered(4))
         assert [given is None for given in incomplete.value.ids] == [False, True, False, True]
+
+
+async def test_a_server_out_of_memory_is_trimmed_all_the_same(own: Callable[..., Server]) -> None:
+    server, clock = own(), ManualClock()
+    async with ValkeyBroker(ValkeyConnector("127.0.0.1", server.port), clock=clock) as broker:
+        await broker.create_topic("orders", retention_ms=60_000)
+        await broker.append("orders", numbered(10))
+        clock.advance(61_000)
+        server.configure("maxmemory", 1)
+        with pytest.raises(DiskFull, match="OOM"):
+            await broker.append("orders", numbered(1, start=10))
+        assert (await broker.read_topic("orders"))[0].records == 0
+        server.configure("maxmemory", 0)
+        await broker.append("orders", numbered(1, start=10))
+        assert values(await read_all(broker, "orders")) == ["10"]

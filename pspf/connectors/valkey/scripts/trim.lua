@@ -58,7 +58,8 @@ if retention > 0 then
   local newest = redis.call('ZREVRANGE', floors, 0, 0, 'WITHSCORES')
   local step = math.max(1, math.floor(retention / SAMPLES))
   if not newest[1] or (is_before(newest[1], floor) and newest[2] + step <= now_ms) then
-    redis.call('ZADD', floors, text(now_ms), floor)
+    -- A server that is out of memory refuses this, and takes what makes room.
+    redis.pcall('ZADD', floors, text(now_ms), floor)
   end
   local old = redis.call('ZREVRANGEBYSCORE', floors, text(now_ms - retention), '-inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if not old[1] then return {0, scanned} end
