@@ -9,6 +9,8 @@ from pspf.clock import ManualClock
 from pspf.connectors.base import Broker, Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
+from pspf.connectors.valkey.broker import ValkeyBroker
+from pspf.connectors.valkey.connector import ValkeyConnector
 from tests.support.servers import hall
 
 _NOTICE_MS: Final = 2_000
@@ -29,9 +31,6 @@ def make_on_server(name: str) -> Callable[[Path, Limits, ManualClock | None], Br
     """Return the maker of brokers on the session's server called `name`; each folder is a database of its own."""
 
     def make(folder: Path, limits: Limits, clock: ManualClock | None) -> Broker:
-        from pspf.connectors.valkey.broker import ValkeyBroker
-        from pspf.connectors.valkey.connector import ValkeyConnector
-
         shared = hall(name)
         connector = ValkeyConnector(host="127.0.0.1", port=shared.server.port, db=shared.database_of(folder))
         return ValkeyBroker(connector, limits, clock)
