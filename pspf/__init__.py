@@ -17,26 +17,40 @@ _HOMES = {
     "BaseEvent": "pspf.schema",
     "BatchError": "pspf.errors",
     "BatchProcessor": "pspf.processor",
+    "Collect": "pspf.aggregations",
     "Context": "pspf.context",
+    "Count": "pspf.aggregations",
+    "Distinct": "pspf.aggregations",
+    "Last": "pspf.aggregations",
+    "Max": "pspf.aggregations",
+    "Mean": "pspf.aggregations",
     "MemoryBackend": "pspf.connectors.memory",
     "MemoryStateStore": "pspf.state",
+    "Min": "pspf.aggregations",
     "PSPFError": "pspf.errors",
     "Record": "pspf.records",
     "RetryPolicy": "pspf.subscription",
     "SQLiteBackend": "pspf.connectors.sqlite",
     "SQLiteStateStore": "pspf.state",
     "SchemaRegistry": "pspf.schema",
+    "SessionWindow": "pspf.windows",
+    "SlidingWindow": "pspf.windows",
     "StateStore": "pspf.state",
     "Stream": "pspf.stream",
     "StreamingBackend": "pspf.connectors.base",
+    "Sum": "pspf.aggregations",
     "SyncContext": "pspf.context",
     "TelemetryManager": "pspf.telemetry",
+    "TopN": "pspf.aggregations",
+    "TumblingWindow": "pspf.windows",
     "ValkeyConnector": "pspf.connectors.valkey",
     "ValkeyStreamBackend": "pspf.connectors.valkey",
+    "WindowResult": "pspf.windows",
     "settings": "pspf.settings",
 }
 
 if TYPE_CHECKING:
+    from pspf.aggregations import Collect, Count, Distinct, Last, Max, Mean, Min, Sum, TopN
     from pspf.connectors.base import StreamingBackend
     from pspf.connectors.memory import MemoryBackend
     from pspf.connectors.sqlite import SQLiteBackend
@@ -51,27 +65,41 @@ if TYPE_CHECKING:
     from pspf.stream import Stream
     from pspf.subscription import RetryPolicy
     from pspf.telemetry import TelemetryManager
+    from pspf.windows import SessionWindow, SlidingWindow, TumblingWindow, WindowResult
 
 __all__ = [
     "BaseEvent",
     "BatchError",
     "BatchProcessor",
+    "Collect",
     "Context",
+    "Count",
+    "Distinct",
+    "Last",
+    "Max",
+    "Mean",
     "MemoryBackend",
     "MemoryStateStore",
+    "Min",
     "PSPFError",
     "Record",
     "RetryPolicy",
     "SQLiteBackend",
     "SQLiteStateStore",
     "SchemaRegistry",
+    "SessionWindow",
+    "SlidingWindow",
     "StateStore",
     "Stream",
     "StreamingBackend",
+    "Sum",
     "SyncContext",
     "TelemetryManager",
+    "TopN",
+    "TumblingWindow",
     "ValkeyConnector",
     "ValkeyStreamBackend",
+    "WindowResult",
     "settings",
 ]
 

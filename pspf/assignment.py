@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from pspf.connectors.base import Broker, Session
-from pspf.errors import BackendUnavailable, CommitFenced, CommitStale
+from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, NotAvailable
 from pspf.processing.stop import Backoff, Stop
 from pspf.processor import BatchProcessor
 from pspf.records import Cursor
@@ -57,6 +57,12 @@ class Assignment:
     async def run(self) -> None:
         """Register and consume; returns when all cursors are given back."""
         partitions = await self._insist("join", self._register) or 0
+        windowing = self._subscription.windowing
+        if windowing is not None and windowing.key is not None and partitions > 1:
+            raise NotAvailable(
+                f"handler {self._subscription.name} groups by key= and topic {self._subscription.topic!r} has"
+                f" {partitions} partitions: this version does not repartition; emit with that key, and leave key= out"
+            )
         async with asyncio.TaskGroup() as group:
             if self._subscription.is_ordered:
                 await self._review(partitions, group)

@@ -165,6 +165,7 @@ class Settings(_Variables):
     MAX_RECORD_OPERATIONS: Annotated[int, Field(ge=1, le=50_000)] = 50_000
     MAX_RECORD_EFFECT_BYTES: Annotated[int, Field(ge=1, le=32 << 20)] = 32 << 20
     STATE_CACHE_KEYS: NonNegativeInt = 100_000
+    WINDOW_CACHE_STATES: PositiveInt = 1_000_000  # of each windowed handler and partition
 
     valkey: ValkeySettings = Field(default_factory=ValkeySettings)
 

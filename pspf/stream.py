@@ -4,29 +4,45 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import orjson
 from pydantic import BaseModel
 
+from pspf.aggregations import as_aggregation
 from pspf.assignment import Assignment
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
 from pspf.context import current_call
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
 from pspf.processing.stop import Backoff, Stop
+from pspf.processing.windows.folds import make_loader
 from pspf.processor import BatchProcessor, Tuning
 from pspf.records import Appended, NewRecord, check_name, encode_headers, format_ids
 from pspf.schema import encode
 from pspf.settings import settings
 from pspf.state.base import StateStore
-from pspf.subscription import Ordering, RetryPolicy, Subscription, choose_model, inspect_handler, read_default_retry
+from pspf.subscription import (
+    Handler,
+    Ordering,
+    RetryPolicy,
+    Subscription,
+    Takes,
+    choose_model,
+    inspect_fold,
+    inspect_handler,
+    name_aggregation,
+    read_default_retry,
+)
 from pspf.telemetry import TelemetryManager
+from pspf.windows import Emission, Window, Windowing
 
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+W = TypeVar("W")
 Lifespan = Callable[["Stream"], AbstractAsyncContextManager[Any]]
 
 _HEALTH_S: Final = 5.0
@@ -163,13 +179,105 @@ class Stream:
 
         return register
 
-    def window(self, topic: str, window: Any, batch_size: int | None = None, **options: Any) -> Callable[[F], F]:
-        """Register a windowed aggregation.
+    def window(
+        self,
+        topic: str,
+        window: Window,
+        batch_size: int | None = None,
+        watermark_delay_ms: int = 0,
+        *,
+        group: str | None = None,
+        key: str | Callable[[Any], Any] | None = None,
+        to: str | None = None,
+        emit: Emission | None = None,
+        result: Callable[..., Any] | None = None,
+        merge: Callable[[Any, Any], Any] | None = None,
+        allowed_lateness_ms: int = 0,
+        idle_timeout_ms: int | None = None,
+        max_future_ms: int | None = None,
+        retention_ms: int | None = None,
+        retry: RetryPolicy | None = None,
+        schema: Any = None,
+        name: str | None = None,
+        start: str = "start",
+    ) -> Callable[[W], W]:
+        """Register a windowed aggregation: `(event, state) -> state`, or ready ones, alone or by name.
+
+            @stream.window("bids", TumblingWindow(10_000), emit="final", to="totals")
+            async def total(bid: Bid, state: int | None) -> int: ...
+
+            stream.window("bids", TumblingWindow(10_000), emit="final", to="tops")({"top": Max("price")})
+
+        The state is None for the first event of a key in a window; returning None forgets it. Between
+        calls a state is JSON.
+
+        Args:
+            topic: What to consume.
+            window: TumblingWindow, SlidingWindow or SessionWindow.
+            batch_size: The most records that a batch takes; None adapts.
+            watermark_delay_ms: How long the watermark stays behind the latest event time.
+            group: The consumer group, the Stream's unless given.
+            key: The grouping key: a field's name or a function of the event; the event's key unless given.
+            to: The topic that results go to.
+            emit: `"final"`: once, when a window closes. `"updates"`: each batch that changed it.
+            result: A model or a function of a WindowResult that makes the event which goes out.
+            merge: How two states of sessions that a record bridges become one; without it their records
+                are kept and folded again.
+            allowed_lateness_ms: How long behind its end a window still takes records.
+            idle_timeout_ms: Not available in this version.
+            max_future_ms: Dead-letter a record whose time is further ahead of the broker's clock.
+            retention_ms: How long a closed window can be read.
+            retry, schema, name, start: As in `subscribe`.
 
         Raises:
-            NotAvailable: Always; this version has no windows.
+            ConfigurationError: The function or a value is none that this takes.
+            NotAvailable: `idle_timeout_ms` was given.
         """
-        raise NotAvailable(f"window on {topic!r}: this version has no windows; keep ctx.state in an ordered handler")
+        if not isinstance(topic, str):
+            raise ConfigurationError(f"window takes a topic's name, not {topic!r:.80}: @stream.window('orders', ...)")
+
+        def register(function: W) -> W:
+            aggregation = as_aggregation(function)
+            windowing = Windowing(
+                window=window,
+                aggregation=aggregation,
+                key=key,
+                to=to,
+                emit=emit,
+                result=result,
+                merge=merge,
+                watermark_delay_ms=watermark_delay_ms,
+                allowed_lateness_ms=allowed_lateness_ms,
+                idle_timeout_ms=idle_timeout_ms,
+                max_future_ms=max_future_ms,
+                own_retention_ms=retention_ms,
+            )
+            handler: Handler
+            if aggregation is None:
+                handler, state_model = inspect_fold(function, name)
+                windowing = replace(windowing, state_model=state_model)
+                windowing.check(f"handler {handler.name}")
+                make_loader(state_model)
+            else:
+                windowing.check(f"handler {name or topic}")
+                named = name or name_aggregation(topic, windowing)
+                handler = Handler(aggregation.take, named, Takes.EVENT, False, True, None)
+            self.subscriptions.append(
+                Subscription(
+                    topic=topic,
+                    group=group or self._group,
+                    handler=handler,
+                    model=choose_model(handler, schema, self.schema),
+                    ordering="key",
+                    batch_size=batch_size,
+                    own_retry=retry,
+                    start=start,
+                    windowing=windowing,
+                )
+            )
+            return function
+
+        return register
 
     def include(self, other: "Stream") -> None:
         """Take in the subscriptions of another Stream; its backend is not used."""
@@ -186,7 +294,7 @@ class Stream:
         for subscription in subscriptions:
             place = (subscription.topic, subscription.group)
             if subscription.is_ordered:
-                if self.state_store is not None:
+                if self.state_store is not None and subscription.windowing is None:
                     raise NotAvailable(
                         f"handler {subscription.name} is ordered and the Stream has a state_store: this version keeps"
                         " ordered state in the broker; leave state_store out"
@@ -277,14 +385,18 @@ class Stream:
         await self._run([mine])
 
     async def aggregate(
-        self, window: Any, handler: Callable[..., Any], batch_size: int | None = None, **options: Any
+        self,
+        window: Window,
+        handler: Any,
+        batch_size: int | None = None,
+        watermark_delay_ms: int = 0,
+        **options: Any,
     ) -> None:
-        """Run a windowed aggregation over the default topic.
-
-        Raises:
-            NotAvailable: Always; this version has no windows.
-        """
-        raise NotAvailable("aggregate: this version has no windows; keep ctx.state in an ordered handler")
+        """Run a windowed aggregation over the default topic, until `stop`; `options` as in `window`."""
+        self.window(self._topic, window, batch_size, watermark_delay_ms, **options)(handler)
+        mine = self.subscriptions.pop()
+        self._check([mine])
+        await self._run([mine])
 
     async def run_forever(self, *, only: Callable[[Subscription], bool] | None = None) -> None:
         """Run all registered handlers, or those that `only` picks, until `stop`."""

@@ -13,6 +13,7 @@ from pspf.errors import ConfigurationError
 from pspf.records import check_name
 from pspf.schema import BaseEvent
 from pspf.settings import settings
+from pspf.windows import Windowing
 
 Ordering = Literal["none", "key"]
 
@@ -105,6 +106,34 @@ def inspect_handler(function: Callable[..., Any], name: str | None = None) -> Ha
     return Handler(function, named, takes, takes_context, is_async, annotation)
 
 
+def inspect_fold(function: Any, name: str | None = None) -> tuple[Handler, Any]:
+    """Return how to call the function of a windowed handler, `(event, state) -> state`, and what names its state.
+
+    Raises:
+        ConfigurationError: It is no such function.
+    """
+    if not callable(function):
+        raise ConfigurationError(f"a windowed handler is a function or a ready aggregation, not {function!r:.80}")
+    named = (
+        name or f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
+    )
+    parameters = _parameters(function, named)
+    if len(parameters) != 2 or any(_is_context(parameter.annotation) for parameter in parameters):
+        raise ConfigurationError(f"windowed handler {named} takes (event, state) and returns the new state")
+    target = function if inspect.isroutine(function) else type(function).__call__
+    if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
+        raise ConfigurationError(f"windowed handler {named} yields; return the new state")
+    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function)
+    event, state = (None if each.annotation is each.empty else each.annotation for each in parameters)
+    return Handler(function, named, Takes.EVENT, False, is_async, event), state
+
+
+def name_aggregation(topic: str, windowing: Windowing) -> str:
+    """Return the name of a ready aggregation that was given none."""
+    aggregation = "" if windowing.aggregation is None else windowing.aggregation.name
+    return f"{topic}.{windowing.window}.{aggregation}".replace(" ", "-")
+
+
 def _parameters(function: Callable[..., Any], named: str) -> list[inspect.Parameter]:
     try:
         signature = inspect.signature(function, eval_str=True)
@@ -168,6 +197,7 @@ class Subscription:
     """A handler on a topic for a group.
 
     `batch_size` None adapts; `timeout_ms` None waits for ever; `own_retry` None takes the settings'.
+    With `windowing` the handler folds events into windows, and is always ordered.
     """
 
     topic: str
@@ -180,11 +210,14 @@ class Subscription:
     own_retry: RetryPolicy | None = None
     timeout_ms: int | None = None
     start: str = "start"
+    windowing: Windowing | None = None
 
     def __post_init__(self) -> None:
         check_name("topic", self.topic)
         check_name("group", self.group)
         where = f"handler {self.name}"
+        if self.windowing is not None:
+            self.windowing.check(where)
         if self.ordering not in ("none", "key"):
             raise ConfigurationError(f"{where}: ordering={self.ordering!r}; use 'none' or 'key'")
         for parameter, value, least in (

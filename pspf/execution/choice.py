@@ -9,9 +9,13 @@ from pspf.execution.coroutines import InTurn, Plain, SideBySide
 from pspf.execution.executor import Executor
 from pspf.execution.threads import Threads
 from pspf.execution.whole import WholeBatch
+from pspf.execution.windowed import Room, Windowed
+from pspf.execution.windowed_sessions import SessionWindows
+from pspf.execution.windowed_spans import SpanWindows
 from pspf.records import Record
 from pspf.schema import Decoder
 from pspf.subscription import Subscription, Takes
+from pspf.windows import SessionWindow
 
 
 def make_executor(
@@ -33,6 +37,14 @@ def make_executor(
     if handler.takes_context or handler.takes is Takes.RAW or subscription.timeout_ms is not None or _are_armed():
         return InTurn(subscription, decode, around)
     return Plain(subscription, decode, around)
+
+
+def make_windowed(subscription: Subscription, decode: Decoder, around: Surroundings, room: Room) -> Windowed:
+    """Return the executor for a windowed handler's kind of windows."""
+    windowing = subscription.windowing
+    is_session = windowing is not None and isinstance(windowing.window, SessionWindow)
+    kind = SessionWindows if is_session else SpanWindows
+    return kind(subscription, _armed_decoder(decode), around, room)
 
 
 def _are_armed() -> bool:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pspf import faults
 from pspf.context import Surroundings, SyncContext
@@ -28,6 +28,8 @@ from pspf.subscription import Subscription, Takes
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _BUSY_MS: Final = 1_000
 _MAX_OVERRUNS: Final = 64
 """Threads of one cursor that were given up and still run; beyond that it waits for one of them."""
@@ -37,6 +39,33 @@ def start_thread(work: Callable[[], None]) -> None:
     """Run `work` in a thread of its own, in this context, that doesn't keep the interpreter alive."""
     context = contextvars.copy_context()
     threading.Thread(target=context.run, args=(work,), name="pspf-handler", daemon=True).start()
+
+
+async def run_in_thread(work: Callable[[], T]) -> T:
+    """Return what `work` returns in a thread of its own, or raise what it raises."""
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is None:
+            outcome.set_result(result)  # type: ignore[arg-type]  # without an error it is a result
+        else:
+            outcome.set_exception(error)
+
+    def run() -> None:
+        result: T | None = None
+        failure: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as error:  # the root of a thread: whoever waits for it gets the error
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    start_thread(run)
+    return await outcome
 
 
 def call_plain(function: Callable[..., Any], arguments: Sequence[Any]) -> None:

@@ -11,7 +11,7 @@ from pspf.context import Context
 from pspf.errors import EventRejected, HandlerCrashed
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack, Verdict
-from pspf.records import Batch, Commit, DeadLetter, Emit, Record, Retry, offset_of
+from pspf.records import Batch, Commit, DeadLetter, Emit, NewRecord, Record, Retry, WindowChanges, offset_of
 from pspf.subscription import Subscription
 
 _MAX_ERROR: Final = 1_000
@@ -75,6 +75,11 @@ class EffectBudget:
         self._operations, self._bytes = after, bytes_after
         return True
 
+    def add(self, operations: int, size_bytes: int) -> None:
+        """Count what has to fit."""
+        self._operations += operations
+        self._bytes += size_bytes
+
 
 class BatchRun:
     """Collects outcomes and effects. Executors report to it; the processor turns it into a commit."""
@@ -106,6 +111,10 @@ class BatchRun:
         self._retries: list[Retry] = []
         self._late: list[int] = []
         self._not_done: set[int] = set()
+        self.late = 0
+        """Records that were put aside as too late."""
+        self.windows: WindowChanges | None = None
+        """What a windowed handler's operator has to write; put here when the batch has run."""
 
     def admit(self, record: Record) -> bool:
         """Return whether a record may run; one that may not is held back, or settled already."""
@@ -161,6 +170,17 @@ class BatchRun:
             self.is_closed = True
         return True
 
+    def send(self, source: int, topic: str, record: NewRecord) -> None:
+        """Emit a record that no handler's context emitted: what windows have come to."""
+        self._emits.append(Emit(source, topic, record))
+        self.count(1, len(record.value))
+
+    def count(self, operations: int, size_bytes: int) -> None:
+        """Count effects that no handler's context counted; the batch is closed where it is full."""
+        self._effects.add(operations, size_bytes)
+        if self._effects.is_full:
+            self.is_closed = True
+
     def fail(self, record: Record, error: BaseException) -> None:
         """Note a failure: the record runs again later, or is dead."""
         attempts = record.attempts + 1
@@ -169,9 +189,7 @@ class BatchRun:
         is_final = isinstance(error, (EventRejected, HandlerCrashed, *policy.give_up_on))
         if is_final or attempts >= policy.max_attempts:
             failure = Failure(record, error, attempts, None, text_of(error))
-            self.failures.append(failure)
-            self._dead.append(self._bury(failure, now_ms))
-            self._take_effects(1, len(record.value))
+            self.bury(failure)
             self.succeed(record)
             return
         wait_ms = policy.wait_ms(attempts)
@@ -204,9 +222,10 @@ class BatchRun:
         """Leave a record as it is, in hand: its outcome comes with a later batch."""
         self._not_done.add(record.offset)
 
-    def _bury(self, failure: Failure, now_ms: int) -> DeadLetter:
+    def bury(self, failure: Failure) -> None:
+        """Make a dead letter of what failed for good."""
         trace = "".join(traceback.format_exception(failure.error))
-        return DeadLetter(
+        letter = DeadLetter(
             record=failure.record,
             group=self.subscription.group,
             handler=self.subscription.name,
@@ -214,8 +233,11 @@ class BatchRun:
             error_type=type(failure.error).__name__,
             error=failure.text,
             traceback=trace[-_MAX_TRACEBACK:],
-            dead_at_ms=now_ms,
+            dead_at_ms=self._clock.now_ms(),
         )
+        self.failures.append(failure)
+        self._dead.append(letter)
+        self._take_effects(1, len(failure.record.value))
 
     def as_commit(self, handled: Sequence[Record], left: Sequence[Record], *, whole: bool) -> Commit:
         """Return the commit of the records that were handled; `left` are the ones not started."""
@@ -236,6 +258,7 @@ class BatchRun:
             emits=tuple(self._emits),
             state={} if self._state is None else self._state.get_changes(),
             whole=whole,
+            windows=self.windows,
         )
 
     def _move_on(self, held: HeldBack, left: Sequence[Record]) -> int:

@@ -6,7 +6,7 @@ before the first of its key: a broker would give it again and again, and none co
 """
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -23,10 +23,21 @@ class Verdict(Enum):
     """It was read ahead, and has been settled or put off since."""
 
 
-class HeldBack:
-    """The records before the position that are not done. Changes are collected for the next commit."""
+def key_of_record(record: Record) -> bytes | None:
+    """Return the key that a record's order belongs to, where nothing else is said."""
+    return record.raw_key
 
-    def __init__(self, rows: Sequence[Retry], position: int) -> None:
+
+class HeldBack:
+    """The records before the position that are not done. Changes are collected for the next commit.
+
+    `key_of` says in which order a record stands, None for one that stands alone.
+    """
+
+    def __init__(
+        self, rows: Sequence[Retry], position: int, key_of: Callable[[Record], bytes | None] = key_of_record
+    ) -> None:
+        self.key_of = key_of
         self._rows = {row.offset: row for row in rows}
         self._of_key: dict[bytes, list[int]] = {}
         self._changes: dict[int, Retry] = {}
@@ -45,6 +56,14 @@ class HeldBack:
         """Return whether a record is from before the position: not done, or settled since it was read."""
         return record.offset in self._rows or record.offset < self.position
 
+    def is_waiting(self, offset: int) -> bool:
+        """Return whether the record at `offset` was read and is not done."""
+        return offset in self._rows
+
+    def holds(self, key: bytes) -> bool:
+        """Return whether a record of `key` is not done."""
+        return key in self._of_key
+
     def admit(self, record: Record, now_ms: int) -> Verdict:
         """Return whether a record of a batch may run now. Asked once a record, in order within its key.
 
@@ -54,7 +73,7 @@ class HeldBack:
         if row is None:
             if record.offset < self.position:
                 return Verdict.SKIP
-            return Verdict.HOLD if record.raw_key in self._of_key else Verdict.RUN
+            return Verdict.HOLD if self._of_key and self.key_of(record) in self._of_key else Verdict.RUN
         if row.due_ms is None or row.due_ms > now_ms or row.attempts != record.attempts:
             return Verdict.SKIP
         if row.key is not None and self._of_key[row.key][0] != row.offset:
@@ -63,17 +82,20 @@ class HeldBack:
 
     def blocks(self, record: Record) -> bool:
         """Return whether an earlier record of the same key is not done."""
-        return record.raw_key is not None and self._of_key.get(record.raw_key, [record.offset])[0] < record.offset
+        key = self.key_of(record)
+        return key is not None and self._of_key.get(key, [record.offset])[0] < record.offset
 
     def hold(self, record: Record) -> None:
         """Put a new record behind the earlier ones of its key."""
-        self._put(Retry(record.offset, record.raw_key, record.attempts, None))
+        self._put(Retry(record.offset, self.key_of(record), record.attempts, None))
 
     def put_off(self, record: Record, attempts: int, due_ms: int, error: str) -> None:
         """Let a record that failed wait until `due_ms`, and the later ones of its key with it."""
-        self._put(Retry(record.offset, record.raw_key, attempts, due_ms, error))
-        if record.raw_key is not None:
-            self._wait_for_first(record.raw_key)
+        known = self._rows.get(record.offset)
+        key = self.key_of(record) if known is None else known.key
+        self._put(Retry(record.offset, key, attempts, due_ms, error))
+        if key is not None:
+            self._wait_for_first(key)
 
     def settle(self, record: Record, now_ms: int) -> None:
         """Let go of a record that succeeded or is dead; the later ones of its key are due."""

@@ -1,0 +1,388 @@
+"""Windowed aggregation instead of a handler alone: the parts that all windows share.
+
+Records are taken in sections. A section ends where the watermark makes something due: that is done before
+the record that moved it is aggregated, so that results are a function of the input in its order, whatever
+the batches were. What is not in memory is loaded before a section is folded; folding never waits.
+"""
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from pspf import faults
+from pspf.clock import Clock
+from pspf.connectors.base import Consumer
+from pspf.context import Surroundings
+from pspf.errors import SchemaError
+from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked
+from pspf.execution.threads import run_in_thread
+from pspf.processing.batch_run import BatchRun, EffectLimits, Failure, text_of
+from pspf.processing.held_back import HeldBack
+from pspf.processing.windows.folds import Fold, HandlerFold, make_fold
+from pspf.processing.windows.place import Key, make_key_reader, time_of
+from pspf.processing.windows.progress import Progress, decode, describe
+from pspf.processing.windows.results import encode_late, encode_result, make_encoder
+from pspf.processing.windows.spans import BEGINNING
+from pspf.processing.windows.table import Changes
+from pspf.records import NewRecord, Record, WindowChanges
+from pspf.schema import Decoder
+from pspf.subscription import Subscription
+
+T = TypeVar("T")
+
+BREATH_RECORDS: Final = 64
+
+Item = tuple[Record, Any, Key, Any, int]
+"""A record that is about to be folded: its event, key, where it belongs, and the watermark at its position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Where a record belongs that can't be read, with the reason."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class TooLate:
+    """Where a record belongs whose windows are all closed: the last of them, and by how much it missed it."""
+
+    start_ms: int
+    end_ms: int
+    by_ms: int
+
+
+class Insist(Protocol):
+    """Does something with the broker, and again while it is not there."""
+
+    def __call__(self, doing: str, act: Callable[[], Awaitable[T]], /) -> Coroutine[Any, Any, T]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What an operator works with. `on_more` is called when it has work that no record brings."""
+
+    consumer: Consumer
+    held: HeldBack
+    insist: Insist
+    clock: Clock
+    limits: EffectLimits
+    max_entries: int
+    on_more: Callable[[], None]
+
+
+class Windowed(Executor):
+    """One windowed handler on one cursor. Its memory is what the last commit stored, or is about to."""
+
+    def __init__(self, subscription: Subscription, read: Decoder, around: Surroundings, room: Room) -> None:
+        assert subscription.windowing is not None
+        self.windowing = windowing = subscription.windowing
+        self.fold: Fold = make_fold(windowing)
+        self.room = room
+        self.watermark_ms = BEGINNING
+        self.held_ms: dict[int, int] = {}
+        """The watermark at the position of each record that was read and is not done, by offset."""
+        self._subscription = subscription
+        self._around = around
+        self._read = read
+        self._key_of = make_key_reader(windowing.key)
+        self._described = describe(windowing, self.fold.name)
+        self._encode_result = make_encoder(windowing.result)
+        self._keys: dict[int, bytes] = {}
+        self._late: list[NewRecord] = []
+        self._is_open = False
+        self._has_more = False
+        self._is_final = False
+        self._weight_bytes = 0
+        self._carried: tuple[Record, Any, int, Key] | None = None
+        handler = subscription.handler
+        self.is_async = handler.is_async and windowing.aggregation is None
+        self._in_thread = not handler.is_async and windowing.aggregation is None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._breath: Breath | None = None
+        self.function = _armed(handler.function, self.is_async)
+        room.held.key_of = lambda record: self._keys.get(record.offset)
+
+    # One batch
+
+    async def run(self, records: Sequence[Record], run: BatchRun) -> int:
+        if not self._in_thread:
+            self._breath = Breath()
+            return await self._work(records, run)
+        self._loop = asyncio.get_running_loop()
+        # In the thread nothing waits but `_ask`, which blocks: the coroutine runs through in one go.
+        return await run_in_thread(lambda: _drive(self._work(records, run)))
+
+    @property
+    def has_late(self) -> bool:
+        return self._has_more or self._is_final
+
+    def finish(self) -> None:
+        """Close all that is open, as at the end of the input; `on_more` is called for it."""
+        self._is_final = True
+        self.room.on_more()
+
+    async def _work(self, records: Sequence[Record], run: BatchRun) -> int:
+        if not self._is_open:
+            await self._open()
+        self.call = enter_call(self._subscription.name, self._around.warned)
+        self._late, self._weight_bytes = [], 0
+        taken, first = 0, records[0].offset if records else run.batch.end
+        is_final = self._is_final and not records
+        if is_final:
+            self.watermark_ms = max(self.watermark_ms, self.last_due_ms())
+        fits = await self.settle(self.watermark_ms, first, run)
+        while fits and taken < len(records) and not run.is_closed:
+            section, ahead_ms, stops = self._prepare(records, taken)
+            await self.load(section)
+            done = await self.fold_section(section, run)
+            taken += done
+            if done < len(section):
+                ahead_ms = max((item[4] for item in section[:done]), default=self.watermark_ms)
+                stops = False
+                fits = False
+            self.watermark_ms = max(self.watermark_ms, ahead_ms)
+            if stops:
+                fits = await self.settle(self.watermark_ms, records[taken].offset, run)
+        await self.conclude(run.batch.end if not records else records[max(taken, 1) - 1].offset, run)
+        if fits and is_final:
+            self._is_final = False
+        self._has_more = not fits and taken == len(records)
+        self._store(run)
+        if self.has_late:
+            self.room.on_more()
+        return taken
+
+    async def _open(self) -> None:
+        stored = await self.ask("read windows", self.room.consumer.read_progress)
+        progress = Progress() if stored is None else decode(stored, self._described, self._subscription.name)
+        self.watermark_ms = progress.watermark_ms
+        self.held_ms = dict(progress.held)
+        await self.restore(progress, is_new=stored is None)
+        self._is_open = True
+
+    def _prepare(self, records: Sequence[Record], begin: int) -> tuple[list[Item], int, bool]:
+        """Return the records from `begin` on up to the one before which something is due.
+
+        With them comes the watermark after the last of them, or, where another record stops them, that
+        record's own.
+        """
+        section: list[Item] = []
+        add, place = section.append, self.place
+        read, key_of, held_ms = self._read, self._key_of, self.held_ms
+        delay_ms, max_future_ms = self.windowing.watermark_delay_ms, self.windowing.max_future_ms
+        watermark_ms = self.watermark_ms
+        for record in records[begin:] if begin else records:
+            if self._carried is not None and self._carried[0] is record:
+                _, event, time_ms, key = self._carried
+            else:
+                try:
+                    event = read(record)
+                    time_ms = time_of(event, record)
+                    key = key_of(event, record)
+                    if max_future_ms is not None:
+                        self._check_future(time_ms, max_future_ms)
+                except FAILURES as error:
+                    add((record, None, None, Broken(error), watermark_ms))
+                    continue
+            if time_ms - delay_ms > watermark_ms:
+                watermark_ms = time_ms - delay_ms
+            if watermark_ms >= self.next_ms() and (section or watermark_ms > self.watermark_ms):
+                self._carried = record, event, time_ms, key
+                return section, watermark_ms, True
+            at_ms = held_ms.get(record.offset, watermark_ms) if held_ms else watermark_ms
+            add((record, event, key, place(time_ms, key, at_ms), at_ms))
+        return section, watermark_ms, False
+
+    def _check_future(self, time_ms: int, max_future_ms: int) -> None:
+        now_ms = self.room.clock.now_ms()
+        if time_ms > now_ms + max_future_ms:
+            raise SchemaError(f"event time {time_ms} is {time_ms - now_ms} ms ahead; at most {max_future_ms} are taken")
+
+    # What the kinds of windows do
+
+    @abstractmethod
+    async def restore(self, progress: Progress, *, is_new: bool) -> None:
+        """Take over what was stored."""
+
+    @abstractmethod
+    def next_ms(self) -> int:
+        """Return the watermark at which something is due next."""
+
+    @abstractmethod
+    def last_due_ms(self) -> int:
+        """Return the watermark at which all that is open is due."""
+
+    @abstractmethod
+    def place(self, time_ms: int, key: Key, at_ms: int) -> Any:
+        """Return where a record belongs, at a watermark: TooLate, or what `fold_section` knows."""
+
+    async def load(self, section: Sequence[Item]) -> None:
+        """Read what a section needs and is not in memory."""
+
+    @abstractmethod
+    async def fold_section(self, section: Sequence[Item], run: BatchRun) -> int:
+        """Aggregate records until all are or the run is closed; return how many were taken."""
+
+    @abstractmethod
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
+        """Close all that is due; return whether the batch had room for it. `source` is whom results come from."""
+
+    @abstractmethod
+    async def conclude(self, source: int, run: BatchRun) -> None:
+        """Do what is done once a batch: keys that are no longer held back, updates."""
+
+    @abstractmethod
+    def take_changes(self) -> Changes:
+        """Return the states that changed."""
+
+    @abstractmethod
+    def note(self, held_ms: Mapping[int, int]) -> Progress:
+        """Return where the operator is."""
+
+    @abstractmethod
+    def count_dirty(self) -> int:
+        """Return how many states changed since the last commit, about."""
+
+    # What they share
+
+    async def ask(self, doing: str, act: Callable[[], Awaitable[T]]) -> T:
+        """Do something with the broker, from whatever thread this runs in."""
+        if self._loop is None:
+            return await self.room.insist(doing, act)
+        return asyncio.run_coroutine_threadsafe(self.room.insist(doing, act), self._loop).result()
+
+    async def breathe(self, run: BatchRun) -> None:
+        """Let others run now and then, and end the batch where its states are as much as a commit should hold."""
+        limits = self.room.limits
+        if self.count_dirty() >= limits.operations or self._weight_bytes >= limits.effect_bytes:
+            run.is_closed = True
+        if self._breath is not None:
+            await self._breath.take()
+
+    def weigh(self, size_bytes: int) -> None:
+        """Count what is going to be stored."""
+        self._weight_bytes += size_bytes
+
+    async def grow(self, event: Any, record: Record, state: Any) -> Any:
+        """Return a state with one more event. Errors: whatever the handler raises."""
+        fold = self.fold
+        if not isinstance(fold, HandlerFold):
+            return fold.add(event, record.offset, state)  # type: ignore[attr-defined]  # the other kind has it
+        loaded = None if state is None else fold.load(state)
+        grown = fold.dump(await self.function(event, loaded) if self.is_async else self.function(event, loaded))
+        if grown is not None:
+            self._weight_bytes += len(grown)
+        return grown
+
+    def admit(self, item: Item, run: BatchRun) -> bool:
+        """Return whether a record may run now; asked only in batches where one may not."""
+        record, _, key, where, at_ms = item
+        if not isinstance(where, Broken):
+            self._keys[record.offset] = order_of(key)
+        if run.admit(record):
+            return True
+        if self.room.held.is_waiting(record.offset):
+            self.held_ms.setdefault(record.offset, at_ms)
+        return False
+
+    def fail(self, item: Item, error: BaseException, run: BatchRun) -> None:
+        """Note a failure; the record keeps the watermark of its position for its next run."""
+        record, _, key, where, at_ms = item
+        if isinstance(error, asyncio.CancelledError) and not is_leaked(error):
+            raise error
+        if not isinstance(where, Broken):
+            self._keys[record.offset] = order_of(key)
+        run.fail(record, error)
+        if self.room.held.is_waiting(record.offset):
+            self.held_ms.setdefault(record.offset, at_ms)
+
+    def send_late(self, item: Item, late: TooLate, run: BatchRun) -> None:
+        """Put a record aside that is late for all of its windows."""
+        record, _, _, _, at_ms = item
+        told = {
+            "handler": self._subscription.name,
+            "group": self._subscription.group,
+            "original-id": record.id,
+            "window-start-ms": late.start_ms,
+            "window-end-ms": late.end_ms,
+            "watermark-ms": at_ms,
+            "by-ms": late.by_ms,
+        }
+        self._late.append(encode_late(record, told))
+        run.count(1, len(record.value))
+        run.late += 1
+        if run.has_to_ask:
+            run.succeed(record)
+
+    def emit(self, key: Key, start_ms: int, end_ms: int, state: Any, source: int, run: BatchRun) -> None:
+        """Emit what a window has come to; a result that can't be made becomes a dead letter."""
+        topic = self.windowing.to
+        if topic is None:
+            return
+        value = self.fold.to_json(state)
+        try:
+            record = self._encode_result(key, start_ms, end_ms, value)
+            self._around.check(record)
+        except FAILURES as error:
+            self._bury(encode_result(key, start_ms, end_ms, value), source, error, run)
+            return
+        run.send(source, topic, record)
+
+    def _bury(self, plain: NewRecord, source: int, error: BaseException, run: BatchRun) -> None:
+        cursor = self.room.consumer.cursor
+        now_ms = self.room.clock.now_ms()
+        record = Record(cursor.topic, cursor.partition, source, plain.raw_key, plain.value, None, now_ms)
+        run.bury(Failure(record, error, 1, None, text_of(error)))
+
+    def is_held(self, key: Key) -> bool:
+        """Return whether a record of a grouping key is not done."""
+        return self.room.held.holds(order_of(key))
+
+    def _store(self, run: BatchRun) -> None:
+        held = self.room.held
+        self.held_ms = {offset: at_ms for offset, at_ms in self.held_ms.items() if held.is_waiting(offset)}
+        if len(self._keys) > len(self.held_ms):
+            self._keys = {offset: key for offset, key in self._keys.items() if held.is_waiting(offset)}
+        changes = self.take_changes()
+        watermark_ms = None if self.watermark_ms == BEGINNING else self.watermark_ms
+        progress = self.note(self.held_ms).encode(self._described)
+        run.windows = WindowChanges(watermark_ms, progress, changes.dropped, changes.states, tuple(self._late))
+
+
+def order_of(key: Key) -> bytes:
+    """Return the key that a record's order belongs to: its grouping key, one for all without."""
+    return b"" if key is None else key.encode()
+
+
+def _armed(function: Callable[..., Any], is_async: bool) -> Callable[..., Any]:
+    if not faults.is_armed("handler.before", "handler.mid", "handler.after"):
+        return function
+
+    async def reach_and_await(event: Any, state: Any) -> Any:
+        faults.reach("handler.before")
+        grown = await function(event, state)
+        faults.reach("handler.mid")
+        faults.reach("handler.after")
+        return grown
+
+    def reach_and_call(event: Any, state: Any) -> Any:
+        faults.reach("handler.before")
+        grown = function(event, state)
+        faults.reach("handler.mid")
+        faults.reach("handler.after")
+        return grown
+
+    return reach_and_await if is_async else reach_and_call
+
+
+def _drive(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine that never waits returns."""
+    try:
+        work.send(None)
+    except StopIteration as stop:
+        found: T = stop.value
+        return found
+    raise RuntimeError("a windowed handler waited in its thread")

@@ -1,0 +1,212 @@
+"""Session windows on one cursor.
+
+Two states become one where the aggregation can merge them. Where it can't, a session keeps its records
+while it is open, and one that bridges two has all of them folded again, in the order they came in.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pspf.context import Surroundings
+from pspf.execution.executor import FAILURES
+from pspf.execution.windowed import BREATH_RECORDS, Broken, Item, Room, TooLate, Windowed
+from pspf.processing.batch_run import BatchRun
+from pspf.processing.windows.place import Key, decode_key, encode_key
+from pspf.processing.windows.progress import Progress
+from pspf.processing.windows.sessions import Session, Sessions, decode_sessions, encode_sessions
+from pspf.processing.windows.spans import NEVER
+from pspf.processing.windows.table import Changes
+from pspf.records import Record, WindowPlace
+from pspf.schema import Decoder
+from pspf.subscription import Subscription
+
+_SLOT: Final = 0
+"""All sessions are stored by key alone."""
+_PAGE: Final = 1_000
+
+
+class SessionWindows(Windowed):
+    """Keeps the sessions of each key, and closes them as they are due."""
+
+    def __init__(self, subscription: Subscription, read: Decoder, around: Surroundings, room: Room) -> None:
+        super().__init__(subscription, read, around, room)
+        self._sessions = Sessions(self.windowing)
+        self._bound_ms = NEVER
+        """The earliest watermark at which a session of the section in hand could be due."""
+        self._withheld: set[Key] = set()
+        self._stored: set[Key] = set()
+        self._updates = self.windowing.emit == "updates"
+        self._keeps_records = not self.fold.can_merge
+
+    async def restore(self, progress: Progress, *, is_new: bool) -> None:
+        self._sessions = Sessions(self.windowing)
+        consumer = self.room.consumer
+        cursor = consumer.cursor
+        after: bytes | None = None
+        while not is_new:
+            begin = after
+            page = await self.ask(
+                "read windows",
+                lambda: consumer.scan_windows(_SLOT, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
+            )
+            for stored_key, stored in page:
+                key = decode_key(stored_key)
+                found = decode_sessions(stored, self.fold.decode, cursor.topic, cursor.partition)
+                self._sessions.restore(key, found)
+                self._stored.add(key)
+            if len(page) < _PAGE:
+                return
+            after = page[-1][0]
+
+    def next_ms(self) -> int:
+        return min(self._bound_ms, self._sessions.next_ms)
+
+    def last_due_ms(self) -> int:
+        due = (self._sessions.due_ms(session) for session in self._sessions.open_sessions())
+        return max(due, default=self.watermark_ms) if self._sessions.closes else self.watermark_ms
+
+    def place(self, time_ms: int, key: Key, at_ms: int) -> int:
+        due_ms = time_ms + self._sessions.due_after_ms
+        # One that is late alone can only make longer what is due later; whether it does is seen when it is folded.
+        if due_ms < self._bound_ms and (due_ms > at_ms or not self._sessions.closes):
+            self._bound_ms = due_ms
+        return time_ms
+
+    # Folding
+
+    async def fold_section(self, section: Sequence[Item], run: BatchRun) -> int:
+        for taken, item in enumerate(section):
+            if not taken % BREATH_RECORDS:
+                await self.breathe(run)
+            if run.is_closed:
+                self._bound_ms = NEVER
+                return taken
+            if run.has_to_ask and not self.admit(item, run):
+                continue
+            where = item[3]
+            if isinstance(where, Broken):
+                self.fail(item, where.error, run)
+                continue
+            self.call.record = item[0]
+            try:
+                is_late = await self._fold(item, run)
+            except (*FAILURES, asyncio.CancelledError) as error:
+                self.fail(item, error, run)
+                continue
+            if run.has_to_ask and not is_late:
+                if self._sessions.closes:
+                    self._withheld.add(item[2])
+                run.succeed(item[0])
+        self._bound_ms = NEVER
+        return len(section)
+
+    async def _fold(self, item: Item, run: BatchRun) -> bool:
+        """Aggregate one record; return whether it was late instead. What raises has changed nothing."""
+        record, event, key, time_ms, at_ms = item
+        sessions = self._sessions
+        touching = sessions.touching(key, time_ms, at_ms)
+        first_ms = min([time_ms, *(session.first_ms for session in touching)])
+        last_ms = max([time_ms, *(session.last_ms for session in touching)])
+        due_ms = last_ms + sessions.due_after_ms
+        if sessions.closes and due_ms <= at_ms:
+            self.send_late(item, TooLate(first_ms, last_ms + sessions.gap_ms, at_ms - due_ms + 1), run)
+            return True
+        if len(touching) == 1:
+            session = touching[0]
+            session.state = await self.grow(event, record, session.state)
+            session.first_ms, session.last_ms = first_ms, last_ms
+            if session.records is not None:
+                session.records.append(record)
+            sessions.dirty.add(key)
+        else:
+            state, records = await self._join(touching, event, record)
+            session = Session(first_ms, last_ms, state, records)
+            sessions.put(key, session, touching)
+        session.is_fresh = True
+        if self._keeps_records:
+            self.weigh(sum(len(each.value) for each in session.records or ()))
+        return False
+
+    async def _join(self, parts: Sequence[Session], event: Any, record: Record) -> tuple[Any, list[Record] | None]:
+        """Return the state, and the records where they are kept, of no session or several and one record more."""
+        state: Any = None
+        if not self._keeps_records:
+            for part in parts:
+                if part.state is not None:
+                    state = part.state if state is None else self.fold.merge(state, part.state)
+            return await self.grow(event, record, state), None
+        records = sorted((each for part in parts for each in part.records or ()), key=lambda each: each.offset)
+        for each in records:
+            state = await self.grow(self._read(each), each, state)
+        return await self.grow(event, record, state), [*records, record]
+
+    # Closing
+
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
+        sessions = self._sessions
+        if sessions.next_ms > watermark_ms:
+            return True
+        has_held = len(self.room.held) > 0
+        due = sessions.take_due(watermark_ms)
+        for done, (key, session) in enumerate(due):
+            if run.is_closed:
+                for rest_key, rest in due[done:]:
+                    sessions.watch(rest_key, rest)
+                return False
+            if sessions.closes and has_held and not session.is_closed and self.is_held(key):
+                self._withheld.add(key)
+            else:
+                self._close(key, session, source, run)
+        return True
+
+    def _close(self, key: Key, session: Session, source: int, run: BatchRun) -> None:
+        if not session.is_closed and session.state is not None:
+            is_final = self.windowing.emit == "final"
+            if is_final or (self._updates and session.is_fresh):
+                self._emit_session(key, session, source, run)
+        self._sessions.close(key, session)
+
+    def _emit_session(self, key: Key, session: Session, source: int, run: BatchRun) -> None:
+        end_ms = session.last_ms + self._sessions.gap_ms
+        self.emit(key, session.first_ms, end_ms, session.state, source, run)
+        session.is_fresh = False
+
+    async def conclude(self, source: int, run: BatchRun) -> None:
+        sessions = self._sessions
+        free = sorted((key for key in self._withheld if not self.is_held(key)), key=lambda key: key or "")
+        for key in free:
+            self._withheld.discard(key)
+            mine = sorted(sessions.of_key.get(key, ()), key=lambda session: session.last_ms)
+            for session in mine:
+                if not session.is_closed and sessions.due_ms(session) <= self.watermark_ms:
+                    self._close(key, session, source, run)
+                else:
+                    sessions.watch(key, session)
+        if self._updates:
+            for key in sorted(sessions.dirty, key=lambda key: key or ""):
+                for session in sorted(sessions.of_key.get(key, ()), key=lambda session: session.last_ms):
+                    if session.is_fresh and not session.is_closed and session.state is not None:
+                        self._emit_session(key, session, source, run)
+
+    def count_dirty(self) -> int:
+        return len(self._sessions.dirty)
+
+    # For the commit
+
+    def take_changes(self) -> Changes:
+        sessions = self._sessions
+        states: dict[WindowPlace, bytes | None] = {}
+        for key in sessions.dirty:
+            mine = sessions.of_key.get(key)
+            if mine:
+                states[_SLOT, encode_key(key)] = encode_sessions(mine, self.fold.encode)
+                self._stored.add(key)
+            elif key in self._stored:
+                states[_SLOT, encode_key(key)] = None
+                self._stored.discard(key)
+        sessions.dirty.clear()
+        return Changes((), states)
+
+    def note(self, held_ms: Mapping[int, int]) -> Progress:
+        return Progress(watermark_ms=self.watermark_ms, frontier_ms=self.watermark_ms, held=held_ms)

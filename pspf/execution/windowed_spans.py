@@ -1,0 +1,390 @@
+"""Tumbling and sliding windows on one cursor.
+
+A record belongs to one slot (a tumbling window, or a slice that sliding windows share) or to a tuple of
+them (sliding windows of a handler, which can't merge: each has a state of its own).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Final
+
+from pspf.context import Surroundings
+from pspf.execution.executor import FAILURES
+from pspf.execution.windowed import BREATH_RECORDS, Broken, Item, Room, TooLate, Windowed
+from pspf.processing.batch_run import BatchRun
+from pspf.processing.windows.folds import HandlerFold
+from pspf.processing.windows.place import Key, encode_key
+from pspf.processing.windows.progress import Progress
+from pspf.processing.windows.spans import Spans
+from pspf.processing.windows.table import Changes, Table
+from pspf.schema import Decoder
+from pspf.subscription import Subscription
+from pspf.windows import SlidingWindow
+
+_PAGE: Final = 1_000
+
+
+class SpanWindows(Windowed):
+    """Keeps a table of states by slot, and closes windows as they are due."""
+
+    def __init__(self, subscription: Subscription, read: Decoder, around: Surroundings, room: Room) -> None:
+        super().__init__(subscription, read, around, room)
+        self._spans = Spans(self.windowing)
+        self._table = Table(self.fold.encode, self.fold.decode, room.max_entries, ())
+        self._closing: tuple[int, Key] | None = None
+        window = self.windowing.window
+        self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
+        self._updates = self.windowing.emit == "updates"
+
+    async def restore(self, progress: Progress, *, is_new: bool) -> None:
+        slots = [] if is_new else await self.ask("read windows", self.room.consumer.read_slots)
+        self._table = Table(self.fold.encode, self.fold.decode, self.room.max_entries, slots)
+        self._spans = Spans(self.windowing, progress.frontier_ms)
+        self._closing = progress.closing
+        self._spans.restore_withheld(progress.withheld)
+        for slot in slots:
+            self._spans.open(slot, progress.frontier_ms)
+
+    def next_ms(self) -> int:
+        return self._spans.next_ms
+
+    def last_due_ms(self) -> int:
+        last_ms = self._spans.last_due_ms
+        return self.watermark_ms if last_ms is None else last_ms
+
+    # Where records belong
+
+    def place(self, time_ms: int, key: Key, at_ms: int) -> Any:
+        spans = self._spans
+        if self._many is not None:
+            return self._place_in_many(self._many, time_ms, at_ms)
+        slot = time_ms - time_ms % spans.slot_ms
+        if spans.closes:
+            start = slot if not spans.is_sliced else time_ms - time_ms % spans.slide_ms
+            if start + spans.due_after_ms <= at_ms:
+                return TooLate(start, start + spans.size_ms, at_ms - start - spans.due_after_ms)
+        if slot not in self._table.slots:
+            self._open_slot(slot, at_ms)
+        return slot
+
+    def _place_in_many(self, window: SlidingWindow, time_ms: int, at_ms: int) -> Any:
+        spans = self._spans
+        starts: Sequence[int] = window.starts_of(time_ms)
+        if spans.closes and starts:
+            start = starts[-1]
+            if start + spans.due_after_ms <= at_ms:
+                return TooLate(start, start + spans.size_ms, at_ms - start - spans.due_after_ms)
+            starts = [start for start in starts if start + spans.due_after_ms > at_ms]
+        for start in starts:
+            if start not in self._table.slots:
+                self._open_slot(start, at_ms)
+        return tuple(starts)
+
+    def _open_slot(self, slot: int, at_ms: int) -> None:
+        # All that was due at the watermark is closed; a record that was held back has an older one.
+        self._table.open(slot)
+        self._spans.open(slot, max(at_ms, self.watermark_ms))
+
+    # Folding
+
+    async def load(self, section: Sequence[Item]) -> None:
+        table = self._table
+        if not table.has_partial:
+            return
+        places: list[tuple[int, Key]] = []
+        for _, _, key, where, _ in section:
+            if type(where) is int:
+                places.append((where, key))
+            elif type(where) is tuple:
+                places += [(start, key) for start in where]
+        await self._load_places(places)
+
+    async def _load_places(self, places: Sequence[tuple[int, Key]]) -> None:
+        missing = self._table.missing(places)
+        if missing:
+            consumer = self.room.consumer
+            self._table.fill(await self.ask("read windows", lambda: consumer.read_windows(missing)))
+
+    async def fold_section(self, section: Sequence[Item], run: BatchRun) -> int:
+        fold = self.fold
+        if not isinstance(fold, HandlerFold) or not self.is_async or self._many is not None:
+            return await self._fold_any(section, run)
+        # The commonest case, with nothing called per record but the handler and what reads and writes its state.
+        function, load, dump, call = self.function, fold.load, fold.dump, self.call
+        slots, touched = self._table.slots, self._table.touched
+        asks = run.has_to_ask
+        last: object = None
+        for taken, item in enumerate(section):
+            if not taken % BREATH_RECORDS:
+                await self.breathe(run)
+            if run.is_closed:
+                return taken
+            record, event, key, where, _ = item
+            if type(where) is not int:
+                await self._fold_odd(item, run)
+                asks = run.has_to_ask
+                continue
+            if asks and not self.admit(item, run):
+                continue
+            if where != last:
+                slot = slots[where]
+                entries, dirty, last = slot.entries, slot.dirty, where
+                touched.add(where)
+            state = entries.get(key)
+            call.record = record
+            try:
+                grown = dump(await function(event, None if state is None else load(state)))
+            except (*FAILURES, asyncio.CancelledError) as error:
+                self.fail(item, error, run)
+                asks = run.has_to_ask
+                continue
+            if grown is None:
+                entries.pop(key, None)
+            else:
+                entries[key] = grown
+                self._weight_bytes += len(grown)
+            dirty.add(key)
+            if asks:
+                self._succeed(item, run)
+        return len(section)
+
+    async def _fold_any(self, section: Sequence[Item], run: BatchRun) -> int:
+        slots, touched, call = self._table.slots, self._table.touched, self.call
+        grow = self.grow
+        for taken, item in enumerate(section):
+            if not taken % BREATH_RECORDS:
+                await self.breathe(run)
+            if run.is_closed:
+                return taken
+            record, event, key, where, _ = item
+            if isinstance(where, Broken | TooLate):
+                await self._fold_odd(item, run)
+                continue
+            if run.has_to_ask and not self.admit(item, run):
+                continue
+            call.record = record
+            starts = (where,) if type(where) is int else where
+            try:
+                # All windows of a record or none: one that fails in its last window has changed none.
+                grown = [await grow(event, record, slots[start].entries.get(key)) for start in starts]
+            except (*FAILURES, asyncio.CancelledError) as error:
+                self.fail(item, error, run)
+                continue
+            for start, state in zip(starts, grown, strict=True):
+                slot = slots[start]
+                if state is None:
+                    slot.entries.pop(key, None)
+                else:
+                    slot.entries[key] = state
+                slot.dirty.add(key)
+                touched.add(start)
+            if run.has_to_ask:
+                self._succeed(item, run)
+        return len(section)
+
+    async def _fold_odd(self, item: Item, run: BatchRun) -> None:
+        where = item[3]
+        if run.has_to_ask and not self.admit(item, run):
+            return
+        if isinstance(where, Broken):
+            self.fail(item, where.error, run)
+        elif isinstance(where, TooLate):
+            self.send_late(item, where, run)
+
+    def _succeed(self, item: Item, run: BatchRun) -> None:
+        """Note the success of a record that was asked for; its windows may have been waiting for it alone."""
+        record, _, key, where, _ = item
+        spans = self._spans
+        if spans.closes and not spans.is_sliced:
+            for start in (where,) if type(where) is int else where:
+                if start + spans.due_after_ms <= max(spans.frontier_ms, self.watermark_ms):
+                    spans.withhold(start, key)
+        run.succeed(record)
+
+    def count_dirty(self) -> int:
+        count = self._table.dirty
+        return count * len(self._spans.starts_in(0)) if self._updates and self._spans.is_sliced else count
+
+    # Closing
+
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
+        spans = self._spans
+        if spans.next_ms > watermark_ms:
+            spans.pass_by(watermark_ms)
+            return True
+        while (start := spans.get_due(watermark_ms)) is not None:
+            close = self._close_sliced if spans.is_sliced else self._close
+            if not await close(start, source, run):
+                return False
+            spans.close(start)
+        for slot in spans.take_drops(watermark_ms):
+            self._drop(slot, source, run)
+        spans.pass_by(watermark_ms)
+        return True
+
+    async def _close(self, start: int, source: int, run: BatchRun) -> bool:
+        """Emit a window that is due, but for keys that are held back; return whether all of it had room."""
+        end = start + self._spans.size_ms
+        closing = self._closing
+        slot = self._table.slots[start]
+        has_held = len(self.room.held) > 0
+        if self.windowing.emit is None and not has_held:
+            return True
+        async for key, state in self._states(start, closing):
+            if has_held and self.is_held(key):
+                self._spans.withhold(start, key)
+            elif not self._updates or key in slot.dirty:
+                self.emit(key, start, end, state, source, run)
+                if run.is_closed:
+                    self._closing = start, key
+                    return False
+        self._closing = None
+        return True
+
+    async def _states(self, slot: int, closing: tuple[int, Key] | None) -> AsyncIterator[tuple[Key, Any]]:
+        """Give the states of a slot in the order of keys, behind the one that was closed last."""
+        table = self._table
+        after = closing[1] if closing is not None and closing[0] == slot else None
+        starts_over = closing is None or closing[0] != slot
+        if table.slots[slot].is_whole:
+            for key, state in sorted(table.slots[slot].entries.items(), key=_text_of):
+                if starts_over or (key is not None and (after is None or key > after)):
+                    yield key, state
+            return
+        consumer = self.room.consumer
+        low = None if starts_over else encode_key(after)
+        while True:
+            begin = low
+            page = await self.ask(
+                "read windows",
+                lambda: consumer.scan_windows(slot, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
+            )
+            is_last = len(page) < _PAGE
+            for key, state in table.overlay(slot, page, low, is_last=is_last):
+                yield key, state
+            if is_last:
+                return
+            low = page[-1][0]
+
+    async def _close_sliced(self, start: int, source: int, run: BatchRun) -> bool:
+        """Emit a window that is made up of slices; return whether all of it had room."""
+        if self.windowing.emit is None:
+            return True
+        table, merge = self._table, self.fold.merge
+        slots = [slot for slot in self._spans.slots_of(start) if slot in table.slots]
+        for slot in slots:
+            await self._make_whole(slot)
+        dirty = {key for slot in slots for key in table.slots[slot].dirty} if self._updates else None
+        states: dict[Key, Any] = {}
+        for slot in slots:
+            for key, state in table.slots[slot].entries.items():
+                if dirty is None or key in dirty:
+                    states[key] = merge(states[key], state) if key in states else state
+        closing = self._closing
+        starts_over = closing is None or closing[0] != start
+        for key, state in sorted(states.items(), key=_text_of):
+            if starts_over or _text_of((key, None)) > _text_of((closing[1] if closing else None, None)):
+                self.emit(key, start, start + self._spans.size_ms, state, source, run)
+                if run.is_closed:
+                    self._closing = start, key
+                    return False
+        self._closing = None
+        return True
+
+    async def _make_whole(self, slot: int) -> None:
+        table, consumer = self._table, self.room.consumer
+        if table.slots[slot].is_whole:
+            return
+        after: bytes | None = None
+        while True:
+            begin = after
+            page = await self.ask(
+                "read windows",
+                lambda: consumer.scan_windows(slot, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
+            )
+            table.fill_page(slot, page)
+            if len(page) < _PAGE:
+                break
+            after = page[-1][0]
+        table.make_whole(slot)
+
+    def _drop(self, slot: int, source: int, run: BatchRun) -> None:
+        spans, table = self._spans, self._table
+        if self._updates and not spans.closes and not spans.is_sliced:
+            self._update_slot(slot, source, run)
+        table.drop(slot)
+
+    # Once a batch
+
+    async def conclude(self, source: int, run: BatchRun) -> None:
+        if self._spans.next_ms > self.watermark_ms:
+            self._spans.pass_by(self.watermark_ms)
+        if self._spans.withheld:
+            await self._release(source, run)
+        if self._updates:
+            await self._update(source, run)
+
+    async def _release(self, source: int, run: BatchRun) -> None:
+        """Close the windows that waited for keys of which nothing is held back any more."""
+        spans, table = self._spans, self._table
+        free = sorted((key for key in spans.withheld if not self.is_held(key)), key=lambda key: key or "")
+        places = [(start, key) for key in free for start in spans.take_withheld(key)]
+        await self._load_places(places)
+        for start, key in places:
+            slot = table.slots.get(start)
+            state = None if slot is None else slot.entries.get(key)
+            if slot is not None and state is not None and (not self._updates or key in slot.dirty):
+                self.emit(key, start, start + spans.size_ms, state, source, run)
+        for slot_start in spans.take_postponed():
+            if slot_start in table.slots:
+                table.drop(slot_start)
+
+    async def _update(self, source: int, run: BatchRun) -> None:
+        spans, table = self._spans, self._table
+        if not spans.is_sliced:
+            for start in sorted(table.touched):
+                if not spans.closes or start + spans.due_after_ms > spans.frontier_ms:
+                    self._update_slot(start, source, run)
+            return
+        changed = sorted(
+            {
+                (start, key)
+                for slot in table.touched
+                for key in table.slots[slot].dirty
+                for start in spans.starts_in(slot)
+                if not spans.closes or start + spans.due_after_ms > spans.frontier_ms
+            },
+            key=lambda place: (place[0], place[1] or ""),
+        )
+        parts = [(slot, key) for start, key in changed for slot in spans.slots_of(start) if slot in table.slots]
+        await self._load_places(parts)
+        for start, key in changed:
+            state: Any = None
+            for slot in spans.slots_of(start):
+                part = table.slots[slot].entries.get(key) if slot in table.slots else None
+                if part is not None:
+                    state = part if state is None else self.fold.merge(state, part)
+            if state is not None:
+                self.emit(key, start, start + spans.size_ms, state, source, run)
+
+    def _update_slot(self, start: int, source: int, run: BatchRun) -> None:
+        slot = self._table.slots[start]
+        for key in sorted(slot.dirty, key=lambda key: key or ""):
+            state = slot.entries.get(key)
+            if state is not None:
+                self.emit(key, start, start + self._spans.size_ms, state, source, run)
+
+    # For the commit
+
+    def take_changes(self) -> Changes:
+        return self._table.take_changes()
+
+    def note(self, held_ms: Mapping[int, int]) -> Progress:
+        withheld = [(start, key) for key, starts in self._spans.withheld.items() for start in sorted(starts)]
+        return Progress(self.watermark_ms, self._spans.frontier_ms, self._closing, withheld, held_ms)
+
+
+def _text_of(entry: tuple[Key, Any]) -> tuple[bool, str]:
+    """Return what entries are sorted by: the keyless one first."""
+    key = entry[0]
+    return key is not None, key or ""

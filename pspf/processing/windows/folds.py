@@ -1,0 +1,153 @@
+"""How the state of a window and key grows, merges and is stored.
+
+Of a user's handler only the JSON of its state is kept: each call gets a fresh copy, so that one that fails
+leaves nothing behind, and a state looks the same before and after a restart. Bytes also stay out of the
+garbage collector's sight, which at several 100,000 keys costs more than parsing them.
+"""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, get_args
+
+import orjson
+from pydantic import BaseModel, TypeAdapter
+from pydantic_core import from_json
+
+from pspf import codec
+from pspf.aggregations import MISSING, Aggregation
+from pspf.context import encode_value
+from pspf.errors import ConfigurationError
+from pspf.windows import Windowing
+
+
+class Fold(ABC):
+    """A way to aggregate. A state in memory is whatever `decode` gives; None is no state."""
+
+    name: str
+    can_merge: bool
+    """Whether two states can become one without the records."""
+
+    @abstractmethod
+    def encode(self, state: Any) -> bytes:
+        """Return a state as it is stored."""
+
+    @abstractmethod
+    def decode(self, stored: bytes) -> Any:
+        """Return the state that `encode` gave."""
+
+    @abstractmethod
+    def merge(self, one: Any, other: Any) -> Any:
+        """Return the state of both, `one` being the earlier; neither is changed."""
+
+    @abstractmethod
+    def to_json(self, state: Any) -> bytes:
+        """Return what users see of a state, as JSON."""
+
+
+class ReadyFold(Fold):
+    """A ready aggregation: states are its own objects."""
+
+    can_merge = True
+
+    def __init__(self, aggregation: Aggregation) -> None:
+        self.name = aggregation.name
+        self._aggregation = aggregation
+
+    def add(self, event: Any, offset: int, state: Any) -> Any:
+        """Return the state with one more event.
+
+        Raises:
+            SchemaError: The event has a value that can't be aggregated.
+        """
+        aggregation = self._aggregation
+        value = aggregation.take(event, offset)
+        if state is None:
+            state = aggregation.start()
+        return state if value is MISSING else aggregation.add(state, value)
+
+    def encode(self, state: Any) -> bytes:
+        return _dumps(self._aggregation.dump(state))
+
+    def decode(self, stored: bytes) -> Any:
+        return self._aggregation.load(from_json(stored))
+
+    def merge(self, one: Any, other: Any) -> Any:
+        return self._aggregation.merge(one, other)
+
+    def to_json(self, state: Any) -> bytes:
+        return _dumps(self._aggregation.result(state))
+
+
+def _dumps(tree: Any) -> bytes:
+    try:
+        return orjson.dumps(tree)
+    except orjson.JSONEncodeError:  # a sum of more than 64 bits
+        return json.dumps(tree).encode()
+
+
+class HandlerFold(Fold):
+    """A user's handler: states are JSON, `load` and `dump` stand around each call."""
+
+    def __init__(self, windowing: Windowing) -> None:
+        self.name = "handler"
+        self.load = make_loader(windowing.state_model)
+        self.dump = dump_state
+        self._merge = windowing.merge
+        self.can_merge = self._merge is not None
+
+    def encode(self, state: Any) -> bytes:
+        stored: bytes = state
+        return stored
+
+    def decode(self, stored: bytes) -> Any:
+        return stored
+
+    def merge(self, one: Any, other: Any) -> Any:
+        if self._merge is None:
+            raise ConfigurationError("states of a handler can't be merged without merge=")
+        return dump_state(self._merge(self.load(one), self.load(other)))
+
+    def to_json(self, state: Any) -> bytes:
+        return self.encode(state)
+
+
+def dump_state(state: Any) -> bytes | None:
+    """Return a handler's state as JSON, None for none.
+
+    Raises:
+        EventRejected: JSON can't hold it.
+    """
+    if state is None:
+        return None
+    if type(state) is dict or type(state) is int or type(state) is list:
+        try:
+            stored = orjson.dumps(state)
+        except orjson.JSONEncodeError:
+            return encode_value("of a window", state)  # which says what is wrong
+        if stored.find(b"null") >= 0:  # orjson writes NaN as null
+            codec.check_finite({"state": state})
+        return stored
+    return encode_value("of a window", state)
+
+
+def make_loader(model: Any) -> Callable[[bytes], Any]:
+    """Return what reads a state's JSON as `model`; None reads it as it is.
+
+    Raises:
+        ConfigurationError: Pydantic can't validate `model`.
+    """
+    chosen = [each for each in get_args(model) if each is not type(None)] if type(None) in get_args(model) else [model]
+    if len(chosen) == 1 and chosen[0] in (None, Any, dict, list, int, float, str, object):
+        return orjson.loads
+    if len(chosen) == 1 and isinstance(chosen[0], type) and issubclass(chosen[0], BaseModel):
+        return chosen[0].__pydantic_validator__.validate_json
+    try:
+        return TypeAdapter(model).validator.validate_json
+    except Exception as error:  # whatever pydantic says of an annotation that is no type
+        raise ConfigurationError(f"a window's state can't be read as {model!r:.120}: {error}") from error
+
+
+def make_fold(windowing: Windowing) -> ReadyFold | HandlerFold:
+    """Return how a subscription aggregates."""
+    return HandlerFold(windowing) if windowing.aggregation is None else ReadyFold(windowing.aggregation)

@@ -1,0 +1,108 @@
+"""Which time and which grouping key a record has for a windowed aggregation."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from math import isfinite
+from typing import Any, Final
+
+from pspf import codec
+from pspf.errors import EventRejected, SchemaError
+from pspf.records import Record
+
+Key = str | None
+"""A grouping key; None: all records without one are together."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+_SECONDS_BELOW: Final = 2e10
+"""Numbers above are milliseconds: what events of PSPF's own model mean by a number, too."""
+_MAX_MS: Final = 253_402_300_799_999  # the end of the year 9999
+
+
+def time_of(event: Any, record: Record) -> int:
+    """Return the event time of a record: its event's `timestamp`, else the record's own.
+
+    A timestamp is a datetime (a naive one is UTC), ISO text, or seconds since the epoch.
+
+    Raises:
+        SchemaError: The timestamp is none of these.
+    """
+    value = event.get("timestamp") if isinstance(event, dict) else getattr(event, "timestamp", None)
+    if type(value) is datetime:
+        if value.tzinfo is None:
+            value = value.replace(tzinfo=UTC)
+        return (value - _EPOCH) // _MS
+    return record.timestamp_ms if value is None else _as_ms(value)
+
+
+def _as_ms(value: object) -> int:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError as error:
+            raise SchemaError(f"timestamp {value!r:.80} is no ISO time") from error
+    if isinstance(value, datetime):
+        aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value
+        return (aware - _EPOCH) // _MS
+    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        time_ms = round(value * 1_000_000) // 1_000 if abs(value) <= _SECONDS_BELOW else round(value)
+        if abs(time_ms) <= _MAX_MS:
+            return time_ms
+    raise SchemaError(f"timestamp {value!r:.80} is no datetime, ISO text or seconds since the epoch")
+
+
+KeyReader = Callable[[Any, Record], Key]
+
+
+def make_key_reader(key: str | Callable[[Any], Any] | None) -> KeyReader:
+    """Return what reads the grouping key: the field or function `key`, else the event's key or the record's.
+
+    It raises SchemaError for a value that is no text, integer or UUID.
+    """
+    if key is None:
+        return _own_key
+    if isinstance(key, str):
+        name = key
+        return lambda event, record: _as_key(event.get(name) if isinstance(event, dict) else getattr(event, name, None))
+    function = key
+
+    def read(event: Any, record: Record) -> Key:
+        found = _as_key(function(event))
+        if found is not None:
+            try:
+                found.encode()
+            except UnicodeEncodeError as error:
+                raise SchemaError(f"key {found!r:.80} can't be written as UTF-8") from error
+        return found
+
+    return read
+
+
+def _own_key(event: Any, record: Record) -> Key:
+    key = event.get("key") if isinstance(event, dict) else getattr(event, "key", None)
+    if type(key) is str:
+        return key
+    return record.key if key is None else _as_key(key)
+
+
+def _as_key(value: object) -> Key:
+    if value is None or type(value) is str:
+        return value
+    try:
+        return codec.text_of("key", value)
+    except EventRejected as error:
+        raise SchemaError(str(error)) from error
+
+
+_KEYLESS: Final = b""
+_MARK: Final = b"="
+
+
+def encode_key(key: Key) -> bytes:
+    """Return a grouping key as it is stored; in the order of their bytes keys are in the order of their text."""
+    return _KEYLESS if key is None else _MARK + key.encode()
+
+
+def decode_key(stored: bytes) -> Key:
+    """Return the grouping key that `encode_key` gave."""
+    return stored[1:].decode() if stored else None

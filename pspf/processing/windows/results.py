@@ -1,0 +1,82 @@
+"""Results and late records, as they are stored."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
+from pydantic import BaseModel
+
+from pspf.errors import SchemaError
+from pspf.processing.windows.place import Key
+from pspf.records import NewRecord, Record, decode_headers, encode_headers
+from pspf.schema import encode
+from pspf.windows import WindowResult
+
+RESULT_TYPE: Final = "WindowResult"
+"""The `event_type` of results that go out as they are."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@lru_cache(64)  # the keys of a window share it
+def _head(start_ms: int, end_ms: int) -> bytes:
+    """Return the beginning of a window's results; their time is the last that the window holds."""
+    fields: dict[str, Any] = {"event_type": RESULT_TYPE}
+    try:
+        at = _EPOCH + timedelta(milliseconds=end_ms - 1)
+        fields["timestamp"] = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except OverflowError:
+        pass  # outside of the years 1 to 9999; then its record's time counts
+    fields |= {"window_start_ms": start_ms, "window_end_ms": end_ms}
+    return orjson.dumps(fields)[:-1]
+
+
+def encode_result(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
+    """Return a result as its event; `value` is JSON."""
+    if key is None:
+        return NewRecord(None, b'%b,"key":null,"value":%b}' % (_head(start_ms, end_ms), value))
+    return NewRecord(key.encode(), b'%b,"key":%b,"value":%b}' % (_head(start_ms, end_ms), orjson.dumps(key), value))
+
+
+Encoder = Callable[[Key, int, int, bytes], NewRecord]
+"""From key, start, end and the value's JSON to the record."""
+
+
+def make_encoder(result: Callable[..., Any] | None) -> Encoder:
+    """Return what turns results into records: as they are, by the user's model, or by the user's function.
+
+    What it raises is the user's.
+    """
+    if result is None:
+        return encode_result
+    if isinstance(result, type) and issubclass(result, BaseModel):
+        model = result
+
+        def by_model(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
+            fields = {"key": key, "window_start_ms": start_ms, "window_end_ms": end_ms, "value": orjson.loads(value)}
+            return _keyed(encode(model.model_validate(fields)), key)
+
+        return by_model
+    function: Callable[[WindowResult], Any] = result
+
+    def by_function(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
+        return _keyed(encode(function(WindowResult(key, start_ms, end_ms, orjson.loads(value)))), key)
+
+    return by_function
+
+
+def _keyed(record: NewRecord, key: Key) -> NewRecord:
+    return record if record.raw_key is not None or key is None else record._replace(raw_key=key.encode())
+
+
+def encode_late(record: Record, told: Mapping[str, object]) -> NewRecord:
+    """Return a record that came too late: as it was, with `told` among its headers as `pspf-late-...`."""
+    headers: dict[str, str] = {}
+    try:
+        headers.update(decode_headers(record.raw_headers))
+    except SchemaError:
+        headers["pspf-late-raw-headers"] = repr(record.raw_headers)
+    headers.update({f"pspf-late-{name}": str(value) for name, value in told.items()})
+    return NewRecord(record.raw_key, record.value, encode_headers(headers), record.timestamp_ms)

@@ -1,0 +1,130 @@
+"""Tumbling and sliding windows of one operator: which are open, and when something is due.
+
+A window is due at the watermark `end + allowed lateness` and closed there, once. A slot is dropped when
+its last window closed and `retention_ms` passed; where windows never close, that long after their end.
+All windows that were due at `frontier_ms` are closed, except for keys that are withheld.
+"""
+
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Final
+
+from pspf.processing.windows.place import Key
+from pspf.windows import SlidingWindow, TumblingWindow, Windowing
+
+NEVER: Final = 1 << 62
+BEGINNING: Final = -(1 << 62)
+"""A watermark before all times."""
+
+
+class Spans:
+    """What is open and due. Slots are told by `open`; `next_ms` is the watermark that something waits for."""
+
+    def __init__(self, windowing: Windowing, frontier_ms: int = BEGINNING) -> None:
+        window = windowing.window
+        assert isinstance(window, TumblingWindow | SlidingWindow)
+        self.size_ms = window.size_ms
+        self.slide_ms = window.slide_ms if isinstance(window, SlidingWindow) else window.size_ms
+        self.is_sliced = windowing.is_sliced
+        self.slot_ms = window.slice_ms if isinstance(window, SlidingWindow) and self.is_sliced else self.slide_ms
+        self.closes = windowing.closes
+        self.due_after_ms = self.size_ms + windowing.allowed_lateness_ms
+        """From a window's start to when it is due."""
+        self._drop_after_ms = windowing.retention_ms + (self.due_after_ms if self.closes else self.size_ms)
+        self.frontier_ms = frontier_ms
+        self.next_ms = NEVER
+        self._open: list[int] = []
+        self._known: set[int] = set()
+        self._drops: list[tuple[int, int]] = []
+        self.withheld: dict[Key, set[int]] = {}
+        """Windows that are due, by a key that has a record held back: they close when it is done."""
+        self._postponed: set[int] = set()
+
+    def starts_in(self, slot: int) -> range:
+        """Return the windows that a slot is part of."""
+        if not self.is_sliced:
+            return range(slot, slot + 1)
+        beyond = slot - self.size_ms
+        return range(beyond + self.slide_ms - beyond % self.slide_ms, slot + 1, self.slide_ms)
+
+    def slots_of(self, start: int) -> range:
+        """Return the slots that a window is made up of."""
+        return range(start, start + self.size_ms, self.slot_ms) if self.is_sliced else range(start, start + 1)
+
+    def open(self, slot: int, watermark_ms: int) -> None:
+        """Note that a slot is there: its windows that are not due at a watermark will be, and it will be dropped."""
+        starts = self.starts_in(slot)
+        if self.closes:
+            for start in starts:
+                if start not in self._known and start + self.due_after_ms > watermark_ms:
+                    self._known.add(start)
+                    heappush(self._open, start)
+        heappush(self._drops, ((starts[-1] if starts else slot) + self._drop_after_ms, slot))
+        self._look()
+
+    def get_due(self, watermark_ms: int) -> int | None:
+        """Return the earliest window that is due and not closed."""
+        if self._open and self._open[0] + self.due_after_ms <= watermark_ms:
+            return self._open[0]
+        return None
+
+    @property
+    def open_starts(self) -> Sequence[int]:
+        """Return the open windows, in order."""
+        return sorted(self._open)
+
+    def close(self, start: int) -> None:
+        """Note that the earliest window is closed."""
+        assert self._open[0] == start
+        heappop(self._open)
+        self._known.discard(start)
+        self.frontier_ms = max(self.frontier_ms, start + self.due_after_ms)
+        self._look()
+
+    def take_drops(self, watermark_ms: int) -> list[int]:
+        """Return the slots that are to be dropped, once nothing that is due is open."""
+        dropped = []
+        while self._drops and self._drops[0][0] <= watermark_ms:
+            slot = heappop(self._drops)[1]
+            if any(slot in starts for starts in self.withheld.values()):
+                self._postponed.add(slot)
+            else:
+                dropped.append(slot)
+        self._look()
+        return dropped
+
+    def pass_by(self, watermark_ms: int) -> None:
+        """Note that all that was due at a watermark is done."""
+        self.frontier_ms = max(self.frontier_ms, watermark_ms)
+
+    def withhold(self, start: int, key: Key) -> None:
+        """Let a window that is due stay open for one key."""
+        self.withheld.setdefault(key, set()).add(start)
+
+    def take_withheld(self, key: Key) -> list[int]:
+        """Return the windows that stayed open for a key, in order."""
+        return sorted(self.withheld.pop(key, ()))
+
+    def take_postponed(self) -> list[int]:
+        """Return the slots that could not be dropped when it was time, and now can."""
+        if not self._postponed:
+            return []
+        waiting = set().union(*self.withheld.values())
+        free = sorted(self._postponed - waiting)
+        self._postponed -= set(free)
+        return free
+
+    def restore_withheld(self, pairs: Iterable[tuple[int, Key]]) -> None:
+        """Take over what was withheld before a restart."""
+        for start, key in pairs:
+            self.withhold(start, key)
+
+    @property
+    def last_due_ms(self) -> int | None:
+        """The watermark at which all that is open is due, None where nothing is."""
+        return max(self._open) + self.due_after_ms if self._open else None
+
+    def _look(self) -> None:
+        due_ms = self._open[0] + self.due_after_ms if self._open else NEVER
+        drop_ms = self._drops[0][0] if self._drops else NEVER
+        self.next_ms = min(due_ms, drop_ms)

@@ -1,0 +1,162 @@
+"""The states of windows in memory: by slot, then by grouping key; and what changed since the last commit.
+
+A slot is a window's start, or that of a slice where windows share slices. Dicts of text to bytes are not
+looked into by the garbage collector. A slot that is whole has all of its keys here; of others, and of those
+that had to make room, the store knows more: `missing` says what to load before records are folded.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from pspf.processing.windows.place import Key, decode_key, encode_key
+
+Place = tuple[int, bytes]
+"""(slot, stored key)."""
+
+
+class Slot:
+    """The states of one slot. `dirty` are the keys whose state changed; one that is not in `entries` is gone."""
+
+    __slots__ = ("dirty", "entries", "is_stored", "is_whole")
+
+    def __init__(self, *, is_stored: bool) -> None:
+        self.entries: dict[Key, Any] = {}
+        self.dirty: set[Key] = set()
+        self.is_stored = is_stored
+        self.is_whole = not is_stored
+
+
+class Changes(NamedTuple):
+    """What a commit has to write: `dropped` slots go whole and first, then `states` (None: gone)."""
+
+    dropped: Sequence[int]
+    states: Mapping[Place, bytes | None]
+
+
+class Table:
+    """All slots of one operator. `max_entries` is how many states stay in memory."""
+
+    def __init__(
+        self, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any], max_entries: int, stored: Iterable[int]
+    ) -> None:
+        self.slots: dict[int, Slot] = {start: Slot(is_stored=True) for start in stored}
+        self.touched: set[int] = set()
+        """The slots that may have dirty keys."""
+        self._encode = encode
+        self._decode = decode
+        self._max_entries = max_entries
+        self._dropped: list[int] = []
+        self._partial = set(self.slots)
+
+    def open(self, start: int) -> Slot:
+        """Return a new slot at `start`."""
+        slot = self.slots[start] = Slot(is_stored=False)
+        return slot
+
+    def drop(self, start: int) -> None:
+        """Forget a slot and all its states."""
+        slot = self.slots.pop(start)
+        self.touched.discard(start)
+        self._partial.discard(start)
+        if slot.is_stored:
+            self._dropped.append(start)
+
+    @property
+    def has_partial(self) -> bool:
+        """Whether there is a slot that is not whole."""
+        return bool(self._partial)
+
+    def missing(self, places: Iterable[tuple[int, Key]]) -> list[Place]:
+        """Return which states have to be loaded before these are folded."""
+        wanted: dict[Place, None] = {}
+        for start, key in places:
+            if start in self._partial:
+                slot = self.slots[start]
+                if key not in slot.entries and key not in slot.dirty:
+                    wanted[start, encode_key(key)] = None
+        return list(wanted)
+
+    def fill(self, found: Mapping[Place, bytes]) -> None:
+        """Take in what was loaded."""
+        for (start, stored_key), value in found.items():
+            self.slots[start].entries[decode_key(stored_key)] = self._decode(value)
+
+    def fill_page(self, start: int, page: Iterable[tuple[bytes, bytes]]) -> None:
+        """Take in a page of a slot, but for what is newer in memory."""
+        slot = self.slots[start]
+        for stored_key, value in page:
+            key = decode_key(stored_key)
+            if key not in slot.entries and key not in slot.dirty:
+                slot.entries[key] = self._decode(value)
+
+    def overlay(
+        self, start: int, page: Sequence[tuple[bytes, bytes]], low: bytes | None, *, is_last: bool
+    ) -> Iterator[tuple[Key, Any]]:
+        """Return the states of a page of a slot as they are now, in the order of keys.
+
+        `page` is what is stored behind the key `low`; what is in memory alone comes where it belongs, up
+        to the page's end (with `is_last` to the slot's).
+        """
+        slot = self.slots[start]
+        high = None if is_last or not page else page[-1][0]
+        states: dict[bytes, Any] = {}
+        for stored_key, value in page:
+            key = decode_key(stored_key)
+            if key not in slot.entries and key not in slot.dirty:
+                states[stored_key] = self._decode(value)
+        for key in slot.entries:
+            stored_key = encode_key(key)
+            if (low is None or stored_key > low) and (high is None or stored_key <= high):
+                states[stored_key] = slot.entries[key]
+        for stored_key in sorted(states):
+            yield decode_key(stored_key), states[stored_key]
+
+    def make_whole(self, start: int) -> None:
+        """Note that all of a slot's stored states have been filled in."""
+        self.slots[start].is_whole = True
+        self._partial.discard(start)
+
+    @property
+    def dirty(self) -> int:
+        """How many states changed since the last commit."""
+        return sum(len(self.slots[start].dirty) for start in self.touched)
+
+    def take_changes(self) -> Changes:
+        """Return what changed since the last call, for the commit, and make room."""
+        states: dict[Place, bytes | None] = {}
+        encode = self._encode
+        for start in sorted(self.touched):
+            slot = self.slots[start]
+            entries = slot.entries
+            for key in slot.dirty:
+                state = entries.get(key)
+                if state is not None:
+                    states[start, encode_key(key)] = encode(state)
+                elif slot.is_stored:
+                    states[start, encode_key(key)] = None
+            if slot.dirty:
+                slot.is_stored = True
+                slot.dirty = set()
+        self.touched.clear()
+        dropped, self._dropped = self._dropped, []
+        self._make_room()
+        return Changes(dropped, states)
+
+    def _make_room(self) -> None:
+        """Forget states that are stored, the oldest slots' first, down to three quarters of what may stay."""
+        total = sum([len(slot.entries) for slot in self.slots.values()])
+        if total <= self._max_entries:
+            return
+        excess = total - self._max_entries * 3 // 4
+        for start in sorted(self.slots):
+            slot = self.slots[start]
+            if not slot.entries:
+                continue
+            gone = min(excess, len(slot.entries))
+            slot.entries = dict(islice(slot.entries.items(), gone, None))
+            slot.is_whole = False
+            self._partial.add(start)
+            excess -= gone
+            if excess <= 0:
+                return
