@@ -63,7 +63,10 @@ def read_info(storage: Storage, limits: Limits) -> BrokerInfo:
 def diagnose(storage: Storage, engine: Engine, is_dead: IsDead) -> Iterator[Check]:
     """Yield the checks, one by one."""
     yield _check_version()
-    yield _check_integrity(storage)
+    integrity = _check_integrity(storage)
+    yield integrity
+    if integrity.status is Status.FAIL:
+        return  # what the tables say is no evidence of anything
     if storage.path is not None:
         yield check_filesystem(find_filesystem(storage.path))
         yield _check_space(storage.path)
@@ -83,7 +86,10 @@ def _check_version() -> Check:
 
 
 def _check_integrity(storage: Storage) -> Check:
-    found = [str(row[0]) for row in storage.rows("PRAGMA quick_check(3)")]
+    try:
+        found = [str(row[0]) for row in storage.rows("PRAGMA quick_check(3)")]
+    except apsw.CorruptError as error:  # so damaged that it can't be walked
+        found = [str(error)]
     if found == ["ok"]:
         return Check("integrity", Status.OK, "quick_check found nothing")
     remedy = "stop all workers, keep a copy of the file, then: sqlite3 broken.db .recover | sqlite3 mended.db"
