@@ -1,0 +1,163 @@
+"""Handlers that block, hang or never end, and processes that are stopped: who is replaced, and who is left alone."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.fleet import LEASE_MS, Fleet, job
+from tests.faults.runs import Place
+from tests.process.commands import name_of, wait_until
+from tests.support.workers import read_all
+
+STALL = {"PSPF_LOOP_STALL_MS": "1500"}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path, place: Place) -> Iterator[Fleet]:
+    with Fleet(tmp_path, place) as fleet:
+        yield fleet
+
+
+async def test_a_handler_that_blocks_the_loop_is_logged_with_its_stack_and_replaced(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    await fleet.fill([job(1), job(2, do="block", seconds=80, mark=str(tmp_path / "mark")), job(3)])
+    worker = fleet.start("one", **STALL)
+    worker.wait_for("its event loop has been silent for")
+    assert worker.says("in _do")  # where it blocks
+    assert worker.says("runtime_app.py")
+    assert fleet.pspf("health", "ready").returncode == 10
+    worker.wait_for("another one starts")
+    await fleet.wait_for_lag()
+    wait_until(lambda: fleet.pspf("health", "ready").returncode == 0)
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+    await fleet.check([(1, "k"), (2, "k"), (3, "k")])
+
+
+async def test_while_a_handler_blocks_longer_than_the_lease_nobody_else_commits_its_partition(fleet: Fleet) -> None:
+    await fleet.fill([job(1, do="block", seconds=2 * LEASE_MS / 1000), job(2)])
+    one = fleet.start("one")
+    one.wait_for("start 1")
+    other = fleet.start("other")
+    await fleet.wait_for_lag()
+    assert not other.says("start 1")
+    for worker in (one, other):
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    await fleet.check([(1, "k"), (2, "k")])
+
+
+@pytest.mark.parametrize("do", ["sleep", "thread"])
+async def test_a_handler_that_is_slow_is_neither_replaced_nor_run_twice(fleet: Fleet, do: str) -> None:
+    await fleet.fill([job(1, do=do, seconds=8), *(job(n, f"other-{n}") for n in range(2, 12))], partitions=4)
+    one = fleet.start("one", **STALL)
+    one.wait_for("start 1")
+    other = fleet.start("other", **STALL)
+    wait_until(lambda: fleet.pspf("health", "ready", "--everywhere").returncode == 0 and len(fleet.workers()) == 2)
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        assert fleet.pspf("health", "ready", "--everywhere").returncode == 0
+    busy = [each for process in fleet.workers() for each in process["busy"]]
+    assert [each["handler"] for each in busy] == ["steps"]
+    assert busy[0]["for_ms"] > 1_500  # as it was published, at most 3 s ago
+    await fleet.wait_for_lag()
+    for worker in (one, other):
+        assert not worker.says("silent")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    assert sum(worker.log.read_text().count("start 1 ") for worker in (one, other)) == 1
+    await fleet.check([(1, "k"), *((n, f"other-{n}") for n in range(2, 12))])
+
+
+@pytest.mark.parametrize("point", ["handler.mid", "commit.built"])
+async def test_a_process_that_was_stopped_longer_than_its_lease_commits_nothing_of_the_others(
+    fleet: Fleet, point: str
+) -> None:
+    jobs = [job(n) for n in range(60)]
+    await fleet.fill(jobs)
+    zombie = fleet.start("zombie", PSPF_FAULT=f"{point}:3:stop")
+    wait_until(lambda: any(_is_stopped(pid) for pid in zombie.children()))
+    (stopped,) = (pid for pid in zombie.children() if _is_stopped(pid))
+    other = fleet.start("other")
+    took = await fleet.wait_for_lag()
+    assert took < LEASE_MS / 1000 + 10
+    os.kill(stopped, signal.SIGCONT)
+    zombie.wait_for("the lease of epoch 1 is lost; nothing was committed")
+    assert stopped in zombie.children(), "it goes on, without what it had"
+    async with fleet.open() as broker:
+        await broker.append("jobs", [job(60)])
+    await fleet.wait_for_lag()
+    for worker in (zombie, other):
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    await fleet.check([(n, "k") for n in range(61)])
+
+
+async def test_a_process_that_stays_stopped_is_replaced(fleet: Fleet) -> None:
+    await fleet.fill([job(1)])
+    worker = fleet.start("one", **STALL)
+    await fleet.wait_for_lag()
+    (child,) = worker.children()
+    await asyncio.sleep(1.2)  # it has told that its loop turns
+    os.kill(child, signal.SIGSTOP)
+    worker.wait_for("its event loop has been silent for")
+    wait_until(lambda: worker.children() != [child] and len(worker.children()) == 1, within_s=30)
+    async with fleet.open() as broker:
+        await broker.append("jobs", [job(2)])
+    await fleet.wait_for_lag()
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+    await fleet.check([(1, "k"), (2, "k")])
+
+
+async def test_a_supervisor_that_was_stopped_blames_nobody_for_the_silence(fleet: Fleet) -> None:
+    await fleet.fill([job(1)])
+    worker = fleet.start("one", **STALL)
+    await fleet.wait_for_lag()
+    children = worker.children()
+    worker.signal(signal.SIGSTOP)
+    await asyncio.sleep(4)
+    worker.signal(signal.SIGCONT)
+    await asyncio.sleep(2)
+    assert worker.children() == children
+    assert not worker.says("silent")
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0
+
+
+async def test_after_the_supervisor_is_killed_nothing_is_left_and_another_machine_goes_on(fleet: Fleet) -> None:
+    await fleet.fill([job(2)])
+    one = fleet.start("one")
+    await fleet.wait_for_lag()
+    family = one.family()
+    assert {name_of(pid) for pid in family} == {"pspf jobs/runti", "pspf-nursery"}
+    one.signal(signal.SIGKILL)
+    wait_until(lambda: all(_is_gone(pid) for pid in family), within_s=2)
+    async with fleet.open() as broker:
+        await broker.append("jobs", [job(3)])
+    other = fleet.start("other")
+    await fleet.wait_for_lag(within_s=LEASE_MS / 1000 + 10)
+    other.signal(signal.SIGTERM)
+    assert other.end() == 0
+    async with fleet.open() as broker:
+        assert len(await read_all(broker, "steps")) == 2
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:
+        return False
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
