@@ -15,7 +15,7 @@ from pspf.context import StateSource
 from pspf.errors import BackendUnavailable, HandlerCrashed
 from pspf.execution.choice import make_executor, make_windowed
 from pspf.execution.executor import Executor
-from pspf.execution.windowed import Room
+from pspf.execution.windowed import Room, Windowed
 from pspf.processing.batch_run import BatchRun, EffectLimits
 from pspf.processing.batch_size import BatchSize
 from pspf.processing.batch_state import BatchState, StoreState
@@ -105,6 +105,12 @@ class BatchProcessor:
     state_store: StateStore | None = None
     warned: set[str] = field(default_factory=set)
     """The handlers that were told that they emit past their commit."""
+    _loops: "set[_CursorLoop]" = field(default_factory=set)
+
+    def finish(self) -> None:
+        """Close the windows that are open on the cursors in hand, as at the end of the input."""
+        for loop in self._loops:
+            loop.finish()
 
     async def run(self, subscription: Subscription, broker: Broker, consumer: Consumer, stop: Stop) -> None:
         """Process a cursor until `stop` is set, then give it back.
@@ -114,9 +120,11 @@ class BatchProcessor:
                 had no effect.
         """
         loop = _CursorLoop(self, subscription, broker, consumer, stop)
+        self._loops.add(loop)
         try:
             await loop.run()
         finally:
+            self._loops.discard(loop)
             await asyncio.shield(loop.close())
 
 
@@ -373,6 +381,11 @@ class _CursorLoop:
                 await asyncio.sleep(backoff.next_ms() / 1000)
 
     # Ending
+
+    def finish(self) -> None:
+        """Close the windows that are open, where there are any."""
+        if isinstance(self._executor, Windowed):
+            self._executor.finish()
 
     def _on_stop(self) -> None:
         if self._run is not None:

@@ -475,6 +475,14 @@ class Stream:
                         "group %s has a cursor of handler %s, which the app lacks: renamed? pass name=", group, handler
                     )
 
+    def finish(self) -> None:
+        """Close and emit all windows that are open on the cursors in hand, as at the end of the input.
+
+        It is asked for here, and done with the next commit of each cursor. The watermark is raised for
+        it, so that what comes later may be late.
+        """
+        self.processor.finish()
+
     async def stop(self) -> None:
         """End gracefully: finish the batch in hand, commit, give all back, close what was opened.
 
