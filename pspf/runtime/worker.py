@@ -125,7 +125,11 @@ class Worker:
             return Ended(BURST_TIMED_OUT, Totals())
         if is_open:
             self._watcher.connected()
-            await self._run_stream()
+            try:
+                await self._run_stream()
+            finally:
+                # What runs beside the handlers may have asked the broker something after the stream had closed it.
+                await self._stream.broker.close()
         return Ended(self.stages.code or self._code, totals_of(self._stream))
 
     async def _run_stream(self) -> None:
