@@ -13,11 +13,15 @@ def as_row(subscription: Subscription) -> tuple[Cell, ...]:
     s = subscription
     batch = "adaptive" if s.batch_size is None else str(s.batch_size)
     timeout = "none" if s.timeout_ms is None else format_span(s.timeout_ms)
-    return s.name, s.topic, s.group, s.ordering, _model(s), batch, s.concurrency, s.retry.max_attempts, timeout
+    ordering = s.ordering if s.windowing is None else str(s.windowing.window)
+    return s.name, s.topic, s.group, ordering, _model(s), batch, s.concurrency, s.retry.max_attempts, timeout
 
 
 def as_json_handler(subscription: Subscription) -> dict[str, Any]:
-    """Return what `pspf show --json` has for it; `batch_size` null adapts, `timeout_ms` null waits for ever."""
+    """Return what `pspf show --json` has for it.
+
+    `batch_size` null adapts, `timeout_ms` null waits for ever, `window` null: it is no windowed handler.
+    """
     s = subscription
     return {
         "handler": s.name,
@@ -29,6 +33,7 @@ def as_json_handler(subscription: Subscription) -> dict[str, Any]:
         "concurrency": s.concurrency,
         "timeout_ms": s.timeout_ms,
         "start": s.start,
+        "window": _window(s),
         "retry": {
             "max_attempts": s.retry.max_attempts,
             "initial_ms": s.retry.initial_ms,
@@ -48,6 +53,8 @@ def as_mermaid(subscriptions: Sequence[Subscription]) -> Iterator[str]:
         yield f'  h{number}["{s.name}<br/>group {s.group}"]'
         yield f"  t{topics[s.topic]} {'==>' if s.is_ordered else '-->'} h{number}"
         yield f"  h{number} -.-> t{topics[s.topic + DEAD_LETTER_SUFFIX]}"
+        if s.windowing is not None and s.windowing.to is not None:
+            yield f"  h{number} --> t{topics[s.windowing.to]}"
 
 
 def as_dot(subscriptions: Sequence[Subscription]) -> Iterator[str]:
@@ -61,13 +68,34 @@ def as_dot(subscriptions: Sequence[Subscription]) -> Iterator[str]:
         yield f'  h{number} [label="{s.name}\\ngroup {s.group}", shape=box];'
         yield f"  t{topics[s.topic]} -> h{number}{' [penwidth=2]' if s.is_ordered else ''};"
         yield f"  h{number} -> t{topics[s.topic + DEAD_LETTER_SUFFIX]} [style=dashed];"
+        if s.windowing is not None and s.windowing.to is not None:
+            yield f"  h{number} -> t{topics[s.windowing.to]};"
     yield "}"
 
 
 def _topics(subscriptions: Sequence[Subscription]) -> dict[str, int]:
-    """Return a number for each topic and its dead letters, in order of appearance."""
-    names = dict.fromkeys(name for s in subscriptions for name in (s.topic, s.topic + DEAD_LETTER_SUFFIX))
+    """Return a number for each topic, its dead letters and where results go, in order of appearance."""
+    names: dict[str, None] = {}
+    for s in subscriptions:
+        names |= dict.fromkeys((s.topic, s.topic + DEAD_LETTER_SUFFIX))
+        if s.windowing is not None and s.windowing.to is not None:
+            names[s.windowing.to] = None
     return {name: number for number, name in enumerate(names)}
+
+
+def _window(subscription: Subscription) -> dict[str, Any] | None:
+    windowing = subscription.windowing
+    if windowing is None:
+        return None
+    return {
+        "window": str(windowing.window),
+        "aggregation": None if windowing.aggregation is None else windowing.aggregation.name,
+        "emit": windowing.emit,
+        "to": windowing.to,
+        "watermark_delay_ms": windowing.watermark_delay_ms,
+        "allowed_lateness_ms": windowing.allowed_lateness_ms,
+        "retention_ms": windowing.retention_ms,
+    }
 
 
 def _model(subscription: Subscription) -> str | None:
