@@ -1,0 +1,33 @@
+"""A worker that is one process."""
+
+from collections.abc import Callable
+
+from pspf.runtime.control import ProcessControl
+from pspf.runtime.loader import LoadedApp
+from pspf.runtime.meeting import final_lag
+from pspf.runtime.monitor import Monitor
+from pspf.runtime.plan import AppPlan
+from pspf.runtime.presence import Presence, make_worker_id
+from pspf.runtime.request import Request
+from pspf.runtime.worker import Worker, prepare_process, run_process
+from pspf.subscription import Subscription
+
+
+def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[str], None]) -> int:
+    prepare_process(request.options)
+    chosen = {(group.topic, group.group) for group in plan.groups}
+
+    def is_chosen(subscription: Subscription) -> bool:
+        return (subscription.topic, subscription.group) in chosen
+
+    monitor = Monitor(loaded.stream, lambda: worker.stages.stage.value)
+    worker = Worker(loaded.stream, request.options, cursors=plan.cursors, only=is_chosen, say=say, watcher=monitor)
+    worker.stages.install()
+    if loaded.stream.broker.is_shared:
+        control = ProcessControl(monitor, worker.stages)
+        name = make_worker_id(request.options.name or loaded.stream.name)
+        presence = Presence(loaded.stream.broker, name, loaded.target, control.describe, control.obey)
+        worker.companion = presence.run
+    ended = run_process(worker.run(), request.options.loop)
+    say(ended.totals.describe(final_lag(loaded, plan.cursors)))
+    return ended.code

@@ -1,0 +1,99 @@
+"""A worker of several processes: everything that the supervisor knows of the app and the command line."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+
+from pspf.runtime.control import SupervisorControl
+from pspf.runtime.forking import serve, why_not_forkable
+from pspf.runtime.loader import LoadedApp
+from pspf.runtime.meeting import final_lag, meet_broker
+from pspf.runtime.nursery import IS_AVAILABLE, Nursery
+from pspf.runtime.plan import AppPlan, ChildSpec, WorkerOptions
+from pspf.runtime.presence import Presence, PresenceThread, make_worker_id
+from pspf.runtime.process import Spawner
+from pspf.runtime.request import Request, shape_plan
+from pspf.runtime.restarts import RestartPolicy
+from pspf.runtime.supervisor import App, Supervisor
+from pspf.settings import settings
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def fork_base() -> Iterator[Nursery | None]:
+    """Fork a base, where processes will be needed, before the app is imported; close it at the end."""
+    if not IS_AVAILABLE:
+        yield None
+        return
+    base = Nursery.fork(lambda connection: serve(connection, None))
+    try:
+        yield base
+    finally:
+        base.close()
+
+
+def run_children(
+    loaded: LoadedApp, plan: AppPlan, request: Request, base: Nursery | None, say: Callable[[str], None]
+) -> int:
+    spawner = Spawner(base, _make_nursery(loaded, base), say)
+    asyncio.run(meet_broker(loaded, plan, say))
+    supervisor = Supervisor(
+        App(plan.target, request.folder, lambda new: _make_specs(shape_plan(new, request), request.options)),
+        spawner,
+        say,
+        drain_timeout_ms=request.options.drain_timeout_ms,
+        loop_stall_ms=request.options.loop_stall_ms,
+        is_burst=request.options.burst,
+        waits_for_saves=request.reload,
+        policy=RestartPolicy(
+            initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
+        ),
+    )
+    with ExitStack() as stack:
+        presence = stack.enter_context(PresenceThread(_make_presence(loaded, request, SupervisorControl(supervisor))))
+        supervisor.on_change = presence.change
+        supervisor.read_broker_answers_ms = lambda: presence.broker_answers_ms
+        if request.reload:
+            stack.enter_context(_watch_files(request.folder, supervisor))
+        outcome = supervisor.run(_make_specs(plan, request.options))
+    if outcome.error is not None:
+        raise outcome.error
+    say(outcome.totals.describe(final_lag(loaded, plan.cursors)))
+    return outcome.code
+
+
+def _watch_files(folder: Path, supervisor: Supervisor) -> AbstractContextManager[None]:
+    # Deferred: a watcher costs 50 ms that only --reload needs.
+    from pspf.runtime.reload import FileWatcher
+
+    def on_save(what: str) -> None:
+        supervisor.post(lambda: supervisor.reload(what))
+
+    return FileWatcher(folder, on_save)
+
+
+def _make_presence(loaded: LoadedApp, request: Request, control: SupervisorControl) -> Presence:
+    worker = make_worker_id(request.options.name or loaded.stream.name)
+    return Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey)
+
+
+def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:
+    """Return where processes with the app come from; None where they have to import it by themselves."""
+    if base is None:
+        return None
+    reason = why_not_forkable(own_sockets=1)
+    if reason is not None:
+        logger.info("%s can't be shared by forking: %s; each process imports it by itself", loaded.target, reason)
+        return None
+    return Nursery.fork(lambda connection: serve(connection, loaded), beside=base)
+
+
+def _make_specs(plan: AppPlan, options: WorkerOptions) -> list[ChildSpec]:
+    return [
+        ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.cursors, options)
+        for group in plan.groups
+        for _ in range(group.processes)
+    ]

@@ -1,0 +1,26 @@
+"""Before the processes and after them: the broker is waited for, and asked what is left to do."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from pspf.runtime.loader import LoadedApp
+from pspf.runtime.patience import connect_patiently, say_missing_topics
+from pspf.runtime.plan import AppPlan, CursorName
+from pspf.runtime.worker import read_final_lag
+
+
+async def meet_broker(loaded: LoadedApp, plan: AppPlan, say: Callable[[str], None]) -> None:
+    """Wait for the broker before there are processes, so that one line says that it is down, not one per process.
+
+    A signal in the meantime ends this process quietly: nothing is in hand yet.
+    """
+    broker = loaded.stream.broker
+    try:
+        await connect_patiently(broker, asyncio.Event(), say)
+        await say_missing_topics(broker, (group.topic for group in plan.groups), say)
+    finally:
+        await broker.close()
+
+
+def final_lag(loaded: LoadedApp, cursors: Sequence[CursorName]) -> int | None:
+    return asyncio.run(read_final_lag(loaded.stream, cursors))
