@@ -105,7 +105,7 @@ def sort_shared(commit: Commit, hand: Mapping[int, bytes], noted: set[int]) -> S
     is_known = None not in in_hand
     first, last = min(everything, default=0), max(everything, default=0)
     arguments: list[Argument] = [format_entry_id(first), format_entry_id(last)]
-    arguments += [raw or format_entry_id(offset) for offset, raw in zip(plain, in_hand, strict=False)]
+    arguments += [format_entry_id(offset) if raw is None else raw for offset, raw in zip(plain, in_hand, strict=False)]
     for offset in others:
         retry = retries.get(offset)
         arguments.append(format_entry_id(offset))
