@@ -199,7 +199,7 @@ class _CursorLoop:
     async def run(self) -> None:
         batch = await self._next()
         while not self._stop.is_set:
-            await self._read_ahead()
+            await self._read_ahead(len(batch.records))
             async with self._turn(batch):
                 started = time.monotonic()
                 await self._commit(await self._handle(batch))
@@ -214,12 +214,13 @@ class _CursorLoop:
 
     # Reading
 
-    async def _read_ahead(self) -> None:
+    async def _read_ahead(self, in_hand: int) -> None:
         """Start the next read, unless this worker should take no more before this batch is done."""
         is_slow = self._size.is_slow and self._held is None  # another worker could take what is read
         if not self._left and not is_slow and not self._is_full and self._upcoming is None:
             self._start_reading()
-            if self._consumer.is_remote:  # handlers may keep the loop busy: let it be sent before
+            is_behind = 2 * in_hand >= self._size.records
+            if self._consumer.is_remote and is_behind:  # handlers may keep the loop busy: let it be sent before
                 for _ in range(_TURNS_TO_SEND):
                     await asyncio.sleep(0)
 
