@@ -90,7 +90,9 @@ async def test_a_time_to_live_is_above_zero(store: StateStore, ttl_seconds: floa
         await store.put("key", 1, ttl_seconds)
 
 
-@pytest.mark.parametrize("value", [pytest.param(object(), id="object"), float("nan"), {1: 2}, "\ud800", [b"x\xff"]], ids=repr)
+@pytest.mark.parametrize(
+    "value", [pytest.param(object(), id="object"), float("nan"), {1: 2}, "\ud800", [b"x\xff"]], ids=repr
+)
 async def test_a_value_that_json_can_not_hold_is_rejected_and_nothing_stored(store: StateStore, value: object) -> None:
     with pytest.raises(EventRejected):
         await store.put_batch({"good": 1, "bad": value})
