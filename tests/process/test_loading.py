@@ -66,7 +66,6 @@ def test_without_an_app_there_is_advice(folder: Folder) -> None:
 
 
 REFUSED = (
-    ("--reload",),
     ("--admin", "127.0.0.1:8001"),
     ("--metrics", "127.0.0.1:9000"),
     ("--burst", "--final"),

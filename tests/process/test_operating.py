@@ -190,7 +190,7 @@ def test_a_finished_topic_is_repartitioned(folder: Folder) -> None:
 def test_the_broker_says_what_it_is(folder: Folder) -> None:
     fill(folder)
     info = folder.ok("broker", "info", "--json").json
-    assert (info["kind"], info["records"], info["format"]) == ("sqlite", 5, 1)
+    assert (info["kind"], info["records"], info["format"]) == ("sqlite", 5, 2)
     assert info["persistence"] == "WAL, synchronous=FULL"
     assert "SQLite 3." in folder.ok("broker", "info").out
 

@@ -69,7 +69,7 @@ def test_a_worker_that_is_idle_says_that_it_stands_by(folder: Folder) -> None:
                 == [[0]]
             )
         )
-        assert folder.ok("health", "ready").code == 0
+        wait_until(lambda: folder.look("health", "ready").code == 0)
         end(worker)
 
 
@@ -102,7 +102,7 @@ def test_one_process_is_stopped_alone_and_the_last_one_ends_the_worker(folder: F
         found = wait_for_both(folder)
         folder.ok("workers", "stop", found["large/audit#0"]["worker"])
         wait_until(lambda: [each["place"] for each in listed(folder)] == ["orders/billing#0"])
-        assert folder.ok("health", "ready").code == 0
+        wait_until(lambda: folder.look("health", "ready").code == 0)
         folder.ok("workers", "stop", found["orders/billing#0"]["worker"])
         assert worker.end() == 0
 
@@ -144,7 +144,7 @@ def test_a_worker_in_one_process_shows_itself_and_can_be_stopped(folder: Folder)
     with folder.worker("--in-process") as worker:
         wait_until(lambda: len(running(folder)) == 1)
         assert listed(folder)[0]["pid"] == worker.process.pid
-        assert folder.ok("health", "ready").code == 0
+        wait_until(lambda: folder.look("health", "ready").code == 0)
         assert "task " in folder.ok("workers", "stacks").out
         assert folder.look("workers", "pause", "--all").code == 1
         folder.ok("workers", "stop", "--all")
@@ -155,7 +155,7 @@ def test_a_crash_loop_is_visible_in_the_list_and_in_readiness(folder: Folder) ->
     folder.environment |= {**FAST, "PSPF_RESTART_INITIAL_MS": "3000", "PSPF_RESTART_MAX_MS": "3000"}
     with folder.worker() as worker:
         wait_for_both(folder)
-        assert folder.ok("health", "ready").code == 0
+        wait_until(lambda: folder.look("health", "ready").code == 0)
         os.kill(pid_of(worker, "orders/billing"), signal.SIGKILL)
         wait_until(lambda: any(each["state"] == "crashing" for each in listed(folder)))
         found = next(each for each in listed(folder) if each["state"] == "crashing")
