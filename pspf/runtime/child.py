@@ -18,6 +18,7 @@ from pspf.connectors.urls import make_broker
 from pspf.errors import PSPFError
 from pspf.runtime.heart import Heart
 from pspf.runtime.loader import LoadedApp, load_app
+from pspf.runtime.logs import show_prints_at_once
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.plan import ChildSpec
@@ -33,6 +34,7 @@ ORPHAN_DRAIN_MS: Final = 500
 
 def main() -> int:
     """Run one child; return its exit code."""
+    show_prints_at_once()
     commands = read_lines(_take_stdin())
     line = next(commands, None)
     if line is None:

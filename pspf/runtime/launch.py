@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotAvailable
 from pspf.runtime.loader import LoadedApp, load_app
-from pspf.runtime.logs import configure_logging
+from pspf.runtime.logs import configure_logging, show_prints_at_once
 from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.plan import AppPlan, describe_plan
 from pspf.runtime.request import Request, shape_plan
@@ -22,6 +22,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
         ConfigurationError: What was asked for and the app don't fit together.
     """
     end_quietly_on_signals()
+    show_prints_at_once()
     configure_logging(request.options.log_level, request.options.log_format)
     # What follows is imported where it is needed: `--check` and `pspf show` don't pay for a supervisor.
     if request.check:

@@ -69,3 +69,8 @@ def _make_handler(log_format: str) -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if log_format == "json" else _PlainFormatter())
     return handler
+
+
+def show_prints_at_once() -> None:
+    """Have a print of the app's show at once, also through a pipe, and never twice after a fork."""
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file in every worker

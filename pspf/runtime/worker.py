@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from pspf import faults
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.runtime.burst import read_lag, wait_until_drained
-from pspf.runtime.logs import configure_logging
+from pspf.runtime.logs import configure_logging, show_prints_at_once
 from pspf.runtime.patience import connect_patiently
 from pspf.runtime.plan import CursorName, Totals, WorkerOptions
 from pspf.runtime.stages import Stage, Stages
@@ -51,8 +51,7 @@ def prepare_process(options: WorkerOptions) -> None:
     """
     configure_logging(options.log_level, options.log_format)
     faults.arm(settings.FAULT)
-    # A print in a handler shows at once, also through a pipe.
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file in every worker
+    show_prints_at_once()
     # The broker's thread needs the interpreter between rows. While a handler computes, the default
     # of 5 ms would be the price of each of these turns.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
