@@ -1,5 +1,6 @@
 """`pspf worker`, between the arguments and the processes: loads the app, says what runs, runs it, says how it ended."""
 
+import sys
 from collections.abc import Callable
 
 from pspf.connectors.urls import make_broker
@@ -23,6 +24,8 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     """
     end_quietly_on_signals()
     show_prints_at_once()
+    # The cache of compiled modules knows a source by its size and second: two quick saves would look the same.
+    sys.dont_write_bytecode |= request.reload
     configure_logging(request.options.log_level, request.options.log_format)
     # What follows is imported where it is needed: `--check` and `pspf show` don't pay for a supervisor.
     if request.check:
