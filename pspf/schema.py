@@ -341,7 +341,7 @@ def make_decoder(model: Any = None) -> Decoder:
 
 
 _Stamp = Callable[[BaseEvent, Record], None]
-_STAMPED: Final[tuple[str, ...]] = ("offset", "event_id", "timestamp", "key")
+_STAMPED: Final[tuple[str, ...]] = ("event_id", "timestamp", "key")
 
 
 def _stamp(event: BaseEvent, record: Record) -> None:

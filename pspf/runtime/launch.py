@@ -74,7 +74,7 @@ def refuse_unavailable(*, admin: str, metrics: str, final: bool) -> None:
     asked = {
         f"--admin {admin}": admin != "off",
         f"--metrics {metrics}": metrics != "off",
-        "--final (it closes windows, and there are none)": final,
+        "--final (Stream.finish() closes the open windows)": final,
     }
     for option, is_asked in asked.items():
         if is_asked:
