@@ -15,6 +15,7 @@ from pspf.connectors.base import (
     StoredDeadLetter,
     TopicInfo,
 )
+from pspf.connectors.identity import make_session_id
 from pspf.connectors.sqlite import dead_letters, inspect, log, topics
 from pspf.connectors.sqlite.effects import Effects, Trimmer
 from pspf.connectors.sqlite.engine import (
@@ -28,7 +29,7 @@ from pspf.connectors.sqlite.engine import (
 )
 from pspf.connectors.sqlite.filesystem import find_filesystem, warn_of_network
 from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
-from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, make_session_id, read_boot_id
+from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, read_boot_id
 from pspf.connectors.sqlite.operations import SQLOperations
 from pspf.connectors.sqlite.roster import SQLRoster
 from pspf.connectors.sqlite.session import SQLiteSession

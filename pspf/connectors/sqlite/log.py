@@ -1,9 +1,7 @@
 """The log of partitions: append, read, remove. Functions of one transaction."""
 
-import itertools
 from array import array
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
 from typing import Any, Final
@@ -11,10 +9,11 @@ from typing import Any, Final
 import apsw
 
 from pspf.connectors.base import Limits
+from pspf.connectors.routing import Router
 from pspf.connectors.sqlite.dedup import Dedup, hash_id
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, Partition, Topic
-from pspf.records import Appended, NewRecord, Record, partition_of
+from pspf.records import Appended, NewRecord, Record
 
 _new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
 _new_record: Final = partial(_new, Record)
@@ -26,24 +25,15 @@ class Log:
 
     def __init__(self, limits: Limits) -> None:
         self._dedup = Dedup(limits)
-        self._turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
+        self._router = Router()
 
     def append(self, storage: Storage, topic: Topic, records: Sequence[NewRecord], now_ms: int) -> list[Appended]:
         """Append records; return their places in order. The caller has checked their sizes."""
         count = len(topic.partitions)
         if count == 1:
             return self.append_partition(storage, topic.partitions[0], records, now_ms)
-        turns = self._turns[topic.topic]
-        lanes: dict[int, list[int]] = {}
-        for index, record in enumerate(records):
-            # Without a key its event_id chooses, so that a duplicate meets the first one.
-            chosen_by = (
-                record.raw_key if record.raw_key is not None or record.event_id is None else record.event_id.encode()
-            )
-            number = next(turns) % count if chosen_by is None else partition_of(chosen_by, count)
-            lanes.setdefault(number, []).append(index)
         places: dict[int, Appended] = {}
-        for number, indices in lanes.items():
+        for number, indices in self._router.route(topic.topic, count, records).items():
             chosen = [records[index] for index in indices]
             places.update(
                 zip(indices, self.append_partition(storage, topic.partitions[number], chosen, now_ms), strict=True)

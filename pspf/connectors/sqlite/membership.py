@@ -2,9 +2,6 @@
 
 import itertools
 import os
-import re
-import secrets
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -16,12 +13,6 @@ from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.storage import Row, Storage
 
 _REAP_EVERY_MS: Final = 1_000
-
-
-def make_session_id(name: str | None) -> str:
-    """Return `host-pid-random`, with only characters that any tool shows as they are."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "_", name or socket.gethostname())[:60]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def read_boot_id() -> str:

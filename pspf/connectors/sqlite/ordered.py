@@ -4,11 +4,10 @@ Checks of a commit, in order: the lease (FENCED), the last commit id (a resent c
 sequence (STALE), sizes; then the writes.
 """
 
-import json
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Final
 
 import apsw
@@ -22,49 +21,13 @@ from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
 
 logger = logging.getLogger(__name__)
 
 _UNKNOWN_BATCH: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Suspicion:
-    """That a record of the next `left` ones ended an earlier owner's process.
-
-    Batches of at most `limit` records run alone; `offsets` are the ones about to run, `crashes`
-    how often they, being one record, did it.
-    """
-
-    limit: int
-    left: int
-    offsets: tuple[int, ...] = ()
-    crashes: int = 0
-
-    @classmethod
-    def parse(cls, text: str | None) -> "Suspicion | None":
-        if text is None:
-            return None
-        fields = json.loads(text)
-        return cls(fields["limit"], fields["left"], tuple(fields["offsets"]), fields["crashes"])
-
-    def format(self) -> str:
-        return json.dumps(asdict(self))
-
-    def after_crash(self) -> "Suspicion":
-        """Return what the next owner has to suspect."""
-        if not self.offsets:
-            return self
-        if len(self.offsets) == 1:
-            return Suspicion(1, 1, self.offsets, self.crashes + 1)
-        return Suspicion(max(1, len(self.offsets) // 2), len(self.offsets))
-
-    def after_commit(self, finished: int) -> "Suspicion | None":
-        """Return what is left to suspect when `finished` records have passed."""
-        left = self.left - finished
-        return Suspicion(self.limit, left) if left > 0 else None
 
 
 def acquire(storage: Storage, membership: Membership, cursor: Cursor) -> "Grant | None":

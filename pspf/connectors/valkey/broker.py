@@ -16,12 +16,13 @@ from pspf.connectors.base import (
     StreamingBackend,
     TopicInfo,
 )
+from pspf.connectors.identity import make_session_id
 from pspf.connectors.valkey import dead_letters, inspect
 from pspf.connectors.valkey.checks import check_server
 from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.keys import stream_name
-from pspf.connectors.valkey.liveness import Member, Renewal, make_session_id
+from pspf.connectors.valkey.liveness import Member, Renewal
 from pspf.connectors.valkey.log import Log, read_range
 from pspf.connectors.valkey.operations import ValkeyOperations
 from pspf.connectors.valkey.roster import ValkeyRoster

@@ -49,7 +49,7 @@ async def pack_effects(core: "Core", commit: Commit, numbers: Mapping[int, int] 
     streams: dict[bytes, tuple[list[NewRecord], list[int]]] = {}
     for name, (records, sources) in by_topic.items():
         topic = await core.topics.ensure(name)
-        for partition, indices in core.router.route(topic, records).items():
+        for partition, indices in core.router.route(topic.name, topic.count, records).items():
             stream = topic.partitions[partition].stream
             streams[stream] = ([records[at] for at in indices], [sources[at] for at in indices])
     for letter in commit.dead:

@@ -5,8 +5,8 @@ from typing import Final
 
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Limits
+from pspf.connectors.routing import Router
 from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.log import Router
 from pspf.connectors.valkey.retention import Trimmer
 from pspf.connectors.valkey.topics import Topics
 from pspf.connectors.valkey.wire import Lane

@@ -93,7 +93,7 @@ async def _move(core: Core, letters: Sequence[StoredDeadLetter], to: str) -> int
         shapes, parts = pack_records([fresh])
         for _ in range(_TRIES):
             target = await core.topics.ensure(to)
-            (number,) = core.router.route(target, [fresh])
+            (number,) = core.router.route(target.name, target.count, [fresh])
             keys = target.partitions[number]
             arguments = (core.now(), format_entry_id(letter.record.offset), target.count, shapes, *parts)
             reply = await core.commands.run(_REPLAY_TO, (stream, keys.stream, keys.meta), arguments)

@@ -6,10 +6,6 @@ and by PEXPIRE, which a server takes even when it is out of memory.
 
 import asyncio
 import logging
-import os
-import re
-import secrets
-import socket
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,12 +28,6 @@ _ENTER: Final = load_script("enter")
 _LEAVE: Final = load_script("leave")
 _STOP_STEPS: Final = 100
 _STOP_STEP_S: Final = 0.002
-
-
-def make_session_id(name: str | None) -> str:
-    """Return `host-pid-random`, with only characters that any tool shows as they are."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "_", name or socket.gethostname())[:60]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 @dataclass(slots=True)

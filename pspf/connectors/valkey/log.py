@@ -1,8 +1,6 @@
 """The log: where records go, what became of them, and reading."""
 
-import itertools
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pspf.connectors.valkey.appends import Part, Sender
@@ -11,36 +9,13 @@ from pspf.connectors.valkey.fields import decode_entries, format_entry_id
 from pspf.connectors.valkey.topics import Topic
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import UNKNOWN, BackendUnavailable, EmitIncomplete, EmitUnknown
-from pspf.records import Appended, NewRecord, Record, partition_of
+from pspf.records import Appended, NewRecord, Record
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
 
 _TRIES: Final = 3
 _PAGE: Final = 1_000
-
-
-class Router:
-    """Picks partitions: by key, and in turn without one."""
-
-    def __init__(self) -> None:
-        self._turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
-
-    def route(self, topic: Topic, records: Sequence[NewRecord]) -> dict[int, Sequence[int]]:
-        """Return the indices of `records` that go to each partition, in order."""
-        count = topic.count
-        if count == 1:
-            return {0: range(len(records))}
-        turns = self._turns[topic.name]
-        routes: dict[int, list[int]] = {}
-        for index, record in enumerate(records):
-            # Without a key its event_id chooses, so that a duplicate meets the first one.
-            chosen_by = (
-                record.raw_key if record.raw_key is not None or record.event_id is None else record.event_id.encode()
-            )
-            number = next(turns) % count if chosen_by is None else partition_of(chosen_by, count)
-            routes.setdefault(number, []).append(index)
-        return dict(routes)
 
 
 class Log:
@@ -72,7 +47,7 @@ class Log:
     ) -> bool:
         """Append the records at `indices` and fill in their places; False where partitions were not there."""
         chosen = records if len(indices) == len(records) else [records[index] for index in indices]
-        routes = self._core.router.route(topic, chosen)
+        routes = self._core.router.route(topic.name, topic.count, chosen)
         parts = [
             Part(
                 topic.partitions[number],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
+from pspf.connectors.suspicion import Suspicion
 from pspf.connectors.valkey.commits import pack_effects, pack_state, pack_waiting
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
 from pspf.connectors.valkey.gone import forget_cursor
@@ -40,25 +41,6 @@ _UNKNOWN_BATCH: Final = 1_000
 _TRIES: Final = 10
 _AGAIN_MS: Final = 100
 """How long what was given as due is not given again, unless a commit comes before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Suspicion:
-    """That a record of the next `left` ones ended an earlier owner's process.
-
-    Batches of at most `limit` records run alone; `offsets` are the ones about to run, `crashes`
-    how often they, being one record, did it.
-    """
-
-    limit: int
-    left: int
-    offsets: tuple[int, ...] = ()
-    crashes: int = 0
-
-    def after_commit(self, finished: int) -> "Suspicion | None":
-        """Return what is left to suspect when `finished` records have passed."""
-        left = self.left - finished
-        return Suspicion(self.limit, left) if left > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
