@@ -3,7 +3,7 @@
 import shutil
 import signal
 
-from tests.process.commands import Folder
+from tests.process.commands import Folder, wait_until
 
 
 def test_each_topic_group_has_as_many_processes_as_asked_for(folder: Folder) -> None:
@@ -12,7 +12,7 @@ def test_each_topic_group_has_as_many_processes_as_asked_for(folder: Folder) -> 
         worker.wait_for("processes: 4 (orders/billing x 3, large/audit x 1)")
         folder.emit_lines("\n".join(f'{{"n": {n}, "key": "key-{n}"}}' for n in range(8)))
         worker.wait_for("start", 8)
-        assert len(worker.children()) == 4
+        wait_until(lambda: len(worker.children()) == 4)  # one alone may have been fast enough
     assert not worker.says("Traceback")
 
 
