@@ -181,6 +181,19 @@ class Lease:
     held: Sequence[Retry] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True)
+class CursorWindows:
+    """What an ordered cursor keeps of its windows, as of its last commit.
+
+    `progress` is `WindowChanges.progress`; `slots` are those that have states, in order.
+    """
+
+    cursor: Cursor
+    watermark_ms: int | None
+    progress: bytes
+    slots: Sequence[int]
+
+
 class Consumer(ABC):
     """One cursor in one worker's hands. Used by one task; at most one commit at a time.
 
@@ -450,6 +463,24 @@ class Broker(ABC):
         self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
     ) -> Sequence[StateEntry]:
         """Return what handlers remember, by handler, key and name."""
+
+    # Windows, seen from outside: what commits left, no snapshot over several calls
+
+    @abstractmethod
+    async def list_windows(
+        self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
+    ) -> Sequence[CursorWindows]:
+        """Return what cursors keep of windows, by group, topic, handler and partition; those that have some."""
+
+    @abstractmethod
+    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        """Return the states at places; what is not there is missing."""
+
+    @abstractmethod
+    async def scan_windows(
+        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
 
 
 class StreamingBackend:

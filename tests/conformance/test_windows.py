@@ -173,3 +173,24 @@ async def test_a_deleted_group_takes_its_windows_along(world: World, member: Mem
     await world.broker.operations.delete_group(GROUP)
     member = await own(world.broker)
     assert (await member.consumer.read_progress(), list(await member.consumer.read_slots())) == (None, [])
+
+
+async def test_windows_are_seen_from_outside_with_their_watermark(world: World, member: Member) -> None:
+    states: dict[WindowPlace, bytes | None] = {(20, b"b"): b"2", (-10, b"a"): b"1", (20, b""): b"3"}
+    await member.consumer.commit(windows(states, progress=b"so far", watermark_ms=7))
+    other = await own(world.broker, handler="app.other")
+    await other.consumer.commit(windows(watermark_ms=None))
+    await own(world.broker, handler="app.no-windows")
+    looker = await world.open_other()
+    found = await looker.list_windows()
+    assert [(one.cursor.handler, one.watermark_ms, one.progress, list(one.slots)) for one in found] == [
+        ("app.other", None, b"{}", []),
+        (HANDLER, 7, b"so far", [-10, 20]),
+    ]
+    assert [one.cursor for one in await looker.list_windows(handler=HANDLER, group=GROUP, topic=TOPIC)] == [CURSOR]
+    assert list(await looker.list_windows(handler="total")) == []
+    assert list(await looker.list_windows(topic="nowhere")) == []
+    assert dict(await looker.read_windows(CURSOR, [*states, (0, b"a")])) == states
+    assert list(await looker.scan_windows(CURSOR, 20)) == [(b"", b"3"), (b"b", b"2")]
+    assert list(await looker.scan_windows(CURSOR, 20, after=b"", max_entries=1)) == [(b"b", b"2")]
+    assert list(await looker.scan_windows(Cursor("nowhere", GROUP, HANDLER, 0), 20)) == []

@@ -1,6 +1,6 @@
 """The embedded broker: one SQLite file that processes share, or a private one in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pspf.clock import Clock, SystemClock
@@ -8,6 +8,7 @@ from pspf.connectors.base import (
     Broker,
     ConsumerInfo,
     CursorInfo,
+    CursorWindows,
     Limits,
     PartitionInfo,
     Session,
@@ -16,7 +17,7 @@ from pspf.connectors.base import (
     TopicInfo,
 )
 from pspf.connectors.identity import make_session_id
-from pspf.connectors.sqlite import dead_letters, inspect, log, topics
+from pspf.connectors.sqlite import dead_letters, inspect, log, topics, windows
 from pspf.connectors.sqlite.effects import Effects, Trimmer
 from pspf.connectors.sqlite.engine import (
     ANY_PARTITION,
@@ -35,7 +36,7 @@ from pspf.connectors.sqlite.roster import SQLRoster
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import ConfigurationError, EmitUnknown
-from pspf.records import Appended, NewRecord, Record, check_name, companion_source
+from pspf.records import Appended, Cursor, NewRecord, Record, WindowPlace, check_name, companion_source
 
 
 class SQLBroker(Broker):
@@ -153,6 +154,25 @@ class SQLBroker(Broker):
         self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
     ) -> Sequence[StateEntry]:
         return await self._engine.read(lambda storage: inspect.list_state(storage, handler, group, key, name))
+
+    async def list_windows(
+        self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
+    ) -> Sequence[CursorWindows]:
+        return await self._engine.read(lambda storage: windows.list_windows(storage, handler, group, topic))
+
+    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        return await self._engine.read(
+            lambda storage: windows.read_windows(storage, windows.find_cursor(storage, cursor), places)
+        )
+
+    async def scan_windows(
+        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        return await self._engine.read(
+            lambda storage: windows.scan_windows(
+                storage, windows.find_cursor(storage, cursor), slot, after, max_entries
+            )
+        )
 
 
 def _end(storage: Storage, topic: str) -> int:

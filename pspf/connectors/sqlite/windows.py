@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from pspf.connectors.base import CursorWindows
 from pspf.connectors.sqlite.storage import Storage
-from pspf.records import WindowChanges, WindowPlace
+from pspf.records import Cursor, WindowChanges, WindowPlace
 
 _READ_PLACES: Final = 400
 
@@ -82,3 +83,31 @@ def forget_windows(storage: Storage, cursor_id: int) -> None:
     """Remove all windows of a cursor, and what its operator remembers."""
     storage.run("DELETE FROM windows WHERE cursor_id = ?", (cursor_id,))
     storage.run("DELETE FROM operators WHERE cursor_id = ?", (cursor_id,))
+
+
+# From outside
+
+
+def list_windows(storage: Storage, handler: str | None, group: str | None, topic: str | None) -> list[CursorWindows]:
+    """Return what cursors keep of windows, by group, topic, handler and partition."""
+    return [
+        CursorWindows(Cursor(*place), watermark_ms, progress, read_slots(storage, cursor_id))
+        for *place, cursor_id, watermark_ms, progress in storage.rows(
+            "SELECT t.topic, c.group_name, c.handler, p.partition, c.cursor_id, o.watermark_ms, o.progress"
+            " FROM operators o JOIN cursors c USING (cursor_id) JOIN partitions p USING (partition_id)"
+            " JOIN topics t USING (topic_id) WHERE (?1 IS NULL OR c.handler = ?1)"
+            " AND (?2 IS NULL OR c.group_name = ?2) AND (?3 IS NULL OR t.topic = ?3)"
+            " ORDER BY c.group_name, t.topic, c.handler, p.partition",
+            (handler, group, topic),
+        )
+    ]
+
+
+def find_cursor(storage: Storage, cursor: Cursor) -> int:
+    """Return the number of a cursor; 0, which has no windows, where it is gone."""
+    row = storage.row(
+        "SELECT c.cursor_id FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
+        " WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?",
+        (cursor.topic, cursor.partition, cursor.group, cursor.handler or ""),
+    )
+    return 0 if row is None else int(row[0])

@@ -1,13 +1,14 @@
 """The broker on a Valkey or Redis server."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pspf.clock import Clock
 from pspf.connectors.base import (
     Broker,
     ConsumerInfo,
     CursorInfo,
+    CursorWindows,
     Limits,
     PartitionInfo,
     Session,
@@ -17,7 +18,7 @@ from pspf.connectors.base import (
     TopicInfo,
 )
 from pspf.connectors.identity import make_session_id
-from pspf.connectors.valkey import dead_letters, inspect
+from pspf.connectors.valkey import dead_letters, inspect, windows
 from pspf.connectors.valkey.checks import check_server
 from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.core import Core
@@ -29,7 +30,7 @@ from pspf.connectors.valkey.roster import ValkeyRoster
 from pspf.connectors.valkey.session import ValkeySession
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
 from pspf.errors import BackendUnavailable, ConfigurationError
-from pspf.records import Appended, NewRecord, Record, check_name, companion_source
+from pspf.records import Appended, Cursor, NewRecord, Record, WindowPlace, check_name, companion_source
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,23 @@ class ValkeyBroker(Broker):
         self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
     ) -> Sequence[StateEntry]:
         return await inspect.list_state(self._core, handler, group, key, name)
+
+    async def list_windows(
+        self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
+    ) -> Sequence[CursorWindows]:
+        return await windows.list_windows(self._core, handler, group, topic)
+
+    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        keys = await windows.find_keys(self._core, cursor)
+        return {} if keys is None else await windows.read_windows(self._core.commands, keys, places)
+
+    async def scan_windows(
+        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        keys = await windows.find_keys(self._core, cursor)
+        if keys is None:
+            return []
+        return await windows.scan_windows(self._core.commands, keys, slot, after, max_entries)
 
 
 class ValkeyStreamBackend(StreamingBackend):

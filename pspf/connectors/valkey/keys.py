@@ -74,7 +74,8 @@ class CursorKeys:
     group: str
     handler: str | None
     meta: bytes = field(init=False)
-    """Hash: epoch token session seq commit_id position passed intent clean last_commit_ms start."""
+    """Hash: epoch token session seq commit_id position passed intent clean last_commit_ms start; with windows also
+    progress watermark_ms."""
     due: bytes = field(init=False)
     """Sorted set of what is not done and in nobody's hand: id -> due time; +inf while it is held back (ordered),
     -1 where it was given back, -2 where its worker died (shared)."""
@@ -82,9 +83,12 @@ class CursorKeys:
     """Hash: id -> packed retry (fields.pack_retry)."""
     keys: bytes = field(init=False)
     """Set: the record keys that have state."""
+    slots: bytes = field(init=False)
+    """Set: the slots of windows that have states."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("meta", b"cur"), ("due", b"due"), ("retry", b"retry"), ("keys", b"keys")):
+        kinds = (("meta", b"cur"), ("due", b"due"), ("retry", b"retry"), ("keys", b"keys"), ("slots", b"slots"))
+        for name, kind in kinds:
             object.__setattr__(self, name, self.key(kind))
 
     @property
@@ -107,6 +111,14 @@ class CursorKeys:
     def state(self, key: bytes) -> bytes:
         """Hash: name -> value of a record key's state."""
         return self.key(b"st", key)
+
+    def window(self, slot: int | bytes) -> bytes:
+        """Hash: grouping key -> state of a slot of windows."""
+        return self.key(b"win", slot if isinstance(slot, bytes) else b"%d" % slot)
+
+    def window_keys(self, slot: int | bytes) -> bytes:
+        """Sorted set: the grouping keys of a slot, all with the same score, and so in the order of their bytes."""
+        return self.key(b"wkeys", slot if isinstance(slot, bytes) else b"%d" % slot)
 
 
 def companion_stream(topic: str, suffix: str, partition: int, partitions: int) -> bytes:
