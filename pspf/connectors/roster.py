@@ -46,5 +46,8 @@ class Roster(ABC):
         """
 
     @abstractmethod
-    async def take_commands(self, worker: str) -> Sequence[bytes]:
-        """Return the commands left for a worker, in order; each is given once."""
+    async def take_commands(self, worker: str, *, wait_ms: int = 0) -> Sequence[bytes]:
+        """Return the commands left for a worker, in order; each is given once.
+
+        Waits at most `wait_ms` for the first.
+        """

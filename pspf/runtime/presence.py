@@ -14,7 +14,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -26,8 +26,8 @@ from pspf.processing.stop import Backoff
 
 logger = logging.getLogger(__name__)
 
-_LISTEN_S: Final = 1.0
-_PUBLISH_MS: Final = 3_000
+_LISTEN_MS: Final = 3_000
+_PUBLISH_S: Final = 3.0
 _TTL_MS: Final = 10_000
 _KEPT_ANSWERS: Final = 16
 _LEAVE_S: Final = 2.0
@@ -67,6 +67,7 @@ class Presence:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
     _answered_since_ms: int | None = None
+    _is_new: bool = True
 
     @property
     def broker_answers_ms(self) -> int:
@@ -83,35 +84,42 @@ class Presence:
     async def run(self) -> None:
         """Show the worker and listen, until cancelled; then withdraw it."""
         self._loop = asyncio.get_running_loop()
-        backoff = Backoff()
-        published_ms: int | None = None
         try:
-            while True:
-                try:
-                    await self.broker.connect()
-                    await self._listen()
-                    if self._changed.is_set() or published_ms is None or _monotonic_ms() - published_ms >= _PUBLISH_MS:
-                        self._changed.clear()
-                        await self.broker.roster.publish(self.worker, self._status(), ttl_ms=_TTL_MS)
-                        published_ms = _monotonic_ms()
-                except BackendUnavailable as error:
-                    if backoff.is_first:
-                        logger.warning("can't show this worker in %s, will try again: %s", self.broker.name, error)
-                    self._answered_since_ms = None
-                    await asyncio.sleep(backoff.next_ms() / 1000)
-                else:
-                    backoff.reset()
-                    self._answered_since_ms = self._answered_since_ms or _monotonic_ms()
-                    with suppress(TimeoutError):
-                        async with asyncio.timeout(_LISTEN_S):
-                            await self._changed.wait()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._keep(self._show), name="pspf presence")
+                tasks.create_task(self._keep(self._listen), name="pspf commands")
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from None
         finally:
             with suppress(BackendUnavailable, TimeoutError):
                 async with asyncio.timeout(_LEAVE_S):
                     await self.broker.roster.withdraw(self.worker)
 
+    async def _keep(self, act: Callable[[], Awaitable[None]]) -> None:
+        """Do something over and over, more and more seldom while the broker is not there."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self.broker.connect()
+                await act()
+            except BackendUnavailable as error:
+                if self._answered_since_ms is not None or self._is_new:
+                    logger.warning("can't show this worker in %s, will try again: %s", self.broker.name, error)
+                self._answered_since_ms, self._is_new = None, False
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            else:
+                backoff.reset()
+                self._answered_since_ms, self._is_new = self._answered_since_ms or _monotonic_ms(), False
+
+    async def _show(self) -> None:
+        self._changed.clear()
+        await self.broker.roster.publish(self.worker, self._status(), ttl_ms=_TTL_MS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PUBLISH_S):
+                await self._changed.wait()
+
     async def _listen(self) -> None:
-        for raw in await self.broker.roster.take_commands(self.worker):
+        for raw in await self.broker.roster.take_commands(self.worker, wait_ms=_LISTEN_MS):
             try:
                 fields = json.loads(raw)
                 command = Command(str(fields["id"]), str(fields["do"]), fields.get("process"))

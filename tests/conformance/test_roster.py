@@ -1,5 +1,7 @@
 """Workers show what they are at, and are told what to do."""
 
+import asyncio
+
 import pytest
 
 from pspf.connectors.base import Broker
@@ -65,6 +67,18 @@ async def test_commands_come_once_and_in_order_to_their_worker(world: World) -> 
         await other.roster.send("a", command)
     assert await broker.roster.take_commands("b") == []
     assert await broker.roster.take_commands("a") == [b"1", b"\xff\x00", b"3"]
+    assert await broker.roster.take_commands("a") == []
+
+
+async def test_a_worker_may_wait_for_its_next_command(world: World) -> None:
+    broker, other = world.broker, await world.open_other()
+    await broker.roster.publish("a", b"1", ttl_ms=TTL_MS)
+    assert await broker.roster.take_commands("a", wait_ms=10) == []
+    waiting = asyncio.create_task(broker.roster.take_commands("a", wait_ms=30_000))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    await other.roster.send("a", b"stop")
+    assert await waiting == [b"stop"]
     assert await broker.roster.take_commands("a") == []
 
 

@@ -1,5 +1,7 @@
 """The roster in two tables, which the first worker makes: nothing else in the file refers to them."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +16,8 @@ _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS worker_commands"
     " (command_id INTEGER PRIMARY KEY AUTOINCREMENT, worker TEXT NOT NULL, command BLOB NOT NULL)",
 )
+
+_LOOK_S: Final = 1.0
 
 
 class SQLRoster(Roster):
@@ -66,7 +70,16 @@ class SQLRoster(Roster):
         if not await self._engine.write(write, durable=False):
             raise NotFound(f"no worker {worker!r} is running")
 
-    async def take_commands(self, worker: str) -> Sequence[bytes]:
+    async def take_commands(self, worker: str, *, wait_ms: int = 0) -> Sequence[bytes]:
+        deadline = time.monotonic() + wait_ms / 1000
+        while True:
+            commands = await self._take(worker)
+            left_s = deadline - time.monotonic()
+            if commands or left_s <= 0:
+                return commands
+            await asyncio.sleep(min(left_s, _LOOK_S))
+
+    async def _take(self, worker: str) -> Sequence[bytes]:
         def look(storage: Storage) -> bool:
             return self._find_tables(storage) and bool(
                 storage.rows("SELECT 1 FROM worker_commands WHERE worker = ? LIMIT 1", (worker,))

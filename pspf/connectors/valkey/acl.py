@@ -3,9 +3,9 @@
 from typing import Final
 
 _TABLE: Final = """
-client|id client|setname client|unblock del discard eval evalsha exists get hdel hexists hget hgetall hincrby hkeys hlen
-hmget hscan hset hsetnx info multi pexpire pexpireat pexpiretime ping rename sadd scard select set smembers srandmember
-srem time type unlink xack xadd xclaim xdel xgroup|create xgroup|delconsumer xgroup|destroy xgroup|setid
+blpop client|id client|setname client|unblock del discard eval evalsha exists get hdel hexists hget hgetall hincrby
+hkeys hlen hmget hscan hset hsetnx info multi pexpire pexpireat pexpiretime ping rename sadd scard select set smembers
+srandmember srem time type unlink xack xadd xclaim xdel xgroup|create xgroup|delconsumer xgroup|destroy xgroup|setid
 xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xread xreadgroup xrevrange xtrim zadd zcount zrange
 zrangebyscore zrem zremrangebyscore zrevrange zrevrangebyscore zscore
 """

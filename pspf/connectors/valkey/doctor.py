@@ -213,6 +213,7 @@ def _probe(command: str) -> tuple[str, ...]:
 
 
 _ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
+    "blpop": ("pspf:probe", "1"),
     "client|id": (),
     "client|setname": ("pspf",),
     "client|unblock": ("0",),

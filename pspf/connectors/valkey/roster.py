@@ -9,11 +9,14 @@ from typing import Any, Final
 
 from pspf.connectors.roster import Roster, WorkerInfo
 from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.scripts import load_script
+from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS
 from pspf.errors import NotFound
 
 _UNTIL: Final = b"pspf:{workers}:until"
 _STATUS: Final = b"pspf:{workers}:status"
 _COMMANDS_MS: Final = 60_000
+_SHOW: Final = load_script("show_worker")
 
 
 def _commands_of(worker: str) -> bytes:
@@ -25,16 +28,12 @@ class ValkeyRoster(Roster):
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._waiting = core.open_lane("roster")
 
     async def publish(self, worker: str, status: bytes, *, ttl_ms: int) -> None:
-        now_ms, gone = await self._read_gone()
-        commands: list[tuple[bytes | str | int, ...]] = [
-            ("HSET", _STATUS, worker, b"%d %b" % (now_ms, status)),
-            ("ZADD", _UNTIL, now_ms + ttl_ms, worker),
-        ]
-        if gone:
-            commands += [("ZREM", _UNTIL, *gone), ("HDEL", _STATUS, *gone)]
-        await self._call(commands, "publish a worker's status")
+        await self._core.commands.run(
+            _SHOW, (_UNTIL, _STATUS), (self._core.now(), worker, status, ttl_ms, _COMMANDS_MS)
+        )
 
     async def withdraw(self, worker: str) -> None:
         await self._call(
@@ -62,15 +61,17 @@ class ValkeyRoster(Roster):
         key = _commands_of(worker)
         await self._call([("RPUSH", key, command), ("PEXPIRE", key, _COMMANDS_MS)], "leave a command for a worker")
 
-    async def take_commands(self, worker: str) -> Sequence[bytes]:
+    async def take_commands(self, worker: str, *, wait_ms: int = 0) -> Sequence[bytes]:
+        key = _commands_of(worker)
+        first: list[bytes] = []
+        if wait_ms:
+            timeout_ms = wait_ms + BLOCK_MARGIN_MS
+            found = await self._waiting.call("BLPOP", key, f"{wait_ms / 1000:.3f}", timeout_ms=timeout_ms)
+            if found is None:
+                return []
+            first.append(found[1])
         # A COUNT makes the reply a list, or nil where there is none; the key goes with its last element.
-        return await self._core.commands.call("LPOP", _commands_of(worker), 1_000) or []
-
-    async def _read_gone(self) -> tuple[int, list[bytes]]:
-        """Return the time, and which workers have not been shown for long."""
-        now_ms = self._now_ms(await self._core.commands.call("TIME"))
-        gone = await self._core.commands.call("ZRANGEBYSCORE", _UNTIL, "-inf", now_ms - _COMMANDS_MS)
-        return now_ms, list(gone)
+        return first + (await self._core.commands.call("LPOP", key, 1_000) or [])
 
     async def _call(self, commands: Sequence[tuple[bytes | str | int, ...]], doing: str) -> list[Any]:
         replies = await self._core.commands.call_many(commands)

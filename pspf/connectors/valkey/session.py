@@ -18,8 +18,8 @@ from pspf.records import Cursor, check_name, parse_id
 
 _REGISTER: Final = load_script("register")
 _TRIES: Final = 3
-_ROLL_MS: Final = 1_400
-"""How long a list of members is taken for true: a worker asks twice a second."""
+_ROLL_MS: Final = 400
+"""How long a list of members is taken for true: a worker asks for each of its subscriptions twice a second."""
 
 
 class ValkeySession(Session):
