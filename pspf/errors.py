@@ -28,6 +28,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 
+_MAX_TEXT: Final = 1_000
+
+
 class PSPFError(Exception):
     """Root of all errors that PSPF raises on purpose."""
 
@@ -135,3 +138,12 @@ class BatchError(PSPFError):
 
 class ContextClosed(PSPFError):
     """A handler's context was used after the handler had ended, failed or timed out."""
+
+
+def text_of(error: BaseException) -> str:
+    """Return an error's message, as text that any store can hold, cut where it is long."""
+    try:
+        text = str(error)
+    except Exception as failure:  # the boundary of the user's own __str__: the record's failure is told anyway
+        text = f"no message: its __str__ raised {type(failure).__name__}"
+    return text[:_MAX_TEXT].encode("utf-8", "backslashreplace").decode()

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
-from pspf.errors import ConfigurationError
+from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed
 from pspf.records import check_name
 from pspf.schema import BaseEvent
 from pspf.settings import settings
@@ -38,6 +38,11 @@ class RetryPolicy:
             raise ConfigurationError(
                 f"{self}: max_attempts is 1 or more, 0 <= initial_ms <= max_ms, and jitter from 0 up to 1"
             )
+
+    def gives_up(self, error: BaseException, attempts: int) -> bool:
+        """Return whether a record is dead after this error, in the run that made it `attempts`."""
+        is_final = isinstance(error, (EventRejected, HandlerCrashed, *self.give_up_on))
+        return is_final or attempts >= self.max_attempts
 
     def wait_ms(self, attempts: int) -> int:
         """Return how long to wait after `attempts` runs failed."""

@@ -15,10 +15,10 @@ from pspf import faults
 from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
-from pspf.errors import SchemaError
+from pspf.errors import SchemaError, text_of
 from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked
 from pspf.execution.threads import run_in_thread
-from pspf.processing.batch_run import BatchRun, EffectLimits, Failure, text_of
+from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
 from pspf.processing.held_back import HeldBack
 from pspf.processing.windows.folds import Fold, HandlerFold, make_fold
 from pspf.processing.windows.place import Key, make_key_reader, time_of

@@ -8,13 +8,12 @@ from typing import Final
 
 from pspf.clock import Clock
 from pspf.context import Context
-from pspf.errors import EventRejected, HandlerCrashed
+from pspf.errors import text_of
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack, Verdict
 from pspf.records import Batch, Commit, DeadLetter, Emit, NewRecord, Record, Retry, WindowChanges, offset_of
 from pspf.subscription import Subscription
 
-_MAX_ERROR: Final = 1_000
 _MAX_TRACEBACK: Final = 8_000
 
 
@@ -28,15 +27,6 @@ class Failure:
     retry_ms: int | None
     text: str
     """The error's own words."""
-
-
-def text_of(error: BaseException) -> str:
-    """Return an error's message, as text that any store can hold, cut where it is long."""
-    try:
-        text = str(error)
-    except Exception as failure:  # the boundary of the user's own __str__: the record's failure is told anyway
-        text = f"no message: its __str__ raised {type(failure).__name__}"
-    return text[:_MAX_ERROR].encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +176,7 @@ class BatchRun:
         attempts = record.attempts + 1
         policy = self.subscription.retry
         now_ms = self._clock.now_ms()
-        is_final = isinstance(error, (EventRejected, HandlerCrashed, *policy.give_up_on))
-        if is_final or attempts >= policy.max_attempts:
+        if policy.gives_up(error, attempts):
             failure = Failure(record, error, attempts, None, text_of(error))
             self.bury(failure)
             self.succeed(record)

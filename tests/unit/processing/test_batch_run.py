@@ -1,7 +1,8 @@
 """What becomes of a batch's records."""
 
 from pspf.clock import ManualClock
-from pspf.processing.batch_run import BatchRun, EffectBudget, EffectLimits, text_of
+from pspf.errors import text_of
+from pspf.processing.batch_run import BatchRun, EffectBudget, EffectLimits
 from pspf.processing.held_back import HeldBack
 from pspf.records import Batch, Record
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
