@@ -155,7 +155,9 @@ class Assignment:
             except CommitStale as error:
                 logger.info("%s; reading it again", error)
             except CommitFenced as error:
-                self._processor.telemetry.lease_losses += 1
+                self._processor.telemetry.record_lease_loss(
+                    self._subscription.topic, self._subscription.group, self._subscription.name
+                )
                 logger.warning("%s: its lease was ended", error)
                 await self._insist("join", self._register)  # its group may have been deleted
             finally:

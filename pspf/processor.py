@@ -27,7 +27,7 @@ from pspf.schema import make_decoder
 from pspf.settings import Settings
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
-from pspf.telemetry import TelemetryManager
+from pspf.telemetry import BatchTimes, TelemetryManager
 
 logger = logging.getLogger(__name__)
 
@@ -296,9 +296,12 @@ class _CursorLoop:
             if batch.suspect:
                 offsets = [record.offset for record in batch.records]
                 await self._insist("note what is about to run", lambda: self._consumer.intend(offsets))
+            begun_ns = time.monotonic_ns()
             taken = await self._executor.run(batch.records, run)
+            run.handler_us = (time.monotonic_ns() - begun_ns) // 1000
         if _is_cancelled():
             raise asyncio.CancelledError  # a handler has swallowed it; what it did is not to count
+        run.taken = taken
         self._left = batch.records[taken:]
         if not taken and not run.failures and run.windows is None:
             return None
@@ -344,25 +347,31 @@ class _CursorLoop:
 
     async def _finish(self, commit: Commit, run: BatchRun) -> None:
         """Commit, and again while it is not known whether it was; then tell what happened."""
-        self._activity.committing_since_ms = _now_ms()
+        begun_ns = time.monotonic_ns()
+        self._activity.committing_since_ms = begun_ns // 1_000_000
         lost = await self._insist("commit", lambda: self._write(commit))
         self._activity.committing_since_ms = None
+        commit_us = (time.monotonic_ns() - begun_ns) // 1000
         if self._state is not None:
             self._state.settle()
         self._narrator.tell(run.failures, lost)
         gone = set(lost)
         failures = [failure for failure in run.failures if failure.record.offset not in gone]
         dead = sum(1 for failure in failures if failure.retry_ms is None)
+        finished = len(commit.done) - len(gone.intersection(commit.done))
+        now_ms = self._processor.clock.now_ms()
         self._processor.telemetry.record_batch(
             self._subscription.topic,
             self._subscription.group,
             self._subscription.name,
-            processed=len(commit.done) - len(gone.intersection(commit.done)) - dead,
+            processed=finished - dead,
             failed=len(failures),
             retried=len(failures) - dead,
             dead=dead,
             late=run.late,
-            commit_ms=self._processor.clock.now_ms(),
+            commit_ms=now_ms,
+            times=_times_of(run, commit_us, finished, now_ms),
+            emits={emit.topic for emit in commit.emits} if commit.emits else (),
         )
 
     async def _write(self, commit: Commit) -> Sequence[int]:
@@ -412,6 +421,15 @@ class _CursorLoop:
 
 def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
+
+
+def _times_of(run: BatchRun, commit_us: int, finished: int, now_ms: int) -> BatchTimes:
+    if not run.taken:  # windows that closed, or one that is dead before it ran
+        return BatchTimes(0, 0, commit_us, 0, 0, 0)
+    first, last = run.batch.records[0], run.batch.records[run.taken - 1]
+    return BatchTimes(
+        run.taken, run.handler_us, commit_us, finished, now_ms - first.timestamp_ms, now_ms - last.timestamp_ms
+    )
 
 
 def _is_cancelled() -> bool:

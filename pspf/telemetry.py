@@ -3,35 +3,100 @@
 Counting is paid once a batch: prometheus's own `labels().inc()` costs 1.5 us, an event's whole budget.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
-Headers = dict[str, str] | None
+from pspf.instruments import BATCH_EVENTS, COMMIT_US, END_TO_END_MS, HANDLER_US, Distribution, Histogram
 
-_TRACE_HEADER: Final = "traceparent"
+if TYPE_CHECKING:
+    from pspf.tracing import Spans
+
+_NO_HANDLER_US: Final = Distribution.empty(HANDLER_US)
+_NO_BATCH_EVENTS: Final = Distribution.empty(BATCH_EVENTS)
+_NO_COMMIT_US: Final = Distribution.empty(COMMIT_US)
+_NO_END_TO_END_MS: Final = Distribution.empty(END_TO_END_MS)
+
+_MAX_EMITS: Final = 20
+"""How many of the topics that a handler emits to are told."""
+
+
+class BatchTimes(NamedTuple):
+    """What a committed batch took: `handled` events ran, for `handler_us` together; `finished` are done for good.
+
+    `oldest_ms` and `newest_ms` are the ages of its first and last record at the commit.
+    """
+
+    handled: int
+    handler_us: int
+    commit_us: int
+    finished: int
+    oldest_ms: int
+    newest_ms: int
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerCounters:
-    """What one handler did since its process started; all but the last are counts.
+    """What one handler did since its process started, or in several processes together.
 
-    `processed` events succeeded, `failed` runs raised, `retried` were put off for a retry, `dead`
-    and `late` were given up or came too late, `batches` were committed. `last_commit_ms` is the
-    wall clock at the last commit, None before the first.
+    `processed` events succeeded (late ones among them), `failed` runs raised, `retried` were put off for
+    a retry, `dead` and `late` were given up or came too late, `batches` were committed. `last_commit_ms`
+    is the wall clock at the last commit, None before the first. `lease_losses` counts the cursors that
+    another worker took over, `emits` names topics that its commits wrote to. `handler_us` and
+    `end_to_end_ms` count events, `batch_events` and `commit_us` batches.
     """
 
     topic: str
     group: str
     handler: str
-    processed: int
-    failed: int
-    retried: int
-    dead: int
-    late: int
-    batches: int
-    last_commit_ms: int | None
+    processed: int = 0
+    failed: int = 0
+    retried: int = 0
+    dead: int = 0
+    late: int = 0
+    batches: int = 0
+    last_commit_ms: int | None = None
+    lease_losses: int = 0
+    emits: tuple[str, ...] = ()
+    handler_us: Distribution = _NO_HANDLER_US
+    batch_events: Distribution = _NO_BATCH_EVENTS
+    commit_us: Distribution = _NO_COMMIT_US
+    end_to_end_ms: Distribution = _NO_END_TO_END_MS
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(topic, group, handler)."""
+        return self.topic, self.group, self.handler
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the counters of a decoded line."""
+        rest = dict(fields)
+        distributions: dict[str, Any] = {
+            name: Distribution.from_fields(rest.pop(name))
+            for name in ("handler_us", "batch_events", "commit_us", "end_to_end_ms")
+        }
+        return cls(emits=tuple(rest.pop("emits")), **rest, **distributions)
+
+    def __add__(self, other: "HandlerCounters") -> "HandlerCounters":
+        commits = [at for at in (self.last_commit_ms, other.last_commit_ms) if at is not None]
+        return HandlerCounters(
+            *self.key,
+            processed=self.processed + other.processed,
+            failed=self.failed + other.failed,
+            retried=self.retried + other.retried,
+            dead=self.dead + other.dead,
+            late=self.late + other.late,
+            batches=self.batches + other.batches,
+            last_commit_ms=max(commits, default=None),
+            lease_losses=self.lease_losses + other.lease_losses,
+            emits=tuple(sorted({*self.emits, *other.emits}))[:_MAX_EMITS],
+            handler_us=self.handler_us + other.handler_us,
+            batch_events=self.batch_events + other.batch_events,
+            commit_us=self.commit_us + other.commit_us,
+            end_to_end_ms=self.end_to_end_ms + other.end_to_end_ms,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -61,32 +126,61 @@ class _Counts:
     late: int = 0
     batches: int = 0
     last_commit_ms: int | None = None
+    lease_losses: int = 0
+    emits: tuple[str, ...] = ()
+    handler_us: Histogram = field(default_factory=lambda: Histogram(HANDLER_US))
+    batch_events: Histogram = field(default_factory=lambda: Histogram(BATCH_EVENTS))
+    commit_us: Histogram = field(default_factory=lambda: Histogram(COMMIT_US))
+    end_to_end_ms: Histogram = field(default_factory=lambda: Histogram(END_TO_END_MS))
+
+    def take_times(self, times: BatchTimes) -> None:
+        self.commit_us.add(times.commit_us)
+        if times.handled:
+            self.batch_events.add(times.handled)
+            self.handler_us.add_shared(times.handler_us, times.handled)
+        if times.finished:
+            # Half of them count as old as the first, half as the last: the ends are right, and for records
+            # that came steadily the sum is; looking at each would cost a tenth of what PSPF may add to an event.
+            newer = times.finished // 2
+            self.end_to_end_ms.add(max(0, times.oldest_ms), times.finished - newer)
+            self.end_to_end_ms.add(max(0, times.newest_ms), newer)
+
+    def read(self, topic: str, group: str, handler: str) -> HandlerCounters:
+        return HandlerCounters(
+            topic,
+            group,
+            handler,
+            self.processed,
+            self.failed,
+            self.retried,
+            self.dead,
+            self.late,
+            self.batches,
+            self.last_commit_ms,
+            self.lease_losses,
+            self.emits,
+            self.handler_us.read(),
+            self.batch_events.read(),
+            self.commit_us.read(),
+            self.end_to_end_ms.read(),
+        )
 
 
 class TelemetryManager:
     """The counters of one Stream's handlers, and the trace context of what it emits.
 
     `read_trace_context` gives the W3C headers of the current span, empty without one; by default
-    OpenTelemetry is asked, where its API is installed. `lease_losses` counts the cursors that
-    another worker took over. `on_enter` is called when a cursor's loop begins.
+    OpenTelemetry is asked, where its API is installed. `on_enter` is called when a cursor's loop begins.
     """
 
-    lease_losses: int
-    is_tracing: bool
-    """Whether `inject` may change headers at all."""
+    find_spans: "Callable[[], Spans | None]"
+    """Return what makes spans, None while nobody could see one: to be asked once a cursor or an emit."""
 
-    inject: Callable[[Headers], Headers]
-    """Return headers with the trace context of the current span, the same headers where there is none."""
-
-    def __init__(self, read_trace_context: Callable[[], Mapping[str, str]] | None = None) -> None:
+    def __init__(self) -> None:
         self._counts: dict[tuple[str, str, str], _Counts] = {}
-        self.lease_losses = 0
         self._activities: tuple[Activity, ...] = ()
         self.on_enter: Callable[[], None] = _nothing
-        read_trace_context = read_trace_context or find_trace_context()
-        # Chosen once: with no tracing installed an emit pays for a call and nothing else.
-        self.is_tracing = read_trace_context is not None
-        self.inject = _as_they_are if read_trace_context is None else _make_inject(read_trace_context)
+        self.find_spans = find_tracing()
 
     def record_batch(
         self,
@@ -100,11 +194,14 @@ class TelemetryManager:
         dead: int = 0,
         late: int = 0,
         commit_ms: int | None = None,
+        times: BatchTimes | None = None,
+        emits: Iterable[str] = (),
     ) -> None:
-        """Add a batch to a handler's counters; `commit_ms` is the wall clock at its commit, None where it failed."""
-        counts = self._counts.get((topic, group, handler))
-        if counts is None:
-            counts = self._counts[topic, group, handler] = _Counts()
+        """Add a batch to a handler's counters; `commit_ms` is the wall clock at its commit, None where it failed.
+
+        `emits` are the topics that its commit wrote to.
+        """
+        counts = self._of(topic, group, handler)
         counts.processed += processed
         counts.failed += failed
         counts.retried += retried
@@ -113,6 +210,21 @@ class TelemetryManager:
         if commit_ms is not None:
             counts.batches += 1
             counts.last_commit_ms = commit_ms
+        if times is not None:
+            counts.take_times(times)
+        for topic in emits:
+            if topic not in counts.emits and len(counts.emits) < _MAX_EMITS:
+                counts.emits = (*counts.emits, topic)
+
+    def record_lease_loss(self, topic: str, group: str, handler: str) -> None:
+        """Count a cursor that another worker took over."""
+        self._of(topic, group, handler).lease_losses += 1
+
+    def _of(self, topic: str, group: str, handler: str) -> _Counts:
+        counts = self._counts.get((topic, group, handler))
+        if counts is None:
+            counts = self._counts[topic, group, handler] = _Counts()
+        return counts
 
     @property
     def activities(self) -> tuple[Activity, ...]:
@@ -132,56 +244,25 @@ class TelemetryManager:
 
     def snapshot(self) -> tuple[HandlerCounters, ...]:
         """Return the counters of all handlers that had a batch, by topic, group and handler."""
-        return tuple(
-            HandlerCounters(
-                topic,
-                group,
-                handler,
-                counts.processed,
-                counts.failed,
-                counts.retried,
-                counts.dead,
-                counts.late,
-                counts.batches,
-                counts.last_commit_ms,
-            )
-            for (topic, group, handler), counts in sorted(self._counts.items(), key=lambda item: item[0])
-        )
+        return tuple(counts.read(*key) for key, counts in sorted(self._counts.copy().items(), key=lambda item: item[0]))
 
 
 def _nothing() -> None:
     pass
 
 
-def _as_they_are(headers: Headers) -> Headers:
-    return headers
+def find_tracing() -> "Callable[[], Spans | None]":
+    """Return what gives the spans of this process, None while nobody could see one.
 
-
-def _make_inject(read_trace_context: Callable[[], Mapping[str, str]]) -> Callable[[Headers], Headers]:
-    def inject(headers: Headers) -> Headers:
-        if headers and _TRACE_HEADER in headers:
-            return headers  # the caller's own context comes first
-        context = read_trace_context()
-        return {**(headers or {}), **context} if context else headers
-
-    return inject
-
-
-def find_trace_context() -> Callable[[], Mapping[str, str]] | None:
-    """Return what reads the current span's W3C headers from OpenTelemetry, None where it isn't installed."""
+    Where OpenTelemetry's API is not installed that is decided here, once.
+    """
     try:
-        trace = import_module("opentelemetry.trace")
-        propagation = import_module("opentelemetry.trace.propagation.tracecontext")
-    except ImportError:
-        return None
-    get_current_span = trace.get_current_span
-    write = propagation.TraceContextTextMapPropagator().inject
+        import_module("opentelemetry.trace")
+    except ModuleNotFoundError:
+        return _no_spans
+    spans: Spans = import_module("pspf.tracing").Spans()
+    return spans.find
 
-    def read() -> Mapping[str, str]:
-        if not get_current_span().get_span_context().is_valid:
-            return {}
-        carrier: dict[str, str] = {}
-        write(carrier)
-        return carrier
 
-    return read
+def _no_spans() -> None:
+    return None

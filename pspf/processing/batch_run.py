@@ -103,6 +103,10 @@ class BatchRun:
         self._not_done: set[int] = set()
         self.late = 0
         """Records that were put aside as too late."""
+        self.taken = 0
+        """How many of the batch's records, from its first, were handled."""
+        self.handler_us = 0
+        """How long their handlers took together."""
         self.windows: WindowChanges | None = None
         """What a windowed handler's operator has to write; put here when the batch has run."""
 

@@ -5,6 +5,7 @@ What its supervisor wants comes as lines through a pipe, whose end tells that th
 
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
@@ -88,7 +89,10 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
     heart = Heart(monitor, pipe)
     heart.start()
     threading.Thread(target=_obey, args=(commands, worker.stages, heart), name="pspf-supervisor", daemon=True).start()
-    return run_process(worker.run(), spec.options.loop)
+    try:
+        return run_process(worker.run(), spec.options.loop)
+    finally:
+        heart.beat()  # what it has done since the last one counts as well
 
 
 def read_lines(descriptor: int) -> Iterator[bytes]:
@@ -121,6 +125,8 @@ def _do(command: dict[str, Any], stages: Stages, heart: Heart) -> None:
             stages.begin_drain(timeout_ms=timeout_ms)
         case {"do": "give up", "code": code}:
             stages.begin_give_up(code)
+        case {"do": "log level", "level": level}:
+            logging.getLogger("pspf").setLevel(level)
         case {"do": "tasks"}:
             heart.tell_tasks()
 

@@ -1,15 +1,19 @@
 """What a worker does when `pspf workers` asks: one for a supervisor, one for a worker in one process."""
 
 import io
+import logging
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.place import Place
 from pspf.runtime.presence import Command
+from pspf.runtime.reports import Pulse
 from pspf.runtime.stages import Stages
 from pspf.runtime.status import Rates, describe_pulse
 from pspf.runtime.supervisor import Supervisor
@@ -26,6 +30,10 @@ class SupervisorControl:
     def describe(self) -> Mapping[str, Any]:
         """Return the worker's state."""
         return self._supervisor.status
+
+    def tally(self) -> Tally:
+        """Return what the worker did since it started."""
+        return self._supervisor.tally
 
     def obey(self, command: Command, answer: Answer) -> None:
         """Do it in the supervisor's loop; `answer` is called when it is done or under way."""
@@ -51,6 +59,9 @@ class SupervisorControl:
                 self._each(places, supervisor.resume, "it goes on", answer)
             case "stacks":
                 supervisor.look(places, lambda stacks: answer({"stacks": stacks}))
+            case "log-level":
+                supervisor.set_log_level(command.level)
+                answer({"ok": command.level})
             case _:
                 answer({"error": f"this worker is of a version that does not know {command.do!r}"})
 
@@ -70,11 +81,21 @@ class ProcessControl:
         self._monitor = monitor
         self._stages = stages
         self._rates = Rates()
+        self._looking = threading.Lock()
+
+    def tally(self) -> Tally:
+        """Return what the worker did since it started."""
+        return Tally(Ledger().add_up([self._take_pulse()]))
+
+    def _take_pulse(self) -> Pulse:
+        with self._looking:  # the event loop asks, and the admin's thread
+            pulse = self._monitor.take_pulse()
+            self._rates.sample(pulse)
+            return pulse
 
     def describe(self) -> Mapping[str, Any]:
         """Return the worker's state."""
-        pulse = self._monitor.take_pulse()
-        self._rates.sample(pulse)
+        pulse = self._take_pulse()
         process = {"place": "in-process#0", "pid": os.getpid(), "state": pulse.stage, "why": None, "restarts": 0}
         return {
             "state": pulse.stage,
@@ -95,6 +116,9 @@ class ProcessControl:
                 self._monitor.ask_tasks(lambda text: answer({"stacks": {f"pid {os.getpid()}": _threads() + text}}))
             case "pause" | "resume":
                 answer({"error": f"{command.do}: not with --in-process, which has no supervisor"})
+            case "log-level":
+                logging.getLogger("pspf").setLevel(command.level)
+                answer({"ok": command.level})
             case _:
                 answer({"error": f"this worker is of a version that does not know {command.do!r}"})
 

@@ -18,19 +18,25 @@ class Heart:
         self._monitor = monitor
         self._pipe = pipe
         self._beat_now = threading.Event()
+        self._beating = threading.Lock()
         monitor.on_work = self._beat_now.set
 
     def start(self) -> None:
         """Start to beat."""
-        threading.Thread(target=self._beat, name="pspf-heart", daemon=True).start()
+        threading.Thread(target=self._beat_on, name="pspf-heart", daemon=True).start()
+
+    def beat(self) -> None:
+        """Tell what the process is at, now."""
+        with self._beating:
+            self._pipe.write(self._monitor.take_pulse())
 
     def tell_tasks(self) -> None:
         """Tell where the coroutines are."""
         self._monitor.ask_tasks(lambda text: self._pipe.write(Tasks(text)))
 
-    def _beat(self) -> None:
+    def _beat_on(self) -> None:
         waits = iter(_FIRST_BEATS_S)
         while True:
-            self._pipe.write(self._monitor.take_pulse())
+            self.beat()
             self._beat_now.wait(next(waits, _BEAT_S))
             self._beat_now.clear()

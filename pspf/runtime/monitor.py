@@ -142,25 +142,11 @@ def _busy(activity: Activity, now_ms: int) -> Busy:
 
 
 def _subscriptions(stream: Stream, activities: tuple[Activity, ...]) -> tuple[SubscriptionStatus, ...]:
-    counts: dict[tuple[str, str, str], HandlerCounters] = {
-        (each.topic, each.group, each.handler): each for each in stream.telemetry.snapshot()
-    }
-    partitions: dict[tuple[str, str, str], list[int]] = {key: [] for key in counts}
+    counters = {each.key: each for each in stream.telemetry.snapshot()}
+    partitions: dict[tuple[str, str, str], list[int]] = {key: [] for key in counters}
     for activity in activities:
         partitions.setdefault((activity.topic, activity.group, activity.handler), []).append(activity.partition)
-    statuses = []
-    for key, owned in sorted(partitions.items()):
-        count = counts.get(key)
-        status = SubscriptionStatus(*key, tuple(sorted(owned)))
-        if count is not None:
-            status = SubscriptionStatus(
-                *key,
-                tuple(sorted(owned)),
-                count.processed,
-                count.failed,
-                count.retried,
-                count.dead,
-                count.last_commit_ms,
-            )
-        statuses.append(status)
-    return tuple(statuses)
+    return tuple(
+        SubscriptionStatus(counters.get(key) or HandlerCounters(*key), tuple(sorted(owned)))
+        for key, owned in sorted(partitions.items())
+    )

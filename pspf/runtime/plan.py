@@ -143,6 +143,10 @@ class ChildSpec:
         """`topic/group`."""
         return f"{self.topic}/{self.group}"
 
+    def with_log_level(self, level: str) -> Self:
+        """Return the same with another log level."""
+        return replace(self, options=replace(self.options, log_level=level))
+
     def to_json(self) -> str:
         """Return it as one line."""
         return json.dumps(asdict(self))

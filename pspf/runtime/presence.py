@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from pspf.connectors.base import Broker
 from pspf.connectors.roster import MAX_STATUS_BYTES
@@ -41,11 +41,20 @@ def make_worker_id(name: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What somebody asks of a worker; `process` is the id of one of its processes, None for all of them."""
+    """What somebody asks of a worker; `process` is the id of one of its processes, None for all of them.
+
+    `level` is what a `log-level` sets.
+    """
 
     command_id: str
     do: str
-    process: str | None
+    process: str | None = None
+    level: str = "INFO"
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the command of a decoded message. KeyError: it is none."""
+        return cls(str(fields["id"]), str(fields["do"]), fields.get("process"), str(fields.get("level", "INFO")))
 
 
 @dataclass(slots=True)
@@ -122,7 +131,7 @@ class Presence:
         for raw in await self.broker.roster.take_commands(self.worker, wait_ms=_LISTEN_MS):
             try:
                 fields = json.loads(raw)
-                command = Command(str(fields["id"]), str(fields["do"]), fields.get("process"))
+                command = Command.from_fields(fields)
             except (ValueError, KeyError, TypeError):
                 logger.warning("a command that this version does not know: %.200r", raw)
                 continue

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Self
 
 from pspf.runtime.plan import Totals
+from pspf.telemetry import HandlerCounters
 
 STACKS_SIGNAL: Final = signal.SIGUSR1
 """Makes a worker process write where its threads are, whatever they do."""
@@ -29,17 +30,10 @@ class Busy:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStatus:
-    """What one handler of a process consumes, and its counts since the process started."""
+    """What one handler of a process consumes, and what it did since the process started."""
 
-    topic: str
-    group: str
-    handler: str
+    counters: HandlerCounters
     partitions: tuple[int, ...]
-    processed: int = 0
-    failed: int = 0
-    retried: int = 0
-    dead: int = 0
-    last_commit_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +58,15 @@ class Pulse:
     def totals(self) -> Totals:
         """What the process has done so far."""
         return Totals(
-            handled=sum(each.processed for each in self.subscriptions),
-            failed=sum(each.failed for each in self.subscriptions),
-            dead=sum(each.dead for each in self.subscriptions),
+            handled=sum(each.counters.processed for each in self.subscriptions),
+            failed=sum(each.counters.failed for each in self.subscriptions),
+            dead=sum(each.counters.dead for each in self.subscriptions),
         )
 
     @property
     def has_committed(self) -> bool:
         """Whether it has got anything done."""
-        return any(each.last_commit_ms is not None for each in self.subscriptions)
+        return any(each.counters.last_commit_ms is not None for each in self.subscriptions)
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
@@ -80,7 +74,7 @@ class Pulse:
         rest = dict(fields)
         busy = tuple(Busy(**each) for each in rest.pop("busy"))
         subscriptions = tuple(
-            SubscriptionStatus(**{**each, "partitions": tuple(each["partitions"])})
+            SubscriptionStatus(HandlerCounters.from_fields(each["counters"]), tuple(each["partitions"]))
             for each in rest.pop("subscriptions")
         )
         return cls(busy=busy, subscriptions=subscriptions, **rest)

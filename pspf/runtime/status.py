@@ -20,7 +20,7 @@ class Rates:
     def sample(self, pulse: Pulse) -> None:
         """Note how much has been processed."""
         now_ms = time.monotonic_ns() // 1_000_000
-        self._samples.append((now_ms, {(s.topic, s.group, s.handler): s.processed for s in pulse.subscriptions}))
+        self._samples.append((now_ms, {each.counters.key: each.counters.processed for each in pulse.subscriptions}))
         while len(self._samples) > 2 and self._samples[1][0] < now_ms - _RATE_MS:
             self._samples.popleft()
 
@@ -54,15 +54,15 @@ def describe_pulse(pulse: Pulse | None, rates: Rates) -> dict[str, Any]:
         ],
         "subscriptions": [
             {
-                "topic": each.topic,
-                "group": each.group,
-                "handler": each.handler,
+                "topic": each.counters.topic,
+                "group": each.counters.group,
+                "handler": each.counters.handler,
                 "partitions": list(each.partitions),
-                "processed": each.processed,
-                "failed": each.failed,
-                "dead": each.dead,
-                "rate": rates.rate_of((each.topic, each.group, each.handler)),
-                "last_commit_ms": each.last_commit_ms,
+                "processed": each.counters.processed,
+                "failed": each.counters.failed,
+                "dead": each.counters.dead,
+                "rate": rates.rate_of(each.counters.key),
+                "last_commit_ms": each.counters.last_commit_ms,
             }
             for each in (() if pulse is None else pulse.subscriptions)
         ],

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, Final
 
 from pspf.errors import BackendCorrupt, ConfigurationError, PSPFError
+from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.nursery import Failed, Nursery, NurseryLost
 from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from
 from pspf.runtime.place import Place, State
@@ -87,6 +88,10 @@ class Supervisor:
     """Called when the state of a place has changed."""
     status: dict[str, Any] = field(default_factory=dict)
     """The state of all processes, as `pspf workers list` shows it, at most a second old. Any thread may read it."""
+    tally: Tally = field(default_factory=Tally)
+    """What all processes did, those that have ended among them; as old as `status`, and for any thread."""
+    log_level: str | None = None
+    """What new processes log, where it is not what the command line says."""
 
     places: list[Place] = field(default_factory=list)
     _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(default_factory=queue.SimpleQueue)
@@ -98,6 +103,7 @@ class Supervisor:
     _looks: list[_Look] = field(default_factory=list)
     _loading: Nursery | None = None
     _is_load_wanted: bool = False
+    _ledger: Ledger = field(default_factory=Ledger)
     _turned_ms: int = 0
     _noted_ms: int = 0
     _has_changed: bool = True
@@ -219,7 +225,8 @@ class Supervisor:
                 self._start(place)
 
     def _start(self, place: Place) -> None:
-        process = place.process = self.spawner.start(place.spec)
+        spec = place.spec if self.log_level is None else place.spec.with_log_level(self.log_level)
+        process = place.process = self.spawner.start(spec)
         self._selector.register(process.report_fd, selectors.EVENT_READ, lambda: self._read_reports(place, process))
         self._selector.register(process.stacks_fd, selectors.EVENT_READ, process.read_stacks)
         place.due_ms = place.kill_ms = place.trouble = None
@@ -267,6 +274,7 @@ class Supervisor:
         name = str(place)
         place.process = place.kill_ms = None
         place.totals += process.totals
+        self._ledger.close(process.pulse)
         place.last_exit = describe_end(returncode)
         if self._is_stopping:
             is_young = returncode in (-signal.SIGTERM, -signal.SIGINT)  # it had no handler for our signal yet
@@ -420,6 +428,14 @@ class Supervisor:
             place.due_ms = None
             self._move(place, State.ENDED)
 
+    def set_log_level(self, level: str) -> None:
+        """Have this process and all others log from `level` on."""
+        self.log_level = level
+        logging.getLogger("pspf").setLevel(level)
+        for place in self.places:
+            if place.process is not None:
+                place.process.tell(do="log level", level=level)
+
     # Loading the app anew
 
     def reload(self, why: str) -> None:
@@ -513,10 +529,22 @@ class Supervisor:
             "why": reasons,
             "processes": [place.describe(wall_ms) for place in places],
         }
+        self.tally = self._add_up()
         self._noted_ms = now_ms()
         if self._has_changed:
             self._has_changed = False
             self.on_change()
+
+    def _add_up(self) -> Tally:
+        pulses = (place.process.pulse for place in self.places if place.process is not None)
+        restarts: dict[tuple[str, str], int] = {}
+        for place in self.places:
+            key = (place.spec.topic, place.spec.group)
+            restarts[key] = restarts.get(key, 0) + place.restarts.total
+        return Tally(
+            self._ledger.add_up(pulse for pulse in pulses if pulse is not None),
+            tuple((*key, count) for key, count in restarts.items()),
+        )
 
 
 def _numbered(specs: Sequence[ChildSpec]) -> list[tuple[ChildSpec, int]]:

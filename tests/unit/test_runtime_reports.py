@@ -4,6 +4,7 @@ import pytest
 
 from pspf.runtime.plan import AppPlan, CursorName, TopicGroup, Totals
 from pspf.runtime.reports import Busy, Ending, Pulse, Report, SubscriptionStatus, Tasks, decode_report, encode_report
+from pspf.telemetry import HandlerCounters
 
 PULSE = Pulse(
     "running",
@@ -14,8 +15,10 @@ PULSE = Pulse(
     session="host-1-abc",
     busy=(Busy("orders", "g", "h", 1, 10, 70_000),),
     subscriptions=(
-        SubscriptionStatus("orders", "g", "h", (0, 1), 7, 2, 1, 1, 1_700_000_000_000),
-        SubscriptionStatus("orders", "g", "i", ()),
+        SubscriptionStatus(
+            HandlerCounters("orders", "g", "h", 7, 2, 1, 1, last_commit_ms=1_700_000_000_000, emits=("large",)), (0, 1)
+        ),
+        SubscriptionStatus(HandlerCounters("orders", "g", "i"), ()),
     ),
 )
 
