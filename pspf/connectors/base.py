@@ -249,23 +249,23 @@ class Consumer(ABC):
         """Return the last `WindowChanges.progress`, None before the first.
 
         Raises:
-            NotAvailable: This broker keeps no windows (as in all calls about windows).
+            NotAvailable: The cursor is a shared one (as in all calls about windows).
         """
-        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
 
     async def read_slots(self) -> Sequence[int]:
         """Return the slots that have states, in order."""
-        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
 
     async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
         """Return the states at places; what is not there is missing."""
-        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
 
     async def scan_windows(
         self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
-        raise NotAvailable(f"{self.cursor}: this version keeps windows on the embedded broker only")
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
 
     @abstractmethod
     async def release(self) -> None:

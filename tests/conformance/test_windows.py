@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from pspf.connectors.base import Broker
-from pspf.errors import CommitFenced, NotAvailable, Refused, TooManyEffects
+from pspf.errors import CommitFenced, Refused, TooManyEffects
 from pspf.records import Commit, Cursor, NewRecord, WindowChanges, WindowPlace
 from tests.support.brokers import World
 from tests.support.workers import (
@@ -32,12 +32,7 @@ CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
 async def member(world: World) -> AsyncIterator[Member]:
     """The owner of a cursor with three records to read."""
     await world.broker.append(TOPIC, numbered(3))
-    owner = await own(world.broker)
-    try:
-        await owner.consumer.read_progress()
-    except NotAvailable as error:
-        pytest.skip(str(error))
-    yield owner
+    yield await own(world.broker)
 
 
 def windows(
@@ -128,10 +123,6 @@ async def test_late_records_go_to_the_companion_of_their_partition(broker: Broke
     owner = await own(broker, partition=2)
     batch = await take_batch(owner.consumer)
     commit = windows(late=(new("one", key, timestamp_ms=77), new("two")))
-    try:
-        await owner.consumer.read_progress()
-    except NotAvailable as error:
-        pytest.skip(str(error))
     await owner.consumer.commit(replace(commit, position=batch.end))
     late = await read_all(broker, f"{TOPIC}-late", 2)
     assert [(record.value, record.raw_key) for record in late] == [(b"one", key.encode()), (b"two", None)]

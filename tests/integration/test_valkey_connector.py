@@ -15,6 +15,7 @@ from pspf.connectors.base import Limits
 from pspf.connectors.urls import make_broker
 from pspf.connectors.valkey.broker import ValkeyBroker, ValkeyStreamBackend
 from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.connectors.valkey.keys import FORMAT
 from pspf.connectors.valkey.failures import NotPermitted, OutcomeUnknown, ReplyError
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
@@ -131,7 +132,7 @@ async def test_a_server_that_throws_events_away_is_refused_until_it_does_not(own
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"), [("2", "use a newer PSPF"), ("one", "no number"), ("99", "this version of PSPF knows 1")]
+    ("found", "reason"), [(str(FORMAT + 1), "use a newer PSPF"), ("one", "no number"), ("99", f"this version of PSPF knows {FORMAT}")]
 )
 async def test_a_format_that_this_version_does_not_know_is_refused(
     connector: ValkeyConnector, found: str, reason: str
@@ -145,7 +146,13 @@ async def test_the_format_is_written_once(connector: ValkeyConnector) -> None:
     for _ in range(2):
         async with ValkeyBroker(connector):
             pass
-    assert hall("valkey").server.call("GET", "pspf:format", database=connector.db) == b"1"
+    assert hall("valkey").server.call("GET", "pspf:format", database=connector.db) == b"%d" % FORMAT
+
+
+async def test_an_older_format_is_brought_up_to_date(connector: ValkeyConnector) -> None:
+    hall("valkey").server.call("SET", "pspf:format", "1", database=connector.db)
+    async with ValkeyBroker(connector):
+        assert hall("valkey").server.call("GET", "pspf:format", database=connector.db) == b"%d" % FORMAT
 
 
 @pytest.mark.parametrize(

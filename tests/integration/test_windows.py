@@ -11,12 +11,7 @@ from pspf.connectors.base import StreamingBackend
 from pspf.errors import ConfigurationError, NotAvailable
 from pspf.windows import WindowResult
 from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until
-from tests.support.brokers import KINDS
 
-EMBEDDED = pytest.mark.parametrize(
-    "kind", [kind for kind in KINDS if kind.name in ("memory", "sqlite")], ids=lambda kind: kind.name, indirect=True
-)
-pytestmark = EMBEDDED
 TOPIC = "ticks"
 QUICK = RetryPolicy(max_attempts=3, initial_ms=1, max_ms=2)
 

@@ -79,6 +79,8 @@ async def _check_format(lane: Lane) -> None:
         raise BackendCorrupt(
             f"{lane.name} holds format {int(raw)}, and this version of PSPF knows {FORMAT}: use a newer PSPF"
         )
+    if int(raw) < FORMAT:  # 1 has no windows, and who knows no other would leave them behind
+        await lane.call("SET", FORMAT_KEY, FORMAT)
 
 
 async def _describe_loss(lane: Lane, info: dict[str, str]) -> str | None:

@@ -8,7 +8,7 @@ from pspf.connectors.letters import encode_letter
 from pspf.connectors.valkey.fields import format_entry_id, pack_records, pack_retry
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.scripts import Argument
-from pspf.records import DEAD_LETTER_SUFFIX, Commit, NewRecord, Retry, check_name
+from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX, Commit, Cursor, NewRecord, Retry, check_name
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
@@ -28,15 +28,17 @@ class Effects:
 NO_EFFECTS: Final = Effects((), ())
 
 
-async def pack_effects(core: "Core", commit: Commit, numbers: Mapping[int, int] | None) -> Effects:
-    """Return the emits and dead letters of a commit, each topic's in order; make the topics where missing.
+async def pack_effects(core: "Core", cursor: Cursor, commit: Commit, numbers: Mapping[int, int] | None) -> Effects:
+    """Return the emits, late records and dead letters of a commit, each topic's in order.
 
-    `numbers` says which record of the commit an offset is, None where all stand together (ordered mode).
+    Topics are made where missing. `numbers` says which record of the commit an offset is, None where all
+    stand together (ordered mode).
 
     Raises:
         ConfigurationError: A topic's name is not one; nothing was made.
     """
-    if not commit.emits and not commit.dead:
+    late = () if commit.windows is None else commit.windows.late
+    if not commit.emits and not commit.dead and not late:
         return NO_EFFECTS
     by_topic: dict[str, tuple[list[NewRecord], list[int]]] = {}
     for emit in commit.emits:
@@ -52,6 +54,12 @@ async def pack_effects(core: "Core", commit: Commit, numbers: Mapping[int, int] 
         for partition, indices in core.router.route(topic.name, topic.count, records).items():
             stream = topic.partitions[partition].stream
             streams[stream] = ([records[at] for at in indices], [sources[at] for at in indices])
+    if late:
+        topic = await core.topics.ensure(cursor.topic + LATE_SUFFIX)
+        stream = topic.partitions[cursor.partition % topic.count].stream
+        records, sources = streams.setdefault(stream, ([], []))
+        records += late
+        sources += [ALWAYS] * len(late)
     for letter in commit.dead:
         record = letter.record
         topic = await core.topics.ensure(record.topic + DEAD_LETTER_SUFFIX)

@@ -4,6 +4,7 @@ import logging
 from typing import Final
 
 from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.remembered import read_some
 from pspf.connectors.valkey.scripts import load_script
 from pspf.connectors.valkey.wire import Lane
 
@@ -18,11 +19,10 @@ async def forget_cursor(lane: Lane, keys: CursorKeys, group: bytes) -> None:
 
     What is left half-way is finished by the next one.
     """
-    fixed = (keys.partition.stream, keys.meta, keys.due, keys.retry, keys.key(b"suspects"), keys.keys)
+    fixed = (keys.partition.stream, keys.meta, keys.due, keys.retry, keys.key(b"suspects"), keys.keys, keys.slots)
     while True:
-        with_state = await lane.call("SRANDMEMBER", keys.keys, _STEP)
-        states = [keys.state(key) for key in with_state]
-        reply = await lane.run(_RESET, (*fixed, *states), (group, *with_state))
+        some = await read_some(lane, keys, _STEP)
+        reply = await lane.run(_RESET, (*fixed, *some.names), (group, *some.arguments))
         if reply == b"DONE":
             logger.error(
                 "%s: the stream of %s was deleted; the group starts again, without offsets and state",

@@ -97,7 +97,8 @@ async def list_cursors(core: Core, group: str | None, topic: str | None) -> list
 
 
 async def _cursor_info(lane: Lane, cursor: Cursor, keys: CursorKeys, survey: Any, *, has_owner: bool) -> CursorInfo:
-    unread, position, done, last, pending, age_ms, returned, waiting, parked, owner, last_commit_ms = survey
+    unread, position, done, last, pending, age_ms, returned, waiting, parked, owner, *times = survey
+    last_commit_ms, watermark_ms = times
     is_ordered = cursor.handler is not None
     return CursorInfo(
         cursor,
@@ -109,6 +110,7 @@ async def _cursor_info(lane: Lane, cursor: Cursor, keys: CursorKeys, survey: Any
         retries=waiting,
         oldest_pending_ms=age_ms if age_ms >= 0 else None,
         owner=owner.decode() if is_ordered and has_owner else None,
+        watermark_ms=int(watermark_ms) if watermark_ms else None,
         last_commit_ms=int(last_commit_ms) if last_commit_ms else None,
     )
 

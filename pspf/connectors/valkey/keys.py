@@ -10,8 +10,8 @@ from typing import Final
 
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
 
-FORMAT: Final = 1
-"""Written into each database; one of a newer format is refused."""
+FORMAT: Final = 2
+"""Written into each database; one of a newer format is refused, one of an older is brought up to date."""
 
 FORMAT_KEY: Final = b"pspf:format"
 TOPICS_KEY: Final = b"pspf:topics"

@@ -16,6 +16,7 @@ from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.suspicion import Suspicion
+from pspf.connectors.valkey import windows
 from pspf.connectors.valkey.commits import pack_effects, pack_state, pack_waiting
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
 from pspf.connectors.valkey.gone import forget_cursor
@@ -25,7 +26,7 @@ from pspf.connectors.valkey.reading import Reads
 from pspf.connectors.valkey.scripts import Argument, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import CommitFenced, CommitStale
-from pspf.records import Batch, Commit, Cursor, Record, Retry
+from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _ACQUIRE: Final = load_script("acquire")
 _LOOK: Final = load_script("look_ordered")
-_COMMIT: Final = load_script("commit_ordered", "effects")
+_COMMIT: Final = load_script("commit_ordered", "effects", "windows")
 _FORGET: Final = load_script("forget_deleted")
 _HOLD: Final = load_script("hold_ordered")
 _UNKNOWN_BATCH: Final = 1_000
@@ -224,9 +225,10 @@ class OrderedConsumer(Consumer):
 
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._core.limits)
-        effects = await pack_effects(self._core, commit, None)
+        effects = await pack_effects(self._core, self.cursor, commit, None)
         done, retries = pack_waiting(commit, self._waiting)
         states, changes = pack_state(commit, self._keys)
+        packed = windows.pack_windows(commit.windows, self._keys)
         finished = len(commit.done) + len(commit.retries)
         rest = None if self._suspicion is None else self._suspicion.after_commit(finished)
         number = 0 if commit.position is None else bisect_left(self._new, commit.position)
@@ -245,13 +247,16 @@ class OrderedConsumer(Consumer):
             len(done),
             len(commit.retries),
             len(states),
+            *packed.head,
             *done,
             *retries,
             *changes,
+            *packed.arguments,
             *effects.arguments,
         ]
         keys = self._keys
-        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.keys, *states, *effects.streams]
+        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.keys, keys.slots]
+        script_keys += [*states, *packed.keys, *effects.streams]
         faults.reach("commit.sent")
         self._is_committing = True
         reply = await self._member.commits.run(_COMMIT, script_keys, arguments)
@@ -301,6 +306,20 @@ class OrderedConsumer(Consumer):
                 names = [name.decode() for name in flat[::2]]
                 found[key] = dict(zip(names, flat[1::2], strict=True))
         return found
+
+    async def read_progress(self) -> bytes | None:
+        return await windows.read_progress(self._member.commits, self._keys)
+
+    async def read_slots(self) -> Sequence[int]:
+        return await windows.read_slots(self._member.commits, self._keys)
+
+    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        return await windows.read_windows(self._member.commits, self._keys, places)
+
+    async def scan_windows(
+        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        return await windows.scan_windows(self._member.commits, self._keys, slot, after, max_entries)
 
     # Ending
 

@@ -14,6 +14,7 @@ from pspf.connectors.valkey.deleting import read_family
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse_entry_id
 from pspf.connectors.valkey.inspect import find_cursors, list_cursors, read_topic
 from pspf.connectors.valkey.keys import TOPICS_KEY, CursorKeys, PartitionKeys
+from pspf.connectors.valkey.remembered import count_values, read_all
 from pspf.connectors.valkey.scripts import Argument, load_script
 from pspf.connectors.valkey.seeking import live_consumers
 from pspf.connectors.valkey.topics import MAX_PARTITIONS, Topic, make_topic
@@ -58,10 +59,10 @@ async def _refuse_busy(core: Core, topic: Topic, reset_state: bool) -> None:
             )
     for cursor, keys in cursors:
         if cursor.handler is not None and not reset_state:
-            values = await core.commands.call("SCARD", keys.keys)
+            values = await count_values(core.commands, keys)
             if values:
                 raise Refused(
-                    f"handler {cursor.handler!r} of group {cursor.group!r} remembers {values:,} keys in partition"
+                    f"handler {cursor.handler!r} of group {cursor.group!r} remembers {values:,} values in partition"
                     f" {cursor.partition} of {topic.name!r}\n"
                     "  add --reset-state to forget what handlers of this topic remember"
                 )
@@ -263,6 +264,7 @@ class _Copy:
             names += [keys.meta, keys.cursors, keys.sessions, keys.floors, *keys.dedup()]
             names += [keys.live(session) for session in sessions]
         for cursor in cursors:
-            states = [cursor.state(key) for key in await lane.call("SMEMBERS", cursor.keys)]
-            names += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects"), cursor.keys, *states]
+            _, remembered = await read_all(lane, cursor)
+            names += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects"), cursor.keys, cursor.slots]
+            names += remembered.names
         return names

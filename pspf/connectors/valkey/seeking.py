@@ -9,7 +9,9 @@ from pspf.connectors.valkey.fields import format_entry_id, parse_entry_id
 from pspf.connectors.valkey.inspect import find_cursors
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.members import Roll
+from pspf.connectors.valkey.remembered import count_kept, count_values, read_all, read_some
 from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendUnavailable, NotFound, Refused
 from pspf.records import Cursor
 
@@ -18,7 +20,7 @@ _FORGET_STATE: Final = load_script("forget_state")
 _DELETE: Final = load_script("delete_cursor")
 _STATE_AT_ONCE: Final = 10_000
 _STATE_IN_ONE: Final = 200_000
-"""So many record keys are forgotten in the script that moves the cursor; more of them in steps before it."""
+"""So many record keys and slots are forgotten in the script that moves the cursor; more of them in steps before it."""
 _TRIES: Final = 10
 
 
@@ -33,7 +35,7 @@ async def seek(core: Core, cursor: Cursor, offset: int, keep_state: bool | None,
     roll = Roll(core, keys.partition)
     await roll.refresh(core.commands)
     consumers = roll.members(cursor.group, cursor.handler)
-    values = 0 if cursor.handler is None else await _count_values(core, keys)
+    values = 0 if cursor.handler is None else await _count_values(core.commands, keys)
     if values and keep_state is None:
         raise Refused(
             f"{cursor} remembers {values:,} values, which fit the records it has handled;\n"
@@ -58,36 +60,30 @@ async def _run_seek(
         "1" if is_reset else "",
     ]
     for _ in range(_TRIES):
-        with_state: list[bytes] = []
+        sequence, names = b"", list[bytes]()
         if is_reset and not dry_run:
             await _forget_state(core, keys, leave=_STATE_IN_ONE)
-            with_state = await lane.call("SMEMBERS", keys.keys)
-        states = [keys.state(key) for key in with_state]
-        script_keys = [*fixed, keys.partition.floors, keys.keys, *states]
-        reply = await lane.run(_SEEK, script_keys, [*arguments, *with_state])
+            sequence, remembered = await read_all(lane, keys)
+            names = remembered.names
+        script_keys = [*fixed, keys.partition.floors, keys.keys, keys.slots, *names]
+        reply = await lane.run(_SEEK, script_keys, [*arguments, sequence])
         if reply[0] == b"GONE":
             raise NotFound(f"no cursor {cursor}: its stream is gone")
-        if reply[0] != b"KEYS":
+        if reply[0] != b"MOVED":
             return parse_entry_id(reply[0]), parse_entry_id(reply[1]), reply[2]
     raise BackendUnavailable(f"{lane.name}: {cursor} is written to while its state is forgotten; try again")
 
 
-async def _count_values(core: Core, keys: CursorKeys) -> int:
-    with_state = await core.commands.call("SMEMBERS", keys.keys)
-    count = 0
-    for start in range(0, len(with_state), _STATE_AT_ONCE):
-        chosen = with_state[start : start + _STATE_AT_ONCE]
-        replies = await core.commands.call_many([("HLEN", keys.state(key)) for key in chosen])
-        count += sum(core.commands.check(reply, "HLEN") for reply in replies)
-    return count
+async def _count_values(lane: Lane, keys: CursorKeys) -> int:
+    """Return how much a cursor remembers; how far its windows are is one more."""
+    return await count_values(lane, keys) + int(await lane.call("HEXISTS", keys.meta, "progress"))
 
 
 async def _forget_state(core: Core, keys: CursorKeys, *, leave: int) -> None:
-    """Forget a cursor's state, in bounded steps, until at most `leave` record keys have some."""
-    while await core.commands.call("SCARD", keys.keys) > leave:
-        chosen = await core.commands.call("SRANDMEMBER", keys.keys, _STATE_AT_ONCE)
-        states = [keys.state(key) for key in chosen]
-        await core.commands.run(_FORGET_STATE, [keys.meta, keys.keys, *states], chosen)
+    """Forget a cursor's state, in bounded steps, until at most `leave` record keys and slots have some."""
+    while await count_kept(core.commands, keys) > leave:
+        some = await read_some(core.commands, keys, _STATE_AT_ONCE)
+        await core.commands.run(_FORGET_STATE, [keys.meta, keys.keys, keys.slots, *some.names], some.arguments)
 
 
 async def delete_group(core: Core, group: str, topic: str | None, force: bool, dry_run: bool) -> int:
@@ -123,7 +119,7 @@ async def delete_cursor(core: Core, keys: CursorKeys) -> None:
     reply = -1
     while reply < 0:
         await _forget_state(core, keys, leave=0)
-        script_keys = [*fixed, keys.key(b"suspects"), keys.keys]
+        script_keys = [*fixed, keys.key(b"suspects"), keys.keys, keys.slots]
         reply = await core.commands.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
 
 

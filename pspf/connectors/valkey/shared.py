@@ -232,7 +232,7 @@ class SharedConsumer(Consumer):
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         batch = sort_shared(commit, self._hand, self._noted)
         numbers = {offset: number for number, offset in enumerate(batch.others, 1)}
-        effects = await pack_effects(self._core, commit, numbers)
+        effects = await pack_effects(self._core, self.cursor, commit, numbers)
         is_sure = batch.is_known and not commit.whole
         if is_sure and self._doubtful:
             is_sure = self._doubtful.isdisjoint(batch.plain) and self._doubtful.isdisjoint(batch.others)

@@ -5,18 +5,54 @@ order. A slot goes as a whole, whatever it holds, by removing both.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from pspf.connectors.base import CursorWindows
-from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.inspect import find_cursors
 from pspf.connectors.valkey.keys import CursorKeys
-from pspf.connectors.valkey.scripts import Command, load_script
+from pspf.connectors.valkey.scripts import Argument, Command, load_script
 from pspf.connectors.valkey.wire import Lane
-from pspf.records import Cursor, WindowPlace
+from pspf.records import Cursor, WindowChanges, WindowPlace
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.core import Core
 
 _SCAN: Final = load_script("scan_windows")
 _FIELDS_AT_ONCE: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class PackedWindows:
+    """What a commit does to windows, as commit_ordered.lua takes it: two keys a slot, and what stands in ARGV."""
+
+    keys: Sequence[bytes]
+    head: Sequence[Argument]
+    arguments: Sequence[Argument]
+
+
+_NO_WINDOWS: Final = PackedWindows((), ("", "", ""), ())
+
+
+def pack_windows(changes: WindowChanges | None, keys: CursorKeys) -> PackedWindows:
+    """Return the windows of an ordered commit, slot by slot."""
+    if changes is None:
+        return _NO_WINDOWS
+    dropped = set(changes.dropped)
+    kept: dict[int, list[Argument]] = {slot: [] for slot in changes.dropped}
+    gone: dict[int, list[Argument]] = {}
+    for (slot, key), state in changes.states.items():
+        pairs = kept.setdefault(slot, [])
+        if state is None:
+            gone.setdefault(slot, []).append(key)
+        else:
+            pairs += (key, state)
+    arguments: list[Argument] = []
+    for slot, pairs in kept.items():
+        forgotten = gone.get(slot, ())
+        arguments += (slot, "1" if slot in dropped else "", len(pairs) // 2, len(forgotten), *pairs, *forgotten)
+    head = (len(kept), "" if changes.watermark_ms is None else changes.watermark_ms, changes.progress)
+    return PackedWindows([*map(keys.window, kept), *map(keys.window_keys, kept)], head, arguments)
 
 
 async def read_progress(lane: Lane, keys: CursorKeys) -> bytes | None:
@@ -61,7 +97,7 @@ async def scan_windows(
 # From outside
 
 
-async def list_windows(core: Core, handler: str | None, group: str | None, topic: str | None) -> list[CursorWindows]:
+async def list_windows(core: "Core", handler: str | None, group: str | None, topic: str | None) -> list[CursorWindows]:
     """Return what cursors keep of windows, by group, topic, handler and partition."""
     lane = core.commands
     chosen = [
@@ -85,7 +121,7 @@ async def list_windows(core: Core, handler: str | None, group: str | None, topic
     return found
 
 
-async def find_keys(core: Core, cursor: Cursor) -> CursorKeys | None:
+async def find_keys(core: "Core", cursor: Cursor) -> CursorKeys | None:
     """Return the keys of a cursor, None where its partition is gone."""
     topic = await core.topics.find(cursor.topic)
     if topic is None or not 0 <= cursor.partition < topic.count:

@@ -1,20 +1,23 @@
 -- All that a batch of an ordered cursor did: all of it or none of it. The checks, in this order: the
 -- lease, a commit sent again, the sequence, the stream, the types; behind them nothing fails.
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 keys  6.. state of the record keys in ARGV,
---       then the streams of the effects
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 keys  6 slots  7.. state of the record keys in ARGV,
+--       then the states of each slot of windows, the keys of each slot, and the streams of the effects
 -- ARGV  1 now  2 the cursor's group on the stream  3 token  4 epoch  5 sequence  6 commit id
 --       7 position, or '' where it stays  8 the id before it  9 how many records passed, '' unknown
 --       10 limit  11 left of the suspicion ('' none)  12 number of streams of effects
 --       13 number of records done, of those that waited  14 number of retries  15 number of record keys
+--       16 number of slots of windows, '' without windows  17 the watermark or ''  18 progress
 --       then the ids done; per retry: id, due ('+inf' held back), packed; per record key: the key,
---       number of values, name and value of each, number of names to forget, each; then the effects
+--       number of values, name and value of each, number of names to forget, each; then the windows
+--       (windows.lua) and the effects (effects.lua)
 -- Reply {'OK', sequence} {'FENCED'} {'STALE', sequence} {'GONE'}
 -- Caller: ordered.py
 
-local stream, meta, due, retry, keys = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local stream, meta, due, retry, keys, slots = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local commit_id, position = ARGV[6], ARGV[7]
 local streams, done, retries, states = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
+local windows = tonumber(ARGV[16]) or 0
 
 local cursor = redis.call('HMGET', meta, 'token', 'epoch', 'commit_id', 'seq')
 if not cursor[4] then return {'GONE'} end
@@ -25,7 +28,9 @@ if sequence ~= ARGV[5] then return {'STALE', sequence} end
 if redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end
 
 local wrong = check_kinds(3, 3, 'zset') or check_kinds(4, 4, 'hash') or check_kinds(5, 5, 'set')
-  or check_kinds(6, 5 + states, 'hash') or check_kinds(6 + states, 5 + states + streams, 'stream')
+  or check_kinds(6, 6, 'set') or check_kinds(7, 6 + states + windows, 'hash')
+  or check_kinds(7 + states + windows, 6 + states + 2 * windows, 'zset')
+  or check_kinds(7 + states + 2 * windows, 6 + states + 2 * windows + streams, 'stream')
 if wrong then return wrong end
 
 local now_ms, _, stamp = read_clock(ARGV[1])
@@ -41,8 +46,9 @@ if position ~= '' then
     redis.call('XGROUP', 'SETID', stream, ARGV[2], ARGV[8])
   end
 end
+if ARGV[16] ~= '' then redis.call('HSET', meta, 'watermark_ms', ARGV[17], 'progress', ARGV[18]) end
 
-local at = 16
+local at = 19
 for number = at, at + done - 1 do
   redis.call('ZREM', due, ARGV[number])
   redis.call('HDEL', retry, ARGV[number])
@@ -54,7 +60,7 @@ for _ = 1, retries do
   at = at + 3
 end
 for number = 1, states do
-  local state, key, values = KEYS[5 + number], ARGV[at], tonumber(ARGV[at + 1])
+  local state, key, values = KEYS[6 + number], ARGV[at], tonumber(ARGV[at + 1])
   at = at + 2
   if values > 0 then
     for from = at, at + 2 * values - 1, 4000 do
@@ -73,5 +79,6 @@ for number = 1, states do
     if redis.call('EXISTS', state) == 0 then redis.call('SREM', keys, key) end
   end
 end
-append_effects(5 + states, streams, at, stamp, {})
+at = write_windows(slots, 6 + states, windows, at)
+append_effects(6 + states + 2 * windows, streams, at, stamp, {})
 return {'OK', sequence}

@@ -1,11 +1,11 @@
 -- Removes a cursor whose state is gone already, and its consumer group.
 --
--- KEYS  1 stream  2 the partition's meta  3 cursors  4 cursor's meta  5 due  6 retry  7 suspects  8 keys
+-- KEYS  1 stream  2 the partition's meta  3 cursors  4 cursor's meta  5 due  6 retry  7 suspects  8 keys  9 slots
 -- ARGV  1 the cursor's field in `cursors`  2 its group on the stream
 -- Reply 1; 0 where it was not there; -1 where it has state again
 -- Caller: seeking.py
 
-if redis.call('EXISTS', KEYS[8]) == 1 then return -1 end
+if redis.call('EXISTS', KEYS[8], KEYS[9]) > 0 then return -1 end
 local was_there = redis.call('HDEL', KEYS[3], ARGV[1])
 if was_there == 1 then redis.call('HINCRBY', KEYS[2], 'cursors', 1) end
 redis.call('UNLINK', KEYS[4], KEYS[5], KEYS[6], KEYS[7])

@@ -1,11 +1,11 @@
 -- Moves a cursor: what it had not finished is forgotten, its lease ends.
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors  7 keys,
---       then the state of the record keys in ARGV
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors  7 keys  8 slots,
+--       then all the state of the cursor
 -- ARGV  1 the cursor's group on the stream  2 '1' in shared mode  3 the id wanted next  4 the id before it
---       5 '1' to say only what would be  6 '1' to forget the state  7.. record keys, all that have state
--- Reply {next id before, next id after, number of unfinished records}; {'GONE'}; {'KEYS'} where other
---       record keys have state by now
+--       5 '1' to say only what would be  6 '1' to forget the state  7 the sequence at which KEYS named all of it
+-- Reply {next id before, next id after, number of unfinished records}; {'GONE'}; {'MOVED'} where the cursor
+--       may have other state by now
 -- Caller: seeking.py
 
 local COUNT_STEP, COUNT_MOST = 1000, 20000
@@ -29,7 +29,7 @@ elseif not is_before(wanted, after(last)) then
 end
 if ARGV[5] == '1' then return {floor, position, unfinished} end
 local is_reset = ARGV[6] == '1'
-if is_reset and redis.call('SCARD', KEYS[7]) ~= #ARGV - 6 then return {'KEYS'} end
+if is_reset and redis.call('HGET', cursor, 'seq') ~= ARGV[7] then return {'MOVED'} end
 if not passed then
   local unread, from = 0, position
   repeat
@@ -59,7 +59,7 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[6], 0, -1)) do
   if is_before(position, id) then redis.call('ZREM', KEYS[6], id) end
 end
 if is_reset then
-  for number = 8, #KEYS do redis.call('UNLINK', KEYS[number]) end
-  redis.call('UNLINK', KEYS[7])
+  for number = 7, #KEYS do redis.call('UNLINK', KEYS[number]) end
+  redis.call('HDEL', cursor, 'watermark_ms', 'progress')
 end
 return {floor, position, unfinished}

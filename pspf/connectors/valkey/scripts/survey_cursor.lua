@@ -4,13 +4,13 @@
 -- ARGV  1 now  2 the group in shared mode, else empty
 -- Reply {number unread (-1: count it from the next id), next id, id of the last record of the done ones or
 --       empty, last id ever given, in hand, age of the oldest of these in ms (-1: none), given back, waiting for
---       a retry, held back, owner, last_commit_ms}; empty where the cursor is gone.
+--       a retry, held back, owner, last_commit_ms, watermark_ms or empty}; empty where the cursor is gone.
 -- Caller: inspect.py
 
 local AGES = 100
 
 local stream, cursor, due = KEYS[1], KEYS[2], KEYS[3]
-local meta = redis.call('HMGET', cursor, 'position', 'passed', 'session', 'last_commit_ms')
+local meta = redis.call('HMGET', cursor, 'position', 'passed', 'session', 'last_commit_ms', 'watermark_ms')
 local position, passed = meta[1], tonumber(meta[2] or '')
 if not position then return {} end
 
@@ -69,4 +69,5 @@ elseif first then
   done = entry and entry[1] or ''
 end
 return {unread, position, done, last, pending, age, redis.call('ZCOUNT', due, '-inf', '(0'),
-  redis.call('ZCOUNT', due, 0, '(+inf'), redis.call('ZCOUNT', due, '+inf', '+inf'), meta[3] or '', meta[4] or ''}
+  redis.call('ZCOUNT', due, 0, '(+inf'), redis.call('ZCOUNT', due, '+inf', '+inf'), meta[3] or '', meta[4] or '',
+  meta[5] or ''}
