@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -22,7 +22,7 @@ from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack
 from pspf.processing.narration import Narrator
 from pspf.processing.stop import Backoff, SoloGate, Stop
-from pspf.records import Batch, Commit, NewRecord, Record
+from pspf.records import Batch, Commit, Cursor, NewRecord, Record
 from pspf.schema import make_decoder
 from pspf.settings import Settings
 from pspf.state.base import StateStore
@@ -107,10 +107,11 @@ class BatchProcessor:
     """The handlers that were told that they emit past their commit."""
     _loops: "set[_CursorLoop]" = field(default_factory=set)
 
-    def finish(self) -> None:
-        """Close the windows that are open on the cursors in hand, as at the end of the input."""
+    def finish(self, cursors: Collection[Cursor] | None = None) -> None:
+        """Close the windows that are open on the cursors in hand, or on some of them, as at the end of the input."""
         for loop in self._loops:
-            loop.finish()
+            if cursors is None or loop.cursor in cursors:
+                loop.finish()
 
     async def run(self, subscription: Subscription, broker: Broker, consumer: Consumer, stop: Stop) -> None:
         """Process a cursor until `stop` is set, then give it back.
@@ -170,7 +171,7 @@ class _CursorLoop:
         self._commits_aside = consumer.is_remote and consumer.lease is None and self._state is None
         self._upcoming: asyncio.Task[Batch] | None = None
         self._was_full = False
-        cursor = consumer.cursor
+        self.cursor = cursor = consumer.cursor
         self._activity = processor.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
         stop.add(self._on_stop)
 

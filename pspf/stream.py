@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
@@ -20,7 +20,7 @@ from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, Not
 from pspf.processing.stop import Backoff, Stop
 from pspf.processing.windows.folds import make_loader
 from pspf.processor import BatchProcessor, Tuning
-from pspf.records import Appended, NewRecord, check_name, encode_headers, format_ids
+from pspf.records import Appended, Cursor, NewRecord, check_name, encode_headers, format_ids
 from pspf.schema import encode
 from pspf.settings import settings
 from pspf.state.base import StateStore
@@ -475,13 +475,13 @@ class Stream:
                         "group %s has a cursor of handler %s, which the app lacks: renamed? pass name=", group, handler
                     )
 
-    def finish(self) -> None:
-        """Close and emit all windows that are open on the cursors in hand, as at the end of the input.
+    def finish(self, cursors: Collection[Cursor] | None = None) -> None:
+        """Close and emit all windows that are open on the cursors in hand, or on some, as at the end of the input.
 
         It is asked for here, and done with the next commit of each cursor. The watermark is raised for
         it, so that what comes later may be late.
         """
-        self.processor.finish()
+        self.processor.finish(cursors)
 
     async def stop(self) -> None:
         """End gracefully: finish the batch in hand, commit, give all back, close what was opened.

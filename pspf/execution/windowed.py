@@ -8,7 +8,7 @@ the batches were. What is not in memory is loaded before a section is folded; fo
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
 from pspf import faults
@@ -93,8 +93,9 @@ class Windowed(Executor):
         self._keys: dict[int, bytes] = {}
         self._late: list[NewRecord] = []
         self._is_open = False
-        self._has_more = False
+        self._has_more = True  # of what the owner before has left; nobody knows before it is read
         self._is_final = False
+        self._is_finished = False
         self._weight_bytes = 0
         self._carried: tuple[Record, Any, int, Key] | None = None
         handler = subscription.handler
@@ -104,6 +105,7 @@ class Windowed(Executor):
         self._breath: Breath | None = None
         self.function = _armed(handler.function, self.is_async)
         room.held.key_of = lambda record: self._keys.get(record.offset)
+        room.on_more()
 
     # One batch
 
@@ -133,6 +135,8 @@ class Windowed(Executor):
         is_final = self._is_final and not records
         if is_final:
             self.watermark_ms = max(self.watermark_ms, self.last_due_ms())
+        elif not records and not self._has_more:
+            return 0
         fits = await self.settle(self.watermark_ms, first, run)
         while fits and taken < len(records) and not run.is_closed:
             section, ahead_ms, stops = self._prepare(records, taken)
@@ -149,6 +153,7 @@ class Windowed(Executor):
         await self.conclude(run.batch.end if not records else records[max(taken, 1) - 1].offset, run)
         if fits and is_final:
             self._is_final = False
+        self._is_finished = fits and (is_final or (self._is_finished and not records))
         self._has_more = not fits and taken == len(records)
         self._store(run)
         if self.has_late:
@@ -161,6 +166,7 @@ class Windowed(Executor):
         self.watermark_ms = progress.watermark_ms
         self.held_ms = dict(progress.held)
         await self.restore(progress, is_new=stored is None)
+        self._has_more, self._is_finished = progress.has_more, progress.is_finished
         self._is_open = True
 
     def _prepare(self, records: Sequence[Record], begin: int) -> tuple[list[Item], int, bool]:
@@ -348,7 +354,8 @@ class Windowed(Executor):
             self._keys = {offset: key for offset, key in self._keys.items() if held.is_waiting(offset)}
         changes = self.take_changes()
         watermark_ms = None if self.watermark_ms == BEGINNING else self.watermark_ms
-        progress = self.note(self.held_ms).encode(self._described)
+        noted = replace(self.note(self.held_ms), has_more=self._has_more, is_finished=self._is_finished)
+        progress = noted.encode(self._described)
         run.windows = WindowChanges(watermark_ms, progress, changes.dropped, changes.states, tuple(self._late))
 
 

@@ -20,7 +20,9 @@ class Progress:
 
     `closing` is the window that is being closed and the last key of it that is done. `withheld` are
     windows that stay open for one key. `held` is the watermark at the position of each record, by
-    offset, that is not done although it was read.
+    offset, that is not done although it was read. `has_more`: what is due at this watermark is not all
+    emitted yet. `is_finished`: all that was open was closed as at the end of the input, and no record
+    has come since.
     """
 
     watermark_ms: int = BEGINNING
@@ -28,6 +30,8 @@ class Progress:
     closing: tuple[int, Key] | None = None
     withheld: Sequence[tuple[int, Key]] = ()
     held: Mapping[int, int] = field(default_factory=dict)
+    has_more: bool = False
+    is_finished: bool = False
 
     def encode(self, described: Mapping[str, Any]) -> bytes:
         """Return it as stored, with what `describe` says of the windows."""
@@ -40,8 +44,24 @@ class Progress:
                 "closing": self.closing,
                 "withheld": self.withheld,
                 "held": {str(offset): watermark_ms for offset, watermark_ms in self.held.items()},
+                "has_more": self.has_more,
+                "is_finished": self.is_finished,
             }
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What anybody may know of an operator, with `Progress.has_more` and `is_finished`."""
+
+    has_more: bool
+    is_finished: bool
+
+
+def read_standing(stored: bytes) -> Standing:
+    """Return how far an operator of whatever windows is, from what it stored."""
+    tree = orjson.loads(stored)
+    return Standing(tree.get("has_more", False), tree.get("is_finished", False))
 
 
 def describe(windowing: Windowing, fold_name: str) -> dict[str, Any]:
@@ -84,4 +104,6 @@ def decode(stored: bytes, described: Mapping[str, Any], name: str) -> Progress:
         closing=None if closing is None else (closing[0], closing[1]),
         withheld=[(start, key) for start, key in tree["withheld"]],
         held={int(offset): watermark_ms for offset, watermark_ms in tree["held"].items()},
+        has_more=tree.get("has_more", False),
+        is_finished=tree.get("is_finished", False),
     )
