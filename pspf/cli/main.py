@@ -4,7 +4,7 @@ import os
 import sys
 from typing import NoReturn
 
-from pspf.cli import broker, dlq, emit, groups, health, info, pending, show, state, tail, topics, worker, workers
+from pspf.cli import broker, dlq, emit, groups, health, info, pending, show, state, tail, top, topics, worker, workers
 from pspf.cli.console import ClosedPipe, say
 from pspf.cli.exits import ExitCode, code_of, explain
 from pspf.cli.options import Command, examples, make_app, verbosity
@@ -20,6 +20,7 @@ worker.add_to(app)
 emit.add_to(app)
 tail.add_to(app)
 show.add_to(app)
+top.add_to(app)
 app.add_typer(topics.app, name="topics")
 app.add_typer(groups.app, name="groups")
 app.add_typer(pending.app, name="pending")

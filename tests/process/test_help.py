@@ -11,6 +11,7 @@ COMMANDS = [
     ("emit",),
     ("tail",),
     ("show",),
+    ("top",),
     ("version",),
     *((group,) for group in ("topics", "groups", "pending", "dlq", "state", "broker", "config")),
     *(("topics", name) for name in ("list", "inspect", "create", "trim", "delete", "repartition")),
