@@ -6,7 +6,7 @@ does not. (`GUARDS` is the list; a text that is no more in the script fails the 
 
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -19,7 +19,7 @@ from pspf.connectors.base import Limits
 from pspf.connectors.valkey import ordered, shared
 from pspf.connectors.valkey.scripts import Script
 from pspf.errors import BackendCorrupt, CommitFenced, CommitStale, DiskFull
-from pspf.records import Cursor, Record
+from pspf.records import Cursor, Record, WindowChanges
 from tests.support.brokers import KINDS, World
 from tests.support.servers import hall
 from tests.support.workers import (
@@ -156,6 +156,19 @@ async def an_ordered_commit_to_something_else_writes_nothing(stage: Stage) -> No
     await _commit_to_something_else(stage, is_ordered=True)
 
 
+async def windows_kept_as_something_else_are_not_written_in_part(stage: Stage) -> None:
+    for key in ("slots:billing:app.total", "win:billing:app.total:0", "wkeys:billing:app.total:0"):
+        member, records = await open_batch(stage, is_ordered=True)
+        stage.call("SET", f"pspf:{{{TOPIC}}}:{key}", "mine")
+        changes = WindowChanges(5, b"{}", (), {(0, b"a"): b"1"})
+        commit = settle(records, position=records[-1].offset + 1, emits=[emit(records[0], "x")])
+        before = await read_lag(stage.broker, ORDERED)
+        assert await refused(member.consumer.commit(replace(commit, windows=changes)), BackendCorrupt)
+        assert await read_lag(stage.broker, ORDERED) == before
+        stage.call("DEL", f"pspf:{{{TOPIC}}}:{key}")
+        await member.session.close()
+
+
 async def a_shared_commit_to_something_else_writes_nothing(stage: Stage) -> None:
     await _commit_to_something_else(stage, is_ordered=False)
 
@@ -278,6 +291,8 @@ class Guard:
 _FENCE: Final = "if cursor[1] ~= ARGV[3] or cursor[2] ~= ARGV[4] then return {'FENCED'} end"
 _STREAM: Final = "if redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end"
 _TYPES: Final = "if wrong then return wrong end"
+_SLOTS: Final = "or check_kinds(6, 6, 'set')"
+_WINDOW_KEYS: Final = "or check_kinds(7 + states + windows, 6 + states + 2 * windows, 'zset')"
 _TAKES: Final = "redis.call('HINCRBY', meta, 'takes', 1)"
 _IS_ALIVE: Final = "elseif not is_alive(live[name], now_ms, shift) then"
 
@@ -300,6 +315,15 @@ GUARDS: Final = (
     ),
     Guard(ordered, "_COMMIT", _STREAM, "", a_batch_of_a_deleted_stream_is_stale),
     Guard(ordered, "_COMMIT", _TYPES, "", an_ordered_commit_to_something_else_writes_nothing),
+    Guard(ordered, "_COMMIT", _SLOTS, "", windows_kept_as_something_else_are_not_written_in_part),
+    Guard(
+        ordered,
+        "_COMMIT",
+        "check_kinds(7, 6 + states + windows, 'hash')",
+        "check_kinds(7, 6 + states, 'hash')",
+        windows_kept_as_something_else_are_not_written_in_part,
+    ),
+    Guard(ordered, "_COMMIT", _WINDOW_KEYS, "", windows_kept_as_something_else_are_not_written_in_part),
     Guard(
         ordered,
         "_COMMIT",
