@@ -336,6 +336,14 @@ class Broker(ABC):
     ) -> None:
         await self.close()
 
+    @property
+    def secret_url(self) -> str | None:
+        """The URL by which another process opens the same broker, with its password: never to be shown.
+
+        None where no other process can.
+        """
+        return None
+
     _users: frozenset[object] = frozenset()
 
     async def enter(self, user: object) -> None:

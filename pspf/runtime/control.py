@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pspf.runtime.ledger import Ledger, Tally
+from pspf.runtime.logs import LEVELS
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.place import Place
 from pspf.runtime.presence import Command
@@ -59,7 +60,7 @@ class SupervisorControl:
                 self._each(places, supervisor.resume, "it goes on", answer)
             case "stacks":
                 supervisor.look(places, lambda stacks: answer({"stacks": stacks}))
-            case "log-level":
+            case "log-level" if command.level in LEVELS:
                 supervisor.set_log_level(command.level)
                 answer({"ok": command.level})
             case _:
@@ -116,7 +117,7 @@ class ProcessControl:
                 self._monitor.ask_tasks(lambda text: answer({"stacks": {f"pid {os.getpid()}": _threads() + text}}))
             case "pause" | "resume":
                 answer({"error": f"{command.do}: not with --in-process, which has no supervisor"})
-            case "log-level":
+            case "log-level" if command.level in LEVELS:
                 logging.getLogger("pspf").setLevel(command.level)
                 answer({"ok": command.level})
             case _:

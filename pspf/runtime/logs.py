@@ -10,6 +10,7 @@ from typing import Final
 from pspf.errors import ConfigurationError
 
 FORMATS: Final = ("rich", "plain", "json")
+LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class _JsonFormatter(logging.Formatter):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import (
@@ -190,6 +191,10 @@ class SQLiteBroker(SQLBroker):
         engine = ThreadEngine(Storage(path, limits), clock or SystemClock(), limits)
         super().__init__(engine, FileLiveness(path), limits, read_boot_id())
         self._path = path
+
+    @property
+    def secret_url(self) -> str:
+        return f"sqlite:///{quote(str(self._path.absolute()))}?synchronous={self.limits.synchronous}"
 
     async def connect(self) -> None:
         await super().connect()

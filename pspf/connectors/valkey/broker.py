@@ -64,6 +64,10 @@ class ValkeyBroker(Broker):
         self._waiting_lanes: list[Lane] = []
         self._warnings: list[str] | None = None
 
+    @property
+    def secret_url(self) -> str:
+        return self._core.connector.secret_url
+
     async def connect(self) -> None:
         if self._warnings is not None:
             return

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from typing import Any, Final, Literal
+from urllib.parse import quote, urlencode
 
 import redis
 import redis.asyncio
@@ -89,6 +90,22 @@ class ValkeyConnector:
             return f"valkey+unix://{who}{self.unix_socket_path}?db={self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'valkeys' if ssl else 'valkey'}://{who}{host}:{self.port}/{self.db}"
+
+    @property
+    def secret_url(self) -> str:
+        """The URL of the same server and user, with the password and all TLS options. Never to be shown."""
+        options = self._options
+        who = quote(self.username or "", safe="")
+        if options["password"]:
+            who += f":{quote(options['password'], safe='')}"
+        at = f"{who}@" if who else ""
+        if self.unix_socket_path:
+            return f"valkey+unix://{at}{quote(self.unix_socket_path)}?db={self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        if not self._is_ssl:
+            return f"valkey://{at}{host}:{self.port}/{self.db}"
+        tls = {name: str(value) for name, value in options.items() if name.startswith("ssl_") and value is not None}
+        return f"valkeys://{at}{host}:{self.port}/{self.db}?{urlencode(tls)}"
 
     def __repr__(self) -> str:
         return f"<ValkeyConnector {self.name}>"

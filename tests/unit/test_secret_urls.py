@@ -1,0 +1,48 @@
+"""A broker's URL for another process of ours makes the same broker there."""
+
+from pathlib import Path
+
+import pytest
+
+from pspf.connectors.memory import MemoryBroker
+from pspf.connectors.sqlite import SQLiteBroker
+from pspf.connectors.urls import make_broker
+from pspf.connectors.valkey import ValkeyBroker, ValkeyConnector
+from pspf.settings import hide_password
+
+SECRET = "p@ss/w:rd?#%"
+CONNECTORS = {
+    "plain": ValkeyConnector("db.example", 6380, 3),
+    "ipv6": ValkeyConnector("::1", 6380),
+    "password": ValkeyConnector(password=SECRET),
+    "user": ValkeyConnector("db", username="a:b@c", password=SECRET),
+    "tls": ValkeyConnector("db", password=SECRET, ssl=True, ssl_ca_certs="/a b/ca.pem", ssl_cert_reqs="optional"),
+    "tls, unchecked": ValkeyConnector("db", ssl=True, ssl_cert_reqs="none", ssl_check_hostname=False),
+    "socket": ValkeyConnector(unix_socket_path="/run/a b.sock", db=2, username="u", password=SECRET),
+}
+
+
+@pytest.mark.parametrize("name", CONNECTORS)
+def test_a_server_is_reached_in_the_same_way(name: str) -> None:
+    connector = CONNECTORS[name]
+    made = make_broker(ValkeyBroker(connector).secret_url)
+    assert isinstance(made, ValkeyBroker)
+    assert made._core.connector._options == connector._options
+    assert made.name == connector.name
+
+
+def test_a_file_is_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = make_broker(SQLiteBroker(Path("my broker?.db")).secret_url)
+    assert made.name == f"sqlite:///{tmp_path}/my broker?.db"
+
+
+def test_what_lives_in_one_process_has_none() -> None:
+    assert MemoryBroker().secret_url is None
+
+
+@pytest.mark.parametrize("name", [name for name in CONNECTORS if "un" not in name and name not in ("plain", "ipv6")])
+def test_a_shown_url_has_no_password(name: str) -> None:
+    url = ValkeyBroker(CONNECTORS[name]).secret_url
+    assert "p%40ss" in url
+    assert "p%40ss" not in hide_password(url)
