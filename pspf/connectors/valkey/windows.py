@@ -24,22 +24,21 @@ _FIELDS_AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class PackedWindows:
-    """What a commit does to windows, as commit_ordered.lua takes it: two keys a slot, and what stands in ARGV."""
+    """What a commit does to windows, as windows.lua takes it: two keys a slot, and what stands in ARGV."""
 
     keys: Sequence[bytes]
     head: Sequence[Argument]
     arguments: Sequence[Argument]
 
 
-_NO_WINDOWS: Final = PackedWindows((), ("", "", ""), ())
+_NO_WINDOWS: Final = PackedWindows((), ("", 0, "", ""), ())
 
 
 def pack_windows(changes: WindowChanges | None, keys: CursorKeys) -> PackedWindows:
     """Return the windows of an ordered commit, slot by slot."""
     if changes is None:
         return _NO_WINDOWS
-    dropped = set(changes.dropped)
-    kept: dict[int, list[Argument]] = {slot: [] for slot in changes.dropped}
+    kept: dict[int, list[Argument]] = {}
     gone: dict[int, list[Argument]] = {}
     for (slot, key), state in changes.states.items():
         pairs = kept.setdefault(slot, [])
@@ -47,12 +46,17 @@ def pack_windows(changes: WindowChanges | None, keys: CursorKeys) -> PackedWindo
             gone.setdefault(slot, []).append(key)
         else:
             pairs += (key, state)
-    arguments: list[Argument] = []
+    dropped = changes.dropped
+    arguments: list[Argument] = [*dropped]
     for slot, pairs in kept.items():
         forgotten = gone.get(slot, ())
-        arguments += (slot, "1" if slot in dropped else "", len(pairs) // 2, len(forgotten), *pairs, *forgotten)
-    head = (len(kept), "" if changes.watermark_ms is None else changes.watermark_ms, changes.progress)
-    return PackedWindows([*map(keys.window, kept), *map(keys.window_keys, kept)], head, arguments)
+        arguments += (slot, len(pairs) // 2, len(forgotten), *pairs, *forgotten)
+    watermark_ms = "" if changes.watermark_ms is None else changes.watermark_ms
+    return PackedWindows(
+        [keys_of(slot) for slots in (kept, dropped) for keys_of in (keys.window, keys.window_keys) for slot in slots],
+        (len(kept), len(dropped), watermark_ms, changes.progress),
+        arguments,
+    )
 
 
 async def read_progress(lane: Lane, keys: CursorKeys) -> bytes | None:

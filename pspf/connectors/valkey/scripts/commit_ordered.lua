@@ -2,12 +2,13 @@
 -- lease, a commit sent again, the sequence, the stream, the types; behind them nothing fails.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 keys  6 slots  7.. state of the record keys in ARGV,
---       then the states of each slot of windows, the keys of each slot, and the streams of the effects
+--       then the keys of the windows (windows.lua) and the streams of the effects
 -- ARGV  1 now  2 the cursor's group on the stream  3 token  4 epoch  5 sequence  6 commit id
 --       7 position, or '' where it stays  8 the id before it  9 how many records passed, '' unknown
 --       10 limit  11 left of the suspicion ('' none)  12 number of streams of effects
 --       13 number of records done, of those that waited  14 number of retries  15 number of record keys
---       16 number of slots of windows, '' without windows  17 the watermark or ''  18 progress
+--       16 number of slots of windows that are written, '' without windows  17 number of dropped ones
+--       18 the watermark or ''  19 progress
 --       then the ids done; per retry: id, due ('+inf' held back), packed; per record key: the key,
 --       number of values, name and value of each, number of names to forget, each; then the windows
 --       (windows.lua) and the effects (effects.lua)
@@ -17,7 +18,8 @@
 local stream, meta, due, retry, keys, slots = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local commit_id, position = ARGV[6], ARGV[7]
 local streams, done, retries, states = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local windows = tonumber(ARGV[16]) or 0
+local windows, dropped = tonumber(ARGV[16]) or 0, tonumber(ARGV[17])
+local first_stream = 7 + states + 2 * (windows + dropped)
 
 local cursor = redis.call('HMGET', meta, 'token', 'epoch', 'commit_id', 'seq')
 if not cursor[4] then return {'GONE'} end
@@ -30,7 +32,7 @@ if redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end
 local wrong = check_kinds(3, 3, 'zset') or check_kinds(4, 4, 'hash') or check_kinds(5, 5, 'set')
   or check_kinds(6, 6, 'set') or check_kinds(7, 6 + states + windows, 'hash')
   or check_kinds(7 + states + windows, 6 + states + 2 * windows, 'zset')
-  or check_kinds(7 + states + 2 * windows, 6 + states + 2 * windows + streams, 'stream')
+  or check_kinds(first_stream, first_stream + streams - 1, 'stream')
 if wrong then return wrong end
 
 local now_ms, _, stamp = read_clock(ARGV[1])
@@ -46,9 +48,9 @@ if position ~= '' then
     redis.call('XGROUP', 'SETID', stream, ARGV[2], ARGV[8])
   end
 end
-if ARGV[16] ~= '' then redis.call('HSET', meta, 'watermark_ms', ARGV[17], 'progress', ARGV[18]) end
+if ARGV[16] ~= '' then redis.call('HSET', meta, 'watermark_ms', ARGV[18], 'progress', ARGV[19]) end
 
-local at = 19
+local at = 20
 for number = at, at + done - 1 do
   redis.call('ZREM', due, ARGV[number])
   redis.call('HDEL', retry, ARGV[number])
@@ -79,6 +81,6 @@ for number = 1, states do
     if redis.call('EXISTS', state) == 0 then redis.call('SREM', keys, key) end
   end
 end
-at = write_windows(slots, 6 + states, windows, at)
-append_effects(6 + states + 2 * windows, streams, at, stamp, {})
+at = write_windows(slots, 6 + states, windows, dropped, at)
+append_effects(first_stream - 1, streams, at, stamp, {})
 return {'OK', sequence}
