@@ -31,13 +31,19 @@ class ManualClock:
 
     def __init__(self, start_ms: int = 1_700_000_000_000) -> None:
         self._now_ms = start_ms
+        self._monotonic_ms = start_ms
 
     def now_ms(self) -> int:
         return self._now_ms
 
     def monotonic_ms(self) -> int:
-        return self._now_ms
+        return self._monotonic_ms
 
     def advance(self, by_ms: int) -> None:
         """Move both readings `by_ms` milliseconds on."""
         self._now_ms += by_ms
+        self._monotonic_ms += by_ms
+
+    def set_wall(self, now_ms: int) -> None:
+        """Set the wall clock, as an administrator does; the monotonic one goes on."""
+        self._now_ms = now_ms

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from pspf.clock import ManualClock
 from pspf.connectors.base import Broker, Consumer, Limits
 from pspf.errors import CommitFenced, ConfigurationError
 from pspf.records import Batch, Commit, Cursor, Emit
@@ -96,6 +97,21 @@ async def test_an_abandoned_cursor_is_free_after_the_lease(world: World, limits:
     owner.session.abandon()
     await world.expire_leases()
     await own(await world.open_other())
+
+
+async def test_an_abandoned_cursor_is_free_after_the_lease_though_the_clock_steps_back(
+    world: World, clock: ManualClock
+) -> None:
+    owner = await own(world.broker)
+    owner.session.abandon()
+    other = await world.open_other()
+    session = await other.open_session()
+    await session.register(TOPIC, GROUP, HANDLER)
+    clock.set_wall(clock.now_ms() - 3_600_000)
+    cursor = Cursor(TOPIC, GROUP, HANDLER, 0)
+    assert await session.acquire(cursor) is None
+    await world.expire_leases()
+    assert await session.acquire(cursor) is not None
 
 
 async def test_every_lease_has_a_higher_epoch(world: World) -> None:

@@ -115,6 +115,17 @@ async def test_an_abandoned_sessions_records_come_back_within_the_lease(world: W
     assert sorted(values(await take_all(alive.consumer, 2))) == ["0", "1", "2"]
 
 
+async def test_a_dead_workers_records_come_back_though_the_clock_steps_back(world: World, clock: ManualClock) -> None:
+    await world.broker.append(TOPIC, numbered(3))
+    dead, alive = await share(world.broker), await share(await world.open_other())
+    await take(dead.consumer)
+    dead.session.abandon()
+    clock.set_wall(clock.now_ms() - 3_600_000)
+    assert values(await take(alive.consumer)) == []
+    await world.expire_leases()
+    assert sorted(values(await take_all(alive.consumer))) == ["0", "1", "2"]
+
+
 async def test_a_closed_brokers_records_come_back_after_reopening(world: World) -> None:
     await world.broker.append(TOPIC, numbered(3))
     await take((await share(world.broker)).consumer)

@@ -20,9 +20,20 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
+-- Returns the ms that the lease behind a `live` key has left, 0 or less where it ended. Its value is the
+-- whole lease in ms: more than that can't be left unless the clock stepped back, and then it begins anew.
+local function ms_left(key, now_ms, shift)
+  local left = redis.call('PEXPIRETIME', key) - shift - now_ms
+  if left <= 0 then return left end
+  local lease_ms = tonumber(redis.call('GET', key) or '')
+  if not lease_ms or left <= lease_ms then return left end
+  redis.call('PEXPIREAT', key, text(now_ms + lease_ms + shift))
+  return lease_ms
+end
+
 -- Whether the lease behind a `live` key lasts.
 local function is_alive(key, now_ms, shift)
-  return redis.call('PEXPIRETIME', key) - shift > now_ms
+  return ms_left(key, now_ms, shift) > 0
 end
 
 -- Compares two digit strings without turning them into numbers, which hold 53 bits.

@@ -8,7 +8,7 @@
 local now_ms, shift = read_clock(ARGV[1])
 local ends = text(now_ms + ARGV[2] + shift)
 if redis.call('PEXPIREAT', KEYS[1], ends) == 0 then
-  redis.call('SET', KEYS[1], '', 'PXAT', ends)
+  redis.call('SET', KEYS[1], ARGV[2], 'PXAT', ends)
 end
 if redis.call('HGET', KEYS[2], ARGV[3]) ~= ARGV[4] then
   redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])

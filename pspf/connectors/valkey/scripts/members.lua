@@ -8,6 +8,6 @@
 local now_ms, shift = read_clock(ARGV[1])
 local left = {}
 for number = 2, #KEYS do
-  left[number - 1] = redis.call('PEXPIRETIME', KEYS[number]) - shift - now_ms
+  left[number - 1] = ms_left(KEYS[number], now_ms, shift)
 end
 return {left, redis.call('HGETALL', KEYS[1])}
