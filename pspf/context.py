@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
 from pydantic import BaseModel
@@ -16,6 +16,9 @@ from pspf import codec, faults
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
 from pspf.schema import encode
+
+if TYPE_CHECKING:
+    from pspf.tracing import HandlerSpans
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +89,11 @@ class Surroundings(Protocol):
         """Raise EventRejected where a record is too large to be stored."""
         ...
 
-    def inject(self, headers: dict[str, str] | None) -> dict[str, str] | None:
-        """Add the trace context to headers."""
+    spans: "HandlerSpans | None"
+    """What spans the handler's calls; None where nobody could see them."""
+
+    def inject(self, topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
+        """Return the headers of an event that is emitted to a topic, with the trace context where there is one."""
         ...
 
 
@@ -141,7 +147,7 @@ class Context:
         to = self._around.default_topic if topic is None else topic
         if companion_source(check_name("topic", to)) is not None:
             raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone")
-        raw_headers = encode_headers(self._around.inject(dict(headers) if headers else None))
+        raw_headers = encode_headers(self._around.inject(to, dict(headers) if headers else None))
         record = encode(event, key=key, raw_headers=raw_headers)
         self._around.check(record)
         self.count(len(record.value))
@@ -186,6 +192,11 @@ class Context:
         """Raise ContextClosed once the call has ended."""
         if not self._is_open:
             raise ContextClosed(f"the handler of {self.record.topic} {self.record.id} has ended; its context is closed")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call has not ended."""
+        return self._is_open
 
     @property
     def size(self) -> tuple[int, int]:

@@ -27,7 +27,6 @@ PSPFError
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-
 _MAX_TEXT: Final = 1_000
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pspf import faults
 from pspf.clock import Clock, SystemClock
@@ -29,9 +29,15 @@ from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
 from pspf.telemetry import BatchTimes, TelemetryManager
 
+if TYPE_CHECKING:
+    from pspf.tracing import HandlerSpans
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+Inject = Callable[[str, dict[str, str] | None], dict[str, str] | None]
+"""Gives the headers of an event that is emitted to a topic."""
 
 _POLL_MS: Final = 5_000
 _CANCEL_S: Final = 0.1
@@ -84,13 +90,11 @@ class _Around:
     no_state: str
     warned: set[str]
     broker: Broker
-    telemetry: TelemetryManager
+    spans: "HandlerSpans | None"
+    inject: Inject
 
     def check(self, record: NewRecord) -> None:
         self.broker.limits.check(record)
-
-    def inject(self, headers: dict[str, str] | None) -> dict[str, str] | None:
-        return self.telemetry.inject(headers)
 
 
 @dataclass(slots=True)
@@ -158,7 +162,7 @@ class _CursorLoop:
             _why_no_state(subscription),
             processor.warned,
             broker,
-            processor.telemetry,
+            *_make_spans(processor.telemetry, subscription),
         )
         self._wake = asyncio.Event()
         """There is something to do: a read has ended, a late outcome is known, it is to stop."""
@@ -436,6 +440,22 @@ def _times_of(run: BatchRun, commit_us: int, finished: int, now_ms: int) -> Batc
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _make_spans(telemetry: TelemetryManager, subscription: Subscription) -> "tuple[HandlerSpans | None, Inject]":
+    """Return what spans a handler's calls, and what gives its emits their headers: nothing where nobody could see it.
+
+    Chosen once a cursor, so that without tracing no event pays for it.
+    """
+    spans = telemetry.find_spans()
+    if spans is None:
+        return None, _as_they_are
+    own = spans.of_handler(subscription.topic, subscription.group, subscription.name, subscription.retry.gives_up)
+    return own, spans.create
+
+
+def _as_they_are(topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
+    return headers
 
 
 def _why_no_state(subscription: Subscription) -> str:

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel
 
 from pspf.aggregations import as_aggregation
 from pspf.assignment import Assignment
@@ -330,7 +329,7 @@ class Stream:
             EmitUnknown: It may be stored or not.
             BackendUnavailable: It is not stored.
         """
-        return (await self._append([self._encode(event, key, headers)], topic))[0].id
+        return (await self._emit([event], topic, key, headers))[0].id
 
     async def emit_many(
         self,
@@ -341,28 +340,28 @@ class Stream:
         headers: Mapping[str, str] | None = None,
     ) -> list[str]:
         """Store many events at once, all or none; return their record ids in order. Errors as in `emit`."""
-        if key is None and not headers and current_call.get() is None and not self.telemetry.is_tracing:
-            records = list(map(encode, events))
-        else:
-            records = [self._encode(event, key, headers) for event in events]
-        return format_ids(await self._append(records, topic))
+        return format_ids(await self._emit(events, topic, key, headers))
 
-    def _encode(self, event: Any, key: str | None, headers: Mapping[str, str] | None) -> NewRecord:
-        call = current_call.get()
-        if call is not None:
-            event = _identify(event, call.next_id())
-        raw_headers = encode_headers(self.telemetry.inject(dict(headers) if headers else None))
-        return encode(event, key=key, raw_headers=raw_headers)
-
-    async def _append(self, records: Sequence[NewRecord], topic: str | None) -> Sequence[Appended]:
-        await self._connect()
+    async def _emit(
+        self, events: Sequence[Any], topic: str | None, key: str | None, headers: Mapping[str, str] | None
+    ) -> Sequence[Appended]:
         to = topic or self._topic
+        spans = self.telemetry.find_spans()
+        if spans is None:
+            return await self._append(_encode(events, key, headers), to)
+        with spans.sending(to, dict(headers) if headers else None, len(events)) as sending:
+            places = await self._append(_encode(events, key, sending.headers), to)
+            sending.stored(places)
+            return places
+
+    async def _append(self, records: Sequence[NewRecord], topic: str) -> Sequence[Appended]:
+        await self._connect()
         try:
-            return await self.broker.append(to, records)
+            return await self.broker.append(topic, records)
         except EmitUnknown as error:
             if any(record.event_id is None for record in records):
                 raise  # without an id of the caller's a second copy could be stored
-            return await self._append_again(records, to, error)
+            return await self._append_again(records, topic, error)
 
     async def _append_again(self, records: Sequence[NewRecord], topic: str, unknown: EmitUnknown) -> Sequence[Appended]:
         """Append until it is known that the records are stored; `unknown` is what is known so far."""
@@ -609,6 +608,17 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the first error of nested groups: what ended a loop ends the worker."""
     first = errors.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def _encode(events: Sequence[Any], key: str | None, headers: Mapping[str, str] | None) -> list[NewRecord]:
+    """Return the records of events that are emitted at once; past a handler's commit with an id of ours."""
+    call = current_call.get()
+    if key is None and not headers and call is None:
+        return list(map(encode, events))
+    raw_headers = encode_headers(headers)
+    if call is not None:
+        events = [_identify(event, call.next_id()) for event in events]
+    return [encode(event, key=key, raw_headers=raw_headers) for event in events]
 
 
 def _identify(event: Any, event_id: str) -> Any:

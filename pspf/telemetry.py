@@ -167,10 +167,9 @@ class _Counts:
 
 
 class TelemetryManager:
-    """The counters of one Stream's handlers, and the trace context of what it emits.
+    """The counters of one Stream's handlers, and who makes its spans.
 
-    `read_trace_context` gives the W3C headers of the current span, empty without one; by default
-    OpenTelemetry is asked, where its API is installed. `on_enter` is called when a cursor's loop begins.
+    `on_enter` is called when a cursor's loop begins.
     """
 
     find_spans: "Callable[[], Spans | None]"

@@ -5,9 +5,10 @@ from typing import Any
 
 from pspf import faults
 from pspf.context import Surroundings
-from pspf.execution.coroutines import InTurn, Plain, SideBySide
+from pspf.execution.coroutines import Calls, InTurn, Plain, SideBySide
 from pspf.execution.executor import Executor
-from pspf.execution.threads import Threads
+from pspf.execution.threads import PlainCalls, Threads
+from pspf.execution.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch, trace_fold
 from pspf.execution.whole import WholeBatch
 from pspf.execution.windowed import Room, Windowed
 from pspf.execution.windowed_sessions import SessionWindows
@@ -27,21 +28,34 @@ def make_executor(
     executor `has_late`, and its next run, be it without records, reports it.
     """
     decode = _armed_decoder(decode)
-    handler = subscription.handler
+    handler, spans = subscription.handler, around.spans
     if handler.takes is Takes.BATCH:
-        return WholeBatch(subscription, decode, around)
+        if spans is None:
+            return WholeBatch(subscription, decode, around)
+        return TracedWholeBatch(subscription, decode, around, spans)
     if not handler.is_async:
-        return Threads(subscription, decode, around, on_late)
-    if subscription.concurrency > 1:
-        return SideBySide(subscription, decode, around)
-    if handler.takes_context or handler.takes is Takes.RAW or subscription.timeout_ms is not None or _are_armed():
-        return InTurn(subscription, decode, around)
-    return Plain(subscription, decode, around)
+        plain = PlainCalls(subscription, decode) if spans is None else TracedPlainCalls(subscription, decode, spans)
+        return Threads(subscription, plain, around, on_late)
+    if subscription.concurrency == 1 and spans is None and _is_bare(subscription):
+        return Plain(subscription, decode, around)
+    calls = Calls(subscription, decode, around)
+    if spans is not None:
+        calls = TracedCalls(subscription, decode, around, spans)
+    return InTurn(calls) if subscription.concurrency == 1 else SideBySide(subscription, calls)
+
+
+def _is_bare(subscription: Subscription) -> bool:
+    """Return whether a handler takes nothing but its event, and as long as it likes."""
+    handler = subscription.handler
+    takes_more = handler.takes_context or handler.takes is Takes.RAW
+    return not takes_more and subscription.timeout_ms is None and not _are_armed()
 
 
 def make_windowed(subscription: Subscription, decode: Decoder, around: Surroundings, room: Room) -> Windowed:
     """Return the executor for a windowed handler's kind of windows."""
     windowing = subscription.windowing
+    if around.spans is not None and windowing is not None and windowing.aggregation is None:
+        subscription = trace_fold(subscription, around.spans)
     is_session = windowing is not None and isinstance(windowing.window, SessionWindow)
     kind = SessionWindows if is_session else SpanWindows
     return kind(subscription, _armed_decoder(decode), around, room)

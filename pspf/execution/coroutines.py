@@ -74,6 +74,15 @@ class Calls:
     async def call(self, record: Record, run: BatchRun) -> None:
         """Run one record and report its outcome."""
         context = Context(record, self._around)
+        error = await self.attempt(record, context)
+        if error is None:
+            run.merge([record], context)
+        else:
+            context.close()
+            run.fail(record, error)
+
+    async def attempt(self, record: Record, context: Context) -> BaseException | None:
+        """Run one record; return its error."""
         try:
             arguments = self._arguments(record, context)
             faults.reach("handler.before")
@@ -83,15 +92,13 @@ class Calls:
                 await self._call_in_time(arguments, self._timeout_ms)
             faults.reach("handler.after")
         except asyncio.CancelledError as error:
-            context.close()
             if not is_leaked(error):
+                context.close()
                 raise
-            run.fail(record, error)
+            return error
         except FAILURES as error:
-            context.close()
-            run.fail(record, error)
-        else:
-            run.merge([record], context)
+            return error
+        return None
 
     def _arguments(self, record: Record, context: Context) -> list[Any]:
         event = self._decode(record)
@@ -116,8 +123,8 @@ class Calls:
 class InTurn(Executor):
     """One async handler after the other, with a context, raw arguments or a time limit."""
 
-    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
-        self._calls = Calls(subscription, decode, around)
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         call = self._calls.enter()
@@ -137,8 +144,8 @@ class InTurn(Executor):
 class SideBySide(Executor):
     """`concurrency` async handlers at a time."""
 
-    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
-        self._calls = Calls(subscription, decode, around)
+    def __init__(self, subscription: Subscription, calls: Calls) -> None:
+        self._calls = calls
         self._is_ordered = subscription.is_ordered
         self._concurrency = subscription.concurrency
 

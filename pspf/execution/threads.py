@@ -221,11 +221,11 @@ class Threads(Executor):
     """Plain `def` handlers in `concurrency` threads. `on_late` is called when a late outcome is known."""
 
     def __init__(
-        self, subscription: Subscription, decode: Decoder, around: Surroundings, on_late: Callable[[], None]
+        self, subscription: Subscription, calls: PlainCalls, around: Surroundings, on_late: Callable[[], None]
     ) -> None:
         self.subscription = subscription
         self.around = around
-        self.calls = PlainCalls(subscription, decode)
+        self.calls = calls
         self._on_late = on_late
         self._overruns: dict[int, Overrun] = {}
 

@@ -55,20 +55,18 @@ class WholeBatch(Executor):
     async def _run_part(self, part: Sequence[Record], events: dict[int, Any], run: BatchRun) -> list[list[Record]]:
         """Run records as one call; return what is to run again, the first part last."""
         context = self._make_context(part[0])
-        error = await self._call([events[record.offset] for record in part], part, context)
+        error = await self.attempt([events[record.offset] for record in part], part, context)
         if error is None:
             run.merge(part, context)
             return []
         context.close()
-        culprits = error.errors if isinstance(error, BatchError) else {}
-        named = [record for record in part if record.id in culprits]
-        if named:
-            for record in named:
-                run.fail(record, _as_error(culprits[record.id]))
-            return [[record for record in part if record.id not in culprits]]
-        if len(part) == 1:
-            run.fail(part[0], error)
-            return []
+        charged = find_culprits(part, error)
+        for record, reason in charged:
+            run.fail(record, reason)
+        if charged:
+            offsets = {record.offset for record, _ in charged}
+            rest = [record for record in part if record.offset not in offsets]
+            return [rest] if rest else []
         middle = len(part) // 2
         return [list(part[middle:]), list(part[:middle])]
 
@@ -77,7 +75,8 @@ class WholeBatch(Executor):
             return Context(record, self._around)
         return SyncContext(record, self._around, asyncio.get_running_loop())
 
-    async def _call(self, events: list[Any], part: Sequence[Record], context: Context) -> BaseException | None:
+    async def attempt(self, events: list[Any], part: Sequence[Record], context: Context) -> BaseException | None:
+        """Run records as one call; return its error."""
         handler = self._subscription.handler
         arguments = [events, context] if handler.takes_context else [events]
         call = enter_call(self._subscription.name, self._around.warned)
@@ -129,6 +128,13 @@ class WholeBatch(Executor):
 
     def _timeout(self) -> HandlerTimeout:
         return HandlerTimeout(f"{self._subscription.name} took longer than {self._subscription.timeout_ms} ms")
+
+
+def find_culprits(part: Sequence[Record], error: BaseException) -> list[tuple[Record, BaseException]]:
+    """Return the records that a failed call is charged to, each with its error; none where that is not known yet."""
+    named = error.errors if isinstance(error, BatchError) else {}
+    charged = [(record, _as_error(named[record.id])) for record in part if record.id in named]
+    return [(part[0], error)] if not charged and len(part) == 1 else charged
 
 
 def _as_error(culprit: object) -> BaseException:

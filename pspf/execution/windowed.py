@@ -18,6 +18,7 @@ from pspf.context import Surroundings
 from pspf.errors import SchemaError, text_of
 from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked
 from pspf.execution.threads import run_in_thread
+from pspf.execution.traced import span_batches
 from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
 from pspf.processing.held_back import HeldBack
 from pspf.processing.windows.folds import Fold, HandlerFold, make_fold
@@ -103,6 +104,7 @@ class Windowed(Executor):
         self._in_thread = not handler.is_async and windowing.aggregation is None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._breath: Breath | None = None
+        self._span = span_batches(subscription, around.spans)
         self.function = _armed(handler.function, self.is_async)
         room.held.key_of = lambda record: self._keys.get(record.offset)
         room.on_more()
@@ -110,12 +112,13 @@ class Windowed(Executor):
     # One batch
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
-        if not self._in_thread:
-            self._breath = Breath()
-            return await self._work(records, run)
-        self._loop = asyncio.get_running_loop()
-        # In the thread nothing waits but `_ask`, which blocks: the coroutine runs through in one go.
-        return await run_in_thread(lambda: _drive(self._work(records, run)))
+        with self._span(records):
+            if not self._in_thread:
+                self._breath = Breath()
+                return await self._work(records, run)
+            self._loop = asyncio.get_running_loop()
+            # In the thread nothing waits but `_ask`, which blocks: the coroutine runs through in one go.
+            return await run_in_thread(lambda: _drive(self._work(records, run)))
 
     @property
     def has_late(self) -> bool:

@@ -1,0 +1,127 @@
+"""The same calls, each in a span. Chosen once a cursor, where somebody sees spans."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pspf.context import Context, Surroundings, SyncContext, current_call
+from pspf.errors import HandlerTimeout
+from pspf.execution.coroutines import Calls
+from pspf.execution.executor import FAILURES
+from pspf.execution.threads import PlainCalls
+from pspf.execution.whole import WholeBatch, find_culprits
+from pspf.records import Record
+from pspf.schema import Decoder
+from pspf.subscription import Subscription
+
+if TYPE_CHECKING:
+    from pspf.tracing import HandlerSpans
+
+Span = AbstractContextManager[object]
+
+
+class TracedCalls(Calls):
+    """Calls of an async handler."""
+
+    def __init__(
+        self, subscription: Subscription, decode: Decoder, around: Surroundings, spans: "HandlerSpans"
+    ) -> None:
+        super().__init__(subscription, decode, around)
+        self._spans = spans
+
+    async def attempt(self, record: Record, context: Context) -> BaseException | None:
+        with self._spans.one(record) as span:
+            error = await super().attempt(record, context)
+            if error is not None:
+                span.fail(error, [(record, error)])
+        return error
+
+
+class TracedPlainCalls(PlainCalls):
+    """Calls of a plain handler, in its thread."""
+
+    def __init__(self, subscription: Subscription, decode: Decoder, spans: "HandlerSpans") -> None:
+        super().__init__(subscription, decode)
+        self._timeout_ms = subscription.timeout_ms
+        self._spans = spans
+
+    def call(self, record: Record, context: SyncContext) -> BaseException | None:
+        with self._spans.one(record) as span:
+            error = super().call(record, context)
+            # One that was given up has failed by its time limit, whatever it came to after that.
+            failure = error if context.is_open else HandlerTimeout(f"it took longer than {self._timeout_ms} ms")
+            if failure is not None:
+                span.fail(failure, [(record, failure)])
+        return error
+
+
+class TracedWholeBatch(WholeBatch):
+    """Calls of a handler of many events: one span a call, linked to who emitted them."""
+
+    def __init__(
+        self, subscription: Subscription, decode: Decoder, around: Surroundings, spans: "HandlerSpans"
+    ) -> None:
+        super().__init__(subscription, decode, around)
+        self._spans = spans
+
+    async def attempt(self, events: list[Any], part: Sequence[Record], context: Context) -> BaseException | None:
+        with self._spans.many(part) as span:
+            error = await super().attempt(events, part, context)
+            if error is not None:
+                span.fail(error, find_culprits(part, error))
+        return error
+
+
+def trace_fold(subscription: Subscription, spans: "HandlerSpans") -> Subscription:
+    """Return a windowed handler's subscription with each call of its function in a span, once a record and window."""
+    function = subscription.handler.function
+    traced = _trace_async(function, spans) if subscription.handler.is_async else _trace_plain(function, spans)
+    return replace(subscription, handler=replace(subscription.handler, function=traced))
+
+
+def span_batches(subscription: Subscription, spans: "HandlerSpans | None") -> Callable[[Sequence[Record]], Span]:
+    """Return what spans a windowed handler's batches: those of a ready aggregation, which calls nothing a record."""
+    windowing = subscription.windowing
+    if spans is None or windowing is None or windowing.aggregation is None:
+        return _no_span
+    many = spans.many
+    return lambda records: many(records) if records else nullcontext()
+
+
+def _no_span(records: Sequence[Record]) -> Span:
+    return nullcontext()
+
+
+def _trace_async(function: Callable[..., Any], spans: "HandlerSpans") -> Callable[..., Any]:
+    async def fold(event: Any, state: Any) -> Any:
+        record = _record_in_hand()
+        with spans.one(record) as span:
+            try:
+                return await function(event, state)
+            except (*FAILURES, asyncio.CancelledError) as error:
+                span.charge([(record, error)])
+                raise
+
+    return fold
+
+
+def _trace_plain(function: Callable[..., Any], spans: "HandlerSpans") -> Callable[..., Any]:
+    def fold(event: Any, state: Any) -> Any:
+        record = _record_in_hand()
+        with spans.one(record) as span:
+            try:
+                return function(event, state)
+            except FAILURES as error:
+                span.charge([(record, error)])
+                raise
+
+    return fold
+
+
+def _record_in_hand() -> Record:
+    call = current_call.get()
+    assert call is not None
+    assert call.record is not None
+    return call.record
