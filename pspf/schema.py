@@ -6,11 +6,13 @@ make_decoder(model)(record)  ->  event     (SchemaError)
 
 import os
 from collections.abc import Callable
+from copy import copy
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from itertools import repeat
 from random import Random
-from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, overload
+from typing import Annotated, Any, ClassVar, Final, get_args, get_origin, get_type_hints, overload
 
 from pydantic import (
     BaseModel,
@@ -187,11 +189,12 @@ _new_tuple: Final[Any] = tuple.__new__  # half the price of NewRecord(...)
 
 
 def encode(event: object, *, key: str | None = None, raw_headers: bytes | None = None) -> NewRecord:
-    """Return `event`, a pydantic model or a dict, as it is stored; the event itself stays as it is.
+    """Return `event`, a model, a dataclass, a msgspec Struct or a dict, as it is stored; itself it stays as it is.
 
     Without an `event_type` it gets the class's name, a dict `GenericEvent`. The key is `key`, else
     the event's `key` field (text, an integer or a UUID), else none. Models are written by alias.
-    `event_id` is set only where the caller chose it: then it de-duplicates.
+    `event_id` is set only where the caller chose it: then it de-duplicates. Of a dataclass or a Struct
+    it is the caller's wherever it is not None.
 
     Raises:
         EventRejected: It is of another type, or no JSON object that `codec.dumps` takes.
@@ -212,8 +215,14 @@ def encode(event: object, *, key: str | None = None, raw_headers: bytes | None =
         value = _dump_model(event)
         event_id = getattr(event, "event_id", None) if "event_id" in event.__pydantic_fields_set__ else None
         own_key = _field(event, "key") if key is None else key
+    elif is_struct(type(event)) or (is_dataclass(event) and not isinstance(event, type)):
+        value = _dump_plain(event)
+        event_id = getattr(event, "event_id", None)
+        own_key = getattr(event, "key", None) if key is None else key
     else:
-        raise EventRejected(f"an event is a pydantic model or a dict, not {_describe(event)}")
+        raise EventRejected(
+            f"an event is a pydantic model, a dataclass, a msgspec Struct or a dict, not {_describe(event)}"
+        )
     if event_id is not None and (type(event_id) is not str or not event_id):
         event_id = codec.text_of("event_id", event_id)
         if not event_id:
@@ -277,6 +286,60 @@ def _dump_model(event: BaseModel) -> bytes:
     return _with_type(value, named if isinstance(named, str) and named else _type_name(model), replace=has_field)
 
 
+def is_struct(model: Any) -> bool:
+    """Return whether this is a class of msgspec's; msgspec itself is not asked, and may be missing."""
+    return isinstance(model, type) and hasattr(model, "__struct_fields__")
+
+
+def identify(event: Any, event_id: str) -> Any:
+    """Return an event with an id, unless the caller chose one; where there is no place for it, as it is."""
+    if isinstance(event, dict):
+        return event if "event_id" in event else {**event, "event_id": event_id}
+    if isinstance(event, BaseModel):
+        if "event_id" in event.__pydantic_fields_set__ or "event_id" not in type(event).model_fields:
+            return event
+        return event.model_copy(update={"event_id": event_id})
+    if getattr(event, "event_id", "") is not None:
+        return event
+    named = copy(event)
+    _setter_for(type(event))(named, "event_id", event_id)
+    return named
+
+
+def _setter_for(model: Any) -> Callable[[Any, str, Any], None]:
+    """Return what sets a field of a dataclass or a Struct, be it frozen."""
+    if not is_struct(model):
+        return object.__setattr__
+    from pspf import structs
+
+    return structs.set_field
+
+
+def _dump_plain(event: Any) -> bytes:
+    """Return a dataclass or a Struct as JSON, with an `event_type`."""
+    model: Any = type(event)
+    if is_struct(model):
+        from pspf import structs
+
+        value = structs.dump(event)
+        names: frozenset[str] = structs.names_in_json(model)
+    else:
+        value = codec.dumps(TypeAdapter(model).dump_python(event, by_alias=True) if _is_pydantics(model) else event)
+        names = frozenset(field.name for field in fields(model))
+    event_type = getattr(event, "event_type", None)
+    if not isinstance(event_type, str) or not event_type:
+        event_type = _type_name(model)
+    if "event_type" not in names:
+        return _with_type(value, event_type, replace=False)
+    # A Struct's tag is in its JSON, and no attribute.
+    return value if getattr(event, "event_type", True) else _with_type(value, event_type, replace=True)
+
+
+def _is_pydantics(model: type) -> bool:
+    """Return whether a dataclass is one of pydantic's own, which may have aliases."""
+    return hasattr(model, "__pydantic_validator__")
+
+
 Decoder = Callable[[Record], Any]
 """From a record to what the handler gets. Raises SchemaError, and nothing else."""
 
@@ -318,24 +381,29 @@ _read_head: Final = SchemaValidator(
 def make_decoder(model: Any = None) -> Decoder:
     """Return the decoder for handlers that take `model`.
 
-    None and BaseEvent read by `event_type`; `dict` takes the JSON object as it is. Anything else
-    that pydantic can validate: models, dataclasses, TypedDicts, unions.
+    None and BaseEvent read by `event_type`; `dict` takes the JSON object as it is. A msgspec Struct, or
+    a union of them, is read by msgspec. Anything else that pydantic can validate: models, dataclasses,
+    TypedDicts, unions. Of Structs and dataclasses the fields `offset`, `event_id`, `key` and `timestamp`
+    that are None are taken from the record, where there are such and they may be text or a datetime.
 
     Raises:
-        ConfigurationError: Pydantic can't validate `model`, or it is not fully defined.
+        ConfigurationError: `model` can't be read, or it is not fully defined.
     """
     if model is None or model is BaseEvent or model is Any:
         return decode_event
     if model is dict or (get_origin(model) is dict and get_args(model) == (str, Any)):
         return decode_raw
     name = getattr(model, "__name__", None) or str(model)
+    if is_struct(model) or any(is_struct(member) for member in get_args(model)):
+        return _struct_decoder(name, model)
     try:
         if isinstance(model, type) and issubclass(model, BaseModel):
             model.model_rebuild()  # does nothing where the model is complete
             if issubclass(model, BaseEvent):
                 return _event_decoder(name, model)
             return _plain_decoder(name, model, model.__pydantic_validator__.validate_json)
-        return _plain_decoder(name, model, TypeAdapter(model).validator.validate_json)
+        decoder = _plain_decoder(name, model, TypeAdapter(model).validator.validate_json)
+        return _filled(name, model, decoder) if is_dataclass(model) else decoder
     except (PydanticUserError, PydanticUndefinedAnnotation, NameError) as error:
         raise ConfigurationError(f"events can't be read as {name}: {error}") from error
 
@@ -425,6 +493,70 @@ def _plain_decoder(name: str, model: Any, validate_json: Callable[[bytes], Any])
         return event
 
     return decode
+
+
+def _struct_decoder(name: str, model: Any) -> Decoder:
+    from pspf import structs
+
+    read = structs.make_reader(name, model)
+    strips_type = structs.refuses_event_type(model)
+
+    def decode(record: Record) -> Any:
+        value = record.value
+        try:
+            if strips_type:
+                payload = codec.loads(value)
+                payload.pop("event_type", None)
+                value = to_json(payload)
+            return read(value)
+        except UnicodeDecodeError:
+            raise codec.schema_error(name, ValueError("text that is not UTF-8")) from None  # it holds the payload
+        except ValueError as error:
+            raise codec.schema_error(name, ValueError(str(error))) from error
+        except Exception as error:  # a __post_init__ of the user's may raise anything
+            raise codec.schema_error(name, error) from codec.cause_of(error)
+
+    return _filled(name, model, decode)
+
+
+_Fill = Callable[[Record], Any]
+_FILLS: Final[tuple[tuple[str, type, _Fill], ...]] = (
+    ("offset", str, lambda record: record.id),
+    ("event_id", str, lambda record: f"{record.topic}/{record.id}"),
+    ("key", str, lambda record: record.key),
+    ("timestamp", datetime, lambda record: _time_of(record.timestamp_ms)),
+)
+
+
+def _filled(name: str, model: Any, decode: Decoder) -> Decoder:
+    """Return `decode`, or one that also fills what is open in the fields that a record has a value for."""
+    members = [each for each in get_args(model) or (model,) if is_struct(each) or is_dataclass(each)]
+    open_fields: dict[Any, list[tuple[str, _Fill]]] = {}
+    for member in members:
+        try:
+            hints = get_type_hints(member)
+        except (NameError, TypeError) as error:
+            raise ConfigurationError(f"events can't be read as {name}: {error}") from error
+        mine = [(field, fill) for field, kind, fill in _FILLS if _may_be(hints.get(field), kind)]
+        if mine:
+            open_fields[member] = mine
+    if not open_fields:
+        return decode
+    put = _setter_for(members[0])
+
+    def decode_and_fill(record: Record) -> Any:
+        event = decode(record)
+        for field, fill in open_fields.get(type(event), ()):
+            if getattr(event, field, None) is None:
+                put(event, field, fill(record))
+        return event
+
+    return decode_and_fill
+
+
+def _may_be(hint: Any, kind: type) -> bool:
+    """Return whether a field may be None and of a type."""
+    return hint is not None and type(None) in get_args(hint) and kind in get_args(hint)
 
 
 def _refuses_event_type(model: Any) -> bool:
