@@ -13,7 +13,7 @@ from pspf.cli.options import App, Backend, Command, Verbose, examples
 
 _EXAMPLES = examples(
     "pspf worker myapp:stream",
-    "pspf worker myapp:stream --burst --burst-timeout 5m",
+    "pspf worker myapp:stream --burst --final --burst-timeout 5m",
     "pspf worker myapp:stream -w orders=4,clicks/stats=2 -c 10",
 )
 
@@ -68,7 +68,9 @@ def worker(
     burst_timeout: Annotated[
         str | None, typer.Option("--burst-timeout", metavar="SPAN", help="Exit 9 where the burst takes longer: 5m.")
     ] = None,
-    final: Annotated[bool, typer.Option("--final", help="With --burst: close open windows first.")] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="With --burst: close and emit the open windows first.")
+    ] = False,
     reload: Annotated[bool, typer.Option("--reload", help="Start again when a source file changes.")] = False,
     drain_timeout: Annotated[
         str | None, typer.Option("--drain-timeout", metavar="SPAN", help="How long a stop may take; default 25s.")
@@ -95,9 +97,11 @@ def worker(
     from pspf.runtime.plan import WorkerOptions
     from pspf.settings import settings
 
-    refuse_unavailable(admin=admin, metrics=metrics, final=final)
+    refuse_unavailable(admin=admin, metrics=metrics)
     if burst_timeout is not None and not burst:
         raise UsageError("--burst-timeout belongs to --burst")
+    if final and not burst:
+        raise UsageError("--final belongs to --burst: it closes the open windows at the end of the input")
     if in_process and processes is not None:
         raise UsageError("--in-process runs one process; leave -w out")
     if reload and (in_process or burst):
@@ -108,6 +112,7 @@ def worker(
         concurrency=concurrency,
         burst=burst,
         burst_timeout_ms=None if burst_timeout is None else parse_span_ms(burst_timeout),
+        final=final,
         loop_stall_ms=settings.LOOP_STALL_MS,
         drain_timeout_ms=settings.DRAIN_TIMEOUT_MS if drain_timeout is None else parse_span_ms(drain_timeout),
         loop=loop.value,

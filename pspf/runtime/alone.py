@@ -21,7 +21,7 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[
         return (subscription.topic, subscription.group) in chosen
 
     monitor = Monitor(loaded.stream, lambda: worker.stages.stage.value)
-    worker = Worker(loaded.stream, request.options, cursors=plan.cursors, only=is_chosen, say=say, watcher=monitor)
+    worker = Worker(loaded.stream, request.options, work=plan.work, only=is_chosen, say=say, watcher=monitor)
     worker.stages.install()
     if loaded.stream.broker.is_shared:
         control = ProcessControl(monitor, worker.stages)

@@ -82,7 +82,7 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
 
     monitor = Monitor(stream, lambda: worker.stages.stage.value)
     # The supervisor has said what there is to say; what a child adds would come once per process.
-    worker = Worker(stream, spec.options, cursors=spec.cursors, only=is_ours, say=lambda text: None, watcher=monitor)
+    worker = Worker(stream, spec.options, work=spec.work, only=is_ours, say=lambda text: None, watcher=monitor)
     # Only the supervisor says when to give up: where a whole group of processes is sent SIGTERM,
     # as systemd does, its own comes on top of that.
     worker.stages.install(escalates=False)

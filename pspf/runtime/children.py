@@ -93,7 +93,7 @@ def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:
 
 def _make_specs(plan: AppPlan, options: WorkerOptions) -> list[ChildSpec]:
     return [
-        ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.cursors, options)
+        ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.work, options)
         for group in plan.groups
         for _ in range(group.processes)
     ]

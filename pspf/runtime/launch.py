@@ -65,7 +65,7 @@ def _launch(request: Request, run: Callable[[LoadedApp, AppPlan], int], say: Cal
     return run(loaded, plan)
 
 
-def refuse_unavailable(*, admin: str, metrics: str, final: bool) -> None:
+def refuse_unavailable(*, admin: str, metrics: str) -> None:
     """Refuse what this version does not have.
 
     Raises:
@@ -74,7 +74,6 @@ def refuse_unavailable(*, admin: str, metrics: str, final: bool) -> None:
     asked = {
         f"--admin {admin}": admin != "off",
         f"--metrics {metrics}": metrics != "off",
-        "--final (Stream.finish() closes the open windows)": final,
     }
     for option, is_asked in asked.items():
         if is_asked:

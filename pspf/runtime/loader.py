@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 from pspf.errors import AppNotFound
-from pspf.runtime.plan import AppPlan, CursorName, TopicGroup
+from pspf.runtime.plan import AppPlan, TopicGroup
+from pspf.runtime.work import CursorName, Operator
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 
@@ -28,7 +29,8 @@ class LoadedApp:
 
     def make_plan(self) -> AppPlan:
         """Return which topic groups there are to run, in the order of their handlers."""
-        return AppPlan(self.target, str(self.folder), _topic_groups(self.stream.subscriptions))
+        subscriptions = self.stream.subscriptions
+        return AppPlan(self.target, str(self.folder), _topic_groups(subscriptions), _operators(subscriptions))
 
 
 def load_app(target: str, folder: Path) -> LoadedApp:
@@ -175,3 +177,11 @@ def _topic_groups(subscriptions: Sequence[Subscription]) -> tuple[TopicGroup, ..
 def _topic_group(topic: str, group: str, members: Sequence[Subscription]) -> TopicGroup:
     cursors = dict.fromkeys(CursorName(topic, group, s.cursor_handler) for s in members)
     return TopicGroup(topic, group, tuple(s.name for s in members), tuple(cursors))
+
+
+def _operators(subscriptions: Sequence[Subscription]) -> tuple[Operator, ...]:
+    return tuple(
+        Operator(CursorName(each.topic, each.group, each.cursor_handler), each.windowing.to)
+        for each in subscriptions
+        if each.windowing is not None
+    )

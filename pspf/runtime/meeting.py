@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.patience import connect_patiently, say_missing_topics
-from pspf.runtime.plan import AppPlan, CursorName
+from pspf.runtime.plan import AppPlan
+from pspf.runtime.work import CursorName
 from pspf.runtime.worker import read_final_lag
 
 

@@ -7,17 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final, Self
 
 from pspf.errors import ConfigurationError
+from pspf.runtime.work import CursorName, Operator, Work, order_operators
 
 _MAX_PROCESSES: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class CursorName:
-    """All partitions' cursors of one handler (ordered mode) or, with `handler` None, of one group (shared mode)."""
-
-    topic: str
-    group: str
-    handler: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +30,15 @@ class TopicGroup:
 
 @dataclass(frozen=True, slots=True)
 class AppPlan:
-    """A loaded app: `target` is MODULE:OBJECT, `folder` where its module was looked for first."""
+    """A loaded app: `target` is MODULE:OBJECT, `folder` where its module was looked for first.
+
+    `operators` are its windowed handlers, in the order of their declaration.
+    """
 
     target: str
     folder: str
     groups: tuple[TopicGroup, ...]
+    operators: tuple[Operator, ...] = ()
 
     def to_json(self) -> str:
         """Return it as one line."""
@@ -60,12 +56,20 @@ class AppPlan:
             )
             for group in fields.pop("groups")
         )
-        return cls(groups=groups, **fields)
+        operators = tuple(Operator(CursorName(**each["cursors"]), each["to"]) for each in fields.pop("operators"))
+        return cls(groups=groups, operators=operators, **fields)
 
     @property
     def cursors(self) -> tuple[CursorName, ...]:
         """All cursors of the app, partitions aside."""
         return tuple(cursor for group in self.groups for cursor in group.cursors)
+
+    @property
+    def work(self) -> Work:
+        """What a burst of it waits for."""
+        windowed = {each.cursors for each in self.operators}
+        others = {cursor.topic for cursor in self.cursors if cursor not in windowed}
+        return Work(self.cursors, order_operators(self.operators, others))
 
     def only(self, topics: Collection[str]) -> Self:
         """Return the plan with the groups of these topics; all where none are named.
@@ -81,7 +85,8 @@ class AppPlan:
                     f"  topics: {', '.join(known)}"
                 )
         chosen = tuple(group for group in self.groups if not topics or group.topic in topics)
-        return replace(self, groups=chosen)
+        operators = tuple(each for each in self.operators if not topics or each.cursors.topic in topics)
+        return replace(self, groups=chosen, operators=operators)
 
     def with_processes(self, text: str) -> Self:
         """Return the plan with `text` of `-w` applied: `4`, or `orders=4,clicks/grp=2`; others keep 1.
@@ -112,7 +117,8 @@ class WorkerOptions:
     """How a worker process runs. Times are milliseconds; None = the setting, or none at all for `burst_timeout_ms`.
 
     `name` is what worker ids start with, None = what the Stream says, else the host's name.
-    `loop_stall_ms` is how long an event loop may be silent.
+    `loop_stall_ms` is how long an event loop may be silent. `final` closes the open windows at the end
+    of a burst.
     """
 
     backend: str | None = None
@@ -120,6 +126,7 @@ class WorkerOptions:
     concurrency: int | None = None
     burst: bool = False
     burst_timeout_ms: int | None = None
+    final: bool = False
     drain_timeout_ms: int = 25_000
     loop_stall_ms: int = 30_000
     loop: str = "auto"
@@ -129,13 +136,13 @@ class WorkerOptions:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What a child process is told: the app, which topic and group are its own, which cursors a burst waits for."""
+    """What a child process is told: the app, which topic and group are its own, what a burst waits for."""
 
     target: str
     folder: str
     topic: str
     group: str
-    cursors: tuple[CursorName, ...]
+    work: Work
     options: WorkerOptions
 
     @property
@@ -155,8 +162,8 @@ class ChildSpec:
     def from_json(cls, text: str) -> Self:
         """Return what `to_json` was called on."""
         fields = json.loads(text)
-        cursors = tuple(CursorName(**cursor) for cursor in fields.pop("cursors"))
-        return cls(cursors=cursors, options=WorkerOptions(**fields.pop("options")), **fields)
+        work = Work.from_fields(fields.pop("work"))
+        return cls(work=work, options=WorkerOptions(**fields.pop("options")), **fields)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from typing import Any, Final, Protocol
 
 from pspf import faults
 from pspf.errors import BackendUnavailable, ConfigurationError
-from pspf.runtime.burst import read_lag, wait_until_drained
+from pspf.runtime.burst import finish, read_lag, wait_until_drained
 from pspf.runtime.logs import configure_logging, show_prints_at_once
 from pspf.runtime.patience import connect_patiently
-from pspf.runtime.plan import CursorName, Totals, WorkerOptions
+from pspf.runtime.plan import Totals, WorkerOptions
 from pspf.runtime.stages import Stage, Stages
+from pspf.runtime.work import CursorName, Work
 from pspf.settings import settings
 from pspf.stream import Stream
 from pspf.subscription import Subscription
@@ -84,7 +85,7 @@ def run_process(work: Coroutine[Any, Any, Ended], loop: str) -> Ended:
 class Worker:
     """Runs a stream's handlers in this process until a signal, the end of a burst or an error.
 
-    `cursors` are what a burst waits for, `only` chooses the subscriptions that run here.
+    `work` is what a burst waits for, `only` chooses the subscriptions that run here.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Worker:
         stream: Stream,
         options: WorkerOptions,
         *,
-        cursors: Sequence[CursorName],
+        work: Work,
         only: Only | None,
         say: Callable[[str], None],
         watcher: Watcher,
@@ -101,7 +102,7 @@ class Worker:
         """What runs beside the handlers, until they have ended."""
         self._stream = stream
         self._options = options
-        self._cursors = cursors
+        self._work = work
         self._only = only
         self._say = say
         self._watcher = watcher
@@ -154,9 +155,12 @@ class Worker:
         await self._stream.stop()
 
     async def _stop_when_drained(self) -> None:
+        broker = self._stream.broker
         try:
             async with asyncio.timeout(_seconds(self._options.burst_timeout_ms)):
-                await wait_until_drained(self._stream.broker, self._cursors)
+                await wait_until_drained(broker, self._work)
+                if self._options.final:
+                    await finish(broker, self._work, self._stream.finish)
         except TimeoutError:
             self._code = BURST_TIMED_OUT
             self._say(f"not drained within {self._options.burst_timeout_ms} ms")

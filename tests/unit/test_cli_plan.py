@@ -3,7 +3,8 @@
 import pytest
 
 from pspf.errors import ConfigurationError
-from pspf.runtime.plan import AppPlan, ChildSpec, CursorName, TopicGroup, Totals, WorkerOptions, describe_plan
+from pspf.runtime.plan import AppPlan, ChildSpec, TopicGroup, Totals, WorkerOptions, describe_plan
+from pspf.runtime.work import CursorName, Work
 
 
 def group(topic: str, name: str) -> TopicGroup:
@@ -47,7 +48,8 @@ def test_only_leaves_other_topics_out() -> None:
 
 
 def test_a_childs_orders_survive_the_way_to_it() -> None:
-    spec = ChildSpec("a:b", "/x y", "t", "g", PLAN.cursors, WorkerOptions(backend="sqlite:///ü.db", burst=True))
+    work = Work(PLAN.cursors, (PLAN.cursors[:1], PLAN.cursors[1:]))
+    spec = ChildSpec("a:b", "/x y", "t", "g", work, WorkerOptions(backend="sqlite:///ü.db", burst=True))
     line = spec.to_json()
     assert "\n" not in line
     assert ChildSpec.from_json(line) == spec

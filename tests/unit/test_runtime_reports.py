@@ -2,8 +2,9 @@
 
 import pytest
 
-from pspf.runtime.plan import AppPlan, CursorName, TopicGroup, Totals
+from pspf.runtime.plan import AppPlan, TopicGroup, Totals
 from pspf.runtime.reports import Busy, Ending, Pulse, Report, SubscriptionStatus, Tasks, decode_report, encode_report
+from pspf.runtime.work import CursorName, Operator
 from pspf.telemetry import HandlerCounters
 
 PULSE = Pulse(
@@ -42,5 +43,8 @@ def test_a_pulse_sums_up() -> None:
 
 
 def test_a_plan_comes_back_as_it_was() -> None:
-    plan = AppPlan("app:stream", "/here", (TopicGroup("orders", "g", ("h",), (CursorName("orders", "g", None),), 2),))
+    operators = (Operator(CursorName("bids", "g", "w"), "totals"), Operator(CursorName("bids", "g", "v"), None))
+    plan = AppPlan(
+        "app:stream", "/here", (TopicGroup("orders", "g", ("h",), (CursorName("orders", "g", None),), 2),), operators
+    )
     assert AppPlan.from_json(plan.to_json()) == plan
