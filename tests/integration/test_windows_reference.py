@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,12 +13,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pspf import BaseEvent, Collect, Count, RetryPolicy, SessionWindow, SlidingWindow, Stream, Sum, TumblingWindow
+from pspf.connectors.base import Broker, Limits, StreamingBackend
 from pspf.connectors.memory import MemoryBackend
 from pspf.windows import Window
 from tests.integration.running import read_events, read_letters, run_until_drained
+from tests.support.brokers import make_on_server
 
 QUICK = RetryPolicy(max_attempts=6, initial_ms=1, max_ms=2)
 FEW = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+FEWER = settings(FEW, max_examples=10)
+DRAIN_MS = 30_000
+_numbers = count()
 
 
 class Tick(BaseEvent):
@@ -124,17 +131,31 @@ def event_of(each: Input) -> dict[str, Any]:
     return {"n": each.n, "key": each.key, "timestamp": each.at}
 
 
-async def find(backend: MemoryBackend) -> Expected:
+def in_memory() -> Callable[[], StreamingBackend]:
+    """Return what gives the backend of an empty broker, each time the same."""
+    backend = MemoryBackend(stream_key="ticks", group_name="g")
+    return lambda: backend
+
+
+def on_server(name: str) -> Callable[[], StreamingBackend]:
+    """Return what gives backends of one empty database, each time a new one, as another process has."""
+    folder = Path(f"windows-{next(_numbers)}")
+    make = make_on_server(name)
+    return lambda: StreamingBackend(make(folder, Limits(), None), "ticks", "g")
+
+
+async def find(broker: Broker) -> Expected:
     """Return what came out, in the reference's words."""
     found = Expected()
-    for result in await read_events(backend.broker, "out"):
+    for result in await read_events(broker, "out"):
         numbers = tuple(result["value"])
         found.finals[result["key"], result["window_start_ms"], result["window_end_ms"], numbers] += 1
-    found.late = [event["n"] for event in await read_events(backend.broker, "ticks-late")]
+    found.late = [event["n"] for event in await read_events(broker, "ticks-late")]
     return found
 
 
 async def check(
+    open_backend: Callable[[], StreamingBackend],
     window: Window,
     inputs: list[Input],
     *,
@@ -146,7 +167,6 @@ async def check(
     cut: int | None = None,
     merges: bool = False,
 ) -> None:
-    backend = MemoryBackend(stream_key="ticks", group_name="g")
     runs: Counter[int] = Counter()
 
     def collect(event: Tick, state: list[int] | None) -> list[int]:
@@ -159,7 +179,7 @@ async def check(
         return collect(event, state)
 
     def make() -> Stream:
-        stream = Stream(backend)
+        stream = Stream(open_backend())
         merge = (lambda one, other: sorted(one + other)) if merges and isinstance(window, SessionWindow) else None
         handler: Any = {"plain": collect, "async": collect_async, "ready": Collect("n")}[shape]
         stream.window(
@@ -181,19 +201,19 @@ async def check(
         if part:
             first = make()
             await first.emit_many([event_of(each) for each in part], "ticks")
-            await run_until_drained(first)
+            await run_until_drained(first, within_ms=DRAIN_MS)
             await first.stop()
-    found, expected = await find(backend), expect(window, inputs, delay_ms, lateness_ms)
+    broker = open_backend().broker
+    found, expected = await find(broker), expect(window, inputs, delay_ms, lateness_ms)
     if isinstance(window, SessionWindow):
         found.finals = Counter({(*place[:3], tuple(sorted(place[3]))): n for place, n in found.finals.items()})
-    assert await read_letters(backend.broker) == []
+    assert await read_letters(broker) == []
     assert found.finals == expected.finals
     assert sorted(found.late) == expected.late
-    await backend.close()
+    await broker.close()
 
 
-@FEW
-@given(
+FINALS = given(
     window=WINDOWS,
     inputs=inputs_of(12),
     delay=st.sampled_from([0, 3_000]),
@@ -202,14 +222,7 @@ async def check(
     shape=st.sampled_from(["plain", "async", "ready"]),
     merges=st.booleans(),
 )
-def test_finals_and_late_records_are_those_of_a_plain_fold(
-    window: Window, inputs: list[Input], delay: int, lateness: int, batch: int, shape: str, merges: bool
-) -> None:
-    asyncio.run(check(window, inputs, delay_ms=delay, lateness_ms=lateness, batch=batch, shape=shape, merges=merges))
-
-
-@FEW
-@given(
+RESTARTS = given(
     window=WINDOWS,
     inputs=inputs_of(8),
     batch=st.sampled_from([1, 4, 100]),
@@ -217,12 +230,42 @@ def test_finals_and_late_records_are_those_of_a_plain_fold(
     fails=st.frozensets(st.integers(0, 39), max_size=6),
     cut=st.integers(1, 30),
 )
+
+
+@FEW
+@FINALS
+def test_finals_and_late_records_are_those_of_a_plain_fold(
+    window: Window, inputs: list[Input], delay: int, lateness: int, batch: int, shape: str, merges: bool
+) -> None:
+    options: dict[str, Any] = {"batch": batch, "shape": shape, "merges": merges}
+    asyncio.run(check(in_memory(), window, inputs, delay_ms=delay, lateness_ms=lateness, **options))
+
+
+@FEWER
+@FINALS
+def test_on_a_server_finals_and_late_records_are_those_of_a_plain_fold(
+    window: Window, inputs: list[Input], delay: int, lateness: int, batch: int, shape: str, merges: bool
+) -> None:
+    options: dict[str, Any] = {"batch": batch, "shape": shape, "merges": merges}
+    asyncio.run(check(on_server("valkey"), window, inputs, delay_ms=delay, lateness_ms=lateness, **options))
+
+
+@FEW
+@RESTARTS
 def test_failing_handlers_and_restarts_change_no_result(
     window: Window, inputs: list[Input], batch: int, shape: str, fails: frozenset[int], cut: int
 ) -> None:
-    asyncio.run(
-        check(window, inputs, delay_ms=2_000, lateness_ms=1_000, batch=batch, shape=shape, fails=fails, cut=cut)
-    )
+    options: dict[str, Any] = {"batch": batch, "shape": shape, "fails": fails, "cut": cut}
+    asyncio.run(check(in_memory(), window, inputs, delay_ms=2_000, lateness_ms=1_000, **options))
+
+
+@FEWER
+@RESTARTS
+def test_on_a_server_failing_handlers_and_restarts_change_no_result(
+    window: Window, inputs: list[Input], batch: int, shape: str, fails: frozenset[int], cut: int
+) -> None:
+    options: dict[str, Any] = {"batch": batch, "shape": shape, "fails": fails, "cut": cut}
+    asyncio.run(check(on_server("redis"), window, inputs, delay_ms=2_000, lateness_ms=1_000, **options))
 
 
 def last_updates(events: list[dict[str, Any]]) -> dict[tuple[str, int], Any]:
