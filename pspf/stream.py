@@ -20,7 +20,7 @@ from pspf.processing.stop import Backoff, Stop
 from pspf.processing.windows.folds import make_loader
 from pspf.processor import BatchProcessor, Tuning
 from pspf.records import Appended, Cursor, NewRecord, check_name, encode_headers, format_ids
-from pspf.schema import encode
+from pspf.schema import encode, identify
 from pspf.settings import settings
 from pspf.state.base import StateStore
 from pspf.subscription import (
@@ -617,16 +617,5 @@ def _encode(events: Sequence[Any], key: str | None, headers: Mapping[str, str] |
         return list(map(encode, events))
     raw_headers = encode_headers(headers)
     if call is not None:
-        events = [_identify(event, call.next_id()) for event in events]
+        events = [identify(event, call.next_id()) for event in events]
     return [encode(event, key=key, raw_headers=raw_headers) for event in events]
-
-
-def _identify(event: Any, event_id: str) -> Any:
-    """Return the event with an id, unless the caller chose one: a handler that runs again emits the same."""
-    if isinstance(event, dict):
-        return event if "event_id" in event else {**event, "event_id": event_id}
-    if not isinstance(event, BaseModel) or "event_id" in event.__pydantic_fields_set__:
-        return event
-    if "event_id" in type(event).model_fields:
-        return event.model_copy(update={"event_id": event_id})
-    return event
