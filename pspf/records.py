@@ -74,6 +74,11 @@ def companion_source(topic: str) -> str | None:
     return None
 
 
+def as_text(raw: bytes | None) -> str | None:
+    """Return bytes as text that can be printed; what is not UTF-8 becomes escapes."""
+    return None if raw is None else raw.decode(errors="backslashreplace")
+
+
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key: crc32 of its UTF-8 bytes, modulo the number of partitions."""
     return zlib.crc32(key) % partitions

@@ -69,11 +69,6 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def as_text(raw: bytes | None) -> str | None:
-    """Return bytes as text that can be printed; what is not UTF-8 becomes escapes."""
-    return None if raw is None else raw.decode(errors="backslashreplace")
-
-
 def format_time(time_ms: int | None) -> str:
     """Return a UTC time to the millisecond, `-` where there is none."""
     if time_ms is None:

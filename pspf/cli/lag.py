@@ -1,72 +1,17 @@
 """Groups as people see them: the cursors of one topic, group and handler together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from pspf.cli.console import flush, format_span, write_json, write_table
 from pspf.cli.grammar import near
 from pspf.connectors.base import Broker, ConsumerInfo, CursorInfo
+from pspf.connectors.views import GroupView, pending_of
 from pspf.errors import NotFound
 from pspf.records import format_id
 
-
-@dataclass(frozen=True, slots=True)
-class GroupView:
-    """All partitions of a group on a topic; `handler` is None in shared mode."""
-
-    group: str
-    topic: str
-    handler: str | None
-    cursors: Sequence[CursorInfo]
-    consumers: Sequence[ConsumerInfo]
-
-    @property
-    def ordering(self) -> str:
-        """`key` where order per key is kept, else `none`."""
-        return "none" if self.handler is None else "key"
-
-    @property
-    def lag(self) -> int | None:
-        """Records not finished; None where one partition's is unknown."""
-        lags = [cursor.lag for cursor in self.cursors]
-        return None if None in lags else sum(lag for lag in lags if lag is not None)
-
-    @property
-    def pending(self) -> int:
-        """Records delivered and not finished."""
-        return sum(pending_of(cursor) for cursor in self.cursors)
-
-    def as_summary(self) -> dict[str, Any]:
-        """Return what `groups list --json` has for it."""
-        return {
-            "group": self.group,
-            "topic": self.topic,
-            "handler": self.handler,
-            "ordering": self.ordering,
-            "lag": self.lag,
-            "pending": self.pending,
-            "consumers": len(self.consumers),
-        }
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what `groups inspect --json` has for it."""
-        return {
-            "group": self.group,
-            "topic": self.topic,
-            "handler": self.handler,
-            "ordering": self.ordering,
-            "partitions": [_as_json_partition(cursor) for cursor in self.cursors],
-            "lag": self.lag,
-            "pending": self.pending,
-            "consumers": [{"consumer": c.consumer, "pending": c.pending, "idle_ms": c.idle_ms} for c in self.consumers],
-        }
-
-
-def pending_of(cursor: CursorInfo) -> int:
-    """Return the delivered part of a cursor's lag: in hand, held back, or waiting for a retry."""
-    return cursor.pending + cursor.held_back + cursor.retries
+__all__ = ["GroupView", "as_json_consumer", "check_group", "over", "pending_of", "print_groups", "read_groups"]
 
 
 async def read_groups(broker: Broker, *, group: str | None = None, topic: str | None = None) -> list[GroupView]:
@@ -156,16 +101,3 @@ def _identity(info: CursorInfo) -> tuple[str, str, str]:
 
 def _id(info: CursorInfo, offset: int | None) -> str | None:
     return None if offset is None else format_id(info.cursor.partition, offset)
-
-
-def _as_json_partition(info: CursorInfo) -> dict[str, Any]:
-    return {
-        "partition": info.cursor.partition,
-        "committed": _id(info, info.committed),
-        "end": _id(info, info.end),
-        "lag": info.lag,
-        "pending": pending_of(info),
-        "oldest_pending_ms": info.oldest_pending_ms,
-        "owner": info.owner,
-        "watermark_ms": info.watermark_ms,
-    }

@@ -1,42 +1,32 @@
 """Dead letters: choosing them, showing them, giving them a new start."""
 
 import asyncio
-import base64
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-import orjson
-
-from pspf.cli.console import Cell, as_text, format_time, shorten
+from pspf.cli.console import Cell, format_time, shorten
 from pspf.cli.exits import UsageError
 from pspf.cli.grammar import near
 from pspf.connectors.base import Broker, StoredDeadLetter
-from pspf.errors import NotFound, SchemaError
-from pspf.records import DEAD_LETTER_SUFFIX, parse_id
+from pspf.connectors.views import Choice, as_json_letter, as_json_whole, names_of
+from pspf.errors import NotFound
+from pspf.records import as_text, parse_id
+
+__all__ = [
+    "Choice",
+    "as_json_letter",
+    "as_json_whole",
+    "as_page",
+    "as_row",
+    "by_error",
+    "replay_letters",
+    "select",
+    "select_one",
+]
 
 _BATCH: Final = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Which dead letters; what is None or empty does not narrow.
-
-    An id is the dead letter's own, or names the record that died: `orders/42`.
-    """
-
-    topic: str | None = None
-    group: str | None = None
-    handler: str | None = None
-    error_type: str | None = None
-    ids: tuple[str, ...] = ()
-
-    @property
-    def source(self) -> str | None:
-        """The topic that the records came from, also where its `-dlq` was named."""
-        return None if self.topic is None else self.topic.removesuffix(DEAD_LETTER_SUFFIX)
 
 
 async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
@@ -53,23 +43,13 @@ async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
         names = {info.topic for info in await broker.list_topics()}
         if choice.source not in names:
             raise NotFound(f"no topic {choice.source!r} in {broker.name}{near(choice.source, names)}")
-    known = {name for letter in letters for name in _names(letter)}
+    known = {name for letter in letters for name in names_of(letter)}
     missing = [letter_id for letter_id in choice.ids if letter_id not in known]
     if missing:
         raise NotFound(
             f"no dead letter {', '.join(missing)}{f' of {choice.source}' if choice.source else ''}; see pspf dlq list"
         )
-    return [
-        letter
-        for letter in letters
-        if (not choice.ids or _names(letter) & set(choice.ids))
-        and choice.handler in (None, letter.handler)
-        and choice.error_type in (None, letter.error_type, letter.error_type.rpartition(".")[2])
-    ]
-
-
-def _names(letter: StoredDeadLetter) -> set[str]:
-    return {letter.record.id, f"{letter.topic}/{letter.original_id}"}
+    return [letter for letter in letters if choice.fits(letter)]
 
 
 async def select_one(broker: Broker, choice: Choice) -> StoredDeadLetter:
@@ -118,36 +98,6 @@ def as_row(letter: StoredDeadLetter) -> tuple[Cell, ...]:
     return letter.record.id, letter.topic, letter.group, letter.handler, letter.attempts, error, when
 
 
-def as_json_letter(letter: StoredDeadLetter) -> dict[str, Any]:
-    """Return what `dlq list --json` has for it."""
-    return {
-        "id": letter.record.id,
-        "topic": letter.topic,
-        "group": letter.group,
-        "handler": letter.handler,
-        "attempts": letter.attempts,
-        "error_type": letter.error_type,
-        "error": letter.error,
-        "original_id": letter.original_id,
-        "dead_at_ms": letter.dead_at_ms,
-    }
-
-
-def as_json_whole(letter: StoredDeadLetter) -> dict[str, Any]:
-    """Return all that is known of it: also traceback, key, headers and payload."""
-    whole = {
-        **as_json_letter(letter),
-        "partition": letter.partition,
-        "traceback": letter.traceback,
-        "key": as_text(letter.record.raw_key),
-        "headers": _headers(letter),
-    }
-    try:
-        return {**whole, "event": orjson.loads(letter.record.value)}
-    except orjson.JSONDecodeError:
-        return {**whole, "event": None, "raw": base64.b64encode(letter.record.value).decode()}
-
-
 def as_page(letter: StoredDeadLetter) -> Iterator[str]:
     """Yield the lines of `dlq inspect`."""
     yield f"dead letter {letter.record.id} of {letter.topic}, record {letter.original_id}"
@@ -160,10 +110,3 @@ def as_page(letter: StoredDeadLetter) -> Iterator[str]:
     yield f"payload     {as_text(letter.record.value)}"
     yield from letter.traceback.splitlines()
     yield f"to try again: pspf dlq replay {letter.topic} --id {letter.record.id}"
-
-
-def _headers(letter: StoredDeadLetter) -> dict[str, str]:
-    try:
-        return letter.record.headers
-    except SchemaError:  # they may be what the record was given up for
-        return {}

@@ -1,15 +1,15 @@
 """Finding what handlers remember, by names that people type."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import orjson
-
-from pspf.cli.console import as_text
 from pspf.cli.exits import UsageError
 from pspf.cli.grammar import near
 from pspf.connectors.base import Broker, StateEntry
+from pspf.connectors.views import as_json_entry
 from pspf.errors import NotFound
+from pspf.records import as_text
+
+__all__ = ["as_json_entry", "find_entries", "find_entry", "key_text", "value_text"]
 
 
 async def find_entries(
@@ -72,16 +72,3 @@ def key_text(entry: StateEntry) -> str:
 def value_text(entry: StateEntry) -> str:
     """Return the value's JSON."""
     return as_text(entry.value) or ""
-
-
-def as_json_entry(entry: StateEntry) -> dict[str, Any]:
-    """Return what `state list --json` has for it."""
-    return {
-        "handler": entry.handler,
-        "topic": entry.topic,
-        "group": entry.group,
-        "partition": entry.partition,
-        "key": key_text(entry),
-        "name": entry.name,
-        "value": orjson.loads(entry.value),
-    }

@@ -8,14 +8,14 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from pspf.cli.console import as_text, flush, format_time, visible, write, write_json, write_json_line
+from pspf.cli.console import flush, format_time, visible, write, write_json, write_json_line
 from pspf.cli.exits import UsageError
 from pspf.cli.grammar import Place
 from pspf.cli.places import CHUNK, find_offsets, order
 from pspf.cli.where import Condition
 from pspf.connectors.base import Broker
 from pspf.errors import NotFound, SchemaError
-from pspf.records import Record
+from pspf.records import Record, as_text
 
 _WAIT_MS: Final = 1_000
 _DIRECTIVE: Final = re.compile(r"%(.?)", re.DOTALL)

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pspf.cli.console import as_text, count_of, format_span, shorten, write_table
+from pspf.cli.console import count_of, format_span, shorten, write_table
 from pspf.cli.lag import check_group
 from pspf.connectors.base import Broker
 from pspf.connectors.operations import PendingRecord, Waiting
 from pspf.errors import NotFound
-from pspf.records import parse_id
+from pspf.records import as_text, parse_id
 
 _MOST: Final = 1_000_000
 _BATCH: Final = 1_000
