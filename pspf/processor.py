@@ -21,6 +21,7 @@ from pspf.processing.batch_size import BatchSize
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack
 from pspf.processing.narration import Narrator
+from pspf.processing.silence import Silence
 from pspf.processing.stop import Backoff, SoloGate, Stop
 from pspf.records import Batch, Commit, Cursor, NewRecord, Record
 from pspf.schema import make_decoder
@@ -39,7 +40,6 @@ T = TypeVar("T")
 Inject = Callable[[str, dict[str, str] | None], dict[str, str] | None]
 """Gives the headers of an event that is emitted to a topic."""
 
-_POLL_MS: Final = 5_000
 _CANCEL_S: Final = 0.1
 _TURNS_TO_SEND: Final = 2
 """How many turns of the event loop a read takes to be on its way: its task, and the broker's own."""
@@ -175,6 +175,8 @@ class _CursorLoop:
         self._commits_aside = consumer.is_remote and consumer.lease is None and self._state is None
         self._upcoming: asyncio.Task[Batch] | None = None
         self._was_full = False
+        self._silence = Silence()
+        self._read_end = 0 if consumer.lease is None else consumer.lease.position
         self.cursor = cursor = consumer.cursor
         self._activity = processor.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
         stop.add(self._on_stop)
@@ -271,12 +273,27 @@ class _CursorLoop:
         self._was_full = is_full
         self._activity.reading_since_ms = _now_ms()
         try:
-            return await self._insist(
-                "read",
-                lambda: self._consumer.poll(max_records=self._size.records, timeout_ms=_POLL_MS, retries_only=is_full),
-            )
+            batch = await self._insist("read", lambda: self._read(retries_only=is_full))
         finally:
             self._activity.reading_since_ms = None
+        if is_full or batch.end != self._read_end:  # retries break no silence
+            self._silence.end()
+        elif not batch.records:
+            self._silence.go_on()
+        self._read_end = batch.end
+        return batch
+
+    async def _read(self, *, retries_only: bool) -> Batch:
+        now_ms = self._processor.clock.monotonic_ms()
+        self._silence.begin_read(now_ms)
+        timeout_ms = self._executor.patience_ms(self._silence, now_ms)
+        try:
+            return await self._consumer.poll(
+                max_records=self._size.records, timeout_ms=timeout_ms, retries_only=retries_only
+            )
+        except BackendUnavailable:
+            self._silence.end()
+            raise
 
     async def _read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         # A broker that is away for a moment is no failure of the record.
@@ -287,6 +304,7 @@ class _CursorLoop:
     async def _handle(self, batch: Batch) -> Commit | None:
         """Run a batch's handlers; return its commit, None where there is nothing to commit."""
         if not batch.records:
+            await self._executor.notice(self._silence)
             if not self._executor.has_late:
                 return None
             if self._held is not None:  # nothing was read, be it that a poll said so or none was asked

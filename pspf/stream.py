@@ -223,14 +223,14 @@ class Stream:
             merge: How two states of sessions that a record bridges become one; without it their records
                 are kept and folded again.
             allowed_lateness_ms: How long behind its end a window still takes records.
-            idle_timeout_ms: Not available in this version.
+            idle_timeout_ms: Close what is open once a partition had nothing new to read for so long; what
+                comes after is judged by the windows that were closed. None: never.
             max_future_ms: Dead-letter a record whose time is further ahead of the broker's clock.
             retention_ms: How long a closed window can be read.
             retry, schema, name, start: As in `subscribe`.
 
         Raises:
             ConfigurationError: The function or a value is none that this takes.
-            NotAvailable: `idle_timeout_ms` was given.
         """
         if not isinstance(topic, str):
             raise ConfigurationError(f"window takes a topic's name, not {topic!r:.80}: @stream.window('orders', ...)")

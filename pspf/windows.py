@@ -10,7 +10,7 @@ from math import gcd, isfinite
 from typing import Any, Final, Literal, NamedTuple
 
 from pspf.aggregations import Aggregation
-from pspf.errors import ConfigurationError, NotAvailable
+from pspf.errors import ConfigurationError
 from pspf.records import check_name, companion_source
 
 Emission = Literal["final", "updates"]
@@ -129,6 +129,7 @@ class Windowing:
 
     `aggregation` None: the subscription's handler folds, and its state is read as `state_model` (None:
     as JSON is). `key` is the name of a field, or a function of the event; None: the event's key.
+    `idle_timeout_ms` of nothing new to read, by the clock, close all that is open; None: event time alone does.
     """
 
     window: Window
@@ -162,8 +163,11 @@ class Windowing:
         ):
             if value is not None:
                 _check_ms(where, name, value, 1 if name == "idle_timeout_ms" else 0)
-        if self.idle_timeout_ms is not None:
-            raise NotAvailable(f"{where}: this version has no idle_timeout_ms; leave it out")
+        if self.idle_timeout_ms is not None and not self.closes:
+            raise ConfigurationError(
+                f"{where}: idle_timeout_ms closes windows, and these stay open: give emit='final',"
+                " watermark_delay_ms= or allowed_lateness_ms="
+            )
         self._check_results(where)
         if self.key is not None and not (callable(self.key) or (self.key and isinstance(self.key, str))):
             raise ConfigurationError(f"{where}: key={self.key!r:.80}; use a field's name or a function of the event")

@@ -13,9 +13,11 @@ from typing import Final
 
 from pspf.context import Call, current_call
 from pspf.processing.batch_run import BatchRun
+from pspf.processing.silence import Silence
 from pspf.records import Record
 
 _BREATH_SECONDS: Final = 0.05
+_PATIENCE_MS: Final = 5_000
 
 # SystemExit from a handler is its record's failure too: only signals end a worker.
 FAILURES: Final = (Exception, SystemExit)
@@ -32,6 +34,13 @@ class Executor(ABC):
     def has_late(self) -> bool:
         """Whether records that an earlier batch left in hand have their outcome: the next run reports it."""
         return False
+
+    def patience_ms(self, silence: Silence, now_ms: int) -> int:
+        """Return how long a read that begins now may wait for a record."""
+        return _PATIENCE_MS
+
+    async def notice(self, silence: Silence) -> None:  # noqa: B027 (most have nothing to do then)
+        """Learn that a read found nothing; whoever has something to do then `has_late`."""
 
 
 def leave(records: Sequence[Record], unstarted: Sequence[Record], run: BatchRun) -> int:

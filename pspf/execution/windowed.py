@@ -21,6 +21,7 @@ from pspf.execution.threads import run_in_thread
 from pspf.execution.traced import span_batches
 from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
 from pspf.processing.held_back import HeldBack
+from pspf.processing.silence import Silence
 from pspf.processing.windows.folds import Fold, HandlerFold, make_fold
 from pspf.processing.windows.place import Key, make_key_reader, time_of
 from pspf.processing.windows.progress import Progress, decode, describe
@@ -128,6 +129,23 @@ class Windowed(Executor):
         """Close all that is open, as at the end of the input; `on_more` is called for it."""
         self._is_final = True
         self.room.on_more()
+
+    def patience_ms(self, silence: Silence, now_ms: int) -> int:
+        idle_ms, longest_ms = self.windowing.idle_timeout_ms, super().patience_ms(silence, now_ms)
+        if idle_ms is None or silence.lasted_ms >= idle_ms:
+            return longest_ms
+        return min(longest_ms, silence.left_ms(idle_ms, now_ms))
+
+    async def notice(self, silence: Silence) -> None:
+        idle_ms = self.windowing.idle_timeout_ms
+        if idle_ms is None or silence.lasted_ms < idle_ms:
+            return
+        if not self._is_open:
+            await self._open()
+        last_ms = self.last_due_ms()
+        if last_ms > self.watermark_ms:
+            self.watermark_ms = last_ms
+            self._has_more = True
 
     async def _work(self, records: Sequence[Record], run: BatchRun) -> int:
         if not self._is_open:

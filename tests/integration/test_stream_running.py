@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pspf import Context, Count, MemoryBackend, Stream, TumblingWindow
+from pspf import Context, MemoryBackend, Stream
 from pspf.connectors.base import Limits, StreamingBackend
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.errors import ConfigurationError, NotAvailable, NotFound, TopicMismatch
@@ -393,14 +393,6 @@ async def test_what_a_handler_remembers_is_read_from_outside(backend: StreamingB
         assert await stream.read_state(handle, "c", "last") is None
         with pytest.raises(NotFound, match=r"no ordered handler 'count'; there are \['counts'\]"):
             await stream.read_state("count", "a", "last")
-
-
-async def test_what_this_version_lacks_says_so(backend: StreamingBackend) -> None:
-    stream = Stream(backend)
-    with pytest.raises(NotAvailable, match="no idle_timeout_ms"):
-        stream.window(TOPIC, TumblingWindow(1_000), idle_timeout_ms=1_000)(Count())
-    with pytest.raises(NotAvailable, match="no idle_timeout_ms"):
-        await stream.aggregate(TumblingWindow(1_000), Count(), idle_timeout_ms=1_000)
 
 
 async def test_ordered_state_in_a_users_store_is_refused(backend: StreamingBackend) -> None:

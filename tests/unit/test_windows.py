@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspf import SessionWindow, SlidingWindow, TumblingWindow
-from pspf.errors import ConfigurationError, NotAvailable
+from pspf.errors import ConfigurationError
 from pspf.windows import Windowing, describe_ms
 
 
@@ -75,9 +75,10 @@ def test_what_does_not_fit_is_refused(options: dict[str, Any], says: str) -> Non
         Windowing(**{"window": TumblingWindow(1_000), **options}).check("handler h")
 
 
-def test_what_this_version_lacks_says_so() -> None:
-    with pytest.raises(NotAvailable, match="idle_timeout_ms"):
+def test_silence_can_close_only_what_can_close() -> None:
+    with pytest.raises(ConfigurationError, match="idle_timeout_ms closes windows"):
         Windowing(TumblingWindow(1_000), idle_timeout_ms=5).check("handler h")
+    Windowing(TumblingWindow(1_000), idle_timeout_ms=5, watermark_delay_ms=1).check("handler h")
 
 
 def test_windows_close_only_where_that_was_asked_for() -> None:
