@@ -285,6 +285,11 @@ class TopN(_OfField):
         self._keep = None if keep is None else Last(keep)
         self.name = f"top{n}-{_field_name(field)}"
 
+    @property
+    def keeps(self) -> bool:
+        """Whether another field is kept with each value."""
+        return self._keep is not None
+
     def take(self, event: Any, offset: int) -> Any:
         value = super().take(event, offset)
         if value is MISSING:

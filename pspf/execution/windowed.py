@@ -28,6 +28,7 @@ from pspf.processing.windows.progress import Progress, decode, describe
 from pspf.processing.windows.results import encode_late, encode_result, make_encoder
 from pspf.processing.windows.spans import BEGINNING
 from pspf.processing.windows.table import Changes
+from pspf.processing.windows.view import tell
 from pspf.records import NewRecord, Record, WindowChanges
 from pspf.schema import Decoder
 from pspf.subscription import Subscription
@@ -91,6 +92,7 @@ class Windowed(Executor):
         self._read = read
         self._key_of = make_key_reader(windowing.key)
         self._described = describe(windowing, self.fold.name)
+        self._told = self._described | tell(windowing)
         self._encode_result = make_encoder(windowing.result)
         self._keys: dict[int, bytes] = {}
         self._late: list[NewRecord] = []
@@ -376,7 +378,7 @@ class Windowed(Executor):
         changes = self.take_changes()
         watermark_ms = None if self.watermark_ms == BEGINNING else self.watermark_ms
         noted = replace(self.note(self.held_ms), has_more=self._has_more, is_finished=self._is_finished)
-        progress = noted.encode(self._described)
+        progress = noted.encode(self._told)
         run.windows = WindowChanges(watermark_ms, progress, changes.dropped, changes.states, tuple(self._late))
 
 
