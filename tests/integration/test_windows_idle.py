@@ -102,6 +102,26 @@ async def test_the_watermark_that_silence_moved_never_goes_back(memory: Streamin
     assert [event["timestamp"] for event in await read_events(stream.broker, f"{TOPIC}-late")] == [2]
 
 
+async def test_a_new_record_starts_the_count_anew(memory: StreamingBackend, clock: ManualClock) -> None:
+    stream = make(memory, clock)
+    stream.window(TOPIC, TumblingWindow(10_000), emit="final", to="out", name="t", idle_timeout_ms=IDLE_MS)(Count())
+    await stream.emit_many([tick(1)], TOPIC)
+    async with running(stream):
+
+        async def is_out() -> bool:
+            clock.advance(IDLE_MS // 4)
+            await stream.broker.ping()
+            return bool(await values(stream))
+
+        await wait_until(is_out)
+        await stream.emit_many([tick(15)], TOPIC)
+        await drain(stream)
+        for _ in range(3):
+            clock.advance(IDLE_MS // 4)
+            await let_it_read(stream)
+        assert await values(stream) == [("a", 0, 1)]
+
+
 async def test_a_backlog_is_no_silence_however_long_it_takes(memory: StreamingBackend, clock: ManualClock) -> None:
     stream = make(memory, clock)
 
