@@ -243,4 +243,4 @@ def _links(headers: Headers) -> list[Link]:
 def _links_to(contexts: Sequence[Context]) -> list[Link]:
     """Return a link to each span that is in one of the contexts."""
     spans = [get_current_span(context).get_span_context() for context in contexts]
-    return [Link(span) for span in dict.fromkeys(spans) if span.is_valid]
+    return [Link(span) for span in {(span.trace_id, span.span_id): span for span in spans}.values() if span.is_valid]
