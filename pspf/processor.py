@@ -109,7 +109,14 @@ class BatchProcessor:
     state_store: StateStore | None = None
     warned: set[str] = field(default_factory=set)
     """The handlers that were told that they emit past their commit."""
+    is_abandoned: bool = False
+    """Whether cursors are left as a killed process leaves them, instead of given back."""
     _loops: "set[_CursorLoop]" = field(default_factory=set)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether every loop waits for its broker to have something for it, or for the clock."""
+        return all(loop.is_at_rest for loop in self._loops)
 
     def finish(self, cursors: Collection[Cursor] | None = None) -> None:
         """Close the windows that are open on the cursors in hand, or on some of them, as at the end of the input."""
@@ -175,6 +182,7 @@ class _CursorLoop:
         self._commits_aside = consumer.is_remote and consumer.lease is None and self._state is None
         self._upcoming: asyncio.Task[Batch] | None = None
         self._was_full = False
+        self._waits_until_ms: int | None = None
         self._silence = Silence()
         self._read_end = 0 if consumer.lease is None else consumer.lease.position
         self.cursor = cursor = consumer.cursor
@@ -287,6 +295,7 @@ class _CursorLoop:
         now_ms = self._processor.clock.monotonic_ms()
         self._silence.begin_read(now_ms)
         timeout_ms = self._executor.patience_ms(self._silence, now_ms)
+        self._waits_until_ms = now_ms + timeout_ms
         try:
             return await self._consumer.poll(
                 max_records=self._size.records, timeout_ms=timeout_ms, retries_only=retries_only
@@ -294,6 +303,8 @@ class _CursorLoop:
         except BackendUnavailable:
             self._silence.end()
             raise
+        finally:
+            self._waits_until_ms = None
 
     async def _read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         # A broker that is away for a moment is no failure of the record.
@@ -420,6 +431,17 @@ class _CursorLoop:
         if isinstance(self._executor, Windowed):
             self._executor.finish()
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it has nothing in hand and waits for a read whose time is not up."""
+        if self._run is not None or self._left or self._executor.has_late:
+            return False
+        if self._activity.committing_since_ms is not None:
+            return False
+        is_committed = self._committing is None or self._committing.done()
+        until_ms = self._waits_until_ms
+        return is_committed and until_ms is not None and until_ms > self._processor.clock.monotonic_ms()
+
     def _on_stop(self) -> None:
         if self._run is not None:
             self._run.is_closed = True
@@ -436,6 +458,8 @@ class _CursorLoop:
         if self._committing is not None:  # given up half-way
             self._committing.cancel()
             await asyncio.wait([self._committing])
+        if self._processor.is_abandoned:
+            return
         try:
             await self._consumer.release()
         except BackendUnavailable as error:  # the session's end gives it back, or the end of its lease

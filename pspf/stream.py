@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
@@ -12,6 +12,7 @@ import orjson
 
 from pspf.aggregations import as_aggregation
 from pspf.assignment import Assignment
+from pspf.clock import Clock
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
 from pspf.context import current_call
@@ -96,6 +97,7 @@ class Stream:
         self._lifespan = lifespan
         self.name = name
         self.session_id: str | None = None
+        self._session: Session | None = None
         self._stop: Stop | None = None
         self._runner: asyncio.Task[Any] | None = None
         self._finished: asyncio.Event | None = None
@@ -121,6 +123,17 @@ class Stream:
     def bind(self, broker: Broker) -> None:
         """Run on this broker, whatever was given or set."""
         self._backend = StreamingBackend(broker, self._topic, self._group)
+
+    @contextmanager
+    def on(self, broker: Broker, clock: Clock) -> Iterator[None]:
+        """Run on this broker and by this clock, whatever was given or set, until the block ends. For tests."""
+        before, clock_before = self._backend, self.processor.clock
+        self.bind(broker)
+        self.processor.clock = clock
+        try:
+            yield
+        finally:
+            self._backend, self.processor.clock = before, clock_before
 
     # Declaring
 
@@ -412,7 +425,7 @@ class Stream:
         stop = self._stop = Stop()
         finished = self._finished = asyncio.Event()
         self._runner = asyncio.current_task()
-        self._gave_up = False
+        self._gave_up = self.processor.is_abandoned = False
         was_connected = self._is_connected
         try:
             await self._connect()
@@ -453,11 +466,11 @@ class Stream:
     @asynccontextmanager
     async def _session_entered(self) -> AsyncIterator[Session]:
         session = await self.broker.open_session(self.name)
-        self.session_id = session.id
+        self.session_id, self._session = session.id, session
         try:
             yield session
         finally:
-            self.session_id = None
+            self.session_id = self._session = None
             await asyncio.shield(_leave(session))
 
     async def _warn_of_the_forgotten(self, subscriptions: Sequence[Subscription]) -> None:
@@ -503,6 +516,13 @@ class Stream:
         if self._runner is not None and not self._gave_up:
             self._gave_up = True
             self._runner.cancel()
+
+    def abandon(self) -> None:
+        """End as a killed process does: what is in hand had no effect, and nothing is given back. For tests."""
+        self.processor.is_abandoned = True
+        if self._session is not None:
+            self._session.abandon()
+        self.give_up()
 
     # Looking
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from pspf.clock import Clock
 from pspf.connectors.base import Broker, Limits, StreamingBackend
 from pspf.connectors.valkey.url import PLAIN_SCHEMES, TLS_SCHEMES, UNIX_SCHEMES, parse_server
 from pspf.errors import ConfigurationError, NotAvailable
@@ -30,11 +31,11 @@ def make_backend(topic: str, group: str, url: str | None = None) -> StreamingBac
     return StreamingBackend(make_broker(url), topic, group)
 
 
-def make_broker(url: str | None = None) -> Broker:
+def make_broker(url: str | None = None, *, clock: Clock | None = None) -> Broker:
     """Return the broker at `url`, else the one that the settings choose; opens nothing.
 
     Without a URL: `PSPF_BACKEND`; else Valkey, where `VALKEY_HOST` is set or `PSPF_ENV` is not
-    `dev`; else the embedded broker of the project (see `find_default_file`).
+    `dev`; else the embedded broker of the project (see `find_default_file`). `clock` replaces its own.
 
     Raises:
         ConfigurationError: The URL is none that we know.
@@ -54,15 +55,15 @@ def make_broker(url: str | None = None) -> Broker:
     if parts.scheme in _LATER_SCHEMES:
         raise NotAvailable(f"backend {safe_url(url)}: {_ONE_SERVER}")
     if parts.scheme in _VALKEY_SCHEMES:
-        return _make_valkey(parse_server(url, parts))
+        return _make_valkey(parse_server(url, parts), clock)
     if parts.scheme == "memory":
-        return _make_memory(url, parts.netloc + parts.path + parts.query)
+        return _make_memory(url, parts.netloc + parts.path + parts.query, clock)
     if parts.netloc or parts.fragment:
         raise ConfigurationError(
             f"backend {safe_url(url)!r}: a file's URL has three slashes (sqlite:///rel.db) or four (sqlite:////abs.db)"
         )
     path = Path(unquote(parts.path.removeprefix("/"))) if len(parts.path) > 1 else find_default_file()
-    return _make_sqlite(path.expanduser(), _read_synchronous(url, parts.query))
+    return _make_sqlite(path.expanduser(), _read_synchronous(url, parts.query), clock)
 
 
 def find_default_file(start: Path | None = None) -> Path:
@@ -130,21 +131,21 @@ def _read_synchronous(url: str, query: str) -> str | None:
     return None if synchronous is None else synchronous.upper()
 
 
-def _make_memory(url: str, rest: str) -> Broker:
+def _make_memory(url: str, rest: str, clock: Clock | None) -> Broker:
     if rest.strip("/"):
         raise ConfigurationError(f"backend {safe_url(url)!r}: memory:// has no name and no options")
     from pspf.connectors.memory import MemoryBroker  # start-up: brings the whole broker with it
 
-    return MemoryBroker(make_limits())
+    return MemoryBroker(make_limits(), clock)
 
 
-def _make_sqlite(path: Path, synchronous: str | None) -> Broker:
+def _make_sqlite(path: Path, synchronous: str | None, clock: Clock | None) -> Broker:
     from pspf.connectors.sqlite.broker import SQLiteBroker  # start-up: loads apsw
 
-    return SQLiteBroker(path, make_limits(synchronous))
+    return SQLiteBroker(path, make_limits(synchronous), clock)
 
 
-def _make_valkey(server: dict[str, Any]) -> Broker:
+def _make_valkey(server: dict[str, Any], clock: Clock | None) -> Broker:
     from pspf.connectors.valkey import ValkeyBroker, ValkeyConnector  # start-up: loads the client
 
-    return ValkeyBroker(ValkeyConnector(**server), make_limits())
+    return ValkeyBroker(ValkeyConnector(**server), make_limits(), clock)

@@ -210,3 +210,7 @@ class MemoryBroker(SQLBroker):
         limits = limits or Limits()
         engine = InlineEngine(Storage(None, limits), clock or SystemClock(), limits)
         super().__init__(engine, MemoryLiveness(), limits, "")
+
+    async def ping(self) -> None:
+        await super().ping()
+        self._engine.look_again()  # whoever waits by a clock of the caller's, which may have been moved
