@@ -4,7 +4,23 @@ import os
 import sys
 from typing import NoReturn
 
-from pspf.cli import broker, dlq, emit, groups, health, info, pending, show, state, tail, top, topics, worker, workers
+from pspf.cli import (
+    broker,
+    dlq,
+    emit,
+    groups,
+    health,
+    info,
+    pending,
+    show,
+    state,
+    tail,
+    top,
+    topics,
+    windows,
+    worker,
+    workers,
+)
 from pspf.cli.console import ClosedPipe, say
 from pspf.cli.exits import ExitCode, code_of, explain
 from pspf.cli.options import Command, examples, make_app, verbosity
@@ -26,6 +42,7 @@ app.add_typer(groups.app, name="groups")
 app.add_typer(pending.app, name="pending")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(state.app, name="state")
+app.add_typer(windows.app, name="windows")
 app.add_typer(workers.app, name="workers")
 app.add_typer(health.app, name="health")
 app.add_typer(broker.app, name="broker")

@@ -1,9 +1,10 @@
 """Finding what handlers remember, by names that people type."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from pspf.cli.exits import UsageError
 from pspf.cli.grammar import near
+from pspf.cli.opened import each_window, find_windows, name_of
 from pspf.connectors.base import Broker, StateEntry
 from pspf.connectors.views import as_json_entry
 from pspf.errors import NotFound
@@ -15,14 +16,33 @@ __all__ = ["as_json_entry", "find_entries", "find_entry", "key_text", "value_tex
 async def find_entries(
     broker: Broker, *, handler: str | None, group: str | None, key: str | None, name: str | None
 ) -> Sequence[StateEntry]:
-    """Return remembered values; `handler` may be the last part of a name, such as `total` for `app.total`.
+    """Return what `each_entry` gives."""
+    return [entry async for entry in each_entry(broker, handler=handler, group=group, key=key, name=name)]
+
+
+async def each_entry(
+    broker: Broker, *, handler: str | None, group: str | None, key: str | None = None, name: str | None = None
+) -> AsyncIterator[StateEntry]:
+    """Give remembered values, then open windows; `handler` may be the last part of a name, as `total` of `app.total`.
+
+    A window is called by its interval; its start alone names it, too.
 
     Raises:
         NotFound: No handler of this name remembers or has a cursor.
         UsageError: The last part fits several.
     """
-    full = None if handler is None else await _full_name(broker, handler)
-    return await broker.list_state(handler=full, group=group, key=None if key is None else key.encode(), name=name)
+    full = None if handler is None else await find_handler(broker, handler)
+    raw_key = None if key is None else key.encode()
+    for entry in await broker.list_state(handler=full, group=group, key=raw_key, name=name):
+        yield entry
+    for found in await find_windows(broker, handler=full, group=group):
+        cursor = found.cursor
+        assert cursor.handler is not None
+        async for window in each_window(broker, found, key=key):
+            called = name_of(window)
+            if name in (None, called, called.partition("/")[0]):
+                place = (cursor.handler, cursor.topic, cursor.group, cursor.partition)
+                yield StateEntry(*place, (window.key or "").encode(), called, window.value or b"null")
 
 
 async def find_entry(broker: Broker, *, handler: str, group: str | None, key: str, name: str | None) -> StateEntry:
@@ -43,12 +63,14 @@ async def find_entry(broker: Broker, *, handler: str, group: str | None, key: st
     if len(entries) > 1:
         names = sorted({entry.name for entry in entries})
         groups = sorted({entry.group for entry in entries})
-        what = f"groups {', '.join(groups)}; add --group" if len(groups) > 1 else f"names {', '.join(names)}; add one"
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        what = f"groups {', '.join(groups)}; add --group" if len(groups) > 1 else f"names {shown}; add one"
         raise UsageError(f"{handler} remembers several values for key {key!r}: {what}")
     return entries[0]
 
 
-async def _full_name(broker: Broker, handler: str) -> str:
+async def find_handler(broker: Broker, handler: str) -> str:
+    """Return the whole name of an ordered handler. Errors as in `each_entry`."""
     cursors = {info.cursor.handler for info in await broker.list_cursors()}
     names = {name for name in cursors if name is not None}
     if handler not in names:

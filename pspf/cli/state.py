@@ -1,4 +1,4 @@
-"""`pspf state`: what ordered handlers remember."""
+"""`pspf state`: what ordered handlers remember, open windows included."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from pspf.cli.console import shorten, write, write_json, write_json_line, write_
 from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
 
 app = make_app(
-    "What ordered handlers remember, by record key and name.",
+    "What ordered handlers remember, by record key and name; of windowed ones the open windows.",
     "pspf state list app.total",
     "pspf state get app.total customer-3",
     "pspf state dump > state.ndjson",
@@ -32,7 +32,7 @@ def list_state(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """List remembered values."""
+    """List remembered values and open windows."""
     from pspf.cli import brokers
     from pspf.cli.remembered import as_json_entry, find_entries, key_text, value_text
 
@@ -57,14 +57,18 @@ def get(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The record key.")],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="The value's name; needed where there are several.", show_default=False),
+        typer.Argument(
+            metavar="NAME",
+            help="The value's name, or the window's start; needed where there are several.",
+            show_default=False,
+        ),
     ] = None,
     group: GroupOption = None,
     backend: Backend = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Print one remembered value as JSON; exit 6 where there is none."""
+    """Print one remembered value, or an open window's, as JSON; exit 6 where there is none."""
     from pspf.cli import brokers
     from pspf.cli.remembered import as_json_entry, find_entry, value_text
 
@@ -81,13 +85,13 @@ def get(
 
 @app.command(cls=Command, epilog=examples("pspf state dump > state.ndjson", "pspf state dump app.total"))
 def dump(handler: Handler = None, group: GroupOption = None, backend: Backend = None, verbose: Verbose = False) -> None:
-    """Print all remembered values, one JSON object a line."""
+    """Print all remembered values and open windows, one JSON object a line."""
     from pspf.cli import brokers
-    from pspf.cli.remembered import as_json_entry, find_entries
+    from pspf.cli.remembered import as_json_entry, each_entry
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            for entry in await find_entries(broker, handler=handler, group=group, key=None, name=None):
+            async for entry in each_entry(broker, handler=handler, group=group):
                 write_json_line(as_json_entry(entry))
 
     brokers.run(work())

@@ -19,6 +19,8 @@ COMMANDS = [
     *(("pending", name) for name in ("list", "retry", "drop")),
     *(("dlq", name) for name in ("list", "inspect", "replay", "purge", "export")),
     *(("state", name) for name in ("list", "get", "dump")),
+    ("windows",),
+    ("windows", "list"),
     *(("broker", name) for name in ("info", "doctor")),
     ("config", "show"),
 ]
