@@ -1,0 +1,54 @@
+"""What stored progress says of windows to those who look from outside."""
+
+from pspf import Count, SlidingWindow, TumblingWindow
+from pspf.processing.windows.place import encode_key
+from pspf.processing.windows.progress import Progress, describe
+from pspf.processing.windows.view import View, read_view, tell
+from pspf.windows import Windowing
+
+
+def view(windowing: Windowing, progress: Progress) -> View:
+    found = read_view(progress.encode(describe(windowing, "count") | tell(windowing)))
+    assert found is not None
+    return found
+
+
+def is_open(found: View, start: int, key: str | None) -> bool:
+    return found.read(start, encode_key(key), [b"1"]).is_open
+
+
+CLOSING = Windowing(TumblingWindow(10), Count(), to="out", emit="final", allowed_lateness_ms=5)
+
+
+def test_a_window_is_open_until_its_lateness_is_over() -> None:
+    found = view(CLOSING, Progress(watermark_ms=24, frontier_ms=24))
+    assert [is_open(found, start, "a") for start in (0, 10, 20)] == [False, True, True]
+
+
+def test_windows_that_never_close_are_open() -> None:
+    found = view(Windowing(TumblingWindow(10), Count()), Progress(watermark_ms=1_000, frontier_ms=1_000))
+    assert is_open(found, 0, "a")
+
+
+def test_a_window_that_waits_for_a_key_is_open_for_this_one_alone() -> None:
+    found = view(CLOSING, Progress(watermark_ms=30, frontier_ms=30, withheld=[(0, "b")]))
+    assert [is_open(found, 0, key) for key in ("a", "b", None)] == [False, True, False]
+    assert (found.is_closed(0), found.has_withheld(0), found.has_withheld(10)) == (True, True, False)
+
+
+def test_a_window_that_is_being_closed_is_open_for_the_keys_to_come() -> None:
+    found = view(CLOSING, Progress(watermark_ms=30, frontier_ms=14, closing=(0, "b")))
+    assert [is_open(found, 0, key) for key in (None, "a", "b", "c")] == [False, False, False, True]
+
+
+def test_slices_are_parts_of_the_windows_that_begin_before_them() -> None:
+    found = view(Windowing(SlidingWindow(30, 20), Count(), to="out", emit="final"), Progress())
+    assert found.starts([40]) == [20, 40]
+    assert list(found.slots_of(20)) == [20, 30, 40]
+
+
+def test_progress_that_an_earlier_version_stored_is_read() -> None:
+    found = read_view(Progress(watermark_ms=5, frontier_ms=5).encode(describe(CLOSING, "count")))
+    assert found is not None
+    assert found.read(0, b"=a", [b"1"]).value == b"1"
+    assert read_view(b'{"version":1,"kind":"router"}') is None
