@@ -46,7 +46,11 @@ class Call:
         """Return an event_id for an immediate emit, the same when the record is handled again."""
         if self.handler not in self._warned:
             self._warned.add(self.handler)
-            logger.warning("%s emits past its commit: use ctx.emit to be exactly once", self.handler)
+            logger.warning(
+                "%s emits past its commit: use ctx.emit to be exactly once",
+                self.handler,
+                extra={"handler": self.handler},
+            )
         if self.record is not self._last:
             self._last, self._calls = self.record, 0
         self._calls += 1

@@ -20,7 +20,7 @@ from pspf.processing.batch_run import BatchRun, EffectLimits
 from pspf.processing.batch_size import BatchSize
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack
-from pspf.processing.narration import Narrator
+from pspf.processing.narration import Narrator, fields_of
 from pspf.processing.silence import Silence
 from pspf.processing.stop import Backoff, SoloGate, Stop
 from pspf.records import Batch, Commit, Cursor, NewRecord, Record
@@ -277,6 +277,7 @@ class _CursorLoop:
                 "%s: %d records are held back; nothing new is read until one of them is done",
                 self._consumer.cursor,
                 self._tuning.max_held_back,
+                extra=fields_of(self._consumer.cursor),
             )
         self._was_full = is_full
         self._activity.reading_since_ms = _now_ms()
@@ -421,7 +422,8 @@ class _CursorLoop:
                 return await act()
             except BackendUnavailable as error:
                 if backoff.is_first:
-                    logger.warning("%s: can't %s, will try again: %s", self._consumer.cursor, doing, error)
+                    cursor = self._consumer.cursor
+                    logger.warning("%s: can't %s, will try again: %s", cursor, doing, error, extra=fields_of(cursor))
                 await asyncio.sleep(backoff.next_ms() / 1000)
 
     # Ending
@@ -463,7 +465,8 @@ class _CursorLoop:
         try:
             await self._consumer.release()
         except BackendUnavailable as error:  # the session's end gives it back, or the end of its lease
-            logger.warning("%s: can't give it back now: %s", self._consumer.cursor, error)
+            cursor = self._consumer.cursor
+            logger.warning("%s: can't give it back now: %s", cursor, error, extra=fields_of(cursor))
 
 
 def _now_ms() -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from pspf.processing.batch_run import Failure
+from pspf.records import Cursor
 from pspf.subscription import Subscription
 
 logger = logging.getLogger("pspf.handlers")
@@ -19,6 +20,12 @@ def shorten(text: str) -> str:
     """Return text escaped, on one line, and cut, so that no key or error can forge a log."""
     escaped = text.encode("unicode_escape", "backslashreplace").decode("ascii")
     return escaped if len(escaped) <= _MAX_TEXT else f"{escaped[:_MAX_TEXT]}..."
+
+
+def fields_of(cursor: Cursor) -> dict[str, object]:
+    """Return the fields of a log line about a cursor."""
+    fields = {"topic": cursor.topic, "partition": cursor.partition, "group": cursor.group}
+    return fields if cursor.handler is None else {**fields, "handler": cursor.handler}
 
 
 class Narrator:
@@ -36,14 +43,33 @@ class Narrator:
 
     def _tell_one(self, failure: Failure) -> None:
         record, error = failure.record, failure.error
-        kind, text = type(error).__name__, shorten(failure.text)
+        kind, text = shorten(type(error).__name__), shorten(failure.text)
+        most = self._subscription.retry.max_attempts
+        where = f"{record.topic} {record.partition} {record.id} in {self._subscription.name}"
+        fields = {
+            "topic": record.topic,
+            "partition": record.partition,
+            "id": record.id,
+            "group": self._subscription.group,
+            "handler": self._subscription.name,
+            "attempt": failure.attempts,
+            "error_type": kind,
+            "error": text,
+        }
         if kind not in self._known:
             self._known.add(kind)
             frames = _user_frames(error)
             if frames:
-                logger.error("%s failed:\n%s%s: %s", self._subscription.name, frames, kind, text)
-        most = self._subscription.retry.max_attempts
-        where = f"{record.topic} {record.partition} {record.id} in {self._subscription.name}"
+                logger.error(
+                    "%s: attempt %d/%d failed here:\n%s%s: %s",
+                    where,
+                    failure.attempts,
+                    most,
+                    frames,
+                    kind,
+                    text,
+                    extra=fields,
+                )
         if failure.retry_ms is not None:
             logger.warning(
                 "%s: attempt %d/%d failed, next in %.1f s: %s: %s",
@@ -53,6 +79,7 @@ class Narrator:
                 failure.retry_ms / 1000,
                 kind,
                 text,
+                extra=fields | {"retry_ms": failure.retry_ms},
             )
         else:
             logger.error(
@@ -64,6 +91,7 @@ class Narrator:
                 text,
                 record.topic,
                 record.id,
+                extra=fields,
             )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotAvailable
 from pspf.runtime.loader import LoadedApp, load_app
-from pspf.runtime.logs import configure_logging, show_prints_at_once
+from pspf.runtime.logs import configure_logging, make_talk, show_prints_at_once
 from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.plan import AppPlan, describe_plan
 from pspf.runtime.request import Request, shape_plan
@@ -27,6 +27,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     # The cache of compiled modules knows a source by its size and second: two quick saves would look the same.
     sys.dont_write_bytecode |= request.reload
     configure_logging(request.options.log_level, request.options.log_format)
+    say = make_talk(request.options.log_format, say)
     # What follows is imported where it is needed: `--check` and `pspf show` don't pay for a supervisor.
     if request.check:
         return _launch(request, lambda loaded, plan: 0, say)
