@@ -21,7 +21,8 @@ PSPFError
 ├── HandlerTimeout              the handler took longer than its `timeout_ms`
 ├── HandlerCrashed              the handler ended its process `max_crashes` times
 ├── BatchError                  raised by a `list[Event]` handler to name the culprits
-└── ContextClosed               the handler had ended when its context was used
+├── ContextClosed               the handler had ended when its context was used
+└── NotSettled                  the app under a StreamTester is at work for too long (is a TimeoutError)
 """
 
 from collections.abc import Mapping, Sequence
@@ -137,6 +138,10 @@ class BatchError(PSPFError):
 
 class ContextClosed(PSPFError):
     """A handler's context was used after the handler had ended, failed or timed out."""
+
+
+class NotSettled(PSPFError, TimeoutError):
+    """What was sent to an app under test is not done within the test's limit."""
 
 
 def text_of(error: BaseException) -> str:

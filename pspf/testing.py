@@ -1,0 +1,366 @@
+"""`StreamTester`: a whole app in a test, on a broker in memory and by a clock that the test moves."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import orjson
+
+from pspf.clock import ManualClock, SystemClock
+from pspf.connectors.base import Broker, CursorInfo, StoredDeadLetter, StreamingBackend
+from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.connectors.urls import make_broker
+from pspf.errors import ConfigurationError, NotFound, NotSettled
+from pspf.records import LATE_SUFFIX, NewRecord, Record, encode_headers, format_ids
+from pspf.runtime.burst import name_of, read_unfinished
+from pspf.runtime.loader import LoadedApp
+from pspf.schema import BaseEvent, encode
+from pspf.stream import Stream
+
+__all__ = ["ManualClock", "StreamTester"]
+
+_AT_ONCE: Final = 20
+_LONGEST_WAIT_S: Final = 0.01
+_NOTICE_MS: Final = 2_000
+"""How long after the end of its lease a dead worker is noticed at the latest."""
+_STEP_MS: Final = 1_000
+
+
+class StreamTester:
+    """Runs a stream's handlers while a test sends events and looks at what comes of them.
+
+        async with StreamTester(stream) as tester:
+            await tester.send("orders", {"amount": 120.5}, key="ada")
+            assert await tester.outputs("vip") == [{"event_type": "GenericEvent", "customer": "ada"}]
+
+    Whatever moves something (`send`, `advance`, `finish`, `crash`) returns when the app has settled: all
+    is handled, emitted and committed that there is to do at the clock's time. Nothing sleeps. A handler
+    that fails is retried when the clock gets there; when it is given up, `dead_letters` shows why.
+
+    Args:
+        stream: The app. It runs on the tester's broker until the block ends, and is then as it was.
+        backend: A broker's URL, or a broker or backend; a broker in memory of the test's own unless given.
+        clock: The clock of broker and handlers. One of the test's own, unless `backend` is an object:
+            that has its own, which `advance` can move only where it is given here, too.
+        partitions: How many partitions topics have, by name; 1 unless named.
+        settle_timeout_ms: How long, in real time, the app may be at work before a call gives it up.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        backend: str | Broker | StreamingBackend | None = None,
+        *,
+        clock: ManualClock | None = None,
+        partitions: Mapping[str, int] | None = None,
+        settle_timeout_ms: int = 10_000,
+    ) -> None:
+        is_ours = backend is None or isinstance(backend, str)
+        self._clock = clock or (ManualClock() if is_ours else None)
+        self._stream = stream
+        self._backend = backend
+        self._partitions = dict(partitions or {})
+        self._timeout_ms = settle_timeout_ms
+        self._plan = LoadedApp("the app", Path(), stream).make_plan()
+        self._open = ExitStack()
+        self._broker: Broker | None = None
+        self._runner: asyncio.Task[None] | None = None
+
+    # Beginning and ending
+
+    async def __aenter__(self) -> Self:
+        self._stream.check()
+        if not self._stream.subscriptions:
+            raise ConfigurationError("the stream has no handlers to test: decorate some with @stream.subscribe(...)")
+        broker = self._broker = self._make_broker()
+        await broker.enter(self)
+        try:
+            for topic, number in self._partitions.items():
+                await broker.create_topic(topic, partitions=number)
+            self._open.enter_context(self._stream.on(broker, self._clock or SystemClock()))
+            self._start()
+            await self.settle()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _make_broker(self) -> Broker:
+        backend = self._backend
+        if backend is None or isinstance(backend, str):
+            return make_broker(backend or "memory://", clock=self._clock)
+        return backend.broker if isinstance(backend, StreamingBackend) else backend
+
+    def _start(self) -> None:
+        self._runner = asyncio.create_task(self._stream.run_forever(), name="the app under test")
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        runner, self._runner = self._runner, None
+        try:
+            if runner is not None:
+                if error is not None:
+                    self._stream.give_up()  # what is in hand may be why the test fails
+                await self._end(runner)
+                if error is None:
+                    await runner
+        finally:
+            self._open.close()
+            if self._broker is not None:
+                await self._broker.leave(self)
+
+    async def _end(self, runner: "asyncio.Task[None]") -> None:
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1000):
+                await self._stream.stop()
+        except TimeoutError:
+            self._stream.give_up()
+        await asyncio.wait([runner])
+
+    async def crash(self) -> None:
+        """Kill the app and start it again: what it had not committed is lost, and done once more.
+
+        The clock moves on by a lease and 2 s: so long it takes others to notice.
+        """
+        clock, broker = self._manual("crash()"), self.broker
+        runner, self._runner = self._running, None
+        self._stream.abandon()
+        await runner
+        left_ms = broker.limits.lease_ms + _NOTICE_MS
+        while left_ms > 0:  # in steps, so that whoever looks for the dead has the time to see one
+            clock.advance(min(left_ms, _STEP_MS))
+            left_ms -= _STEP_MS
+            await broker.ping()
+        self._start()
+        await self.settle()
+
+    # Moving
+
+    @property
+    def now_ms(self) -> int:
+        """The time by the broker's clock: milliseconds since the epoch."""
+        return (self._clock or SystemClock()).now_ms()
+
+    async def send(
+        self,
+        topic: str,
+        event: Any,
+        *,
+        key: str | None = None,
+        timestamp: datetime | float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> str:
+        """Store an event as a producer does, and settle; return its record id.
+
+        Args:
+            topic: Where to.
+            event: What `Stream.emit` takes, or bytes to be stored as they are.
+            key: The record's key, the event's own `key` unless given.
+            timestamp: The event's time: a datetime (a naive one is UTC) or seconds since the epoch. Unless
+                given it is the event's own, where that was set, else the clock's.
+            headers: The record's headers.
+        """
+        return (await self.send_many(topic, [event], key=key, timestamp=timestamp, headers=headers))[0]
+
+    async def send_many(
+        self,
+        topic: str,
+        events: Sequence[Any],
+        *,
+        key: str | None = None,
+        timestamp: datetime | float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Store events at once, so that handlers may get them in one batch, and settle; return their record ids."""
+        raw_headers = encode_headers(headers)
+        records = [_make_record(event, key, timestamp, raw_headers) for event in events]
+        ids = format_ids(await self.broker.append(topic, records))
+        await self.settle()
+        return ids
+
+    async def advance(self, by_ms: int) -> None:
+        """Let time pass: what becomes due on the way (retries, silence) is done at its time, in order.
+
+        Raises:
+            ConfigurationError: The broker goes by a clock that the tester does not have.
+        """
+        clock = self._manual("advance()")
+        until_ms = clock.now_ms() + by_ms
+        while (now_ms := clock.now_ms()) < until_ms:
+            dues = [each.due_ms for each in await self.pending() if each.due_ms is not None and each.due_ms > now_ms]
+            clock.advance(min([until_ms, *dues]) - now_ms)
+            await self.broker.ping()
+            await self.settle()
+
+    async def finish(self) -> None:
+        """End the input: close and emit all open windows, from upstream to downstream, as `--burst --final` does."""
+        for level in self._plan.work.levels:
+            deadline = self._deadline()
+            while unfinished := await read_unfinished(self.broker, level):
+                self._stream.finish(unfinished)
+                await self.settle()
+                if time.monotonic() > deadline:
+                    raise NotSettled(f"windows of {', '.join(map(str, unfinished))} do not close")
+
+    async def settle(self) -> None:
+        """Return when there is nothing left to do at this time. What was sent by other means is waited for.
+
+        Raises:
+            NotSettled: The app is still at work after `settle_timeout_ms`.
+            PSPFError: Or any error that ended the app.
+        """
+        deadline = self._deadline()
+        checks = 0
+        while True:
+            if self._running.done():
+                await self._running
+                raise ConfigurationError("the app has ended: a handler has called stream.stop()")
+            left = await self._find_work()
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise NotSettled(f"not settled within {self._timeout_ms} ms: {'; '.join(left)}")
+            await asyncio.sleep(min(_LONGEST_WAIT_S, max(0, checks - _AT_ONCE) / 1000))
+            checks += 1
+
+    async def _find_work(self) -> Sequence[str]:
+        """Return what is not done although it could be, in words."""
+        processor, before = self._stream.processor, self._count_batches()
+        is_at_rest = processor.is_at_rest
+        left = await self._find_unread()
+        # What was read in several steps holds only where nothing moved meanwhile.
+        if not left and not (is_at_rest and processor.is_at_rest and before == self._count_batches()):
+            left = ["a batch is under way"]
+        if left:
+            left += [
+                f"{each.handler} has {each.records} records of {each.topic} in hand"
+                for each in self._stream.telemetry.activities
+                if each.handling_since_ms is not None
+            ]
+        return left
+
+    async def _find_unread(self) -> list[str]:
+        wanted = set(self._plan.work.cursors)
+        handlers = {(name.group, name.handler) for name in wanted}
+        infos = [
+            info for info in await self.broker.list_cursors() if (info.cursor.group, info.cursor.handler) in handlers
+        ]
+        missing = wanted - {name_of(info.cursor) for info in infos}
+        left = [f"{name.topic}/{name.group} has not begun" for name in missing]
+        left += [
+            f"{info.cursor}: {info.unread} unread, {info.pending} pending" for info in infos if self._has_work(info)
+        ]
+        if any(info.retries for info in infos):
+            due = [each for each in await self.pending() if each.due_ms is not None and each.due_ms <= self.now_ms]
+            left += [f"{each.cursor}: {each.id} is due" for each in due if each.waiting is Waiting.RETRY]
+        return left
+
+    def _has_work(self, info: CursorInfo) -> bool:
+        is_full = info.held_back + info.retries >= self._stream.processor.tuning.max_held_back
+        return info.pending > 0 or (info.unread != 0 and not is_full)
+
+    def _count_batches(self) -> int:
+        return sum(counters.batches for counters in self._stream.telemetry.snapshot())
+
+    # Looking
+
+    async def outputs(self, topic: str) -> list[Any]:
+        """Return the events of a topic as JSON has them, in order, by partition; none where there is no such topic."""
+        return [orjson.loads(record.value) for record in await self.records(topic)]
+
+    async def records(self, topic: str) -> list[Record]:
+        """Return the records of a topic: its events with key, headers and timestamp."""
+        try:
+            _, partitions = await self.broker.read_topic(topic)
+        except NotFound:
+            return []
+        return [
+            record
+            for each in partitions
+            for record in await self.broker.read(
+                topic, each.partition, offset=each.first, max_records=max(1, each.records)
+            )
+        ]
+
+    async def late(self, topic: str) -> list[Any]:
+        """Return the events of a topic that came too late for all of their windows."""
+        return await self.outputs(topic + LATE_SUFFIX)
+
+    async def dead_letters(self, topic: str | None = None) -> Sequence[StoredDeadLetter]:
+        """Return what was given up, of one topic or all: `record`, `error_type`, `error`, `attempts`, `traceback`."""
+        return await self.broker.list_dead_letters(topic=topic)
+
+    async def pending(self) -> Sequence[PendingRecord]:
+        """Return what was delivered and is not done: it waits for a retry, or for an earlier record of its key."""
+        groups = sorted({name.group for name in self._plan.cursors})
+        known = {info.cursor.group for info in await self.broker.list_cursors()}
+        return [
+            record for group in groups if group in known for record in await self.broker.operations.list_pending(group)
+        ]
+
+    async def state(self, handler: str | Callable[..., Any], key: str, name: str) -> Any:
+        """Return what an ordered handler, or the one of that name, remembers for a key; None where it is nothing."""
+        return await self._stream.read_state(handler, key, name)
+
+    @property
+    def broker(self) -> Broker:
+        """The broker, for whatever else a test wants to know."""
+        if self._broker is None:
+            raise ConfigurationError("the tester does not run: async with StreamTester(stream) as tester: ...")
+        return self._broker
+
+    @property
+    def _running(self) -> "asyncio.Task[None]":
+        if self._runner is None:
+            raise ConfigurationError("the tester does not run: async with StreamTester(stream) as tester: ...")
+        return self._runner
+
+    def _manual(self, what: str) -> ManualClock:
+        if self._clock is None:
+            raise ConfigurationError(
+                f"{what} moves the clock, and this broker goes by one of its own: give its URL instead, or make it"
+                " with a ManualClock and pass that as clock="
+            )
+        return self._clock
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout_ms / 1000
+
+
+def _make_record(
+    event: Any, key: str | None, timestamp: datetime | float | None, raw_headers: bytes | None
+) -> NewRecord:
+    if isinstance(event, bytes):
+        record = NewRecord(None if key is None else key.encode(), event, raw_headers)
+    else:
+        record = encode(event, key=key, raw_headers=raw_headers)
+    if timestamp is not None:
+        at = _as_datetime(timestamp)
+        value = record.value if isinstance(event, bytes) else _with_timestamp(record.value, at)
+        return record._replace(value=value, timestamp_ms=round(at.timestamp() * 1000))
+    if isinstance(event, BaseEvent) and "timestamp" not in event.model_fields_set:
+        return record._replace(value=_with_timestamp(record.value, None))  # the real time says nothing in a test
+    return record
+
+
+def _as_datetime(timestamp: datetime | float) -> datetime:
+    if isinstance(timestamp, datetime):
+        return timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=UTC)
+    return datetime.fromtimestamp(timestamp, UTC)
+
+
+def _with_timestamp(value: bytes, at: datetime | None) -> bytes:
+    """Return an event whose `timestamp`, where it has one, is another one, written alike; None leaves it out."""
+    fields = orjson.loads(value)
+    before = fields.pop("timestamp", None)
+    if before is None:
+        return value
+    if at is not None:
+        fields["timestamp"] = at.isoformat() if isinstance(before, str) else at.timestamp()
+    return orjson.dumps(fields)
