@@ -47,7 +47,7 @@ class Place:
     totals: Totals = field(default_factory=Totals)
     last_exit: str | None = None
     trouble: str | None = None
-    """Why it is stalled."""
+    """Why it is stalled, or does not get started."""
     rates: Rates = field(default_factory=Rates)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Place:
         """Return why this place does not do its work, None where it does."""
         if self.state is State.RUNNING:
             return None
-        detail = self.trouble if self.state is State.STALLED else self.last_exit
+        detail = self.trouble or self.last_exit
         return f"{self} is {self.state}" + (f": {detail}" if detail else "")
 
     def describe(self, wall_ms: int) -> dict[str, Any]:

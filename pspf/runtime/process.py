@@ -15,6 +15,8 @@ from pspf.runtime.nursery import Nursery, NurseryLost
 from pspf.runtime.plan import ChildSpec, Totals
 from pspf.runtime.reports import STACKS_SIGNAL, Ending, Pulse, Tasks, decode_report
 
+YOUNG_MS: Final = 2_000
+"""A younger process might not yet be ready to be asked where it is, and end of it."""
 _MAX_STACKS_BYTES: Final = 64 << 10
 
 
@@ -62,7 +64,7 @@ class Process:
         """Ask where its threads and its coroutines are; `stacks` and `tasks` are the answers."""
         self.stacks.clear()
         self.tasks = ""
-        if self.pulse is not None:  # a younger one might not have its handler yet, and end of it
+        if self.pulse is not None or now_ms() - self.started_ms >= YOUNG_MS:
             self.signal(STACKS_SIGNAL)
             self.tell(do="tasks")
 

@@ -25,7 +25,7 @@ from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, er
 from pspf.runtime.place import Place, State
 from pspf.runtime.plan import AppPlan, ChildSpec, Totals
 from pspf.runtime.prctl import adopt_orphans
-from pspf.runtime.process import Process, Spawner, now_ms
+from pspf.runtime.process import YOUNG_MS, Process, Spawner, now_ms
 from pspf.runtime.restarts import RestartPolicy, Restarts
 from pspf.runtime.terminal import has_hung_up
 from pspf.runtime.watchdog import find_trouble
@@ -238,6 +238,7 @@ class Supervisor:
         if process.pulse is not None:
             place.rates.sample(process.pulse)
         if place.state is State.STARTING and place.session is not None:
+            place.trouble = None
             self._move(place, State.RUNNING)
         return is_open
 
@@ -363,6 +364,8 @@ class Supervisor:
         """Find processes that live and get nowhere, and replace them."""
         for place in self.places:
             process = place.process
+            if process is not None and place.state is State.STARTING and process.pulse is None:
+                self._watch_start(place, process)
             if place.state is not State.RUNNING or process is None or process.pulse is None:
                 continue
             trouble = find_trouble(
@@ -375,6 +378,20 @@ class Supervisor:
                 place.trouble = trouble
                 self._move(place, State.STALLED)
                 self.look([place], functools.partial(self._replace_stalled, place))
+
+    def _watch_start(self, place: Place, process: Process) -> None:
+        """Tell of an import that does not end. It is left alone: a large model may take its time."""
+        age_ms = now_ms() - process.started_ms
+        if place.trouble is not None or age_ms < max(self.loop_stall_ms, YOUNG_MS):
+            return
+        place.trouble = f"it has been importing the app for {age_ms / 1000:.1f} s"
+        self._has_changed = True
+        self.look([place], functools.partial(self._tell_of_start, place))
+
+    def _tell_of_start(self, place: Place, stacks: dict[str, str]) -> None:
+        if place.state is State.STARTING:
+            where = next(iter(stacks.values()), "").rstrip()
+            logger.warning("worker process %s: %s. It is here:\n%s", place, place.trouble, where)
 
     def _replace_stalled(self, place: Place, stacks: dict[str, str]) -> None:
         where = next(iter(stacks.values()), "").rstrip()

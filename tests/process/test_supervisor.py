@@ -152,6 +152,22 @@ def test_an_app_that_can_not_be_forked_is_imported_by_each_process(folder: Folde
         assert worker.end() == 0
 
 
+def test_an_import_that_does_not_end_is_told_with_its_place_and_can_be_stopped(folder: Folder) -> None:
+    write_app(
+        folder,
+        "pass",
+        "import socket, time\nkeep = socket.socketpair()\n"  # so that each process imports it anew
+        "if os.path.exists('imported'):\n    time.sleep(600)\nopen('imported', 'w').close()",
+    )
+    folder.environment |= FAST | {"PSPF_LOOP_STALL_MS": "1000"}
+    with folder.worker("crashing:stream") as worker:
+        worker.wait_for("it has been importing the app for")
+        worker.wait_for("crashing.py", times=2)
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+        assert not worker.says("another one starts")
+
+
 def test_a_worker_under_a_manager_that_signals_every_process_still_drains(folder: Folder) -> None:
     folder.emit(do="sleep", seconds=1)
     with folder.worker() as worker:
