@@ -25,6 +25,8 @@ __all__ = [
 
 _MODELS: Final = "pspf.settings_model"
 _HIDDEN: Final = "***"
+_SHOWN: Final = ("db=", "ssl_", "synchronous=")
+"""Options of a URL whose values are no secrets: one with another name may be anything, a mistyped password too."""
 
 
 def hide_password(url: str) -> str:
@@ -41,9 +43,9 @@ def hide_password(url: str) -> str:
     elif "@" in parts.path:  # a password with a slash, or a URL without its //
         scheme = f"{parts.scheme}://" if parts.scheme else ""
         return f"{scheme}{_HIDDEN}@{url.rpartition('@')[2]}"
-    secrets = ("password=", "token=", "secret=")
     query = "&".join(
-        f"{pair.partition('=')[0]}={_HIDDEN}" if pair.lower().startswith(secrets) else pair for pair in query.split("&")
+        pair if "=" not in pair or pair.startswith(_SHOWN) else f"{pair.partition('=')[0]}={_HIDDEN}"
+        for pair in query.split("&")
     )
     # Not urlunsplit alone: it turns sqlite:///x into sqlite:/x for schemes that it doesn't know.
     if parts.scheme and not netloc and url.startswith(f"{parts.scheme}://"):
