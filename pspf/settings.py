@@ -73,7 +73,15 @@ else:
 
         def reload(self) -> None:
             """Read the environment again, now."""
-            self.__dict__.update(dict(import_module(_MODELS).load_settings(os.environ)))
+            loaded = import_module(_MODELS).load_settings(os.environ)
+            self.__dict__.update(dict(loaded))
+            self.__dict__["_given"] = loaded.model_fields_set
+
+        def is_set(self, name: str) -> bool:
+            """Whether a setting was given, and is no default."""
+            if "_given" not in self.__dict__:
+                self.reload()
+            return name in self.__dict__["_given"]
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

@@ -123,8 +123,16 @@ class Settings(_Variables):
     FAULT: str | None = None
     LOG_LEVEL: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], _Upper] = "INFO"
     LOG_FORMAT: Annotated[Literal["rich", "plain", "json"], _Lower] = "rich"
+
+    # A worker's admin: HOST:PORT or off. The ports are those to begin with; one that is set counts as asked for,
+    # and PROMETHEUS_PORT then adds a listener for metrics alone, as METRICS does. ADMIN_HOSTS are further names
+    # that requests may call this host by, separated by commas.
+    ADMIN: str | None = None
     ADMIN_HOST: str = "127.0.0.1"
     ADMIN_PORT: _AnyPort = 8001
+    ADMIN_TOKEN: SecretStr | None = None
+    ADMIN_HOSTS: str | None = None
+    METRICS: str | None = None
     PROMETHEUS_PORT: _AnyPort = 8000
 
     # Leases and crashes. Unless it is set, RENEW_MS follows LEASE_MS: three tenths of it.
@@ -169,6 +177,10 @@ class Settings(_Variables):
 
     valkey: ValkeySettings = Field(default_factory=ValkeySettings)
 
+    def is_set(self, name: str) -> bool:
+        """Whether a setting was given, and is no default."""
+        return name in self.model_fields_set
+
     @model_validator(mode="after")
     def _hold(self) -> Self:
         for low, high in _HELD_TO.items():
@@ -200,6 +212,6 @@ def describe_settings(settings: Settings) -> dict[str, str | int | float | bool 
 
 def _hide(name: str, value: Any) -> Any:
     """Return the value of a setting as it may be shown."""
-    if value is None or name not in ("BACKEND", "PASSWORD"):
+    if value is None or name not in ("BACKEND", "PASSWORD", "ADMIN_TOKEN"):
         return value
     return hide_password(value) if name == "BACKEND" else _HIDDEN

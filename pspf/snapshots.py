@@ -55,6 +55,7 @@ class AdminSpec:
     admin_fd: int | None
     metrics_fd: int | None
     is_exposed: bool
+    is_metrics_exposed: bool
     hosts: tuple[str, ...]
     token: str
     level: str

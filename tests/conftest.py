@@ -9,6 +9,9 @@ _KNOBS = {"PSPF_FAULT_RUNS", "PSPF_SEED"}
 for _name in [name for name in os.environ if name.startswith(("PSPF_", "VALKEY_")) and name not in _KNOBS]:
     del os.environ[_name]
 
+# The admin is a process more, for which tests of other things needn't pay; its own turn it on.
+os.environ["PSPF_ADMIN"] = "off"
+
 # No deadline: a shared machine's pauses are not a failure. The blob repeats a failure exactly.
 hypothesis.settings.register_profile("pspf", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pspf")

@@ -2,6 +2,7 @@
 
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,9 +77,32 @@ def worker(
         str | None, typer.Option("--drain-timeout", metavar="SPAN", help="How long a stop may take; default 25s.")
     ] = None,
     admin: Annotated[
-        str, typer.Option("--admin", metavar="HOST:PORT", help="Health and control over HTTP, or off.")
-    ] = "off",
-    metrics: Annotated[str, typer.Option("--metrics", metavar="HOST:PORT", help="Prometheus metrics, or off.")] = "off",
+        str | None,
+        typer.Option(
+            "--admin",
+            metavar="HOST:PORT",
+            help="Dashboard, health and control over HTTP, or off; default PSPF_ADMIN, else 127.0.0.1:8001.",
+            show_default=False,
+        ),
+    ] = None,
+    admin_token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--admin-token-file",
+            metavar="FILE",
+            help="The token that control asks for; default PSPF_ADMIN_TOKEN, else a random one.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics",
+            metavar="HOST:PORT",
+            help="One more port for Prometheus alone, or off; /metrics is on the admin's as well.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str | None,
         typer.Option("--log-level", metavar="LEVEL", help="Default PSPF_LOG_LEVEL, else INFO.", show_default=False),
@@ -93,11 +117,10 @@ def worker(
 ) -> None:
     """Run an app's handlers until SIGTERM or Ctrl-C; a first signal finishes what is in hand, a second gives it up."""
     from pspf.cli.project import find_app
-    from pspf.runtime.launch import Request, launch, refuse_unavailable
+    from pspf.runtime.launch import Request, launch
     from pspf.runtime.plan import WorkerOptions
     from pspf.settings import settings
 
-    refuse_unavailable(admin=admin, metrics=metrics)
     if burst_timeout is not None and not burst:
         raise UsageError("--burst-timeout belongs to --burst")
     if final and not burst:
@@ -129,6 +152,9 @@ def worker(
         in_process=in_process,
         reload=reload,
         check=check,
+        admin=admin,
+        metrics=metrics,
+        token_file=admin_token_file,
     )
     raise typer.Exit(launch(request, say))
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pspf.runtime.control import ProcessControl
+from pspf.runtime.front import open_front, showing
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.meeting import final_lag
 from pspf.runtime.monitor import Monitor
@@ -23,11 +24,15 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[
     monitor = Monitor(loaded.stream, lambda: worker.stages.stage.value)
     worker = Worker(loaded.stream, request.options, work=plan.work, only=is_chosen, say=say, watcher=monitor)
     worker.stages.install()
+    control = ProcessControl(monitor, worker.stages)
+    name = make_worker_id(request.options.name or loaded.stream.name)
     if loaded.stream.broker.is_shared:
-        control = ProcessControl(monitor, worker.stages)
-        name = make_worker_id(request.options.name or loaded.stream.name)
         presence = Presence(loaded.stream.broker, name, loaded.target, control.describe, control.obey)
         worker.companion = presence.run
-    ended = run_process(worker.run(), request.options.loop)
+    front = open_front(request)
+    for line in front.describe():
+        say(line)
+    with showing(front, loaded, plan.shapes, control, worker=name, log_format=request.options.log_format):
+        ended = run_process(worker.run(), request.options.loop)
     say(ended.totals.describe(final_lag(loaded, plan.cursors)))
     return ended.code

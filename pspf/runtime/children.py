@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from pspf.runtime.admin import AdminThread
 from pspf.runtime.control import SupervisorControl
 from pspf.runtime.forking import serve, why_not_forkable
+from pspf.runtime.front import open_front, showing
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.meeting import final_lag, meet_broker
 from pspf.runtime.nursery import IS_AVAILABLE, Nursery
@@ -39,9 +41,19 @@ def run_children(
     loaded: LoadedApp, plan: AppPlan, request: Request, base: Nursery | None, say: Callable[[str], None]
 ) -> int:
     spawner = Spawner(base, _make_nursery(loaded, base), say)
-    asyncio.run(meet_broker(loaded, plan, say))
+    front = open_front(request)
+    for line in front.describe():
+        say(line)
+    admin: AdminThread | None = None
+
+    def make_specs(new: AppPlan) -> list[ChildSpec]:
+        shaped = shape_plan(new, request)
+        if admin is not None:
+            admin.handlers = shaped.shapes
+        return _make_specs(shaped, request.options)
+
     supervisor = Supervisor(
-        App(plan.target, request.folder, lambda new: _make_specs(shape_plan(new, request), request.options)),
+        App(plan.target, request.folder, make_specs),
         spawner,
         say,
         drain_timeout_ms=request.options.drain_timeout_ms,
@@ -52,8 +64,15 @@ def run_children(
             initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
         ),
     )
+    worker, control = make_worker_id(request.options.name or loaded.stream.name), SupervisorControl(supervisor)
     with ExitStack() as stack:
-        presence = stack.enter_context(PresenceThread(_make_presence(loaded, request, SupervisorControl(supervisor))))
+        admin = stack.enter_context(
+            showing(front, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)
+        )
+        asyncio.run(meet_broker(loaded, plan, say))
+        presence = stack.enter_context(
+            PresenceThread(Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey))
+        )
         supervisor.on_change = presence.change
         supervisor.read_broker_answers_ms = lambda: presence.broker_answers_ms
         if request.reload:
@@ -73,11 +92,6 @@ def _watch_files(folder: Path, supervisor: Supervisor) -> AbstractContextManager
         supervisor.post(lambda: supervisor.reload(what))
 
     return FileWatcher(folder, on_save)
-
-
-def _make_presence(loaded: LoadedApp, request: Request, control: SupervisorControl) -> Presence:
-    worker = make_worker_id(request.options.name or loaded.stream.name)
-    return Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey)
 
 
 def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:

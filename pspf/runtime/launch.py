@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from pspf.connectors.urls import make_broker
-from pspf.errors import ConfigurationError, NotAvailable
+from pspf.errors import ConfigurationError
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.logs import configure_logging, make_talk, show_prints_at_once
 from pspf.runtime.overrides import with_concurrency, with_name
@@ -12,7 +12,7 @@ from pspf.runtime.plan import AppPlan, describe_plan
 from pspf.runtime.request import Request, shape_plan
 from pspf.runtime.stages import end_quietly_on_signals
 
-__all__ = ["Request", "launch", "refuse_unavailable"]
+__all__ = ["Request", "launch"]
 
 
 def launch(request: Request, say: Callable[[str], None]) -> int:
@@ -64,18 +64,3 @@ def _launch(request: Request, run: Callable[[LoadedApp, AppPlan], int], say: Cal
         say(f"{loaded.target} has no handlers; nothing to do")
         return 0
     return run(loaded, plan)
-
-
-def refuse_unavailable(*, admin: str, metrics: str) -> None:
-    """Refuse what this version does not have.
-
-    Raises:
-        NotAvailable: It was asked for.
-    """
-    asked = {
-        f"--admin {admin}": admin != "off",
-        f"--metrics {metrics}": metrics != "off",
-    }
-    for option, is_asked in asked.items():
-        if is_asked:
-            raise NotAvailable(f"{option} is not available in this version")

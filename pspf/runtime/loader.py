@@ -15,6 +15,7 @@ from types import ModuleType
 from pspf.errors import AppNotFound
 from pspf.runtime.plan import AppPlan, TopicGroup
 from pspf.runtime.work import CursorName, Operator
+from pspf.snapshots import HandlerShape
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 
@@ -176,7 +177,23 @@ def _topic_groups(subscriptions: Sequence[Subscription]) -> tuple[TopicGroup, ..
 
 def _topic_group(topic: str, group: str, members: Sequence[Subscription]) -> TopicGroup:
     cursors = dict.fromkeys(CursorName(topic, group, s.cursor_handler) for s in members)
-    return TopicGroup(topic, group, tuple(s.name for s in members), tuple(cursors))
+    return TopicGroup(
+        topic, group, tuple(s.name for s in members), tuple(cursors), shapes=tuple(_shape(s) for s in members)
+    )
+
+
+def _shape(subscription: Subscription) -> HandlerShape:
+    windowing, model = subscription.windowing, subscription.model
+    return HandlerShape(
+        subscription.name,
+        subscription.topic,
+        subscription.group,
+        subscription.ordering,
+        None if model is None else getattr(model, "__name__", str(model)),
+        None if windowing is None else str(windowing.window),
+        None if windowing is None else windowing.to,
+        subscription.concurrency,
+    )
 
 
 def _operators(subscriptions: Sequence[Subscription]) -> tuple[Operator, ...]:

@@ -8,6 +8,7 @@ from typing import Final, Self
 
 from pspf.errors import ConfigurationError
 from pspf.runtime.work import CursorName, Operator, Work, order_operators
+from pspf.snapshots import HandlerShape
 
 _MAX_PROCESSES: Final = 256
 
@@ -21,6 +22,7 @@ class TopicGroup:
     handlers: tuple[str, ...]
     cursors: tuple[CursorName, ...]
     processes: int = 1
+    shapes: tuple[HandlerShape, ...] = ()
 
     @property
     def label(self) -> str:
@@ -52,6 +54,7 @@ class AppPlan:
             TopicGroup(
                 handlers=tuple(group.pop("handlers")),
                 cursors=tuple(CursorName(**cursor) for cursor in group.pop("cursors")),
+                shapes=tuple(HandlerShape(**shape) for shape in group.pop("shapes")),
                 **group,
             )
             for group in fields.pop("groups")
@@ -63,6 +66,11 @@ class AppPlan:
     def cursors(self) -> tuple[CursorName, ...]:
         """All cursors of the app, partitions aside."""
         return tuple(cursor for group in self.groups for cursor in group.cursors)
+
+    @property
+    def shapes(self) -> tuple[HandlerShape, ...]:
+        """All handlers as they are declared."""
+        return tuple(shape for group in self.groups for shape in group.shapes)
 
     @property
     def work(self) -> Work:

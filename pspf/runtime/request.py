@@ -9,7 +9,10 @@ from pspf.runtime.plan import AppPlan, WorkerOptions
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a user asked `pspf worker` for; `processes` as `-w` takes it."""
+    """What a user asked `pspf worker` for; `processes` as `-w` takes it.
+
+    `admin` and `metrics` are `HOST:PORT` or `off`, None for the settings'.
+    """
 
     target: str
     folder: Path
@@ -19,6 +22,9 @@ class Request:
     in_process: bool = False
     reload: bool = False
     check: bool = False
+    admin: str | None = None
+    metrics: str | None = None
+    token_file: Path | None = None
 
 
 def shape_plan(plan: AppPlan, request: Request) -> AppPlan:

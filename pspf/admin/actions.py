@@ -1,0 +1,58 @@
+"""What can be done: each function is one endpoint, and asks for the token."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pspf.admin.desk import Desk
+from pspf.admin.parameters import body_of
+from pspf.admin.trouble import Trouble
+from pspf.connectors.views import Choice
+from pspf.records import check_name
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+PROCESS = {"process": str}
+REPLAY = {"topic": str, "group": str, "handler": str, "error": str, "ids": list, "to": str, "all": bool}
+LOG_LEVEL = {"level": str}
+
+
+async def pause(desk: Desk, request: Request) -> Response:
+    """Let processes finish what they have in hand, and start no others until `resume`."""
+    return await _tell(desk, request, "pause")
+
+
+async def resume(desk: Desk, request: Request) -> Response:
+    """Start processes that are paused, and at once those that wait after a crash."""
+    return await _tell(desk, request, "resume")
+
+
+async def drain(desk: Desk, request: Request) -> Response:
+    """Let a process finish what it has in hand, and end; without one, the whole worker."""
+    return await _tell(desk, request, "stop")
+
+
+async def _tell(desk: Desk, request: Request, do: str) -> Response:
+    fields = await body_of(request, PROCESS)
+    return JSONResponse(dict(await desk.link.ask(do, process=fields.get("process"))))
+
+
+async def replay(desk: Desk, request: Request) -> Response:
+    """Give dead letters a new start in the handler that gave them up, oldest first; at most 10,000 a call."""
+    fields = await body_of(request, REPLAY)
+    ids = fields.get("ids", [])
+    if not all(isinstance(each, str) and len(each) <= 300 for each in ids):
+        raise Trouble(400, 'ids is a list of ids, such as ["42", "orders/42"]')
+    choice = Choice(fields.get("topic"), fields.get("group"), fields.get("handler"), fields.get("error"), tuple(ids))
+    if choice == Choice() and not fields.get("all"):
+        raise Trouble(400, 'which dead letters? say topic, group, handler, error or ids, or {"all": true}')
+    to = fields.get("to")
+    replayed, left = await desk.broker.replay(choice, to=None if to is None else check_name("topic", to))
+    return JSONResponse({"replayed": replayed, "left": left})
+
+
+async def log_level(desk: Desk, request: Request) -> Response:
+    """Log from another level on, in all processes, also those that start later."""
+    level = (await body_of(request, LOG_LEVEL)).get("level", "")
+    if level.upper() not in LEVELS:
+        raise Trouble(400, f"level is {', '.join(LEVELS)}, not {level!r:.40}")
+    return JSONResponse(dict(await desk.link.ask("log-level", level=level.upper())))

@@ -1,0 +1,119 @@
+"""All endpoints in one table: what is served, what it needs, and what /docs and /openapi.json say of it."""
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from pspf.admin import actions, endpoints
+from pspf.admin.desk import Desk
+from pspf.admin.documents import as_openapi, as_page
+from pspf.admin.security import Guard, HostRule, check_token, refuse
+from pspf.admin.trouble import Trouble, trouble_of
+from pspf.errors import PSPFError
+
+logger = logging.getLogger(__name__)
+
+Answer = Callable[[Desk, Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One way to ask. `is_open` needs no token anywhere; others need it for POST, and for GET beyond loopback."""
+
+    method: str
+    path: str
+    answer: Answer
+    is_open: bool = False
+    query: Sequence[str] = ()
+    body: Mapping[str, type] | None = None
+
+    @property
+    def summary(self) -> str:
+        """What it is for."""
+        return (self.answer.__doc__ or "").partition("\n")[0]
+
+
+ENDPOINTS: Final = (
+    Endpoint("GET", "/health", endpoints.health, is_open=True),
+    Endpoint("GET", "/ready", endpoints.ready, is_open=True),
+    Endpoint("GET", "/metrics", endpoints.metrics, is_open=True),
+    Endpoint("GET", "/status", endpoints.status),
+    Endpoint("GET", "/topology", endpoints.topology),
+    Endpoint("GET", "/lag", endpoints.lag, query=("group", "topic")),
+    Endpoint("GET", "/state/{handler}", endpoints.state, query=("key", "name", "group", "limit")),
+    Endpoint("GET", "/dlq", endpoints.dlq, query=("topic", "group", "handler", "error", "limit", "offset")),
+    Endpoint("GET", "/dlq/{topic}/{id}", endpoints.dead_letter),
+    Endpoint("POST", "/pause", actions.pause, body=actions.PROCESS),
+    Endpoint("POST", "/resume", actions.resume, body=actions.PROCESS),
+    Endpoint("POST", "/drain", actions.drain, body=actions.PROCESS),
+    Endpoint("POST", "/dlq/replay", actions.replay, body=actions.REPLAY),
+    Endpoint("POST", "/log-level", actions.log_level, body=actions.LOG_LEVEL),
+)
+_PAGES: Final = (
+    Endpoint("GET", "/", endpoints.page, is_open=True),
+    Endpoint("GET", "/dashboard/{name}", endpoints.page, is_open=True),
+)
+
+
+def make_app(desk: Desk) -> ASGIApp:
+    """Return the admin's app."""
+    routes = [_route(desk, endpoint) for endpoint in (*ENDPOINTS, *_PAGES)]
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(as_openapi(ENDPOINTS))
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(as_page(ENDPOINTS))
+
+    routes += [Route("/openapi.json", openapi), Route("/docs", docs)]
+    return _guarded(routes, desk, is_exposed=desk.spec.is_exposed)
+
+
+def make_metrics_app(desk: Desk) -> ASGIApp:
+    """Return the app of a listener that is for metrics alone."""
+    routes = [_route(desk, each) for each in ENDPOINTS if each.path in ("/metrics", "/health")]
+    return _guarded(routes, desk, is_exposed=desk.spec.is_metrics_exposed)
+
+
+def _guarded(routes: Sequence[Route], desk: Desk, *, is_exposed: bool) -> ASGIApp:
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            HTTPException: lambda request, error: refuse(_of_http(request, error)),
+            Trouble: lambda request, error: refuse(error),
+            PSPFError: lambda request, error: refuse(trouble_of(error)),
+            Exception: _on_bug,
+        },
+    )
+    return Guard(app, HostRule(is_exposed, frozenset(desk.spec.hosts)))
+
+
+def _route(desk: Desk, endpoint: Endpoint) -> Route:
+    needs_token = endpoint.method == "POST" or (desk.spec.is_exposed and not endpoint.is_open)
+
+    async def answer(request: Request) -> Response:
+        if needs_token:
+            check_token(request.headers, desk.spec.token)
+        return await endpoint.answer(desk, request)
+
+    return Route(endpoint.path, answer, methods=[endpoint.method])
+
+
+def _of_http(request: Request, error: Exception) -> Trouble:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return Trouble(405, f"not with {request.method}; see /docs")
+    return Trouble(error.status_code, f"no {request.url.path!r:.200}; see /docs")
+
+
+def _on_bug(request: Request, error: Exception) -> Response:
+    # Starlette raises it again for the server's log, which has the traceback.
+    return JSONResponse({"error": f"{type(error).__name__}; the worker's log has more"}, 500)

@@ -1,0 +1,107 @@
+"""The endpoints as an OpenAPI document, and as a page for people."""
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pspf import __version__
+
+_KINDS = {str: {"type": "string"}, bool: {"type": "boolean"}, list: {"type": "array", "items": {"type": "string"}}}
+_ERRORS = {
+    "400": "The request is none: a foreign Host, a parameter or a field that is unknown or too long.",
+    "401": "The token is missing or wrong.",
+    "403": "It comes from another site's page.",
+    "404": "What it names is not there.",
+    "409": "It can't be done now.",
+    "413": "The body is too large.",
+    "503": "The worker or the broker does not answer.",
+}
+
+
+class Described(Protocol):
+    """What is said of an endpoint."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def query(self) -> Sequence[str]: ...
+    @property
+    def body(self) -> Mapping[str, type] | None: ...
+
+
+def as_openapi(endpoints: Sequence[Described]) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document."""
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = _operation(endpoint)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "PSPF admin",
+            "version": __version__,
+            "description": "What a worker is at, and its controls.",
+        },
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "schemas": {
+                "Error": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+            },
+        },
+    }
+
+
+def _operation(endpoint: Described) -> dict[str, Any]:
+    media = "text/plain" if endpoint.path == "/metrics" else "application/json"
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "operationId": re.sub(r"\W+", "_", f"{endpoint.method.lower()}{endpoint.path}").strip("_"),
+        "parameters": [
+            *(
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in re.findall(r"{(\w+)}", endpoint.path)
+            ),
+            *({"name": name, "in": "query", "schema": {"type": "string"}} for name in endpoint.query),
+        ],
+        "responses": {
+            "200": {"description": "It is so.", "content": {media: {}}},
+            **{code: {"description": text, "content": error} for code, text in _ERRORS.items()},
+        },
+    }
+    if not endpoint.is_open:
+        operation["security"] = [{"token": []}]
+    if endpoint.body is not None:
+        properties = {name: _KINDS[kind] for name, kind in endpoint.body.items()}
+        schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        operation["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+    return operation
+
+
+def as_page(endpoints: Sequence[Described]) -> str:
+    """Return the page: one row an endpoint."""
+    rows = "".join(
+        f"<tr><td><code>{endpoint.method}</code></td><td><code>{html.escape(endpoint.path)}</code></td>"
+        f"<td>{html.escape(endpoint.summary)}{_takes(endpoint)}</td></tr>"
+        for endpoint in endpoints
+    )
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><title>PSPF admin</title>"
+        "<meta name=viewport content='width=device-width'><meta name=color-scheme content='light dark'>"
+        "<h1>PSPF admin</h1><p>A POST needs <code>Authorization: Bearer TOKEN</code>; beyond loopback so do GETs but"
+        ' /health, /ready and /metrics. An error is <code>{"error": "text"}</code>.'
+        " <a href=/openapi.json>openapi.json</a> · <a href=/>dashboard</a></p>"
+        f"<table cellpadding=6>{rows}</table></html>"
+    )
+
+
+def _takes(endpoint: Described) -> str:
+    names = [f"?{name}=" for name in endpoint.query] + [f'"{name}"' for name in endpoint.body or ()]
+    return f"<br><small>{html.escape(' '.join(names))}</small>" if names else ""

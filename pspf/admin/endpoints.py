@@ -1,0 +1,232 @@
+"""What can be read: each function is one endpoint, its docstring's first line is what /docs says of it."""
+
+import time
+from collections import Counter
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from pspf import __version__
+from pspf.admin.desk import Desk
+from pspf.admin.metrics import render
+from pspf.admin.parameters import number_of, text_of
+from pspf.admin.trouble import Trouble
+from pspf.connectors.base import TopicInfo
+from pspf.connectors.views import Choice, as_json_entry, as_json_letter, as_json_whole
+from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
+from pspf.snapshots import HandlerShape, Snapshot
+from pspf.telemetry import HandlerCounters
+
+_MAX_LETTERS: Final = 1_000
+_MAX_ENTRIES: Final = 1_000
+
+
+async def health(desk: Desk, request: Request) -> Response:
+    """Whether the worker lives: 200, or 503 where it has not reported for 10 s."""
+    try:
+        seen = desk.link.look()
+    except Trouble as trouble:
+        return JSONResponse({"status": "error", "reason": trouble.text}, 503)
+    if not seen.is_fresh:
+        reason = f"the worker has said nothing for {seen.age_ms / 1000:.1f} s"
+        return JSONResponse({"status": "error", "reason": reason}, 503)
+    return JSONResponse({"status": "ok", "version": __version__})
+
+
+async def ready(desk: Desk, request: Request) -> Response:
+    """Whether all processes do their work: 200 or 503, and why not. A slow handler is no reason."""
+    seen = desk.link.look()
+    status = seen.snapshot.status
+    why = list(status.get("why", ()))
+    if not seen.is_fresh:
+        why.append(f"the worker has said nothing for {seen.age_ms / 1000:.1f} s")
+    is_ready = bool(status.get("ready")) and seen.is_fresh
+    return JSONResponse({"ready": is_ready, "state": status.get("state"), "why": why}, 200 if is_ready else 503)
+
+
+async def metrics(desk: Desk, request: Request) -> Response:
+    """All metrics of the worker's processes, for Prometheus or as OpenMetrics."""
+    try:
+        seen = desk.link.look()
+    except Trouble:
+        seen = None
+    lag = None
+    if seen is not None:
+        try:
+            lag = await desk.broker.read_lag(seen.snapshot.handlers)
+        except Trouble:
+            lag = None  # pspf_broker_up says so
+    content, content_type = render(seen, lag, broker=desk.spec.broker, accept=request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type})
+
+
+async def status(desk: Desk, request: Request) -> Response:
+    """The worker: its state, and of each process what it consumes, has in hand and last ended of."""
+    seen, spec = desk.link.look(), desk.spec
+    return JSONResponse(
+        {
+            "worker": spec.worker,
+            "version": __version__,
+            "host": spec.host,
+            "pid": spec.pid,
+            "app": spec.app,
+            "started_ms": spec.started_ms,
+            "age_ms": seen.age_ms,
+            "broker": {
+                "name": desk.broker.name,
+                "connected": desk.broker.is_connected,
+                "error": desk.broker.error,
+            },
+            "log_level": seen.snapshot.level,
+            **seen.snapshot.status,
+        }
+    )
+
+
+async def topology(desk: Desk, request: Request) -> Response:
+    """Handlers and the topics that they read and write, with counts since the worker started."""
+    snapshot = desk.link.look().snapshot
+    try:
+        topics = await desk.broker.read_topics()
+    except Trouble:
+        topics = {}
+    counters = {each.key: each for each in snapshot.counters}
+    handlers = [_handler(shape, counters.get(shape.key), snapshot) for shape in snapshot.handlers]
+    roles: dict[str, str] = {handler["topic"]: "source" for handler in handlers}
+    for handler in handlers:
+        for topic in (*handler["emits"], *((handler["to"],) if handler["to"] else ())):
+            roles.setdefault(topic, "output")
+    for handler in handlers:
+        roles.setdefault(handler["topic"] + DEAD_LETTER_SUFFIX, "dlq")
+        if handler["window"] is not None:
+            roles.setdefault(handler["topic"] + LATE_SUFFIX, "late")
+    return JSONResponse(
+        {
+            "app": desk.spec.app,
+            "broker": desk.broker.name,
+            "topics": [_topic(name, role, topics.get(name)) for name, role in roles.items()],
+            "handlers": handlers,
+        }
+    )
+
+
+def _topic(name: str, role: str, info: TopicInfo | None) -> dict[str, Any]:
+    return {
+        "topic": name,
+        "role": role,
+        "partitions": None if info is None else info.partitions,
+        "records": None if info is None else info.records,
+    }
+
+
+def _handler(shape: HandlerShape, known: HandlerCounters | None, snapshot: Snapshot) -> dict[str, Any]:
+    counters = known or HandlerCounters(*shape.key)
+    label = f"{shape.topic}/{shape.group}#"
+    processes = [
+        process
+        for process in snapshot.status.get("processes", ())
+        if process["place"].startswith(label) or process["place"].startswith("in-process#")
+    ]
+    mine = [
+        each
+        for process in processes
+        for each in process["subscriptions"]
+        if (each["topic"], each["group"], each["handler"]) == shape.key
+    ]
+    busy = [
+        each["for_ms"]
+        for process in processes
+        for each in process["busy"]
+        if (each["topic"], each["group"], each["handler"]) == shape.key
+    ]
+    return {
+        "handler": shape.handler,
+        "topic": shape.topic,
+        "group": shape.group,
+        "ordering": shape.ordering,
+        "model": shape.model,
+        "window": shape.window,
+        "to": shape.to,
+        "emits": [topic for topic in counters.emits if topic != shape.to],
+        "concurrency": shape.concurrency,
+        "processes": len(processes),
+        "running": sum(1 for process in processes if process["state"] == "running"),
+        "processed": counters.processed,
+        "failed": counters.failed,
+        "retried": counters.retried,
+        "dead": counters.dead,
+        "late": counters.late,
+        "batches": counters.batches,
+        "rate": round(sum(each["rate"] for each in mine), 1),
+        "last_commit_ms": counters.last_commit_ms,
+        "busy_ms": max(busy, default=0),
+    }
+
+
+async def lag(desk: Desk, request: Request) -> Response:
+    """Records and seconds that each group of the app is behind, for autoscalers; at most a second old."""
+    group, topic = text_of(request, "group"), text_of(request, "topic")
+    found = await desk.broker.read_lag(desk.link.look().snapshot.handlers)
+    groups = [each for each in found.groups if group in (None, each.view.group) and topic in (None, each.view.topic)]
+    lags = [each.view.lag for each in groups]
+    ages = [each.worst_seconds for each in groups]
+    return JSONResponse(
+        {
+            "groups": [each.as_json() for each in groups],
+            "lag": None if None in lags else sum(lag for lag in lags if lag is not None),
+            "lag_seconds": None if None in ages else max((age for age in ages if age is not None), default=0.0),
+            "age_ms": round((time.monotonic() - found.read_at) * 1000),
+        }
+    )
+
+
+async def state(desk: Desk, request: Request) -> Response:
+    """What an ordered handler remembers, of one record key where `key` is given."""
+    limit = number_of(request, "limit", default=100, most=_MAX_ENTRIES)
+    entries = await desk.broker.find_state(
+        request.path_params["handler"],
+        group=text_of(request, "group"),
+        key=text_of(request, "key"),
+        name=text_of(request, "name"),
+    )
+    return JSONResponse(
+        {"state": [as_json_entry(entry) for entry in entries[:limit]], "truncated": len(entries) > limit}
+    )
+
+
+async def dlq(desk: Desk, request: Request) -> Response:
+    """Dead letters, the newest first, and how many there are of each error."""
+    limit = number_of(request, "limit", default=100, most=_MAX_LETTERS)
+    offset = number_of(request, "offset", default=0, most=1_000_000_000)
+    choice = Choice(
+        text_of(request, "topic"), text_of(request, "group"), text_of(request, "handler"), text_of(request, "error")
+    )
+    letters = (await desk.broker.find_letters(choice))[::-1]
+    counts = Counter((letter.error_type, letter.handler, letter.topic) for letter in letters)
+    return JSONResponse(
+        {
+            "dead_letters": [as_json_letter(letter) for letter in letters[offset : offset + limit]],
+            "total": len(letters),
+            "by_error": [
+                {"error_type": error_type, "handler": handler, "topic": topic, "count": count}
+                for (error_type, handler, topic), count in counts.most_common(100)
+            ],
+        }
+    )
+
+
+async def dead_letter(desk: Desk, request: Request) -> Response:
+    """One dead letter, whole: the event, the error and where it was raised."""
+    topic, letter_id = request.path_params["topic"], request.path_params["id"]
+    (letter,) = (await desk.broker.find_letters(Choice(topic, ids=(letter_id,))))[:1]
+    return JSONResponse(as_json_whole(letter))
+
+
+async def page(desk: Desk, request: Request) -> Response:
+    """The dashboard."""
+    name = request.path_params.get("name", "index.html")
+    found = desk.pages.get(name)
+    if found is None:
+        raise Trouble(404, f"no {request.url.path}")
+    return Response(found.content, headers={"Content-Type": found.content_type})
