@@ -6,11 +6,13 @@ from typing import NoReturn
 
 from pspf.cli import (
     broker,
+    dev,
     dlq,
     emit,
     groups,
     health,
     info,
+    init,
     pending,
     show,
     state,
@@ -33,6 +35,7 @@ app = make_app(
     name="pspf",
 )
 worker.add_to(app)
+dev.add_to(app)
 emit.add_to(app)
 tail.add_to(app)
 show.add_to(app)
@@ -48,6 +51,7 @@ app.add_typer(health.app, name="health")
 app.add_typer(broker.app, name="broker")
 app.add_typer(info.config, name="config")
 info.add_to(app)
+init.add_to(app)
 
 __all__ = ["Command", "app", "examples", "main"]
 

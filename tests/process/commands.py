@@ -146,13 +146,13 @@ class Folder:
         return {group["group"]: group["lag"] for group in self.ok("groups", "inspect", "--json").json["groups"]}
 
     @contextlib.contextmanager
-    def worker(self, *arguments: str) -> Iterator["Running"]:
-        """Start a worker; what is left of it at the end is killed."""
+    def worker(self, *arguments: str, command: str = "worker") -> Iterator["Running"]:
+        """Start a worker, by `command`; what is left of it at the end is killed."""
         log = self.path / "worker.log"
         log.unlink(missing_ok=True)
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pspf", "worker", *arguments],
+                [sys.executable, "-m", "pspf", command, *arguments],
                 cwd=self.path,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

@@ -12,6 +12,8 @@ COMMANDS = [
     ("tail",),
     ("show",),
     ("top",),
+    ("dev",),
+    ("init",),
     ("version",),
     *((group,) for group in ("topics", "groups", "pending", "dlq", "state", "broker", "config")),
     *(("topics", name) for name in ("list", "inspect", "create", "trim", "delete", "repartition")),
