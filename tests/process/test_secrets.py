@@ -40,7 +40,7 @@ def test_a_worker_that_loses_its_broker_never_tells_the_password(folder: Folder,
         worker.signal(signal.SIGTERM)
         worker.end()
         written = worker.log.read_text()
-    assert "broker: valkey://127.0.0.1" in written
+    assert "broker: valkey://app@127.0.0.1" in written
     assert NEEDLE not in written
     assert [line for line in written.splitlines() if not line.startswith(("{", "start "))] == []
 
