@@ -94,12 +94,13 @@ class Assignment:
     async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T | None:
         """Do something with the broker, and again while it is not there; None once stopped."""
         backoff = Backoff()
-        while not self._stop.is_set:
-            try:
-                return await act()
-            except BackendUnavailable as error:
-                self._tell(backoff, doing, error)
-                await self._stop.wait(backoff.next_ms())
+        with self._processor.telemetry.asking():
+            while not self._stop.is_set:
+                try:
+                    return await act()
+                except BackendUnavailable as error:
+                    self._tell(backoff, doing, error)
+                    await self._stop.wait(backoff.next_ms())
         return None
 
     def _tell(self, backoff: Backoff, doing: str, error: BackendUnavailable) -> None:
@@ -111,17 +112,10 @@ class Assignment:
 
     async def _review(self, partitions: int, group: asyncio.TaskGroup) -> None:
         """Take what is free up to this worker's share, and give up what is beyond it, until stopped."""
-        backoff = Backoff()
         while partitions and not self._stop.is_set:
             self._review_now.clear()
-            wait_ms = _REVIEW_MS
-            try:
-                await self._balance(partitions, group)
-                backoff.reset()
-            except BackendUnavailable as error:
-                self._tell(backoff, "divide", error)
-                wait_ms = backoff.next_ms()
-            await self._wait(wait_ms)
+            await self._insist("divide", lambda: self._balance(partitions, group))
+            await self._wait(_REVIEW_MS)
 
     async def _wait(self, timeout_ms: int) -> None:
         """Wait for the next review: until a cursor is lost or it is to stop, or else its time has come."""

@@ -431,7 +431,10 @@ class Stream:
             await self._connect()
             async with self._lifespan_entered(), self._session_entered() as session:
                 self.processor.tuning = Tuning.from_settings(settings)
-                await self._warn_of_the_forgotten([*self.subscriptions, *subscriptions])
+                try:
+                    await self._warn_of_the_forgotten([*self.subscriptions, *subscriptions])
+                except BackendUnavailable as error:  # the handlers wait for it; a warning is not worth that
+                    logger.warning("can't look for cursors that the app lacks: %s", error)
                 async with asyncio.TaskGroup() as group:
                     for subscription in subscriptions:
                         assignment = Assignment(subscription, self.broker, session, self.processor, stop)

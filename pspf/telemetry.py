@@ -3,7 +3,9 @@
 Counting is paid once a batch: prometheus's own `labels().inc()` costs 1.5 us, an event's whole budget.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
@@ -178,6 +180,7 @@ class TelemetryManager:
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, str], _Counts] = {}
         self._activities: tuple[Activity, ...] = ()
+        self._asking_since_ms: tuple[int, ...] = ()
         self.on_enter: Callable[[], None] = _nothing
         self.find_spans = find_tracing()
 
@@ -236,6 +239,23 @@ class TelemetryManager:
         self._activities = (*self._activities, activity)
         self.on_enter()
         return activity
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Note, while this lasts, that something is asked of the broker beside the loops of cursors."""
+        since_ms = time.monotonic_ns() // 1_000_000
+        self._asking_since_ms = (*self._asking_since_ms, since_ms)
+        try:
+            yield
+        finally:
+            left = list(self._asking_since_ms)
+            left.remove(since_ms)
+            self._asking_since_ms = tuple(left)
+
+    @property
+    def asking_since_ms(self) -> tuple[int, ...]:
+        """Since when something is asked of the broker beside the loops of cursors; monotonic."""
+        return self._asking_since_ms
 
     def leave(self, activity: Activity) -> None:
         """End what `enter` began."""

@@ -87,6 +87,7 @@ class Monitor:
             for since in (activity.reading_since_ms, activity.committing_since_ms)
             if since is not None
         ]
+        asked += self._stream.telemetry.asking_since_ms
         return now_ms - min(asked, default=now_ms)
 
     def _warn_of_slow(self, activities: tuple[Activity, ...], now_ms: int) -> None:

@@ -10,9 +10,10 @@ from typing import Final
 import pytest
 
 from pspf.connectors.base import Limits
+from pspf.runtime.monitor import Monitor
 from tests.faults.runs import RUNS, SECONDS, TOPIC, Place, Run, check_exactly_once, make_events
 from tests.faults.valkey import Site
-from tests.integration.running import until
+from tests.integration.running import running, until
 from tests.support.workers import GROUP, HANDLER, numbered, own
 
 DARK_S: Final = 4 if RUNS <= 2 else 60
@@ -51,6 +52,23 @@ async def test_a_worker_in_a_black_hole_is_replaced_and_finds_it_out(site: Site)
             await site.append([event.as_record() for event in more[600:]])
             await site.finish()
     await site.check(more)
+
+
+async def test_a_worker_that_is_not_let_in_counts_as_unanswered_until_it_is(site: Site) -> None:
+    events = make_events(20, 3)
+    await site.fill(events)
+    stream = site.stream()
+    monitor = Monitor(stream, lambda: "running")
+    async with stream:
+        monitor.begin()
+        monitor.connected()
+        site.proxy.refuse()
+        async with running(stream):
+            await until(lambda: monitor.take_pulse().unanswered_ms > 1_000, within_ms=20_000)
+            site.proxy.accept()
+            await site.finish()
+            await until(lambda: monitor.take_pulse().unanswered_ms < 1_000, within_ms=20_000)
+    await site.check(events)
 
 
 class _NoProxy:
