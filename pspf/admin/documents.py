@@ -15,6 +15,7 @@ _ERRORS = {
     "404": "What it names is not there.",
     "409": "It can't be done now.",
     "413": "The body is too large.",
+    "414": "The address is too long.",
     "503": "The worker or the broker does not answer.",
 }
 

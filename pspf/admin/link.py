@@ -52,6 +52,12 @@ class Link:
 
     async def run(self) -> None:
         """Take what the worker tells, until it is gone."""
+        try:
+            await self._listen()
+        finally:
+            self._writer.close()
+
+    async def _listen(self) -> None:
         while line := await self._reader.readline():
             message = json.loads(line)
             if "snapshot" in message:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pspf.admin.trouble import Trouble
 
 MAX_BODY_BYTES: Final = 64 << 10
-MAX_QUERY_BYTES: Final = 4 << 10
+MAX_TARGET_BYTES: Final = 4 << 10
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", re.ASCII)
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _SAFE: Final = {
@@ -100,8 +100,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
             raise Trouble(403, "requests from other sites' pages are refused")
-        if len(scope["query_string"]) > MAX_QUERY_BYTES:
-            raise Trouble(400, f"the query is longer than {MAX_QUERY_BYTES:,} bytes")
+        if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
+            raise Trouble(414, f"the address is longer than {MAX_TARGET_BYTES:,} bytes")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
             raise Trouble(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
@@ -109,7 +109,7 @@ class Guard:
 
 def refuse(trouble: Trouble) -> JSONResponse:
     """Return the answer to a request that is refused."""
-    headers = {"Connection": "close"} if trouble.status in (400, 413) else {}
+    headers = {"Connection": "close"} if trouble.status in (400, 413, 414) else {}
     if trouble.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return JSONResponse({"error": trouble.text}, trouble.status, headers)

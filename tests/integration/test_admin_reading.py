@@ -1,0 +1,234 @@
+"""What the admin says of a worker and of its broker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from pspf.connectors.base import Broker, Limits
+from pspf.connectors.sqlite import SQLiteBroker
+from pspf.records import Cursor
+from tests.integration.admin import AUDIT, SNAPSHOT, SPEC, TOTAL, admin, on
+from tests.integration.running import wait_until
+from tests.support.brokers import KINDS, Kind
+from tests.support.workers import letter, new, numbered, own, settle, share, take_all
+
+REMOTE = [kind for kind in KINDS if kind.is_shared]
+
+
+@pytest_asyncio.fixture(params=REMOTE, ids=lambda kind: kind.name)
+async def broker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Broker]:
+    """A broker that other processes see."""
+    kind = request.param
+    assert isinstance(kind, Kind)
+    async with kind.make(tmp_path, Limits(synchronous="NORMAL"), None) as made:
+        yield made
+
+
+async def fail_two_of(broker: Broker, count: int) -> None:
+    """Append orders, and handle them in `app.total`, which gives up the first two and remembers the number."""
+    await broker.append("orders", numbered(count, keys=["a", "b"]))
+    member = await own(broker, topic="orders", group="billing", handler="app.total")
+    records = await take_all(member.consumer)
+    dead = [letter(record, handler="app.total", group="billing", at_ms=n) for n, record in enumerate(records[:2])]
+    state = {(b"a", "count"): b"7", (b"b", "count"): b"8"}
+    commit = settle(records[2:], dead=dead, state=state, position=records[-1].offset + 1)
+    await member.consumer.commit(commit)
+    await member.session.close()
+
+
+async def test_a_worker_that_reports_is_alive_and_ready() -> None:
+    async with admin() as it:
+        assert (await it.get("/health")).json["status"] == "ok"
+        assert (await it.get("/ready")).json == {"ready": True, "state": "running", "why": []}
+
+
+async def test_a_worker_that_does_not_get_on_is_alive_and_not_ready() -> None:
+    stuck = {**SNAPSHOT.status, "ready": False, "why": ["orders/billing is crashing"]}
+    async with admin(snapshot=replace(SNAPSHOT, status=stuck)) as it:
+        assert (await it.get("/health")).status == 200
+        answer = await it.get("/ready")
+        assert (answer.status, answer.json["why"]) == (503, ["orders/billing is crashing"])
+
+
+async def test_a_slow_handler_keeps_it_ready_and_shows() -> None:
+    busy = {
+        "topic": "orders",
+        "group": "billing",
+        "handler": "app.total",
+        "partition": 0,
+        "records": 1,
+        "for_ms": 600_000,
+    }
+    process = {**SNAPSHOT.status["processes"][0], "busy": [busy]}
+    async with admin(snapshot=replace(SNAPSHOT, status={**SNAPSHOT.status, "processes": [process]})) as it:
+        assert (await it.get("/ready")).status == 200
+        assert (await it.get("/status")).json["processes"][0]["busy"] == [busy]
+        assert (await it.get("/topology")).json["handlers"][0]["busy_ms"] == 600_000
+
+
+async def test_a_worker_that_is_silent_is_neither_alive_nor_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pspf.admin.link.SILENT_MS", 0)
+    async with admin() as it:
+        assert (await it.get("/health")).status == 503
+        assert (await it.get("/ready")).status == 503
+        assert b"\npspf_up 0.0" in (await it.get("/metrics")).body
+
+
+async def test_before_the_worker_s_first_word_only_probes_and_metrics_say_so() -> None:
+    async with admin(snapshot=None) as it:
+        assert (await it.get("/health")).status == 503
+        assert (await it.get("/status")).status == 503
+        assert b"\npspf_up 0.0" in (await it.get("/metrics")).body
+
+
+async def test_status_is_what_the_worker_says_and_no_secret() -> None:
+    async with admin(replace(SPEC, backend=None)) as it:
+        answer = await it.get("/status")
+        assert answer.json["worker"] == SPEC.worker
+        assert answer.json["processes"] == SNAPSHOT.status["processes"]
+        assert SPEC.token not in answer.text
+
+
+async def test_the_topology_joins_topics_to_handlers() -> None:
+    async with admin() as it:
+        found = (await it.get("/topology")).json
+        assert [(topic["topic"], topic["role"]) for topic in found["topics"]] == [
+            ("orders", "source"),
+            ("large", "output"),
+            ("orders-dlq", "dlq"),
+        ]
+        total = found["handlers"][0]
+        assert (total["handler"], total["emits"], total["rate"], total["processed"]) == ("app.total", ["large"], 2.5, 7)
+
+
+async def test_lag_is_that_of_the_app_s_groups_in_records_and_seconds(broker: Broker) -> None:
+    await broker.append("orders", [new("1", "a", timestamp_ms=1_000), new("2", "b"), new("3", "a")])
+    member = await own(broker, topic="orders", group="billing", handler="app.total")
+    other = await share(broker, topic="orders", group="elsewhere")
+    records = await take_all(member.consumer)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        (group,) = (await it.get("/lag")).json["groups"]
+        assert (group["group"], group["handler"], group["lag"]) == ("billing", "app.total", 3)
+        assert group["lag_seconds"] > 1_000_000
+        await member.consumer.commit(settle(records, position=records[-1].offset + 1))
+
+        async def is_done() -> bool:
+            found = (await it.get("/lag?group=billing")).json
+            return (found["lag"], found["lag_seconds"]) == (0, 0.0)
+
+        await wait_until(is_done, within_ms=20_000)
+    await member.session.close()
+    await other.session.close()
+
+
+async def test_state_is_found_by_the_last_part_of_a_handler_s_name(broker: Broker) -> None:
+    await fail_two_of(broker, 4)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        (entry,) = (await it.get("/state/total?key=a")).json["state"]
+        assert (entry["handler"], entry["key"], entry["name"], entry["value"]) == ("app.total", "a", "count", 7)
+        assert len((await it.get("/state/app.total")).json["state"]) == 2
+        assert (await it.get("/state/app.total?limit=1")).json["truncated"]
+        assert (await it.get("/state/nobody")).status == 404
+
+
+async def test_dead_letters_are_listed_shown_and_replayed(broker: Broker) -> None:
+    await fail_two_of(broker, 4)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        found = (await it.get("/dlq?topic=orders")).json
+        assert (found["total"], found["by_error"][0]["count"]) == (2, 2)
+        newest = found["dead_letters"][0]
+        assert (newest["handler"], newest["error_type"]) == ("app.total", "ValueError")
+        whole = (await it.get(f"/dlq/orders/{newest['id']}")).json
+        assert (whole["event"], whole["key"], whole["traceback"]) == (1, "b", "Traceback: line 1")
+        assert (await it.post("/dlq/replay", topic="orders", ids=[newest["id"]])).json == {"replayed": 1, "left": 0}
+        assert (await it.get("/dlq")).json["total"] == 1
+        assert (await it.get(f"/dlq/orders/{newest['id']}")).status == 404
+    cursors = await broker.list_cursors(group="billing")
+    assert sum(info.retries for info in cursors if info.cursor == Cursor("orders", "billing", "app.total", 0)) == 1
+
+
+async def test_a_replay_says_which_or_all(broker: Broker) -> None:
+    await fail_two_of(broker, 4)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        assert (await it.post("/dlq/replay")).status == 400
+        assert (await it.post("/dlq/replay", topc="orders")).status == 400
+        assert (await it.post("/dlq/replay", ids=["x"])).status == 400
+        assert (await it.post("/dlq/replay", topic="nowhere")).status == 404
+        assert (await it.post("/dlq/replay", error="KeyError")).json == {"replayed": 0, "left": 0}
+        assert (await it.post("/dlq/replay", all=True, to="elsewhere")).json == {"replayed": 2, "left": 0}
+    assert {info.topic for info in await broker.list_topics()} >= {"elsewhere"}
+
+
+async def test_a_broker_that_is_away_is_503_and_the_metrics_say_so() -> None:
+    async with admin(on("valkey://127.0.0.1:1", "valkey://127.0.0.1:1/0")) as it:
+        for path in ("/lag", "/dlq", "/state/total"):
+            answer = await it.get(path)
+            assert answer.status == 503
+            assert "127.0.0.1:1" in answer.json["error"]
+        scraped = (await it.get("/metrics")).text
+        assert "\npspf_broker_up 0.0" in scraped
+        assert "pspf_lag_events{" not in scraped
+        assert "\npspf_up 1.0" in scraped
+        assert (await it.get("/status")).json["broker"]["connected"] is False
+        assert (await it.get("/topology")).status == 200
+
+
+async def test_a_broker_inside_the_worker_can_not_be_seen_from_here() -> None:
+    async with admin() as it:
+        answer = await it.get("/lag")
+        assert (answer.status, "memory://" in answer.json["error"]) == (409, True)
+
+
+@pytest.mark.parametrize("do", ["pause", "resume", "drain"])
+async def test_what_the_worker_is_told_and_answers(do: str) -> None:
+    async with admin() as it:
+        answer, command = await asyncio.gather(it.post(f"/{do}", process="orders/billing#0"), it.answer_with(ok="done"))
+        assert answer.json == {"ok": "done"}
+        assert (command["do"], command["process"]) == ({"drain": "stop"}.get(do, do), "orders/billing#0")
+
+
+async def test_what_the_worker_can_not_do_is_409() -> None:
+    async with admin() as it:
+        answer, _ = await asyncio.gather(it.post("/pause"), it.answer_with(error="not with --in-process"))
+        assert (answer.status, answer.json) == (409, {"error": "not with --in-process"})
+
+
+async def test_the_log_level_is_checked_and_passed_on() -> None:
+    async with admin() as it:
+        assert (await it.post("/log-level", level="LOUD")).status == 400
+        _, command = await asyncio.gather(it.post("/log-level", level="debug"), it.answer_with(ok="DEBUG"))
+        assert (command["do"], command["level"]) == ("log-level", "DEBUG")
+
+
+async def test_the_documents_name_every_endpoint() -> None:
+    async with admin() as it:
+        document, page = (await it.get("/openapi.json")).json, (await it.get("/docs")).text
+        assert document["openapi"].startswith("3.1")
+        for path, operations in document["paths"].items():
+            assert path in page
+            for operation in operations.values():
+                assert operation["summary"]
+        assert {"/health", "/lag", "/dlq/replay", "/state/{handler}"} <= set(document["paths"])
+
+
+async def test_the_page_comes_with_all_that_it_needs() -> None:
+    async with admin() as it:
+        page = await it.get("/")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        for name in {part.split('"')[0] for part in page.text.split('"/dashboard/')[1:]}:
+            assert (await it.get(f"/dashboard/{name}")).status == 200
+
+
+async def test_a_shape_tells_which_cursors_are_its_own(tmp_path: Path) -> None:
+    assert (TOTAL.cursor_handler, AUDIT.cursor_handler) == ("app.total", None)
+    async with SQLiteBroker(tmp_path / "broker.db") as broker:
+        await broker.append("orders", [new("1", "a")])
+        member = await share(broker, topic="orders", group="audit")
+        async with admin(on(broker.secret_url, broker.name)) as it:
+            scraped = (await it.get("/metrics")).text
+            assert 'pspf_lag_events{group="audit",handler="app.audit",topic="orders"} 1.0' in scraped
+        await member.session.close()
