@@ -47,9 +47,10 @@ class Input:
 
 @dataclass
 class Expected:
-    """What windows come to: finals as (key, start, end, numbers in order), and the numbers that were late."""
+    """What windows come to: finals as (key, start, end, numbers in order), what is open at the end, late numbers."""
 
     finals: Counter[tuple[str, int, int, tuple[int, ...]]] = field(default_factory=Counter)
+    still_open: Counter[tuple[str, int, int, tuple[int, ...]]] = field(default_factory=Counter)
     late: list[int] = field(default_factory=list)
 
 
@@ -78,6 +79,9 @@ def fold_spans(
             is_open.setdefault((each.key, start), []).append(each.n)
         if starts and not on_time:
             expected.late.append(each.n)
+    expected.still_open.update(
+        (key, start, start + window.size_ms, tuple(numbers)) for (key, start), numbers in is_open.items()
+    )
     return expected
 
 
@@ -99,6 +103,7 @@ def fold_sessions(gap_ms: int, inputs: list[Input], delay_ms: int, lateness_ms: 
         for one in mine:
             is_open.remove(one)
         is_open.append((each.key, first, last, [each.n, *(n for one in mine for n in one[3])]))
+    expected.still_open.update((key, first, last + gap_ms, tuple(sorted(n))) for key, first, last, n in is_open)
     return expected
 
 
