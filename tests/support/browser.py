@@ -123,8 +123,11 @@ class Browser:
         return answer["result"].get("value")
 
     def text(self, selector: str) -> str:
-        """Return the text that is shown in the first element of a selector; empty where there is none."""
-        found: str = self.run(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
+        """Return the text that is shown in the first element of a selector; empty where none is, or it is not seen."""
+        seen = (
+            f"(e => e && e.getClientRects().length ? e.innerText : '')(document.querySelector({json.dumps(selector)}))"
+        )
+        found: str = self.run(seen)
         return found
 
     def count(self, selector: str) -> int:

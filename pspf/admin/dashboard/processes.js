@@ -36,7 +36,7 @@ function create(place, soon) {
     { class: "process" },
     make("div", {}, make("p", { class: "place" }, place), make("p", { class: "who" })),
     make("span", { class: "state" }),
-    make("div", { class: "figures" }, figure("/s"), figure("processed"), figure("partitions"), make("span")),
+    make("div", { class: "figures" }, figure("/s"), figure("processed"), make("span"), make("span")),
     act,
     make("p", { class: "why" }),
   );
@@ -50,19 +50,21 @@ function update(element, process) {
   const sum = (name) => subscriptions.reduce((total, each) => total + (each[name] ?? 0), 0);
   const held = [...new Set(subscriptions.flatMap((each) => each.partitions))].sort((one, other) => one - other);
   const committed = Math.max(...subscriptions.map((each) => each.last_commit_ms ?? 0), 0);
-  const texts = [
-    rate(sum("rate")),
-    count(sum("processed")),
-    held.length > 6 ? count(held.length) : held.join(", ") || "no",
-  ];
-  texts.forEach((text, index) => setText(figures.children[index].firstChild, text));
+  [rate(sum("rate")), count(sum("processed"))].forEach((text, index) => setText(figures.children[index].firstChild, text));
+  setText(figures.children[2], partitionsOf(held));
   setText(figures.lastChild, committed ? `committed ${ago(committed, Date.now())}` : "nothing committed yet");
   figures.style.visibility = subscriptions.length ? "visible" : "hidden";
-  setText(figures.children[2].lastChild, held.length === 1 ? " partition" : " partitions");
   showAct(act, process);
   setText(why, remarks(process));
   why.hidden = why.textContent === "";
   why.dataset.tone = process.state === "running" ? "warn" : healthOfProcess(process).tone;
+}
+
+/** partition 0; partitions 0, 1; 16 partitions */
+function partitionsOf(held) {
+  if (held.length > 6) return countOf(held.length, "partition");
+  if (held.length === 0) return "no partition";
+  return `${held.length === 1 ? "partition" : "partitions"} ${held.join(", ")}`;
 }
 
 function showAct(act, process) {
