@@ -150,6 +150,7 @@ class _CursorLoop:
         self._processor = processor
         self._tuning = tuning
         self._subscription = subscription
+        self._broker = broker
         self._consumer = consumer
         self._stop = stop
         self._narrator = Narrator(subscription)
@@ -203,7 +204,19 @@ class _CursorLoop:
             self._tuning.window_cache_states,
             self._wake.set,
         )
-        return make_windowed(subscription, read, around, room)
+        return make_windowed(subscription, read, around, room, self._read_other_times)
+
+    async def _read_other_times(self) -> Mapping[int, int]:
+        """Return the watermarks of this handler's cursors on the other partitions, of those that have one."""
+        cursor = self._consumer.cursor
+        infos = await self._broker.list_cursors(group=cursor.group, topic=cursor.topic)
+        return {
+            info.cursor.partition: info.watermark_ms
+            for info in infos
+            if info.cursor.handler == cursor.handler
+            and info.cursor.partition != cursor.partition
+            and info.watermark_ms is not None
+        }
 
     def _make_state(self, store: StateStore | None) -> BatchState | StoreState | None:
         """Return where `ctx.state` is: in the cursor (ordered), in the user's store (shared), nowhere."""
@@ -399,7 +412,7 @@ class _CursorLoop:
             self._subscription.topic,
             self._subscription.group,
             self._subscription.name,
-            processed=finished - dead,
+            processed=finished - dead - run.passed,
             failed=len(failures),
             retried=len(failures) - dead,
             dead=dead,
@@ -416,6 +429,8 @@ class _CursorLoop:
 
     async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T:
         """Do something with the broker, and again while it is not there."""
+        if self._processor.is_abandoned:
+            raise asyncio.CancelledError  # the handlers of a killed process get nothing done any more
         backoff = Backoff()
         while True:
             try:
