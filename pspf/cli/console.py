@@ -1,5 +1,6 @@
 """Where text goes: data to stdout, talk to stderr. Tables by rich on a terminal, aligned text otherwise."""
 
+import errno
 import json
 import re
 import sys
@@ -45,8 +46,9 @@ def say(text: str) -> None:
     try:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
-    except BrokenPipeError:
-        return
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # closed, or a terminal that was hung up
+            raise
 
 
 def write_json(value: Any) -> None:

@@ -1,6 +1,7 @@
 """Text for terminals and for programs."""
 
 import contextlib
+import errno
 
 import pytest
 
@@ -51,3 +52,17 @@ def test_a_reader_that_left_is_told_apart_from_an_error() -> None:
             console.flush()
     with contextlib.redirect_stderr(Gone()):  # type: ignore[type-var]
         console.say("x")
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(errno.EPIPE, False), (errno.EIO, False), (errno.ENOSPC, True)])
+def test_talk_to_a_terminal_that_was_hung_up_is_no_failure_and_a_full_disk_is(number: int, is_told: bool) -> None:
+    class Gone:
+        def write(self, text: str) -> int:
+            raise OSError(number, "gone")
+
+        def flush(self) -> None:
+            raise OSError(number, "gone")
+
+    with contextlib.redirect_stderr(Gone()):  # type: ignore[type-var]
+        with pytest.raises(OSError, match="gone") if is_told else contextlib.nullcontext():
+            console.say("x")
