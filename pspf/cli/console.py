@@ -47,7 +47,8 @@ def say(text: str) -> None:
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):  # closed, or a terminal that was hung up
+        is_hung_up = error.errno == errno.EIO  # the terminal was
+        if not isinstance(error, BrokenPipeError) and not is_hung_up:
             raise
 
 

@@ -63,6 +63,6 @@ def test_talk_to_a_terminal_that_was_hung_up_is_no_failure_and_a_full_disk_is(nu
         def flush(self) -> None:
             raise OSError(number, "gone")
 
-    with contextlib.redirect_stderr(Gone()):  # type: ignore[type-var]
-        with pytest.raises(OSError, match="gone") if is_told else contextlib.nullcontext():
-            console.say("x")
+    raised = pytest.raises(OSError, match="gone") if is_told else contextlib.nullcontext()
+    with contextlib.redirect_stderr(Gone()), raised:  # type: ignore[type-var]
+        console.say("x")
