@@ -93,6 +93,7 @@ class ValkeyBroker(Broker):
     async def ping(self) -> None:
         await self._core.commands.call("PING")
         await self._core.tick()
+        await self._core.call_back()
 
     async def open_session(self, name: str | None = None) -> Session:
         for warning in self._warnings or ():

@@ -1,7 +1,8 @@
 """What all parts of one broker object share: the server, the limits, the clock and the topics."""
 
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Limits
@@ -10,6 +11,9 @@ from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.retention import Trimmer
 from pspf.connectors.valkey.topics import Topics
 from pspf.connectors.valkey.wire import Lane
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.reading import Reads
 
 
 class Core:
@@ -25,6 +29,7 @@ class Core:
         self.clock: Final[Clock] = clock or SystemClock()
         self._open_lanes: set[Lane] = set()
         self._ticks: list[Callable[[], Awaitable[None]]] = []
+        self.reads: Final[WeakSet[Reads]] = WeakSet()
         self.commands = self.open_lane("commands")
         """For what answers at once and belongs to no consumer."""
         self.topics = Topics(self.commands)
@@ -53,3 +58,9 @@ class Core:
         if self.has_own_clock:
             for tick in self._ticks:
                 await tick()
+
+    async def call_back(self) -> None:
+        """End all reads that wait by the caller's clock, which may have been moved; nothing with the server's."""
+        if self.has_own_clock:
+            for reads in list(self.reads):
+                await reads.call_back()

@@ -6,7 +6,6 @@ sequence (STALE), types and sizes; then the writes, in one script.
 
 import logging
 import secrets
-import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ class OrderedConsumer(Consumer):
         return batch
 
     async def _read(self, max_records: int, timeout_ms: int, retries_only: bool) -> Batch:
-        deadline = time.monotonic() + timeout_ms / 1000
+        deadline = self._reads.begin(timeout_ms)
         while True:
             suspicion = self._suspicion
             limit = max_records if suspicion is None else min(max_records, suspicion.limit)
@@ -158,7 +157,7 @@ class OrderedConsumer(Consumer):
                 await self._reads.pause(block_ms)
             if records:
                 return self._make_batch(records, suspicion)
-            if time.monotonic() >= deadline:
+            if self._reads.is_over(deadline):
                 return Batch((), self._read_position)
 
     def _make_batch(self, records: Sequence[Record], suspicion: Suspicion | None) -> Batch:

@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pspf.connectors.valkey.scripts import Argument, Script
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
@@ -20,6 +20,13 @@ _CALLS_BACK: Final = 5
 _CALL_BACK_S: Final = 0.002
 
 
+class Deadline(NamedTuple):
+    """When a read ends at the latest: by the monotonic clock, and by the broker's, which a test may move."""
+
+    at_s: float
+    at_ms: int
+
+
 class Reads:
     """One read at a time. `call_back` ends one that waits."""
 
@@ -33,6 +40,15 @@ class Reads:
         """When a look was asked for that came too late for the one under way."""
         self._blocked_until: float | None = None
         self._woken = asyncio.Event()
+        core.reads.add(self)
+
+    def begin(self, timeout_ms: int) -> Deadline:
+        """Return when a read that begins now has to end."""
+        return Deadline(time.monotonic() + timeout_ms / 1000, self._core.clock.monotonic_ms() + timeout_ms)
+
+    def is_over(self, deadline: Deadline) -> bool:
+        """Whether a read has to end."""
+        return time.monotonic() >= deadline.at_s or self._core.clock.monotonic_ms() >= deadline.at_ms
 
     @property
     def is_look_due(self) -> bool:
@@ -49,9 +65,9 @@ class Reads:
         next_at = time.monotonic() + (BLOCK_MS if wait_ms < 0 else min(wait_ms, BLOCK_MS)) / 1000
         self._look_at = min(next_at, self._asked_for)
 
-    def block_ms(self, deadline: float) -> int:
+    def block_ms(self, deadline: Deadline) -> int:
         """Return how long a read may wait; 0: not at all."""
-        return max(0, int((min(self._look_at, deadline) - time.monotonic()) * 1000 + 0.5))
+        return max(0, int((min(self._look_at, deadline.at_s) - time.monotonic()) * 1000 + 0.5))
 
     async def read(self, command: tuple[Any, ...], streams: tuple[Any, ...], block_ms: int) -> Any:
         """Read, waiting at most `block_ms` (0: not at all)."""

@@ -7,7 +7,6 @@ lost it writes nothing for that record.
 
 import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,7 +93,7 @@ class SharedConsumer(Consumer):
         return batch
 
     async def _read(self, max_records: int, timeout_ms: int, retries_only: bool) -> Batch:
-        deadline = time.monotonic() + timeout_ms / 1000
+        deadline = self._reads.begin(timeout_ms)
         if self._took and not retries_only:
             self._took = False
             records = await self._read_new(max_records, 0)  # retries without end must not keep new ones waiting
@@ -113,7 +112,7 @@ class SharedConsumer(Consumer):
                     return Batch(records, records[-1].offset + 1)
             elif block_ms:
                 await self._reads.pause(block_ms)
-            if self._is_ending or time.monotonic() >= deadline:
+            if self._is_ending or self._reads.is_over(deadline):
                 return _EMPTY
 
     async def _read_new(self, max_records: int, block_ms: int) -> list[Record]:
