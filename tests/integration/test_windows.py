@@ -1,6 +1,9 @@
 """Windowed handlers on a running Stream: what goes out, what is put aside, what is remembered."""
 
 import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +11,7 @@ from pydantic import BaseModel
 
 from pspf import BaseEvent, Count, Last, Max, RetryPolicy, SessionWindow, SlidingWindow, Stream, TopN, TumblingWindow
 from pspf.connectors.base import StreamingBackend
-from pspf.errors import ConfigurationError, NotAvailable
+from pspf.errors import ConfigurationError
 from pspf.windows import WindowResult
 from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until
 
@@ -174,10 +177,40 @@ async def test_a_timestamp_far_ahead_closes_nothing_where_that_is_set(backend: S
     assert len(await read_letters(stream.broker)) == 1
 
 
-async def test_grouping_by_another_key_over_partitions_is_refused(backend: StreamingBackend) -> None:
-    await backend.connect()
-    await backend.broker.create_topic(TOPIC, partitions=2)
+async def test_events_of_a_batch_that_fail_for_a_while_count_once_and_so_do_their_neighbours(
+    backend: StreamingBackend,
+) -> None:
+    runs: dict[int, int] = {}
     stream = Stream(backend)
-    stream.window(TOPIC, TumblingWindow(1_000), key="kind", name="t")(Count())
-    with pytest.raises(NotAvailable, match="does not repartition"):
-        await stream.run_forever()
+
+    @stream.window(TOPIC, TumblingWindow(10_000), emit="final", to="out", name="t", batch_size=20, retry=QUICK)
+    async def collect(event: BaseEvent, state: list[int] | None) -> list[int]:
+        n = (event.model_extra or {})["n"]
+        runs[n] = runs.get(n, 0) + 1
+        if n in (3, 4, 17) and runs[n] < 3:
+            raise RuntimeError("not yet")
+        return [*(state or ()), n]
+
+    await run(stream, *[tick(n % 10, "ab"[n % 2], n=n) for n in range(20)], tick(30, n=99))
+    assert await results(stream) == [
+        ("a", 0, [n for n in range(20) if n % 2 == 0]),
+        ("b", 0, [n for n in range(20) if n % 2]),
+    ]
+    assert {n: count for n, count in runs.items() if count > 1} == {3: 3, 4: 3, 17: 3}
+    assert await read_letters(stream.broker) == []
+
+
+async def test_many_keys_of_which_few_are_hot_are_counted_where_few_states_stay_in_memory(
+    backend: StreamingBackend, setting: Callable[[str, object], None]
+) -> None:
+    """Most states are read back from the broker, and windows close page by page."""
+    setting("PSPF_STATE_CACHE_KEYS", 100)
+    rng = random.Random(7)
+    keys = [f"key-{min(int(rng.paretovariate(0.5)), 3_000)}" for _ in range(6_000)]
+    stream = Stream(backend)
+    stream.window(TOPIC, TumblingWindow(10_000), emit="final", to="out", name="t", batch_size=500)(Count())
+    await run(stream, *[tick(n % 9, key) for n, key in enumerate(keys)])
+    await run(stream, tick(30))
+    found = await results(stream)
+    assert {key: value for key, _, value in found} == Counter(keys)
+    assert len(found) == len(set(keys))
