@@ -68,7 +68,7 @@ def list_windows(
                 )
                 for cursor, window in shown
             ]
-            write_table(headers, rows, empty="no open windows" if cursors else "no windowed handler has run yet")
+            write_table(headers, rows, empty="no open windows" if cursors else "no windows")
             for cursor in cursors if not rows else ():
                 say(f"  {cursor.cursor}: watermark {format_time(cursor.stored.watermark_ms)}")
         if len(found) > count:

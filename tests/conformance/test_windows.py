@@ -185,3 +185,27 @@ async def test_windows_are_seen_from_outside_with_their_watermark(world: World, 
     assert list(await looker.scan_windows(CURSOR, 20)) == [(b"", b"3"), (b"b", b"2")]
     assert list(await looker.scan_windows(CURSOR, 20, after=b"", max_entries=1)) == [(b"b", b"2")]
     assert list(await looker.scan_windows(Cursor("nowhere", GROUP, HANDLER, 0), 20)) == []
+
+
+async def test_a_topic_with_open_windows_is_repartitioned_without_them_and_only_if_told(
+    world: World, member: Member
+) -> None:
+    batch = await take_batch(member.consumer)
+    await member.consumer.commit(replace(windows({(0, b"a"): b"1"}), done=(), position=batch.end))
+    await member.session.close()
+    with pytest.raises(Refused, match="reset-state"):
+        await world.broker.operations.repartition(TOPIC, 2)
+    await world.broker.operations.repartition(TOPIC, 2, reset_state=True)
+    assert list(await world.broker.list_windows()) == []
+    consumer = (await own(world.broker)).consumer
+    assert (await consumer.read_progress(), list(await consumer.read_slots())) == (None, [])
+
+
+async def test_a_topic_made_again_has_no_windows_of_the_old_one(world: World, member: Member) -> None:
+    await member.consumer.commit(windows({(0, b"a"): b"1"}))
+    await member.session.close()
+    await world.broker.operations.delete_topic(TOPIC, force=True)
+    await world.broker.append(TOPIC, numbered(3))
+    consumer = (await own(world.broker)).consumer
+    assert (await consumer.read_progress(), list(await consumer.read_slots())) == (None, [])
+    assert list(await world.broker.list_windows()) == []
