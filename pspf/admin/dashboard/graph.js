@@ -132,7 +132,7 @@ function updateHandler(element, handler) {
   setText(name, handler.handler);
   setText(group, handler.window === null ? handler.group : `${handler.group} · ${handler.window}`);
   const targets = targetsOf(handler);
-  setText(path, `${handler.topic} → ${targets.length ? targets.join(", ") : "nothing emitted"}`);
+  setText(path, targets.length ? `${handler.topic} → ${targets.join(", ")}` : `from ${handler.topic}`);
   const delay = handler.lag?.watermark_delay_seconds ?? null;
   [rate(handler.rate), count(handler.lag?.lag ?? null), seconds(delay)].forEach((text, i) => {
     setText(figures.children[i].firstChild, text);

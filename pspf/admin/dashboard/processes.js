@@ -60,11 +60,18 @@ function update(element, process) {
   why.dataset.tone = process.state === "running" ? "warn" : healthOfProcess(process).tone;
 }
 
-/** partition 0; partitions 0, 1; 16 partitions */
+/** partition 0; partitions 0–3, 6; 16 partitions */
 function partitionsOf(held) {
-  if (held.length > 6) return countOf(held.length, "partition");
   if (held.length === 0) return "no partition";
-  return `${held.length === 1 ? "partition" : "partitions"} ${held.join(", ")}`;
+  const runs = [];
+  for (const partition of held) {
+    const run = runs.at(-1);
+    if (run && run.at(-1) === partition - 1) run.push(partition);
+    else runs.push([partition]);
+  }
+  if (runs.length > 3) return countOf(held.length, "partition");
+  const texts = runs.map((run) => (run.length > 2 ? `${run[0]}–${run.at(-1)}` : run.join(", ")));
+  return `${held.length === 1 ? "partition" : "partitions"} ${texts.join(", ")}`;
 }
 
 function showAct(act, process) {
