@@ -9,6 +9,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.bench-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# In CI nothing is skipped.
+comma := ,
+EXTRAS := test$(if $(CI),$(comma)deploy)
 
 .PHONY: run test setup lint format faults bench clean
 .DELETE_ON_ERROR:
@@ -55,7 +58,7 @@ $(READY): pyproject.toml
 	"$$python" -m venv --clear $(VENV) || { \
 	  echo "$$python can't make a virtual environment; Debian and Ubuntu keep that in the package python3-venv." >&2; exit 1; }
 	@echo "set-up: PSPF and what its tests need"
-	@$(PIP) install --editable '.[test]'
+	@$(PIP) install --editable '.[$(EXTRAS)]'
 	@touch $@
 	@echo "set-up: done"
 
