@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from pspf.connectors.base import Broker, Session
-from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, NotAvailable
+from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, TopicMismatch
 from pspf.processing.stop import Backoff, Stop
 from pspf.processor import BatchProcessor
 from pspf.records import Cursor
@@ -57,18 +57,41 @@ class Assignment:
     async def run(self) -> None:
         """Register and consume; returns when all cursors are given back."""
         partitions = await self._insist("join", self._register) or 0
-        windowing = self._subscription.windowing
-        if windowing is not None and windowing.key is not None and partitions > 1:
-            raise NotAvailable(
-                f"handler {self._subscription.name} groups by key= and topic {self._subscription.topic!r} has"
-                f" {partitions} partitions: this version does not repartition; emit with that key, and leave key= out"
-            )
+        self._subscription, behind = self._subscription.over(partitions)
+        if behind is None:
+            await self._consume(partitions)
+            return
+        beyond = Assignment(behind, self._broker, self._session, self._processor, self._stop)
+        if await self._insist("join", beyond._join_behind_hop) is None:
+            return
+        async with asyncio.TaskGroup() as group:  # nothing is sent on before there are cursors that will read it
+            group.create_task(beyond._consume(partitions), name=f"{behind.name} on {behind.topic}")
+            group.create_task(self._consume(partitions), name=f"{behind.name} on its way to {behind.topic}")
+
+    async def _consume(self, partitions: int) -> None:
         async with asyncio.TaskGroup() as group:
             if self._subscription.is_ordered:
                 await self._review(partitions, group)
             else:
                 for partition in range(partitions):
                     group.create_task(self._share(partition), name=f"{self._cursor(partition)}")
+
+    async def _join_behind_hop(self) -> int:
+        """Make the internal topic and its cursors where they are missing; what all are done with it does not keep.
+
+        Raises:
+            TopicMismatch: It has another number of partitions than the source by now.
+        """
+        hop = self._subscription.repartition
+        assert hop is not None
+        try:
+            await self._broker.create_topic(hop.topic, partitions=hop.partitions, retention_ms=0)
+        except TopicMismatch as error:
+            raise TopicMismatch(
+                f"{error}; {hop.source!r}, which it carries on, has {hop.partitions}: drain it, then"
+                f" `pspf topics delete {hop.topic} --execute`"
+            ) from error
+        return await self._register()
 
     def _cursor(self, partition: int) -> Cursor:
         subscription = self._subscription

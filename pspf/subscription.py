@@ -2,9 +2,11 @@
 
 import inspect
 import random
+import re
 import typing
+import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal
 
@@ -197,12 +199,37 @@ def _element(annotation: Any) -> tuple[Any] | None:
     return None
 
 
+_REPARTITION_SUFFIX: Final = ".repartition"
+_LONGEST_STEM: Final = 160
+
+
+def repartition_topic(group: str, handler: str) -> str:
+    """Return the internal topic of a windowed handler whose grouping key is not its records' key.
+
+    It is `<group>.<handler>.repartition`; what no topic's name can hold is replaced, and a checksum tells apart
+    what would be alike then.
+    """
+    stem = f"{group}.{handler}"
+    clean = re.sub(r"[^A-Za-z0-9._-]", "-", stem)[:_LONGEST_STEM]
+    return (clean if clean == stem else f"{clean}-{zlib.crc32(stem.encode()):08x}") + _REPARTITION_SUFFIX
+
+
+@dataclass(frozen=True, slots=True)
+class Repartition:
+    """A hop: the records of `source` go through `topic`, of as many partitions, to that of their grouping key."""
+
+    source: str
+    topic: str
+    partitions: int
+
+
 @dataclass(frozen=True, slots=True)
 class Subscription:
     """A handler on a topic for a group.
 
     `batch_size` None adapts; `timeout_ms` None waits for ever; `own_retry` None takes the settings'.
-    With `windowing` the handler folds events into windows, and is always ordered.
+    With `windowing` the handler folds events into windows, and is always ordered. `partitions` is how many
+    its topic has, and `repartition` the hop that it needs then (`over`); both are known once it runs.
     """
 
     topic: str
@@ -216,6 +243,8 @@ class Subscription:
     timeout_ms: int | None = None
     start: str = "start"
     windowing: Windowing | None = None
+    partitions: int = 1
+    repartition: Repartition | None = None
 
     def __post_init__(self) -> None:
         check_name("topic", self.topic)
@@ -252,6 +281,19 @@ class Subscription:
     @property
     def is_ordered(self) -> bool:
         return self.ordering == "key"
+
+    def over(self, partitions: int) -> "tuple[Subscription, Subscription | None]":
+        """Return it for a topic of so many partitions, and, where its records have a hop, what is behind that."""
+        if partitions == 1 or self.windowing is None or self.windowing.key is None:
+            return replace(self, partitions=partitions), None
+        hop = Repartition(self.topic, repartition_topic(self.group, self.name), partitions)
+        here = replace(self, partitions=partitions, repartition=hop)
+        return here, replace(here, topic=hop.topic, start="start")
+
+    @property
+    def is_behind_hop(self) -> bool:
+        """Whether this is the windows' side of a hop."""
+        return self.repartition is not None and self.topic == self.repartition.topic
 
     @property
     def cursor_handler(self) -> str | None:

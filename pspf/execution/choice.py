@@ -7,10 +7,11 @@ from pspf import faults
 from pspf.context import Surroundings
 from pspf.execution.coroutines import Calls, InTurn, Plain, SideBySide
 from pspf.execution.executor import Executor
+from pspf.execution.repartitioning import ReadTimes, Repartitioning
 from pspf.execution.threads import PlainCalls, Threads
 from pspf.execution.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch, trace_fold
 from pspf.execution.whole import WholeBatch
-from pspf.execution.windowed import Room, Windowed
+from pspf.execution.windowed import Room
 from pspf.execution.windowed_sessions import SessionWindows
 from pspf.execution.windowed_spans import SpanWindows
 from pspf.records import Record
@@ -51,8 +52,12 @@ def _is_bare(subscription: Subscription) -> bool:
     return not takes_more and subscription.timeout_ms is None and not _are_armed()
 
 
-def make_windowed(subscription: Subscription, decode: Decoder, around: Surroundings, room: Room) -> Windowed:
-    """Return the executor for a windowed handler's kind of windows."""
+def make_windowed(
+    subscription: Subscription, decode: Decoder, around: Surroundings, room: Room, read_times: ReadTimes
+) -> Executor:
+    """Return the executor for a windowed handler's kind of windows, or for the hop before it."""
+    if subscription.repartition is not None and not subscription.is_behind_hop:
+        return Repartitioning(subscription, _armed_decoder(decode), room, read_times)
     windowing = subscription.windowing
     if around.spans is not None and windowing is not None and windowing.aggregation is None:
         subscription = trace_fold(subscription, around.spans)

@@ -15,21 +15,22 @@ from pspf import faults
 from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
-from pspf.errors import SchemaError, text_of
+from pspf.errors import text_of
 from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked
 from pspf.execution.threads import run_in_thread
 from pspf.execution.traced import span_batches
 from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
 from pspf.processing.held_back import HeldBack
 from pspf.processing.silence import Silence
-from pspf.processing.windows.folds import Fold, HandlerFold, make_fold
-from pspf.processing.windows.place import Key, make_key_reader, time_of
+from pspf.processing.windows.folds import ReadyFold, make_fold
+from pspf.processing.windows.place import Key, KeyReader, check_future, make_key_reader, make_strict_key_reader, time_of
 from pspf.processing.windows.progress import Progress, decode, describe
+from pspf.processing.windows.repartition import SourceTimes, receive
 from pspf.processing.windows.results import encode_late, encode_result, make_encoder
 from pspf.processing.windows.spans import BEGINNING
 from pspf.processing.windows.table import Changes
 from pspf.processing.windows.view import tell
-from pspf.records import NewRecord, Record, WindowChanges
+from pspf.records import LATE_SUFFIX, NewRecord, Record, WindowChanges
 from pspf.schema import Decoder
 from pspf.subscription import Subscription
 
@@ -57,6 +58,15 @@ class TooLate:
     by_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where what is no event belongs: it came behind a hop to tell the time of a source."""
+
+
+Aside = Broken | TooLate | Mark
+"""Where a record belongs that is not aggregated."""
+
+
 class Insist(Protocol):
     """Does something with the broker, and again while it is not there."""
 
@@ -82,7 +92,7 @@ class Windowed(Executor):
     def __init__(self, subscription: Subscription, read: Decoder, around: Surroundings, room: Room) -> None:
         assert subscription.windowing is not None
         self.windowing = windowing = subscription.windowing
-        self.fold: Fold = make_fold(windowing)
+        self.fold = make_fold(windowing)
         self.room = room
         self.watermark_ms = BEGINNING
         self.held_ms: dict[int, int] = {}
@@ -90,7 +100,14 @@ class Windowed(Executor):
         self._subscription = subscription
         self._around = around
         self._read = read
-        self._key_of = make_key_reader(windowing.key)
+        self._key_of = _key_reader(subscription)
+        self._times: SourceTimes | None = None
+        """The times of the source partitions, behind a hop."""
+        self._heard: list[tuple[int, int]] = []
+        """What each record of the section in hand tells of its source."""
+        if subscription.is_behind_hop:
+            self._read = self._read_behind_hop
+        self._decode = read
         self._described = describe(windowing, self.fold.name)
         self._told = self._described | tell(windowing)
         self._encode_result = make_encoder(windowing.result)
@@ -109,6 +126,8 @@ class Windowed(Executor):
         self._breath: Breath | None = None
         self._span = span_batches(subscription, around.spans)
         self.function = _armed(handler.function, self.is_async)
+        self.stretch_ms = 0
+        """How far records of one place reach from it; 0 where each has to be placed."""
         room.held.key_of = lambda record: self._keys.get(record.offset)
         room.on_more()
 
@@ -166,6 +185,9 @@ class Windowed(Executor):
             await self.load(section)
             done = await self.fold_section(section, run)
             taken += done
+            if self._times is not None:
+                for source, source_ms in self._heard[:done]:
+                    self._times.hear(source, source_ms)
             if done < len(section):
                 ahead_ms = max((item[4] for item in section[:done]), default=self.watermark_ms)
                 stops = False
@@ -189,21 +211,28 @@ class Windowed(Executor):
         self.watermark_ms = progress.watermark_ms
         self.held_ms = dict(progress.held)
         await self.restore(progress, is_new=stored is None)
+        hop = self._subscription.repartition
+        if hop is not None:
+            self._times = SourceTimes(hop.partitions, progress.source_times)
         self._has_more, self._is_finished = progress.has_more, progress.is_finished
         self._is_open = True
 
     def _prepare(self, records: Sequence[Record], begin: int) -> tuple[list[Item], int, bool]:
-        """Return the records from `begin` on up to the one before which something is due.
+        """Return some of the records from `begin` on, at most up to the one before which something is due.
 
         With them comes the watermark after the last of them, or, where another record stops them, that
         record's own.
         """
+        if self._times is not None:
+            return self._prepare_behind_hop(records, begin, self._times.copy())
         section: list[Item] = []
         add, place = section.append, self.place
         read, key_of, held_ms = self._read, self._key_of, self.held_ms
         delay_ms, max_future_ms = self.windowing.watermark_delay_ms, self.windowing.max_future_ms
-        watermark_ms = self.watermark_ms
-        for record in records[begin:] if begin else records:
+        watermark_ms, next_ms = self.watermark_ms, self.next_ms()
+        # Where the last record went; one of the same stretch goes there, as nothing gets due within a section.
+        low_ms = high_ms = 0
+        for record in records[begin : begin + self.section_records]:
             if self._carried is not None and self._carried[0] is record:
                 _, event, time_ms, key = self._carried
             else:
@@ -212,23 +241,66 @@ class Windowed(Executor):
                     time_ms = time_of(event, record)
                     key = key_of(event, record)
                     if max_future_ms is not None:
-                        self._check_future(time_ms, max_future_ms)
+                        check_future(time_ms, max_future_ms, self.room.clock.now_ms())
                 except FAILURES as error:
                     add((record, None, None, Broken(error), watermark_ms))
                     continue
             if time_ms - delay_ms > watermark_ms:
                 watermark_ms = time_ms - delay_ms
-            if watermark_ms >= self.next_ms() and (section or watermark_ms > self.watermark_ms):
+            if watermark_ms >= next_ms and (section or watermark_ms > self.watermark_ms):
                 self._carried = record, event, time_ms, key
                 return section, watermark_ms, True
+            if low_ms <= time_ms < high_ms:
+                add((record, event, key, low_ms, watermark_ms))
+                continue
             at_ms = held_ms.get(record.offset, watermark_ms) if held_ms else watermark_ms
-            add((record, event, key, place(time_ms, key, at_ms), at_ms))
+            where = place(time_ms, key, at_ms)
+            next_ms = self.next_ms()
+            if type(where) is int and not held_ms:
+                low_ms, high_ms = where, where + self.stretch_ms
+            add((record, event, key, where, at_ms))
         return section, watermark_ms, False
 
-    def _check_future(self, time_ms: int, max_future_ms: int) -> None:
-        now_ms = self.room.clock.now_ms()
-        if time_ms > now_ms + max_future_ms:
-            raise SchemaError(f"event time {time_ms} is {time_ms - now_ms} ms ahead; at most {max_future_ms} are taken")
+    def _prepare_behind_hop(
+        self, records: Sequence[Record], begin: int, times: SourceTimes
+    ) -> tuple[list[Item], int, bool]:
+        """Do what `_prepare` does for records that were sent on, and marks: there all sources move the watermark."""
+        section: list[Item] = []
+        self._heard = heard = []
+        delay_ms, watermark_ms = self.windowing.watermark_delay_ms, self.watermark_ms
+        for record in records[begin:]:
+            try:
+                arrival = receive(record, self._source)
+                times.hear(arrival.source, arrival.source_ms)
+                event = None if arrival.record is None else self._decode(arrival.record)
+                time_ms = 0 if arrival.record is None else time_of(event, arrival.record)
+            except FAILURES as error:
+                section.append((record, None, None, Broken(error), watermark_ms))
+                heard.append((0, BEGINNING))
+                continue
+            watermark_ms = max(watermark_ms, times.watermark_ms(delay_ms))
+            if watermark_ms >= self.next_ms() and (section or watermark_ms > self.watermark_ms):
+                return section, watermark_ms, True
+            at_ms = self.held_ms.get(record.offset, watermark_ms)
+            where = Mark() if arrival.record is None else self.place(time_ms, arrival.key, at_ms)
+            section.append((record, event, arrival.key, where, at_ms))
+            heard.append(arrival[:2])
+        return section, watermark_ms, False
+
+    @property
+    def _source(self) -> str:
+        """The topic that records have come from, behind a hop or not."""
+        hop = self._subscription.repartition
+        return self._subscription.topic if hop is None else hop.source
+
+    def _read_behind_hop(self, record: Record) -> Any:
+        original = receive(record, self._source).record
+        return None if original is None else self._decode(original)
+
+    @property
+    def section_records(self) -> int:
+        """The most records of a section: few, so that they are folded while they are at hand, in the caches."""
+        return BREATH_RECORDS
 
     # What the kinds of windows do
 
@@ -295,13 +367,22 @@ class Windowed(Executor):
         """Count what is going to be stored."""
         self._weight_bytes += size_bytes
 
+    def fold_one(self, event: Any, offset: int, state: Any) -> Any:
+        """Return a state with one more event, where that needs no waiting. Errors: whatever the handler raises."""
+        fold = self.fold
+        if isinstance(fold, ReadyFold):
+            return fold.add(event, offset, state)
+        grown = fold.dump(self.function(event, None if state is None else fold.load(state)))
+        if grown is not None:
+            self._weight_bytes += len(grown)
+        return grown
+
     async def grow(self, event: Any, record: Record, state: Any) -> Any:
         """Return a state with one more event. Errors: whatever the handler raises."""
         fold = self.fold
-        if not isinstance(fold, HandlerFold):
-            return fold.add(event, record.offset, state)  # type: ignore[attr-defined]  # the other kind has it
-        loaded = None if state is None else fold.load(state)
-        grown = fold.dump(await self.function(event, loaded) if self.is_async else self.function(event, loaded))
+        if not self.is_async or isinstance(fold, ReadyFold):
+            return self.fold_one(event, record.offset, state)
+        grown = fold.dump(await self.function(event, None if state is None else fold.load(state)))
         if grown is not None:
             self._weight_bytes += len(grown)
         return grown
@@ -328,20 +409,36 @@ class Windowed(Executor):
         if self.room.held.is_waiting(record.offset):
             self.held_ms.setdefault(record.offset, at_ms)
 
+    def set_aside(self, item: Item, run: BatchRun) -> None:
+        """Do with a record what is to be done instead of aggregating it; it was admitted."""
+        where = item[3]
+        if isinstance(where, Broken):
+            self.fail(item, where.error, run)
+        elif isinstance(where, TooLate):
+            self.send_late(item, where, run)
+        else:
+            run.passed += 1
+            if run.has_to_ask:
+                run.succeed(item[0])
+
     def send_late(self, item: Item, late: TooLate, run: BatchRun) -> None:
         """Put a record aside that is late for all of its windows."""
         record, _, _, _, at_ms = item
+        original = record if self._times is None else receive(record, self._source).record or record
         told = {
             "handler": self._subscription.name,
             "group": self._subscription.group,
-            "original-id": record.id,
+            "original-id": original.id,
             "window-start-ms": late.start_ms,
             "window-end-ms": late.end_ms,
             "watermark-ms": at_ms,
             "by-ms": late.by_ms,
         }
-        self._late.append(encode_late(record, told))
-        run.count(1, len(record.value))
+        if self._times is None:
+            self._late.append(encode_late(original, told))
+            run.count(1, len(record.value))
+        else:  # to the companion of where it came from, which is not this cursor's topic
+            run.send(record.offset, self._source + LATE_SUFFIX, encode_late(original, told))
         run.late += 1
         if run.has_to_ask:
             run.succeed(record)
@@ -377,9 +474,22 @@ class Windowed(Executor):
             self._keys = {offset: key for offset, key in self._keys.items() if held.is_waiting(offset)}
         changes = self.take_changes()
         watermark_ms = None if self.watermark_ms == BEGINNING else self.watermark_ms
-        noted = replace(self.note(self.held_ms), has_more=self._has_more, is_finished=self._is_finished)
+        noted = replace(
+            self.note(self.held_ms),
+            has_more=self._has_more,
+            is_finished=self._is_finished,
+            source_times={} if self._times is None else self._times.heard,
+        )
         progress = noted.encode(self._told)
         run.windows = WindowChanges(watermark_ms, progress, changes.dropped, changes.states, tuple(self._late))
+
+
+def _key_reader(subscription: Subscription) -> KeyReader:
+    windowing = subscription.windowing
+    assert windowing is not None
+    if windowing.key is None and subscription.partitions > 1:
+        return make_strict_key_reader(subscription.partitions)
+    return make_key_reader(windowing.key)
 
 
 def order_of(key: Key) -> bytes:

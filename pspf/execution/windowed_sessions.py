@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.execution.executor import FAILURES
-from pspf.execution.windowed import BREATH_RECORDS, Broken, Item, Room, TooLate, Windowed
+from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.place import Key, decode_key, encode_key
 from pspf.processing.windows.progress import Progress
@@ -85,8 +85,8 @@ class SessionWindows(Windowed):
             if run.has_to_ask and not self.admit(item, run):
                 continue
             where = item[3]
-            if isinstance(where, Broken):
-                self.fail(item, where.error, run)
+            if isinstance(where, Aside):
+                self.set_aside(item, run)
                 continue
             self.call.record = item[0]
             try:

@@ -5,23 +5,27 @@ them (sliding windows of a handler, which can't merge: each has a state of its o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.execution.executor import FAILURES
-from pspf.execution.windowed import BREATH_RECORDS, Broken, Item, Room, TooLate, Windowed
+from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.folds import HandlerFold
 from pspf.processing.windows.place import Key, encode_key
 from pspf.processing.windows.progress import Progress
-from pspf.processing.windows.spans import Spans
+from pspf.processing.windows.slices import Slices
+from pspf.processing.windows.spans import BEGINNING, Spans
 from pspf.processing.windows.table import Changes, Table
 from pspf.schema import Decoder
 from pspf.subscription import Subscription
 from pspf.windows import SlidingWindow
 
 _PAGE: Final = 1_000
+_LOADED_RECORDS: Final = 1_000
+"""The most records of a section whose states may have to be loaded: a read costs more than what it reads."""
 
 
 class SpanWindows(Windowed):
@@ -31,15 +35,24 @@ class SpanWindows(Windowed):
         super().__init__(subscription, read, around, room)
         self._spans = Spans(self.windowing)
         self._table = Table(self.fold.encode, self.fold.decode, room.max_entries, ())
+        self._slices = self._make_slices()
         self._closing: tuple[int, Key] | None = None
+        self._left: tuple[int, Iterator[tuple[Key, Any]]] | None = None
+        """The states of the window at `closing` that are in memory and still to be emitted."""
         window = self.windowing.window
         self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
+        self.stretch_ms = 0 if self._many is not None else self._spans.slot_ms
         self._updates = self.windowing.emit == "updates"
+
+    def _make_slices(self) -> Slices | None:
+        spans = self._spans
+        return Slices(spans, self.fold.merge, self.room.max_entries) if spans.is_sliced else None
 
     async def restore(self, progress: Progress, *, is_new: bool) -> None:
         slots = [] if is_new else await self.ask("read windows", self.room.consumer.read_slots)
         self._table = Table(self.fold.encode, self.fold.decode, self.room.max_entries, slots)
         self._spans = Spans(self.windowing, progress.frontier_ms)
+        self._slices = self._make_slices()
         self._closing = progress.closing
         self._spans.restore_withheld(progress.withheld)
         for slot in slots:
@@ -87,6 +100,10 @@ class SpanWindows(Windowed):
 
     # Folding
 
+    @property
+    def section_records(self) -> int:
+        return _LOADED_RECORDS if self._table.has_partial else BREATH_RECORDS
+
     async def load(self, section: Sequence[Item]) -> None:
         table = self._table
         if not table.has_partial:
@@ -106,30 +123,34 @@ class SpanWindows(Windowed):
             self._table.fill(await self.ask("read windows", lambda: consumer.read_windows(missing)))
 
     async def fold_section(self, section: Sequence[Item], run: BatchRun) -> int:
+        if self._many is not None:
+            return await self._fold_many(section, run)
+        return await (self._fold_async(section, run) if self.is_async else self._fold_sync(section, run))
+
+    # The commonest cases, with nothing called per record but what aggregates.
+
+    async def _fold_async(self, section: Sequence[Item], run: BatchRun) -> int:
         fold = self.fold
-        if not isinstance(fold, HandlerFold) or not self.is_async or self._many is not None:
-            return await self._fold_any(section, run)
-        # The commonest case, with nothing called per record but the handler and what reads and writes its state.
+        assert isinstance(fold, HandlerFold)
         function, load, dump, call = self.function, fold.load, fold.dump, self.call
         slots, touched = self._table.slots, self._table.touched
         asks = run.has_to_ask
         last: object = None
+        await self.breathe(run)
         for taken, item in enumerate(section):
-            if not taken % BREATH_RECORDS:
-                await self.breathe(run)
             if run.is_closed:
                 return taken
             record, event, key, where, _ = item
-            if type(where) is not int:
-                await self._fold_odd(item, run)
-                asks = run.has_to_ask
-                continue
-            if asks and not self.admit(item, run):
-                continue
             if where != last:
+                if type(where) is not int:
+                    await self._fold_odd(item, run)
+                    asks = run.has_to_ask
+                    continue
                 slot = slots[where]
                 entries, dirty, last = slot.entries, slot.dirty, where
                 touched.add(where)
+            if asks and not self.admit(item, run):
+                continue
             state = entries.get(key)
             call.record = record
             try:
@@ -148,22 +169,61 @@ class SpanWindows(Windowed):
                 self._succeed(item, run)
         return len(section)
 
-    async def _fold_any(self, section: Sequence[Item], run: BatchRun) -> int:
-        slots, touched, call = self._table.slots, self._table.touched, self.call
-        grow = self.grow
+    async def _fold_sync(self, section: Sequence[Item], run: BatchRun) -> int:
+        grow, call = self.fold_one, self.call
+        slots, touched = self._table.slots, self._table.touched
+        slices = self._slices
+        merged_ms = BEGINNING if slices is None else slices.merged_ms
+        asks = run.has_to_ask
+        last: object = None
+        await self.breathe(run)
         for taken, item in enumerate(section):
-            if not taken % BREATH_RECORDS:
-                await self.breathe(run)
             if run.is_closed:
                 return taken
             record, event, key, where, _ = item
-            if isinstance(where, Broken | TooLate):
+            if where != last:
+                if type(where) is not int:
+                    await self._fold_odd(item, run)
+                    asks = run.has_to_ask
+                    continue
+                slot = slots[where]
+                entries, dirty, last = slot.entries, slot.dirty, where
+                touched.add(where)
+            if asks and not self.admit(item, run):
+                continue
+            call.record = record
+            try:
+                grown = grow(event, record[2], entries.get(key))
+            except (*FAILURES, asyncio.CancelledError) as error:
+                self.fail(item, error, run)
+                asks = run.has_to_ask
+                continue
+            if grown is None:
+                entries.pop(key, None)
+            else:
+                entries[key] = grown
+            dirty.add(key)
+            if slices is not None and where < merged_ms:
+                slices.touch(key)
+            if asks:
+                self._succeed(item, run)
+        return len(section)
+
+    async def _fold_many(self, section: Sequence[Item], run: BatchRun) -> int:
+        slots, touched, call = self._table.slots, self._table.touched, self.call
+        grow = self.grow
+        await self.breathe(run)
+        for taken, item in enumerate(section):
+            if run.is_closed:
+                return taken
+            record, event, key, where, _ = item
+            if isinstance(where, Aside):
                 await self._fold_odd(item, run)
                 continue
             if run.has_to_ask and not self.admit(item, run):
                 continue
             call.record = record
-            starts = (where,) if type(where) is int else where
+            starts: Sequence[int] = where
             try:
                 # All windows of a record or none: one that fails in its last window has changed none.
                 grown = [await grow(event, record, slots[start].entries.get(key)) for start in starts]
@@ -183,13 +243,8 @@ class SpanWindows(Windowed):
         return len(section)
 
     async def _fold_odd(self, item: Item, run: BatchRun) -> None:
-        where = item[3]
-        if run.has_to_ask and not self.admit(item, run):
-            return
-        if isinstance(where, Broken):
-            self.fail(item, where.error, run)
-        elif isinstance(where, TooLate):
-            self.send_late(item, where, run)
+        if not run.has_to_ask or self.admit(item, run):
+            self.set_aside(item, run)
 
     def _succeed(self, item: Item, run: BatchRun) -> None:
         """Note the success of a record that was asked for; its windows may have been waiting for it alone."""
@@ -224,72 +279,83 @@ class SpanWindows(Windowed):
 
     async def _close(self, start: int, source: int, run: BatchRun) -> bool:
         """Emit a window that is due, but for keys that are held back; return whether all of it had room."""
-        end = start + self._spans.size_ms
-        closing = self._closing
-        slot = self._table.slots[start]
         has_held = len(self.room.held) > 0
         if self.windowing.emit is None and not has_held:
             return True
-        async for key, state in self._states(start, closing):
+        slot = self._table.slots[start]
+        if not slot.is_whole:
+            return await self._close_stored(start, source, run)
+        dirty = slot.dirty if self._updates else None
+        return self._emit_all(start, self._left_of(start, slot.entries), dirty, source, run)
+
+    def _emit_all(
+        self, start: int, states: Iterator[tuple[Key, Any]], dirty: Collection[Key] | None, source: int, run: BatchRun
+    ) -> bool:
+        """Emit the states of a window, of those that are `dirty` if that is given; return whether all had room."""
+        end = start + self._spans.size_ms
+        has_held = not self._spans.is_sliced and len(self.room.held) > 0
+        for key, state in states:
             if has_held and self.is_held(key):
                 self._spans.withhold(start, key)
-            elif not self._updates or key in slot.dirty:
+            elif dirty is None or key in dirty:
                 self.emit(key, start, end, state, source, run)
                 if run.is_closed:
-                    self._closing = start, key
+                    self._closing, self._left = (start, key), (start, states)
                     return False
-        self._closing = None
+        self._closing = self._left = None
         return True
 
-    async def _states(self, slot: int, closing: tuple[int, Key] | None) -> AsyncIterator[tuple[Key, Any]]:
-        """Give the states of a slot in the order of keys, behind the one that was closed last."""
-        table = self._table
-        after = closing[1] if closing is not None and closing[0] == slot else None
-        starts_over = closing is None or closing[0] != slot
-        if table.slots[slot].is_whole:
-            for key, state in sorted(table.slots[slot].entries.items(), key=_text_of):
-                if starts_over or (key is not None and (after is None or key > after)):
-                    yield key, state
-            return
-        consumer = self.room.consumer
-        low = None if starts_over else encode_key(after)
+    def _left_of(self, start: int, states: Mapping[Key, Any]) -> Iterator[tuple[Key, Any]]:
+        """Return the states of a window in the order of keys, behind the one that was emitted last."""
+        if self._left is not None and self._left[0] == start:
+            return self._left[1]
+        ordered = sorted(states.items(), key=_text_of) if None in states else sorted(states.items(), key=itemgetter(0))
+        if self._closing is not None and self._closing[0] == start:  # by the owner before
+            last = _text_of((self._closing[1], None))
+            ordered = [entry for entry in ordered if _text_of(entry) > last]
+        return iter(ordered)
+
+    async def _close_stored(self, start: int, source: int, run: BatchRun) -> bool:
+        """Close a window of which not all is in memory, page by page."""
+        table, consumer, slot = self._table, self.room.consumer, self._table.slots[start]
+        closing = self._closing
+        low = encode_key(closing[1]) if closing is not None and closing[0] == start else None
         while True:
             begin = low
             page = await self.ask(
                 "read windows",
-                lambda: consumer.scan_windows(slot, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
+                lambda: consumer.scan_windows(start, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
             )
             is_last = len(page) < _PAGE
-            for key, state in table.overlay(slot, page, low, is_last=is_last):
-                yield key, state
+            states = table.overlay(start, page, low, is_last=is_last)
+            if not self._emit_all(start, states, slot.dirty if self._updates else None, source, run):
+                self._left = None
+                return False
             if is_last:
-                return
+                return True
             low = page[-1][0]
 
     async def _close_sliced(self, start: int, source: int, run: BatchRun) -> bool:
         """Emit a window that is made up of slices; return whether all of it had room."""
         if self.windowing.emit is None:
             return True
-        table, merge = self._table, self.fold.merge
-        slots = [slot for slot in self._spans.slots_of(start) if slot in table.slots]
-        for slot in slots:
-            await self._make_whole(slot)
-        dirty = {key for slot in slots for key in table.slots[slot].dirty} if self._updates else None
-        states: dict[Key, Any] = {}
-        for slot in slots:
-            for key, state in table.slots[slot].entries.items():
-                if dirty is None or key in dirty:
-                    states[key] = merge(states[key], state) if key in states else state
-        closing = self._closing
-        starts_over = closing is None or closing[0] != start
-        for key, state in sorted(states.items(), key=_text_of):
-            if starts_over or _text_of((key, None)) > _text_of((closing[1] if closing else None, None)):
-                self.emit(key, start, start + self._spans.size_ms, state, source, run)
-                if run.is_closed:
-                    self._closing = start, key
-                    return False
-        self._closing = None
-        return True
+        table, slices = self._table, self._slices
+        assert slices is not None
+        if self._left is not None and self._left[0] == start:
+            return self._emit_all(start, self._left[1], None, source, run)
+        if self._updates:
+            slots = [slot for slot in self._spans.slots_of(start) if slot in table.slots]
+            dirty = {key for slot in slots for key in table.slots[slot].dirty}
+            await self._load_places([(slot, key) for slot in slots for key in dirty])
+            states = {key: slices.combine_one(start, key, table.slots) for key in dirty}
+        else:
+            whole, places = slices.wanted(start)
+            for slot in whole:
+                if slot in table.slots:
+                    await self._make_whole(slot)
+            await self._load_places([place for place in places if place[0] in table.slots])
+            states = slices.combine(start, table.slots)
+        return self._emit_all(start, self._left_of(start, states), None, source, run)
 
     async def _make_whole(self, slot: int) -> None:
         table, consumer = self._table, self.room.consumer
@@ -359,11 +425,8 @@ class SpanWindows(Windowed):
         parts = [(slot, key) for start, key in changed for slot in spans.slots_of(start) if slot in table.slots]
         await self._load_places(parts)
         for start, key in changed:
-            state: Any = None
-            for slot in spans.slots_of(start):
-                part = table.slots[slot].entries.get(key) if slot in table.slots else None
-                if part is not None:
-                    state = part if state is None else self.fold.merge(state, part)
+            assert self._slices is not None
+            state = self._slices.combine_one(start, key, table.slots)
             if state is not None:
                 self.emit(key, start, start + spans.size_ms, state, source, run)
 

@@ -103,6 +103,8 @@ class BatchRun:
         self._not_done: set[int] = set()
         self.late = 0
         """Records that were put aside as too late."""
+        self.passed = 0
+        """Records that no handler saw and that are done: sent on, or a mark behind a hop."""
         self.taken = 0
         """How many of the batch's records, from its first, were handled."""
         self.handler_us = 0

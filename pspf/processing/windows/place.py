@@ -13,6 +13,7 @@ Key = str | None
 """A grouping key; None: all records without one are together."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_SECONDS: Final = _EPOCH.toordinal() * 86_400
 _MS: Final = timedelta(milliseconds=1)
 _SECONDS_BELOW: Final = 2e10
 """Numbers above are milliseconds: what events of PSPF's own model mean by a number, too."""
@@ -28,11 +29,17 @@ def time_of(event: Any, record: Record) -> int:
         SchemaError: The timestamp is none of these.
     """
     value = event.get("timestamp") if isinstance(event, dict) else getattr(event, "timestamp", None)
-    if type(value) is datetime:
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=UTC)
-        return (value - _EPOCH) // _MS
+    if type(value) is datetime and not value.utcoffset():  # UTC, or naive
+        # By its fields: half the price of a difference.
+        seconds = value.toordinal() * 86_400 + value.hour * 3_600 + value.minute * 60 + value.second
+        return (seconds - _EPOCH_SECONDS) * 1_000 + value.microsecond // 1_000
     return record.timestamp_ms if value is None else _as_ms(value)
+
+
+def check_future(time_ms: int, max_future_ms: int, now_ms: int) -> None:
+    """Raise SchemaError where an event time is further ahead of the clock than is taken."""
+    if time_ms > now_ms + max_future_ms:
+        raise SchemaError(f"event time {time_ms} is {time_ms - now_ms} ms ahead; at most {max_future_ms} are taken")
 
 
 def _as_ms(value: object) -> int:
@@ -83,6 +90,29 @@ def _own_key(event: Any, record: Record) -> Key:
     if type(key) is str:
         return key
     return record.key if key is None else _as_key(key)
+
+
+def make_strict_key_reader(partitions: int) -> KeyReader:
+    """Return what reads the grouping key on a topic of several partitions, where it has to be the record's own.
+
+    Elsewhere one grouping key would be in two partitions, and be counted apart in each.
+    """
+
+    def read(event: Any, record: Record) -> Key:
+        key = _own_key(event, record)
+        if key is None:
+            raise SchemaError(
+                f"no key, and {record.topic} has {partitions} partitions: what has none would be counted apart in"
+                " each; emit with a key, or give the window key="
+            )
+        if record.raw_key != key.encode("utf-8", "surrogatepass"):
+            raise SchemaError(
+                f"the event's key {key!r:.80} is not its record's, and {record.topic} has {partitions} partitions: it"
+                ' would be counted apart in each; emit with that key, or give the window key="key"'
+            )
+        return key
+
+    return read
 
 
 def _as_key(value: object) -> Key:

@@ -22,7 +22,7 @@ class Progress:
     windows that stay open for one key. `held` is the watermark at the position of each record, by
     offset, that is not done although it was read. `has_more`: what is due at this watermark is not all
     emitted yet. `is_finished`: all that was open was closed as at the end of the input, and no record
-    has come since.
+    has come since. `source_times` are those of the source partitions that were heard of, behind a hop.
     """
 
     watermark_ms: int = BEGINNING
@@ -32,6 +32,7 @@ class Progress:
     held: Mapping[int, int] = field(default_factory=dict)
     has_more: bool = False
     is_finished: bool = False
+    source_times: Mapping[int, int] = field(default_factory=dict)
 
     def encode(self, described: Mapping[str, Any]) -> bytes:
         """Return it as stored, with what `describe` says of the windows."""
@@ -46,6 +47,7 @@ class Progress:
                 "held": {str(offset): watermark_ms for offset, watermark_ms in self.held.items()},
                 "has_more": self.has_more,
                 "is_finished": self.is_finished,
+                "source_times": {str(source): time_ms for source, time_ms in self.source_times.items()},
             }
         )
 
@@ -106,4 +108,5 @@ def decode(stored: bytes, described: Mapping[str, Any], name: str) -> Progress:
         held={int(offset): watermark_ms for offset, watermark_ms in tree["held"].items()},
         has_more=tree.get("has_more", False),
         is_finished=tree.get("is_finished", False),
+        source_times={int(source): time_ms for source, time_ms in tree.get("source_times", {}).items()},
     )

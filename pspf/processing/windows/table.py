@@ -5,6 +5,7 @@ looked into by the garbage collector. A slot that is whole has all of its keys h
 that had to make room, the store knows more: `missing` says what to load before records are folded.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -48,6 +49,8 @@ class Table:
         self._max_entries = max_entries
         self._dropped: list[int] = []
         self._partial = set(self.slots)
+        self._ordered: tuple[int, list[bytes]] | None = None
+        """The keys that were in memory when a slot began to be read page by page, in their order."""
 
     def open(self, start: int) -> Slot:
         """Return a new slot at `start`."""
@@ -59,6 +62,8 @@ class Table:
         slot = self.slots.pop(start)
         self.touched.discard(start)
         self._partial.discard(start)
+        if self._ordered is not None and self._ordered[0] == start:
+            self._ordered = None
         if slot.is_stored:
             self._dropped.append(start)
 
@@ -99,15 +104,19 @@ class Table:
         to the page's end (with `is_last` to the slot's).
         """
         slot = self.slots[start]
-        high = None if is_last or not page else page[-1][0]
+        if self._ordered is None or self._ordered[0] != start or low is None:
+            self._ordered = start, sorted(map(encode_key, slot.entries))
+        ordered = self._ordered[1]
+        begin = 0 if low is None else bisect_right(ordered, low)
+        end = len(ordered) if is_last or not page else bisect_right(ordered, page[-1][0])
         states: dict[bytes, Any] = {}
         for stored_key, value in page:
             key = decode_key(stored_key)
             if key not in slot.entries and key not in slot.dirty:
                 states[stored_key] = self._decode(value)
-        for key in slot.entries:
-            stored_key = encode_key(key)
-            if (low is None or stored_key > low) and (high is None or stored_key <= high):
+        for stored_key in ordered[begin:end]:
+            key = decode_key(stored_key)
+            if key in slot.entries:
                 states[stored_key] = slot.entries[key]
         for stored_key in sorted(states):
             yield decode_key(stored_key), states[stored_key]
