@@ -57,3 +57,20 @@ class NetworkStats(BaseModel):
             changed.measured = self.measured + 1
             changed.mean_depth_km = self.mean_depth_km + (quake.depth_km - self.mean_depth_km) / changed.measured
         return changed
+
+
+class Swarm(BaseModel):
+    """Quakes of a region that followed one another."""
+
+    count: int = 0
+    strongest: float | None = None
+
+    @classmethod
+    def of(cls, quake: Quake) -> "Swarm":
+        """Return one quake as a swarm."""
+        return cls(count=1, strongest=quake.magnitude)
+
+    def merged(self, other: "Swarm") -> "Swarm":
+        """Return both as one."""
+        known = [each for each in (self.strongest, other.strongest) if each is not None]
+        return Swarm(count=self.count + other.count, strongest=max(known, default=None))
