@@ -416,12 +416,14 @@ def _stamp(event: BaseEvent, record: Record) -> None:
     """Give an event its record's id, and for what its payload left open values that a redelivery repeats."""
     values = event.__dict__  # written to directly: what we put there must not count as set
     fields_set = event.__pydantic_fields_set__
-    values[_PLACE] = (record.partition, record.offset)
+    topic, partition, offset, raw_key, _, _, timestamp_ms, _ = record
+    values[_PLACE] = (partition, offset)
     if "event_id" not in fields_set:
-        values["event_id"] = f"{record.topic}/{record.id}"
+        is_plain = not partition and not offset >> 64  # then the id is the offset alone
+        values["event_id"] = f"{topic}/{offset}" if is_plain else f"{topic}/{record.id}"
     if "timestamp" not in fields_set:
-        values["timestamp"] = _time_of(record.timestamp_ms)
-    if values["key"] is None and record.raw_key is not None:
+        values["timestamp"] = _time_of(timestamp_ms)
+    if raw_key is not None and values["key"] is None:
         values["key"] = record.key
 
 
