@@ -7,7 +7,10 @@ from pspf.cli.options import AsJson, Command, Verbose, examples, make_app
 
 config = make_app("Settings in force.", "pspf config show", "pspf config show --json")
 
-_PACKAGES = ("apsw", "orjson", "pydantic", "pydantic-settings", "redis", "rich", "typer", "uvloop")
+_PACKAGES = (
+    *("apsw", "hiredis", "orjson", "prometheus-client", "pydantic", "pydantic-settings", "redis", "rich", "starlette"),
+    *("typer", "uvicorn", "uvloop", "watchfiles", "opentelemetry-api"),
+)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -3,6 +3,12 @@
 import asyncio
 import io
 import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +166,30 @@ def test_a_narrow_screen_leaves_out_what_counts_least() -> None:
 def test_rates_are_drawn_as_bars() -> None:
     assert draw_line([0, 5, 10], 4) == " ▁▄█"
     assert draw_line([0, 0], 2) == "▁▁"
+
+
+def test_on_a_terminal_it_goes_on_until_q_and_leaves_the_terminal_as_it_was(folder: Folder) -> None:
+    asyncio.run(fill(folder))
+    terminal, of_process = pty.openpty()
+    termios.tcsetwinsize(of_process, (40, 200))
+    before = termios.tcgetattr(of_process)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pspf", "top", "--every", "200ms"],
+        cwd=folder.path,
+        env={**folder.environment, "TERM": "xterm"},
+        stdin=of_process,
+        stdout=of_process,
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        shown = b""
+        while shown.count(HANDLER.encode()) < 3:  # it draws again and again
+            shown += os.read(terminal, 65_536)
+        os.write(terminal, b"q")
+        while process.poll() is None:
+            shown += os.read(terminal, 65_536) if select.select([terminal], [], [], 0.1)[0] else b""
+        assert process.stderr is not None
+        assert (process.returncode, process.stderr.read()) == (0, b"")
+    assert termios.tcgetattr(of_process) == before
+    os.close(terminal)
+    os.close(of_process)

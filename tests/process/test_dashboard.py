@@ -120,6 +120,16 @@ def test_the_topology_is_shown_with_what_its_handlers_did(desk: Desk) -> None:
     assert browser.errors == []
 
 
+def test_handlers_that_emit_in_a_circle_stand_in_the_order_of_the_first_topic(desk: Desk) -> None:
+    desk.open()
+    columns = desk.browser.run("""import("/dashboard/graph.js").then(({ arrange }) => {
+      const handler = (name, topic, emits) => ({ key: name, handler: name, topic, emits, to: null, rate: 0 });
+      const circle = [handler("a", "x", ["y"]), handler("b", "y", ["x", "z", "z-dlq"])];
+      return arrange(circle, [{ topic: "z-dlq", role: "dlq" }]).columns.map((c) => c.map((node) => node.key));
+    })""")
+    assert columns == [["t:x"], ["h:a"], ["t:y"], ["h:b"], ["t:z"]]
+
+
 def test_a_dead_letter_is_shown_and_replayed_and_the_count_goes_down(desk: Desk) -> None:
     desk.kill_orders("bob", 21, 22)
     before = desk.dead()

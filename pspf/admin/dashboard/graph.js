@@ -19,8 +19,9 @@ export function arrange(handlers, topics) {
   };
   for (const handler of handlers) {
     const key = `h:${handler.key}`;
+    const source = topicNode(handler.topic); // before its handler: where a circle is cut open
     nodes.set(key, { key, handler });
-    edges.push({ from: topicNode(handler.topic), to: key, isLive: handler.rate > 0 });
+    edges.push({ from: source, to: key, isLive: handler.rate > 0 });
     for (const target of targetsOf(handler)) {
       if (!isAside.has(target)) edges.push({ from: key, to: topicNode(target), isLive: handler.rate > 0 });
     }
@@ -33,20 +34,37 @@ export function arrange(handlers, topics) {
 
 /** Return each node's column: one behind the last that leads to it. What leads back in a circle does not count. */
 function rank(keys, edges) {
+  const forth = withoutCircles(keys, edges);
   const ranks = new Map();
-  const before = new Map(keys.map((key) => [key, []]));
-  for (const { from, to } of edges) before.get(to).push(from);
-  const open = new Set();
   const visit = (key) => {
-    if (ranks.has(key)) return ranks.get(key);
-    open.add(key);
-    const found = Math.max(-1, ...before.get(key).filter((each) => !open.has(each)).map(visit)) + 1;
-    open.delete(key);
-    ranks.set(key, found);
-    return found;
+    if (!ranks.has(key)) {
+      const before = forth.filter((edge) => edge.to === key).map((edge) => visit(edge.from));
+      ranks.set(key, Math.max(-1, ...before) + 1);
+    }
+    return ranks.get(key);
   };
-  for (const key of keys) visit(key);
+  keys.forEach(visit);
   return ranks;
+}
+
+/** Return the edges but those that lead back to where a walk from the sources has come from. */
+function withoutCircles(keys, edges) {
+  const [open, done, forth] = [new Set(), new Set(), []];
+  const walk = (key) => {
+    open.add(key);
+    for (const edge of edges.filter((each) => each.from === key)) {
+      if (open.has(edge.to)) continue;
+      forth.push(edge);
+      if (!done.has(edge.to)) walk(edge.to);
+    }
+    open.delete(key);
+    done.add(key);
+  };
+  const targets = new Set(edges.map((edge) => edge.to));
+  for (const key of [...keys.filter((each) => !targets.has(each)), ...keys]) {
+    if (!done.has(key)) walk(key);
+  }
+  return forth;
 }
 
 /** Put the nodes of each column in the order of what leads to them, so that few edges cross. */
@@ -78,6 +96,7 @@ export function showGraph(model, open) {
   }
   const { columns, edges } = arrange(handlers, topology.topics);
   const byTopic = new Map(topology.topics.map((each) => [each.topic, each]));
+  const absent = model.status.broker.connected === false ? "not known" : "not there yet";
   const numbered = columns.map((nodes, index) => ({ nodes, key: String(index) }));
   keep(
     byId("graph").querySelector(".columns"),
@@ -90,7 +109,7 @@ export function showGraph(model, open) {
         nodes,
         (node) => node.key,
         (node) => (node.handler ? makeHandler(open) : makeTopic()),
-        (child, node) => (node.handler ? updateHandler(child, node.handler) : updateTopic(child, node.topic, byTopic)),
+        (child, node) => (node.handler ? updateHandler(child, node.handler) : updateTopic(child, node.topic, byTopic, absent)),
       ),
   );
   shown = { edges };
@@ -101,13 +120,13 @@ function makeTopic() {
   return make("div", { class: "topic" }, make("strong"), make("span"), make("span"));
 }
 
-function updateTopic(element, topic, byTopic) {
+function updateTopic(element, topic, byTopic, absent) {
   setText(element.children[0], topic.topic);
   const late = byTopic.get(`${topic.topic}-late`)?.records ?? 0;
   const aside = [];
   if (topic.partitions > 1) aside.push(`${count(topic.partitions)} partitions`);
   if (late) aside.push(`${count(late)} late`);
-  setText(element.children[1], topic.records === null ? "not there yet" : `${roughly(topic.records)} records`);
+  setText(element.children[1], topic.records === null ? absent : `${roughly(topic.records)} records`);
   setText(element.children[2], aside.join(" · "));
 }
 
