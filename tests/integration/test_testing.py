@@ -1,10 +1,13 @@
 """`StreamTester`, on every broker: the same test, with one argument."""
 
 import asyncio
+import re
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from pspf.testing import ManualClock, StreamTester
 from tests.support.brokers import KINDS, Kind
 from tests.support.servers import hall
 
+ROOT = Path(__file__).parents[2]
 ON_MEMORY = pytest.mark.parametrize("kind", KINDS[:1], ids=["memory"], indirect=True)
 
 
@@ -244,6 +248,28 @@ async def test_a_broker_with_a_clock_of_its_own_is_not_moved(
         with pytest.raises(ConfigurationError, match=what):
             await act(tester)
         await tester.send("orders", {"amount": 1}, key="ada")
+
+
+def blocks(path: Path) -> list[str]:
+    """Return the Python of a page, block by block."""
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+@ON_MEMORY
+@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+async def test_the_tests_on_the_pages_pass(kind: Kind, page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = ModuleType("shop")
+    monkeypatch.setitem(sys.modules, "shop", shop)
+    (source,) = (block for block in blocks(ROOT / "README.md") if block.startswith("# shop.py"))
+    exec(source, vars(shop))  # noqa: S102 (our own page)
+    shown = [block for block in blocks(ROOT / page) if "async def test_" in block]
+    names: dict[str, Any] = {}
+    for block in shown:
+        exec(block, names)  # noqa: S102 (our own page)
+    tests = [value for name, value in names.items() if name.startswith("test_")]
+    assert tests
+    for test in tests:
+        await test()
 
 
 @ON_MEMORY
