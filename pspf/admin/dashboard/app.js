@@ -11,7 +11,8 @@ import { closeSheet, openSheet, updateSheet } from "./sheet.js";
 import { doing } from "./toast.js";
 
 const EVERY_MS = 1_000;
-const LETTERS_EVERY_MS = 3_000;
+const LETTERS_EVERY_MS = 2_000;
+const LETTERS_AT_LEAST_MS = 30_000;
 const SILENT_MS = 10_000;
 const MOST_WAIT_MS = 8_000;
 
@@ -20,6 +21,8 @@ let seenMs = null;
 let failures = 0;
 let timer = 0;
 let round = 0;
+let lettersDead = null;
+let lettersMs = 0;
 let isLocked = false; // nobody has the token that even looking needs
 
 /** Ask now instead of in a while. */
@@ -126,12 +129,27 @@ function showDead(total) {
   setText(byId("dead-note"), total ? "look at them" : "");
 }
 
-/** Ask for the dead letters, apart from the rest: they may be many, and change rarely. */
+/** How many dead letters each topic has, as text; the broker counts them without reading them. */
+const deadNow = () =>
+  JSON.stringify((model?.topology.topics ?? []).filter((each) => each.role === "dlq").map((each) => each.records));
+
+/**
+ * Ask for the dead letters, apart from the rest: all of them are read for it, so only where their number has changed,
+ * else now and then, and seldom where it takes long.
+ */
 async function turnLetters() {
-  if (!document.hidden && !isLocked) {
-    await refreshLetters(showDead).catch((error) => missLetters(`The dead letters are not known: ${error.message}`));
+  const begunMs = Date.now();
+  const dead = deadNow();
+  const isDue = dead !== lettersDead || begunMs - lettersMs > LETTERS_AT_LEAST_MS;
+  if (!document.hidden && !isLocked && isDue) {
+    try {
+      await refreshLetters(showDead);
+      [lettersDead, lettersMs] = [dead, begunMs];
+    } catch (error) {
+      missLetters(`The dead letters are not known: ${error.message}`);
+    }
   }
-  setTimeout(turnLetters, LETTERS_EVERY_MS);
+  setTimeout(turnLetters, Math.max(LETTERS_EVERY_MS, 10 * (Date.now() - begunMs)));
 }
 
 function command(button, path) {
