@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from pspf import BaseEvent, Context, Count, RetryPolicy, Stream, Sum, TumblingWindow
+from pspf import BaseEvent, Context, Count, RetryPolicy, Stream, Sum, TumblingWindow, WindowResult
 from pspf.connectors.memory import MemoryBackend
 from pspf.errors import ConfigurationError, EventRejected, NotSettled
+from pspf.runtime.burst import is_drained, read_lag
+from pspf.runtime.loader import LoadedApp
 from pspf.testing import ManualClock, StreamTester
 from tests.support.brokers import KINDS, Kind
 from tests.support.servers import hall
@@ -172,6 +174,46 @@ async def test_a_crash_between_window_records_changes_no_result(url: str | None)
                 await tester.crash()
         await tester.finish()
         assert values(await tester.outputs("tens")) == [("a", 0, 3), ("a", 10, 2), ("a", 20, 3)]
+
+
+@ON_MEMORY
+async def test_windows_that_were_half_emitted_at_a_crash_go_on_without_a_new_record(
+    kind: Kind, setting: Callable[[str, object], None]
+) -> None:
+    setting("PSPF_MAX_OPERATIONS", 10)
+    results = 0
+
+    def kill_at_the_35th(result: WindowResult) -> dict[str, Any]:
+        nonlocal results
+        results += 1
+        if results == 35:
+            stream.abandon()
+        return result._asdict()
+
+    stream = Stream(topic="bids", group="counts")
+    stream.window("bids", TumblingWindow(10_000), emit="final", to="tens", name="tens", result=kill_at_the_35th)(
+        Count()
+    )
+    work = LoadedApp("app", Path(), stream).make_plan().work
+    clock = ManualClock()
+    backend = MemoryBackend(clock=clock)
+
+    async def send_and_finish() -> None:
+        async with StreamTester(stream, backend, clock=clock) as tester:
+            await tester.send_many("bids", [{"key": f"k{n}"} for n in range(100)], timestamp=1)
+            await tester.finish()
+
+    async with backend.broker:
+        with pytest.raises(ConfigurationError, match="the app has ended"):
+            await send_and_finish()
+        # Others are told that there is more to come, though no record is left: a burst must not end here.
+        assert await read_lag(backend.broker, work.cursors) == 0
+        assert not await is_drained(backend.broker, work)
+        clock.advance(60_000)
+        async with StreamTester(stream, backend, clock=clock) as tester:
+            assert len({event["key"] for event in await tester.outputs("tens")}) == 100
+            assert len(await tester.outputs("tens")) == 100
+        assert await is_drained(backend.broker, work)
 
 
 @ON_MEMORY
