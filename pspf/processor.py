@@ -52,6 +52,7 @@ class Tuning:
 
     smallest_batch: int = 10
     largest_batch: int = 1_000
+    largest_window_batch: int = 5_000
     target_commit_ms: int = 100
     effects: EffectLimits = field(default_factory=EffectLimits)
     state_cache_keys: int = 100_000
@@ -65,6 +66,7 @@ class Tuning:
         return cls(
             smallest_batch=settings.MIN_BATCH_RECORDS,
             largest_batch=settings.MAX_BATCH_RECORDS,
+            largest_window_batch=settings.MAX_WINDOW_BATCH_RECORDS,
             target_commit_ms=settings.TARGET_COMMIT_MS,
             effects=EffectLimits(
                 operations=settings.MAX_OPERATIONS,
@@ -159,7 +161,7 @@ class _CursorLoop:
         self._size = BatchSize(
             fixed=subscription.batch_size,
             smallest=tuning.smallest_batch,
-            largest=tuning.largest_batch,
+            largest=tuning.largest_batch if subscription.windowing is None else tuning.largest_window_batch,
             target_ms=tuning.target_commit_ms,
         )
         around = _Around(

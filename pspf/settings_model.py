@@ -167,6 +167,7 @@ class Settings(_Variables):
     # Batches, and what one of them, or one record alone, may change: at most what a commit can hold.
     MIN_BATCH_RECORDS: PositiveInt = 10
     MAX_BATCH_RECORDS: PositiveInt = 1_000
+    MAX_WINDOW_BATCH_RECORDS: PositiveInt = 5_000  # of windowed handlers: a state that changed is written once a commit
     TARGET_COMMIT_MS: PositiveInt = 100
     MAX_OPERATIONS: Annotated[int, Field(ge=1, le=5_000)] = 5_000
     MAX_EFFECT_BYTES: Annotated[int, Field(ge=1, le=4 << 20)] = 4 << 20
