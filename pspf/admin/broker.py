@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from pspf.connectors.base import Broker, CursorInfo, StateEntry, StoredDeadLette
 from pspf.connectors.urls import make_broker
 from pspf.connectors.views import Choice, GroupView, as_json_partition, names_of
 from pspf.errors import NotFound, PSPFError
-from pspf.records import format_id, parse_id
+from pspf.records import Cursor, parse_id
 from pspf.snapshots import HandlerShape
 
 _ANSWER_S: Final = 4.0
@@ -22,6 +22,8 @@ _READS: Final = 16
 """How many partitions are looked into at a time."""
 _REPLAY_BATCH: Final = 500
 MAX_REPLAYED: Final = 10_000
+_HOP: Final = ".repartition"
+"""The end of an internal topic between a windowed handler's records and its windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,12 +183,20 @@ async def _find_letters(broker: Broker, choice: Choice) -> Sequence[StoredDeadLe
 
 async def _read_lag(broker: Broker, shapes: Sequence[HandlerShape]) -> Lag:
     known = {(shape.group, shape.topic, shape.cursor_handler): shape for shape in shapes}
+    windowed = {(shape.group, shape.handler): shape for shape in shapes if shape.window is not None}
+
+    def shape_of(cursor: Cursor) -> HandlerShape | None:
+        found = known.get((cursor.group, cursor.topic, cursor.handler))
+        if found is None and cursor.topic.endswith(_HOP):
+            behind = windowed.get((cursor.group, cursor.handler or ""))
+            found = None if behind is None else replace(behind, topic=cursor.topic)
+        return found
 
     def place(info: CursorInfo) -> tuple[str, str, str]:
         return info.cursor.group, info.cursor.topic, info.cursor.handler or ""
 
     now_ms = time.time_ns() // 1_000_000
-    ours = [info for info in await broker.list_cursors() if (*place(info)[:2], info.cursor.handler) in known]
+    ours = [info for info in await broker.list_cursors() if shape_of(info.cursor) is not None]
     gate = asyncio.Semaphore(_READS)
 
     async def age_of(info: CursorInfo) -> float | None:
@@ -203,7 +213,7 @@ async def _read_lag(broker: Broker, shapes: Sequence[HandlerShape]) -> Lag:
         groups.append(
             GroupLag(
                 GroupView(group, topic, handler or None, cursors, ()),
-                known.get((group, topic, handler or None)),
+                shape_of(cursors[0].cursor),
                 {info.cursor.partition: ages[info.cursor] for info in cursors},
                 max(0, now_ms - min(watermarks)) if watermarks else None,
             )
@@ -220,8 +230,3 @@ async def _read_age(broker: Broker, info: CursorInfo, now_ms: int) -> float | No
     if not records:
         return 0.0 if info.lag is None else None
     return max(0, now_ms - records[0].timestamp_ms) / 1000
-
-
-def id_of(letter: StoredDeadLetter) -> str:
-    """Return a dead letter's own id."""
-    return format_id(letter.record.partition, letter.record.offset)

@@ -164,11 +164,12 @@ async def test_a_replay_says_which_or_all(broker: Broker) -> None:
 
 
 async def test_a_broker_that_is_away_is_503_and_the_metrics_say_so() -> None:
-    async with admin(on("valkey://127.0.0.1:1", "valkey://127.0.0.1:1/0")) as it:
+    async with admin(on("valkey://user:a-secret@127.0.0.1:1", "valkey://user@127.0.0.1:1/0")) as it:
         for path in ("/lag", "/dlq", "/state/total"):
             answer = await it.get(path)
             assert answer.status == 503
             assert "127.0.0.1:1" in answer.json["error"]
+            assert "a-secret" not in answer.text
         scraped = (await it.get("/metrics")).text
         assert "\npspf_broker_up 0.0" in scraped
         assert "pspf_lag_events{" not in scraped
@@ -232,3 +233,18 @@ async def test_a_shape_tells_which_cursors_are_its_own(tmp_path: Path) -> None:
             scraped = (await it.get("/metrics")).text
             assert 'pspf_lag_events{group="audit",handler="app.audit",topic="orders"} 1.0' in scraped
         await member.session.close()
+
+
+async def test_the_topic_between_a_handler_s_records_and_its_windows_is_part_of_the_lag(tmp_path: Path) -> None:
+    windowed = replace(TOTAL, window="tumbling 10s")
+    async with SQLiteBroker(tmp_path / "broker.db") as broker:
+        await broker.append("orders", [new("1", "a")])
+        await broker.append("billing.app.total.repartition", [new("1", "a"), new("2", "a")])
+        members = [
+            await own(broker, topic=topic, group="billing", handler="app.total")
+            for topic in ("orders", "billing.app.total.repartition")
+        ]
+        async with admin(on(broker.secret_url, broker.name), replace(SNAPSHOT, handlers=(windowed,))) as it:
+            assert (await it.get("/lag")).json["lag"] == 3
+        for member in members:
+            await member.session.close()

@@ -132,8 +132,10 @@ def test_a_traceback_shows_no_secret(environment: dict[str, str]) -> None:
 
 
 def test_secrets_are_not_described() -> None:
-    settings = load_settings({"VALKEY_PASSWORD": "s3cret", "PSPF_BACKEND": "valkey://u:s3cret@h:1"})
+    secrets = {"VALKEY_PASSWORD": "s3cret", "PSPF_BACKEND": "valkey://u:s3cret@h:1", "PSPF_ADMIN_TOKEN": "s3cret-token"}
+    settings = load_settings(secrets)
     described = describe_settings(settings)
+    assert described["PSPF_ADMIN_TOKEN"] == "***"
     assert described["PSPF_LEASE_MS"] == 10_000
     assert described["VALKEY_PASSWORD"] == "***"
     assert described["PSPF_BACKEND"] == "valkey://u:***@h:1"
@@ -159,3 +161,10 @@ def test_secrets_are_not_described() -> None:
 )
 def test_a_password_is_hidden(url: str, hidden: str) -> None:
     assert hide_password(url) == hidden
+
+
+def test_a_setting_that_was_given_is_told_from_a_default() -> None:
+    given = load_settings({"PSPF_ADMIN_PORT": "8001", "PSPF_METRICS": " "})
+    assert given.is_set("ADMIN_PORT")
+    assert not given.is_set("PROMETHEUS_PORT")
+    assert not given.is_set("METRICS")
