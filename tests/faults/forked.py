@@ -35,7 +35,7 @@ def work(app: str, environment: Mapping[str, str], log: Path) -> None:
     os.environ.update(environment)
     from pspf.cli.main import main
 
-    main(["worker", app, "--in-process", "--burst"])
+    main(["worker", app, "--in-process", "--burst", "--verbose"])
 
 
 class Forks:

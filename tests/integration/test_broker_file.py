@@ -178,3 +178,15 @@ async def test_a_file_of_the_first_format_is_brought_up_to_date_with_what_it_hol
     assert connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchall() == [(FORMAT,)]
     assert len(connection.execute("SELECT 1 FROM sqlite_schema WHERE name IN ('windows', 'operators')").fetchall()) == 2
     connection.close()
+
+
+async def test_a_broker_that_is_opened_again_while_it_closes_is_open(tmp_path: Path) -> None:
+    broker = SQLiteBroker(tmp_path / "broker.db")
+    await broker.connect()
+    for _ in range(20):
+        closing = asyncio.create_task(broker.close())
+        await asyncio.sleep(0)
+        await broker.connect()
+        await closing
+        await broker.ping()
+    await broker.close()

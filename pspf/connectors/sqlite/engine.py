@@ -294,6 +294,8 @@ class ThreadEngine(Engine):
         self._parked: list[_Request] = []
         self._answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
         self._thread: threading.Thread | None = None
+        self._ending: threading.Thread | None = None
+        """The thread that was told to end last; it may still have the connection."""
         self._is_closing = False
         self._wake: Wake | None = None
         self._bell_read = self._bell_write = -1
@@ -302,6 +304,8 @@ class ThreadEngine(Engine):
         self._is_changed = False
 
     async def open(self) -> None:
+        while self._ending is not None and self._ending.is_alive():
+            await asyncio.get_running_loop().run_in_executor(None, self._ending.join)
         if self._thread is not None:
             return
         self._is_closing = False
@@ -318,11 +322,10 @@ class ThreadEngine(Engine):
         if self._thread is None:
             return
         thread, self._thread = self._thread, None
+        self._ending = thread
         self._is_closing = True
         self._ring()
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
-        os.close(self._bell_read)
-        os.close(self._bell_write)
 
     def look_again(self) -> None:
         self._is_changed = True
@@ -365,6 +368,7 @@ class ThreadEngine(Engine):
     # What follows runs on the thread.
 
     def _serve(self) -> None:
+        bell = self._bell_read, self._bell_write
         wake = self._wake = None if self.storage.path is None else Wake(self.storage.path)
         with selectors.DefaultSelector() as selector:
             selector.register(self._bell_read, selectors.EVENT_READ)
@@ -389,6 +393,8 @@ class ThreadEngine(Engine):
         if wake is not None:
             wake.close()
         self.storage.close()
+        for end in bell:
+            os.close(end)
 
     def _idle_ms(self, next_tick_ms: int) -> int:
         if self._requests:
