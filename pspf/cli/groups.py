@@ -192,13 +192,17 @@ def delete(
     A worker of it that starts later begins as a new group does.
     """
     from pspf.cli import brokers
+    from pspf.cli.hops import find_hops
     from pspf.cli.lag import read_groups
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
             say(f"broker: {broker.name}")
             found = await read_groups(broker, group=group, topic=topic)
+            hops = await find_hops(broker, group=group, topic=topic)
             cursors = await broker.operations.delete_group(group, topic=topic, force=force, dry_run=not execute)
+            for hop in hops:  # what is left in them would be counted again when the group begins anew
+                await broker.operations.delete_topic(hop, force=True, dry_run=not execute)
         if as_json:
             write_json({"groups": [g.as_summary() for g in found], "cursors": cursors, "executed": execute})
             return
@@ -206,6 +210,8 @@ def delete(
             ("group", "topic", "handler", "partitions", "lag", "pending"),
             [(g.group, g.topic, g.handler, len(g.cursors), g.lag, g.pending) for g in found],
         )
+        for hop in hops:
+            say(f"internal topic {hop} goes with it")
         if not execute:
             say("its progress and state would be forgotten; nothing changed, add --execute to do it")
             return

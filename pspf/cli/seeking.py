@@ -7,6 +7,7 @@ from typing import Any
 from pspf.cli.console import write_json, write_table
 from pspf.cli.exits import UsageError
 from pspf.cli.grammar import Place, near
+from pspf.cli.hops import is_behind_hop
 from pspf.cli.lag import check_group
 from pspf.cli.places import find_offsets
 from pspf.connectors.base import Broker
@@ -36,12 +37,15 @@ class Seeking:
             Refused: One of them is in use, or has state and it was not said what becomes of it.
         """
         cursors = await self._find_cursors(broker)
+        behind = await self._find_behind_hops(broker, cursors)
         topics = list(dict.fromkeys(cursor.topic for cursor in cursors))
         if self.place.record_id is not None and len(topics) > 1:
             raise UsageError(
                 f"--to {self.place.record_id}: an id of which topic? name it with --topic: {', '.join(topics)}"
             )
         offsets = {topic: await find_offsets(broker, topic, self.place) for topic in topics}
+        for topic in {cursor.topic for cursor in behind}:
+            offsets[topic] = await find_offsets(broker, topic, Place(end=True))
         return [
             await broker.operations.seek(
                 cursor,
@@ -50,7 +54,7 @@ class Seeking:
                 force=self.force,
                 dry_run=True,
             )
-            for cursor in cursors
+            for cursor in (*behind, *cursors)
         ]
 
     async def execute(self, broker: Broker, planned: Sequence[Seek]) -> tuple[list[Seek], PSPFError | None]:
@@ -73,7 +77,11 @@ class Seeking:
         return done, None
 
     async def _find_cursors(self, broker: Broker) -> list[Cursor]:
-        listed = [info.cursor for info in await broker.list_cursors(group=self.group, topic=self.topic)]
+        listed = [
+            info.cursor
+            for info in await broker.list_cursors(group=self.group, topic=self.topic)
+            if info.cursor.topic == self.topic or not is_behind_hop(info.cursor)
+        ]
         if not listed:
             await check_group(broker, self.group, self.topic)
         handlers = {cursor.handler for cursor in listed if cursor.handler}
@@ -89,6 +97,26 @@ class Seeking:
         ]
         if not found:
             raise NotFound(f"group {self.group!r} has no partition {self.partition}")
+        return found
+
+    async def _find_behind_hops(self, broker: Broker, cursors: Sequence[Cursor]) -> list[Cursor]:
+        """Return the cursors of internal topics that begin anew with these: their records come once more.
+
+        With `keep_state` they stay as they are.
+        """
+        if self.keep_state:
+            return []
+        handlers = {cursor.handler for cursor in cursors if not is_behind_hop(cursor)}
+        found = [
+            info.cursor
+            for info in await broker.list_cursors(group=self.group)
+            if is_behind_hop(info.cursor) and info.cursor.handler in handlers
+        ]
+        if found and self.partition is not None:
+            raise UsageError(
+                f"the windows of {found[0].handler} hold records of all partitions: leave --partition out, or"
+                " --keep-state"
+            )
         return found
 
 

@@ -32,7 +32,7 @@ def show(
 ) -> None:
     """Show an app's handlers with their topics, groups and policies."""
     from pspf.cli.project import find_app
-    from pspf.cli.showing import as_dot, as_json_handler, as_mermaid, as_row
+    from pspf.cli.showing import as_dot, as_json_handler, as_mermaid, as_row, hop_of
     from pspf.runtime.loader import load_app
 
     if graph is not None and as_json:
@@ -50,3 +50,6 @@ def show(
         write_table(
             headers, [as_row(s) for s in subscriptions], empty="no handlers; decorate one with @stream.subscribe"
         )
+        for s in subscriptions:
+            if hop := hop_of(s):
+                say(f"{s.name} has a grouping key: where {s.topic} has several partitions, by way of {hop}")

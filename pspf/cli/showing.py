@@ -1,11 +1,11 @@
 """An app's subscriptions as rows, JSON, Mermaid and Graphviz."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pspf.cli.console import Cell, format_span
 from pspf.records import DEAD_LETTER_SUFFIX
-from pspf.subscription import Subscription
+from pspf.subscription import Subscription, repartition_topic
 
 
 def as_row(subscription: Subscription) -> tuple[Cell, ...]:
@@ -52,6 +52,9 @@ def as_mermaid(subscriptions: Sequence[Subscription]) -> Iterator[str]:
     for number, s in enumerate(subscriptions):
         yield f'  h{number}["{s.name}<br/>group {s.group}"]'
         yield f"  t{topics[s.topic]} {'==>' if s.is_ordered else '-->'} h{number}"
+        if hop := hop_of(s):
+            yield f"  t{topics[s.topic]} -. with several partitions .-> t{topics[hop]}"
+            yield f"  t{topics[hop]} ==> h{number}"
         yield f"  h{number} -.-> t{topics[s.topic + DEAD_LETTER_SUFFIX]}"
         if s.windowing is not None and s.windowing.to is not None:
             yield f"  h{number} --> t{topics[s.windowing.to]}"
@@ -67,6 +70,9 @@ def as_dot(subscriptions: Sequence[Subscription]) -> Iterator[str]:
     for number, s in enumerate(subscriptions):
         yield f'  h{number} [label="{s.name}\\ngroup {s.group}", shape=box];'
         yield f"  t{topics[s.topic]} -> h{number}{' [penwidth=2]' if s.is_ordered else ''};"
+        if hop := hop_of(s):
+            yield f'  t{topics[s.topic]} -> t{topics[hop]} [style=dashed, label="with several partitions"];'
+            yield f"  t{topics[hop]} -> h{number} [penwidth=2];"
         yield f"  h{number} -> t{topics[s.topic + DEAD_LETTER_SUFFIX]} [style=dashed];"
         if s.windowing is not None and s.windowing.to is not None:
             yield f"  h{number} -> t{topics[s.windowing.to]};"
@@ -80,6 +86,8 @@ def _topics(subscriptions: Sequence[Subscription]) -> dict[str, int]:
         names |= dict.fromkeys((s.topic, s.topic + DEAD_LETTER_SUFFIX))
         if s.windowing is not None and s.windowing.to is not None:
             names[s.windowing.to] = None
+        if hop := hop_of(s):
+            names[hop] = None
     return {name: number for number, name in enumerate(names)}
 
 
@@ -90,12 +98,27 @@ def _window(subscription: Subscription) -> dict[str, Any] | None:
     return {
         "window": str(windowing.window),
         "aggregation": None if windowing.aggregation is None else windowing.aggregation.name,
+        "key": None if windowing.key is None else _name_of(windowing.key),
+        "repartition": hop_of(subscription),
         "emit": windowing.emit,
         "to": windowing.to,
         "watermark_delay_ms": windowing.watermark_delay_ms,
         "allowed_lateness_ms": windowing.allowed_lateness_ms,
+        "idle_timeout_ms": windowing.idle_timeout_ms,
         "retention_ms": windowing.retention_ms,
     }
+
+
+def hop_of(subscription: Subscription) -> str | None:
+    """Return the internal topic that records go through where their topic has several partitions, None without one."""
+    windowing = subscription.windowing
+    if windowing is None or windowing.key is None:
+        return None
+    return repartition_topic(subscription.group, subscription.name)
+
+
+def _name_of(key: str | Callable[[Any], Any]) -> str:
+    return key if isinstance(key, str) else getattr(key, "__name__", "a function")
 
 
 def _model(subscription: Subscription) -> str | None:

@@ -194,13 +194,17 @@ def delete(
 ) -> None:
     """Remove a topic, its dead letters and late records, and the groups on them. Does nothing without --execute."""
     from pspf.cli import brokers
+    from pspf.cli.hops import find_hops
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
             say(f"broker: {broker.name}")
             await brokers.read_topic_info(broker, topic)
             infos = {info.topic: info for info in await broker.list_topics()}
-            names = await broker.operations.delete_topic(topic, force=force, dry_run=not execute)
+            hops = await find_hops(broker, topic=topic)
+            names = [*await broker.operations.delete_topic(topic, force=force, dry_run=not execute)]
+            for hop in hops:
+                names += await broker.operations.delete_topic(hop, force=True, dry_run=not execute)
         found = [infos[name] for name in names if name in infos]
         if as_json:
             gone = [{"topic": info.topic, "partitions": info.partitions, "records": info.records} for info in found]
@@ -235,14 +239,19 @@ def repartition(
     All groups have to have finished it. Shows its plan, and does nothing without --execute.
     """
     from pspf.cli import brokers
+    from pspf.cli.hops import check_idle, find_hops
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
             say(f"broker: {broker.name}")
             before = (await brokers.read_topic_info(broker, topic)).partitions
+            hops = await find_hops(broker, topic=topic)
+            await check_idle(broker, hops, reset_state=reset_state)
             records = await broker.operations.repartition(
                 topic, partitions, reset_state=reset_state, dry_run=not execute
             )
+            for hop in hops:  # made anew, like the topic, by the next worker
+                await broker.operations.delete_topic(hop, force=True, dry_run=not execute)
         if as_json:
             write_json({"topic": topic, "from": before, "to": partitions, "records": records, "executed": execute})
             return

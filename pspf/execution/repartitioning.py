@@ -118,6 +118,8 @@ class Repartitioning(Executor):
             "kind": _KIND,
             "highest_ms": self._highest_ms,
             "watermark_ms": self._source_ms,
+            "has_more": False,
+            "is_finished": True,  # nothing is open here: that is behind the hop
         }
         watermark_ms = None if self._source_ms == BEGINNING else self._source_ms
         run.windows = WindowChanges(watermark_ms, orjson.dumps(progress))

@@ -268,7 +268,7 @@ class Windowed(Executor):
         section: list[Item] = []
         self._heard = heard = []
         delay_ms, watermark_ms = self.windowing.watermark_delay_ms, self.watermark_ms
-        for record in records[begin:]:
+        for record in records[begin : begin + self.section_records]:
             try:
                 arrival = receive(record, self._source)
                 times.hear(arrival.source, arrival.source_ms)

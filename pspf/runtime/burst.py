@@ -24,12 +24,12 @@ async def read_lag(broker: Broker, cursors: Sequence[CursorName]) -> int | None:
 
     A commit moves a record from one cursor to the next at once, so that it is always counted somewhere.
     """
-    wanted = set(cursors)
-    found: dict[CursorName, list[CursorInfo]] = {cursor: [] for cursor in wanted}
+    owners = _with_hops(cursors)
+    found: dict[CursorName, list[CursorInfo]] = {cursor: [] for cursor in cursors}
     for info in await broker.list_cursors():
-        name = name_of(info.cursor)
-        if name in wanted:
-            found[name].append(info)
+        owner = owners.get(name_of(info.cursor))
+        if owner is not None:
+            found[owner].append(info)
     lags = [info.lag for infos in found.values() for info in infos]
     if None in lags or not all(found.values()):
         return None
@@ -102,11 +102,17 @@ async def _read_standings(broker: Broker, operators: Sequence[CursorName]) -> Ma
     """Return how far the windows of cursors are; those that never had one are not listed."""
     if not operators:
         return {}
+    owners = _with_hops(operators)
     return {
         kept.cursor: read_standing(kept.progress)
         for kept in await broker.list_windows()
-        if name_of(kept.cursor) in operators
+        if name_of(kept.cursor) in owners
     }
+
+
+def _with_hops(cursors: Sequence[CursorName]) -> Mapping[CursorName, CursorName]:
+    """Return cursors and those behind a hop, should there be one, each with the one it belongs to."""
+    return {each.behind_hop or each: each for each in cursors} | {each: each for each in cursors}
 
 
 def name_of(cursor: Cursor) -> CursorName:

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pspf.subscription import repartition_topic
+
 
 @dataclass(frozen=True, slots=True)
 class CursorName:
@@ -12,6 +14,13 @@ class CursorName:
     topic: str
     group: str
     handler: str | None
+
+    @property
+    def behind_hop(self) -> "CursorName | None":
+        """Those behind the hop that a windowed handler has where its topic has several partitions, perhaps."""
+        if self.handler is None:
+            return None
+        return CursorName(repartition_topic(self.group, self.handler), self.group, self.handler)
 
 
 @dataclass(frozen=True, slots=True)
