@@ -3,14 +3,15 @@
 import secrets
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pspf.clock import Clock
 from pspf.context import Context
-from pspf.errors import text_of
+from pspf.errors import SchemaError, text_of
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack, Verdict
+from pspf.processing.windows.repartition import receive
 from pspf.records import Batch, Commit, DeadLetter, Emit, NewRecord, Record, Retry, WindowChanges, offset_of
 from pspf.subscription import Subscription
 
@@ -218,7 +219,8 @@ class BatchRun:
         self._not_done.add(record.offset)
 
     def bury(self, failure: Failure) -> None:
-        """Make a dead letter of what failed for good."""
+        """Make a dead letter of what failed for good; behind a hop, of the record as it was before it."""
+        failure = replace(failure, record=self._original_of(failure.record))
         trace = "".join(traceback.format_exception(failure.error))
         letter = DeadLetter(
             record=failure.record,
@@ -233,6 +235,15 @@ class BatchRun:
         self.failures.append(failure)
         self._dead.append(letter)
         self._take_effects(1, len(failure.record.value))
+
+    def _original_of(self, record: Record) -> Record:
+        hop = self.subscription.repartition
+        if hop is None or record.topic != hop.topic:
+            return record
+        try:
+            return receive(record, hop.source).record or record
+        except SchemaError:  # it was put there by someone else
+            return record
 
     def as_commit(self, handled: Sequence[Record], left: Sequence[Record], *, whole: bool) -> Commit:
         """Return the commit of the records that were handled; `left` are the ones not started."""

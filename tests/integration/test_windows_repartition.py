@@ -202,6 +202,34 @@ async def test_a_record_whose_grouping_key_can_not_be_told_is_a_dead_letter_of_i
 
 
 @SOME
+async def test_a_dead_letter_from_behind_the_hop_is_that_of_its_source_and_can_be_replayed(
+    backend: StreamingBackend,
+) -> None:
+    is_mended = False
+
+    async def picky(event: BaseEvent, state: int | None) -> int:
+        if event.key == "bad" and not is_mended:
+            raise RuntimeError("not this one")
+        return (state or 0) + 1
+
+    stream = await make(backend, handler=picky, retry=RetryPolicy(max_attempts=1))
+    ids = [await stream.emit({"timestamp": 1, "key": key, "colour": "red"}, TOPIC) for key in ("good", "bad")]
+
+    async def is_dead() -> bool:
+        return bool(await read_letters(stream.broker))
+
+    async with running(stream):
+        await wait_until(is_dead, within_ms=20_000)
+        [letter] = await read_letters(stream.broker)
+        assert (letter.topic, letter.original_id, letter.handler) == (TOPIC, ids[1], "t")
+        assert letter.record.raw_key == b"bad"
+        is_mended = True
+        assert await stream.broker.replay_dead_letters([letter]) == 1
+    await finish(stream, 1)
+    assert await results(stream) == [(("red", 0), 2)]
+
+
+@SOME
 async def test_sessions_behind_a_hop_merge_over_source_partitions(backend: StreamingBackend) -> None:
     async def collect(event: BaseEvent, state: list[int] | None) -> list[int]:
         return sorted([*(state or []), (event.model_extra or {})["n"]])
