@@ -5,10 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from pspf import Count, Stream, TumblingWindow
+from pspf.connectors.base import StreamingBackend
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Commit, Cursor, WindowChanges, WindowPlace
-from tests.faults.valkey import Site, scripts
+from tests.faults.valkey import SECONDS_MS, Site, scripts
+from tests.integration.running import drain, read_events, running
 from tests.support.proxy import Loss
+from tests.support.waiting import wait_until
 from tests.support.workers import GROUP, HANDLER, TOPIC, Member, numbered, own, settle, take_batch
 
 CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
@@ -102,3 +106,30 @@ async def test_a_dropped_slot_takes_both_of_its_keys_along(site: Site) -> None:
         await member.consumer.commit(windows({(0, b"a"): b"1", (7, b"a"): b"1", (7, b"b"): b"1"}))
         await member.consumer.commit(windows({(7, b"a"): None, (7, b"b"): None}, 0))
         assert window_keys(site) == []
+
+
+async def test_after_a_flush_windows_begin_anew_with_their_watermark(site: Site) -> None:
+    backend = StreamingBackend(site.broker(), "ticks", "g")
+    stream = Stream(backend)
+    stream.window("ticks", TumblingWindow(10_000), emit="final", to="out", name="t")(Count())
+
+    async def emit(*seconds: int) -> None:
+        await stream.emit_many([{"key": "a", "timestamp": at} for at in seconds], "ticks")
+
+    async with running(stream):
+        await emit(1, 2, 1_000)
+        await drain(stream, within_ms=SECONDS_MS)
+        site.server.call("FLUSHDB", database=site.database)
+
+        async def is_noticed() -> bool:
+            return any(info.cursor.handler == "t" for info in await stream.broker.list_cursors())
+
+        await wait_until(is_noticed, timeout_ms=SECONDS_MS)
+        await emit(3, 4, 5, 20)  # late by the watermark that was before
+
+        async def has_closed() -> bool:
+            return len(await read_events(stream.broker, "out")) == 1
+
+        await wait_until(has_closed, timeout_ms=SECONDS_MS)
+        assert [event["value"] for event in await read_events(stream.broker, "out")] == [3]
+        assert await read_events(stream.broker, "ticks-late") == []
