@@ -7,6 +7,7 @@ from typing import Any
 from tests.process.commands import Folder, wait_until
 
 APP = """
+import asyncio
 from pspf import BaseEvent, Context, Count, SessionWindow, Stream, Sum, TumblingWindow
 
 stream = Stream(topic="bids", group="g")
@@ -19,6 +20,8 @@ class Total(BaseEvent):
 
 @stream.subscribe("totals", name="relay")
 async def relay(total: Total, ctx: Context) -> None:
+    if total.window_start_ms == 130_000 and total.key == "k0":
+        await asyncio.sleep(1)  # whoever does not wait for it closes its windows too early
     ctx.emit({"timestamp": total.window_start_ms / 1000, "n": total.value}, topic="relayed", key=total.key)
 
 
