@@ -136,6 +136,15 @@ async def test_windows_of_a_silent_topic_close_when_the_clock_moves(url: str | N
         assert values(await tester.outputs("tens")) == [("a", 0, 1)]
 
 
+async def test_windows_by_another_key_over_several_partitions_close_too(url: str | None) -> None:
+    async with StreamTester(make_counter(key="kind"), url, partitions={"bids": 3}) as tester:
+        for at in range(0, 24, 2):
+            await tester.send("bids", {"kind": "ab"[at // 2 % 2]}, key=f"k{at}", timestamp=at)
+        await tester.finish()
+        assert sorted(values(await tester.outputs("minutes"))) == [("a", 0, 6), ("b", 0, 6)]
+        assert await tester.late("bids") == []
+
+
 async def test_a_crash_loses_what_was_not_committed_and_it_is_done_again(url: str | None) -> None:
     calls: list[str] = []
     may_pass = asyncio.Event()
