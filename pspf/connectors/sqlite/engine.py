@@ -323,9 +323,12 @@ class ThreadEngine(Engine):
             return
         thread, self._thread = self._thread, None
         self._ending = thread
+        bell = self._bell_read, self._bell_write  # by the end of the thread there may be another one's
         self._is_closing = True
         self._ring()
         await asyncio.get_running_loop().run_in_executor(None, thread.join)
+        for end in bell:
+            os.close(end)
 
     def look_again(self) -> None:
         self._is_changed = True
@@ -368,7 +371,6 @@ class ThreadEngine(Engine):
     # What follows runs on the thread.
 
     def _serve(self) -> None:
-        bell = self._bell_read, self._bell_write
         wake = self._wake = None if self.storage.path is None else Wake(self.storage.path)
         with selectors.DefaultSelector() as selector:
             selector.register(self._bell_read, selectors.EVENT_READ)
@@ -393,8 +395,6 @@ class ThreadEngine(Engine):
         if wake is not None:
             wake.close()
         self.storage.close()
-        for end in bell:
-            os.close(end)
 
     def _idle_ms(self, next_tick_ms: int) -> int:
         if self._requests:
