@@ -130,6 +130,21 @@ def test_handlers_that_emit_in_a_circle_stand_in_the_order_of_the_first_topic(de
     assert columns == [["t:x"], ["h:a"], ["t:y"], ["h:b"], ["t:z"]]
 
 
+def test_a_handler_and_its_repartition_are_one(desk: Desk) -> None:
+    desk.open()
+    shown = desk.browser.run("""import("/dashboard/model.js").then(({ combine }) => {
+      const [named, hop] = [{ group: "g", handler: "sum" }, "g.sum.repartition"];
+      const group = (topic, lag, delay) => ({ ...named, topic, lag, watermark_delay_seconds: delay, partitions: [] });
+      const behind = { ...named, topic: hop, rate: 2, processed: 5 };
+      const place = { place: "x/g#0", state: "running", subscriptions: [behind] };
+      const handler = { ...named, topic: "x", rate: 0, processed: 0, emits: [hop, "y"], window: null, busy_ms: 0 };
+      const lag = { groups: [group("x", 1, null), group(hop, 2, 7), { ...group(hop, 9, 9), handler: "other" }] };
+      const [found] = combine({ processes: [place] }, { handlers: [handler] }, lag).handlers;
+      return [found.rate, found.processed, found.behind, found.delay, found.emits, found.health.text];
+    })""")
+    assert shown == [2, 5, 3, 7, ["y"], "running"]
+
+
 def test_a_dead_letter_is_shown_and_replayed_and_the_count_goes_down(desk: Desk) -> None:
     desk.kill_orders("bob", 21, 22)
     before = desk.dead()

@@ -152,11 +152,10 @@ function updateHandler(element, handler) {
   setText(group, handler.window === null ? handler.group : `${handler.group} · ${handler.window}`);
   const targets = targetsOf(handler);
   setText(path, targets.length ? `${handler.topic} → ${targets.join(", ")}` : `from ${handler.topic}`);
-  const delay = handler.lag?.watermark_delay_seconds ?? null;
-  [rate(handler.rate), count(handler.lag?.lag ?? null), seconds(delay)].forEach((text, i) => {
+  [rate(handler.rate), count(handler.behind), seconds(handler.delay)].forEach((text, i) => {
     setText(figures.children[i].firstChild, text);
   });
-  figures.children[2].hidden = delay === null;
+  figures.children[2].hidden = handler.delay === null;
   drawLine(line, ratesOf(handler), MOST_RATES);
   setState(foot.children[0], handler.health);
   setText(foot.children[1], handler.dead ? `${count(handler.dead)} dead` : "");

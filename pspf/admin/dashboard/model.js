@@ -19,19 +19,29 @@ function note(key, value) {
 /**
  * Put the answers together; `lag` is null where the broker did not answer.
  *
- * A handler gets `key`, `lag` (its group's entry or null), `places` (its processes) and `health` ({text, tone}).
+ * A handler gets `key`, `lags` (the entries of its groups: one, and one more behind a repartition), `behind` (their lag
+ * together), `delay` (of its watermark, in seconds), `places` (its processes) and `health` ({text, tone}).
  */
 export function combine(status, topology, lag) {
   const groups = new Map((lag?.groups ?? []).map((group) => [nameOf(group), group]));
-  const handlers = topology.handlers.map((handler) => {
-    const group = groups.get(nameOf(handler)) ?? groups.get(nameOf({ ...handler, handler: null })) ?? null;
-    const places = status.processes.filter((each) => isFor(each, handler));
-    return { ...handler, key: nameOf(handler), lag: group, places, health: healthOf(handler, places) };
+  const handlers = topology.handlers.map((each) => {
+    const handler = withHop(each, status);
+    const own = groups.get(nameOf(handler)) ?? groups.get(nameOf({ ...handler, handler: null }));
+    const lags = [own, ...[...groups.values()].filter((group) => isHopOf(group, handler))].filter(Boolean);
+    const places = status.processes.filter((process) => isFor(process, handler));
+    return {
+      ...handler,
+      key: nameOf(handler),
+      lags,
+      behind: lags.length && lags.every((group) => isKnown(group.lag)) ? lags.reduce((sum, group) => sum + group.lag, 0) : null,
+      delay: most(lags.map((group) => group.watermark_delay_seconds)),
+      places,
+      health: healthOf(handler, places),
+    };
   });
   const total = handlers.reduce((sum, handler) => sum + (handler.rate ?? 0), 0);
   note("", total);
   for (const handler of handlers) note(handler.key, handler.rate ?? 0);
-  const delays = handlers.map((handler) => handler.lag?.watermark_delay_seconds ?? null).filter((each) => each !== null);
   return {
     status,
     topology,
@@ -39,9 +49,30 @@ export function combine(status, topology, lag) {
     rate: total,
     lag: lag?.lag ?? null,
     lagSeconds: lag?.lag_seconds ?? null,
-    delay: delays.length ? Math.max(...delays) : null,
+    delay: most(handlers.map((handler) => handler.delay)),
     hasWindows: handlers.some((handler) => handler.window !== null),
   };
+}
+
+const isKnown = (value) => value !== null && value !== undefined;
+
+/** The largest of the numbers that are known, null where none is. */
+function most(values) {
+  const known = values.filter(isKnown);
+  return known.length ? Math.max(...known) : null;
+}
+
+/** Whether an entry is of the hop by which a windowed handler brings records to the partition of their key. */
+const isHopOf = (entry, { topic, group, handler }) =>
+  entry.topic.endsWith(".repartition") && entry.topic !== topic && entry.group === group && entry.handler === handler;
+
+/** Return a handler with what it does behind its hop, where it has one; the hop itself is no topic of the app's. */
+function withHop(handler, status) {
+  const behind = status.processes.flatMap((each) => each.subscriptions).filter((each) => isHopOf(each, handler));
+  const sum = (name) => behind.reduce((total, each) => total + (each[name] ?? 0), handler[name] ?? 0);
+  const counts = Object.fromEntries(["rate", "processed", "failed", "dead"].map((name) => [name, sum(name)]));
+  const hops = behind.map((each) => each.topic);
+  return { ...handler, ...(behind.length ? counts : {}), emits: handler.emits.filter((topic) => !hops.includes(topic)) };
 }
 
 function isFor(process, handler) {

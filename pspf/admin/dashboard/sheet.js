@@ -21,7 +21,7 @@ export function updateSheet(model) {
   setText(byId("handler-title"), handler.handler);
   const body = byId("handler-body");
   const scrolled = dialog.scrollTop;
-  body.replaceChildren(facts(describe(handler)), counts(handler), partitions(handler));
+  body.replaceChildren(facts(describe(handler)), counts(handler), ...partitions(handler));
   dialog.scrollTop = scrolled;
 }
 
@@ -52,11 +52,13 @@ function counts(handler) {
 }
 
 function partitions(handler) {
-  const found = handler.lag?.partitions ?? [];
-  const title = make("h3", {}, found.length ? countOf(found.length, "partition") : "Partitions");
-  if (!found.length) {
-    return make("section", {}, title, make("p", { class: "muted" }, "The broker has not told anything of them yet."));
-  }
+  if (handler.lags.length) return handler.lags.map(partitionsOf);
+  const note = make("p", { class: "muted" }, "The broker has not told anything of them yet.");
+  return [make("section", {}, make("h3", {}, "Partitions"), note)];
+}
+
+function partitionsOf({ topic, partitions: found }) {
+  const title = make("h3", {}, `${countOf(found.length, "partition")} of ${topic}`);
   const names = ["", "committed", "lag", "pending", "watermark", "owner"];
   const isNumber = (index) => index > 0 && index < 5;
   const cell = (tag, text, index) => make(tag, { class: isNumber(index) ? "number" : null }, text);
