@@ -204,10 +204,10 @@ def test_pause_and_resume_ask_for_the_token_once(desk: Desk) -> None:
     browser.type(desk.token)
     browser.click("#ask .primary")
     browser.wait_for(lambda: browser.text("#state") == "paused", "that it is paused")
-    wait_until(lambda: desk.states() == {"paused"})
+    wait_until(lambda: desk.states() == {"paused"}, within_s=60)
     browser.click("#resume")
     browser.wait_for(lambda: browser.text("#state") == "running", "that it runs again")
-    wait_until(lambda: desk.states() == {"running"})
+    wait_until(lambda: desk.states() == {"running"}, within_s=60)
 
 
 def test_one_process_is_paused_and_goes_on(desk: Desk) -> None:
@@ -216,7 +216,7 @@ def test_one_process_is_paused_and_goes_on(desk: Desk) -> None:
     browser.click(".process .button")
     browser.wait_for(lambda: "paused" in browser.text(".process"), "one that is paused")
     assert browser.count(".process") == 2
-    wait_until(lambda: desk.states() == {"paused", "running"})
+    wait_until(lambda: desk.states() == {"paused", "running"}, within_s=60)
     browser.click(".process .button")
     browser.wait_for(lambda: browser.text(".process .state") == "running", "that it runs again")
 
