@@ -39,6 +39,7 @@ faults: setup
 bench: $(BENCH_READY)
 	@$(BIN)/python -m benchmarks.embedded
 	@$(BIN)/python -m benchmarks.valkey
+	@$(BIN)/python -m benchmarks.windows
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .pspf
