@@ -24,7 +24,7 @@ def make_reader(name: str, model: Any) -> Callable[[bytes], Any]:
     Raises:
         ConfigurationError: msgspec can't read `model`, or it is written as an array.
     """
-    if isinstance(model, type) and model.__struct_config__.array_like:  # type: ignore[attr-defined]
+    if isinstance(model, type) and _config_of(model).array_like:
         raise ConfigurationError(f"events can't be read as {name}: it is array_like, and an event is a JSON object")
     try:
         return msgspec.json.Decoder(model).decode
@@ -36,14 +36,20 @@ def refuses_event_type(model: Any) -> bool:
     """Return whether the `event_type` that `encode` adds would be an error for `model`."""
     if not isinstance(model, type):
         return False
-    return bool(model.__struct_config__.forbid_unknown_fields) and "event_type" not in names_in_json(model)  # type: ignore[attr-defined]
+    return bool(_config_of(model).forbid_unknown_fields) and "event_type" not in names_in_json(model)
 
 
 @lru_cache
 def names_in_json(model: type) -> frozenset[str]:
     """Return the fields of a Struct, with its tag, as JSON has them."""
-    tag: str | None = model.__struct_config__.tag_field  # type: ignore[attr-defined]
-    return frozenset(model.__struct_encode_fields__) | ({tag} if tag else set())  # type: ignore[attr-defined]
+    struct: Any = model
+    tag: str | None = _config_of(model).tag_field
+    return frozenset(struct.__struct_encode_fields__) | ({tag} if tag else set())
+
+
+def _config_of(model: Any) -> msgspec.structs.StructConfig:
+    config: msgspec.structs.StructConfig = model.__struct_config__
+    return config
 
 
 def dump(event: Any) -> bytes:
