@@ -66,8 +66,6 @@ def test_without_an_app_there_is_advice(folder: Folder) -> None:
 
 
 REFUSED = (
-    ("--admin", "127.0.0.1:8001"),
-    ("--metrics", "127.0.0.1:9000"),
     ("--final",),
     ("--burst-timeout", "3s"),
     ("--backend", "memory://"),
