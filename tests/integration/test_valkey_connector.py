@@ -15,8 +15,8 @@ from pspf.connectors.base import Limits
 from pspf.connectors.urls import make_broker
 from pspf.connectors.valkey.broker import ValkeyBroker, ValkeyStreamBackend
 from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.keys import FORMAT
 from pspf.connectors.valkey.failures import NotPermitted, OutcomeUnknown, ReplyError
+from pspf.connectors.valkey.keys import FORMAT
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, DiskFull, EmitIncomplete, NotAvailable
@@ -132,7 +132,8 @@ async def test_a_server_that_throws_events_away_is_refused_until_it_does_not(own
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"), [(str(FORMAT + 1), "use a newer PSPF"), ("one", "no number"), ("99", f"this version of PSPF knows {FORMAT}")]
+    ("found", "reason"),
+    [(str(FORMAT + 1), "use a newer PSPF"), ("one", "no number"), ("99", f"this version of PSPF knows {FORMAT}")],
 )
 async def test_a_format_that_this_version_does_not_know_is_refused(
     connector: ValkeyConnector, found: str, reason: str
