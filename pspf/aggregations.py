@@ -25,6 +25,10 @@ MISSING: Final = object()
 """What `take` returns for an event that does not count."""
 
 
+FoldFunction = Callable[[Any, int, Any], Any]
+"""It raises what `Aggregation.take` does; then the state is as it was."""
+
+
 class Aggregation(ABC):
     """How events become a value. States are the aggregation's own; `add` may change the one it is given."""
 
@@ -46,6 +50,18 @@ class Aggregation(ABC):
     @abstractmethod
     def add(self, state: Any, value: Any) -> Any:
         """Return the state with one more value."""
+
+    def make_fold(self) -> "FoldFunction":
+        """Return what takes an event, its record's offset and a state (None: none yet) to the next state."""
+        take, start, add = self.take, self.start, self.add
+
+        def fold(event: Any, offset: int, state: Any) -> Any:
+            value = take(event, offset)
+            if state is None:
+                state = start()
+            return state if value is MISSING else add(state, value)
+
+        return fold
 
     @abstractmethod
     def merge(self, one: Any, other: Any) -> Any:
@@ -72,10 +88,14 @@ class _OfField(Aggregation):
             raise ConfigurationError(f"{type(self).__name__}({field!r:.80}): name a field, or give a function")
         self.field = field
         self.name = f"{type(self).__name__.lower()}-{_field_name(field)}"
+        self._get = _make_getter(field)
+        self._takes_integers = type(self).check is _OfField.check  # as they are: a call less
 
     def take(self, event: Any, offset: int) -> Any:
-        value = _value(event, self.field)
-        return MISSING if value is None else self.check(value)
+        value = self._get(event)
+        if value is None:
+            return MISSING
+        return value if type(value) is int and self._takes_integers else self.check(value)
 
     def check(self, value: Any) -> Any:
         """Return a value that is not None as it counts, or raise SchemaError."""
@@ -84,10 +104,12 @@ class _OfField(Aggregation):
         raise SchemaError(f"{self.name}: {_field_name(self.field)} is no number but {value!r:.80}")
 
 
-def _value(event: Any, field: Field) -> Any:
-    if isinstance(field, str):
-        return event.get(field) if isinstance(event, dict) else getattr(event, field, None)
-    return field(event)
+def _make_getter(field: Field) -> Callable[[Any], Any]:
+    """Return what gets a field out of an event, None where there is none."""
+    if not isinstance(field, str):
+        return field
+    name = field
+    return lambda event: event.get(name) if isinstance(event, dict) else getattr(event, name, None)
 
 
 def _field_name(field: Field) -> str:
@@ -100,9 +122,10 @@ class Count(Aggregation):
     def __init__(self, field: Field | None = None) -> None:
         self.field = field
         self.name = "count" if field is None else f"count-{_field_name(field)}"
+        self._get = None if field is None else _make_getter(field)
 
     def take(self, event: Any, offset: int) -> Any:
-        return 1 if self.field is None or _value(event, self.field) is not None else MISSING
+        return 1 if self._get is None or self._get(event) is not None else MISSING
 
     def start(self) -> int:
         return 0
@@ -142,7 +165,7 @@ class _OfOne(_OfField):
         """Return which of two values stays, `one` being the earlier."""
 
     def add(self, state: Any, value: Any) -> Any:
-        return value if state == NOTHING else self.choose(state, value)
+        return value if state is NOTHING else self.choose(state, value)
 
     def merge(self, one: Any, other: Any) -> Any:
         return one if other == NOTHING else self.add(one, other)
@@ -368,6 +391,22 @@ class Several(Aggregation):
                 for part, old, new in zip(self._in_order, state, value, strict=True)
             ]
         )
+
+    def make_fold(self) -> FoldFunction:
+        takes, adds = [part.take for part in self._in_order], [part.add for part in self._in_order]
+        start = self.start
+
+        def fold(event: Any, offset: int, state: Any) -> Any:
+            values = [take(event, offset) for take in takes]  # all of them, before any state changes
+            olds = start() if state is None else state
+            return tuple(
+                [
+                    old if value is MISSING else add(old, value)
+                    for add, old, value in zip(adds, olds, values, strict=False)  # strict costs a lookup
+                ]
+            )
+
+        return fold
 
     def merge(self, one: Any, other: Any) -> Any:
         return tuple([part.merge(a, b) for part, a, b in zip(self._in_order, one, other, strict=True)])

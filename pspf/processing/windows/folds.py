@@ -15,7 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import from_json
 
 from pspf import codec
-from pspf.aggregations import MISSING, Aggregation
+from pspf.aggregations import Aggregation
 from pspf.context import encode_value
 from pspf.errors import ConfigurationError
 from pspf.windows import Windowing
@@ -53,18 +53,8 @@ class ReadyFold(Fold):
     def __init__(self, aggregation: Aggregation) -> None:
         self.name = aggregation.name
         self._aggregation = aggregation
-
-    def add(self, event: Any, offset: int, state: Any) -> Any:
-        """Return the state with one more event.
-
-        Raises:
-            SchemaError: The event has a value that can't be aggregated.
-        """
-        aggregation = self._aggregation
-        value = aggregation.take(event, offset)
-        if state is None:
-            state = aggregation.start()
-        return state if value is MISSING else aggregation.add(state, value)
+        self.add = aggregation.make_fold()
+        """From an event, its record's offset and a state to the next state. SchemaError: it can't be aggregated."""
 
     def encode(self, state: Any) -> bytes:
         return _dumps(self._aggregation.dump(state))
