@@ -87,6 +87,7 @@ class BrokerDesk:
         self._opening = asyncio.Lock()
         self._measuring = asyncio.Lock()
         self._lag: Lag | None = None
+        self._failed: tuple[float, Trouble] | None = None
         self._topics: tuple[float, Sequence[TopicInfo]] | None = None
 
     @asynccontextmanager
@@ -115,10 +116,17 @@ class BrokerDesk:
 
     async def read_lag(self, shapes: Sequence[HandlerShape]) -> Lag:
         """Return the lag of these handlers' groups, at most a second old; asks that come together share a read."""
+        asked_at = time.monotonic()
         async with self._measuring:
+            if self._failed is not None and self._failed[0] >= asked_at:
+                raise self._failed[1]  # a broker that is away would be waited for once for each of them
             if self._lag is None or time.monotonic() - self._lag.read_at > _FRESH_S:
-                async with self.ask() as broker:
-                    self._lag = await _read_lag(broker, shapes)
+                try:
+                    async with self.ask() as broker:
+                        self._lag = await _read_lag(broker, shapes)
+                except Trouble as trouble:
+                    self._failed = (time.monotonic(), trouble)
+                    raise
             return self._lag
 
     async def read_topics(self) -> Mapping[str, TopicInfo]:

@@ -178,6 +178,20 @@ async def test_a_broker_that_is_away_is_503_and_the_metrics_say_so() -> None:
         assert (await it.get("/topology")).status == 200
 
 
+async def test_asks_that_come_together_wait_once_for_a_broker_that_is_mute(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pspf.admin.broker._ANSWER_S", 2.0)
+    callers: list[asyncio.StreamWriter] = []
+    mute = await asyncio.start_server(lambda reader, writer: callers.append(writer), "127.0.0.1", 0)
+    port = mute.sockets[0].getsockname()[1]
+    async with admin(on(f"valkey://127.0.0.1:{port}", "valkey://mute")) as it:
+        answers = await asyncio.gather(*(it.get("/lag") for _ in range(5)))
+        assert {answer.status for answer in answers} == {503}
+        assert len(callers) == 1
+    for writer in callers:
+        writer.close()
+    mute.close()
+
+
 async def test_a_broker_inside_the_worker_can_not_be_seen_from_here() -> None:
     async with admin() as it:
         answer = await it.get("/lag")
