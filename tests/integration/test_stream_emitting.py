@@ -35,7 +35,7 @@ async def test_an_emit_returns_the_records_id_and_a_second_one_of_its_event_the_
 @pytest.mark.parametrize("event", ["text", 5, None, Number, [1]])
 async def test_what_is_no_event_is_refused(backend: StreamingBackend, event: Any) -> None:
     stream = Stream(backend)
-    with pytest.raises(ValueError, match="an event is a pydantic model or a dict"):
+    with pytest.raises(ValueError, match="an event is a pydantic model, "):
         await stream.emit(event)
     with pytest.raises(EventRejected):
         await stream.emit_many([{"n": 1}, event])

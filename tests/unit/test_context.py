@@ -42,11 +42,12 @@ class Around:
     no_state: str = "no state here"
     warned: set[str] = field(default_factory=set)
     limits: Limits = field(default_factory=lambda: Limits(max_record_bytes=500))
+    spans: None = None
 
     def check(self, record: NewRecord) -> None:
         self.limits.check(record)
 
-    def inject(self, headers: dict[str, str] | None) -> dict[str, str] | None:
+    def inject(self, topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
         return headers
 
 
