@@ -1,0 +1,43 @@
+"""Windows with more keys than a commit or the memory holds."""
+
+from dataclasses import replace
+
+import pytest
+
+from pspf import Sum, TumblingWindow
+from pspf.connectors.base import StreamingBackend
+from pspf.processing.batch_run import EffectLimits
+from pspf.stream import Stream
+from pspf.windows import SlidingWindow
+from tests.integration.running import read_events, run_until_drained
+
+KEYS = [f"k{number:02}" for number in range(23)]
+
+
+def open_stream(backend: StreamingBackend, cached: int, slide_ms: int | None) -> Stream:
+    stream = Stream(backend)
+    limits = EffectLimits(operations=5)
+    stream.processor.tuning = replace(stream.processor.tuning, effects=limits, window_cache_states=cached)
+    window = TumblingWindow(10_000) if slide_ms is None else SlidingWindow(10_000, slide_ms)
+    stream.window("ticks", window, emit="final", to="out", name="t")(Sum("n"))
+    return stream
+
+
+@pytest.mark.parametrize("slide_ms", [None, 5_000])
+@pytest.mark.parametrize("cached", [4, 1_000])
+async def test_a_window_that_closes_over_several_commits_emits_each_key_once_in_order(
+    backend: StreamingBackend, cached: int, slide_ms: int | None
+) -> None:
+    ticks = [{"timestamp": 10 + at, "key": key, "n": 1} for at in (1, 6, 7) for key in reversed(KEYS)]
+    stream = open_stream(backend, cached, slide_ms)
+    await stream.emit_many(ticks, "ticks")
+    await run_until_drained(stream)
+    stream = open_stream(backend, cached, slide_ms)  # its slots are read page by page
+    await stream.emit_many([{"timestamp": 16, "key": KEYS[3], "n": 1}, {"timestamp": 20, "key": "k", "n": 1}], "ticks")
+    await run_until_drained(stream)
+    found = [
+        (event["window_start_ms"] // 1000, event["key"], event["value"])
+        for event in await read_events(stream.broker, "out")
+    ]
+    whole = [(10, key, 3 + (key == KEYS[3])) for key in KEYS]
+    assert found == ([] if slide_ms is None else [(5, key, 1) for key in KEYS]) + whole
