@@ -131,6 +131,7 @@ class Settings(_Variables):
     ADMIN_HOST: str = "127.0.0.1"
     ADMIN_PORT: _AnyPort = 8001
     ADMIN_TOKEN: SecretStr | None = None
+    ADMIN_TOKEN_FILE: str | None = None
     ADMIN_HOSTS: str | None = None
     METRICS: str | None = None
     PROMETHEUS_PORT: _AnyPort = 8000

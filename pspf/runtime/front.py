@@ -59,7 +59,8 @@ def open_front(request: Request) -> Front:
         ConfigurationError: A port is taken, an address is none, or there is no token where one is needed.
     """
     admin_address, metrics_address = _admin_address(request), _metrics_address(request)
-    configured = _read_token(request.token_file)
+    file = request.token_file or settings.ADMIN_TOKEN_FILE
+    configured = _read_token(None if file is None else Path(file))
     if admin_address is not None and not admin_address.is_loopback and configured is None:
         raise ConfigurationError(
             f"--admin {admin_address.host}:{admin_address.port}: others than this machine could get there,"
