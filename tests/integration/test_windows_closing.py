@@ -41,3 +41,12 @@ async def test_a_window_that_closes_over_several_commits_emits_each_key_once_in_
     ]
     whole = [(10, key, 3 + (key == KEYS[3])) for key in KEYS]
     assert found == ([] if slide_ms is None else [(5, key, 1) for key in KEYS]) + whole
+
+
+async def test_a_record_behind_a_window_that_closed_counts_in_those_that_are_open(backend: StreamingBackend) -> None:
+    stream = Stream(backend)
+    stream.window("ticks", SlidingWindow(6_000, 2_000), emit="final", to="out", name="t")(Sum("n"))
+    await stream.emit_many([{"timestamp": at, "key": "a", "n": 1} for at in (1, 3, 5, 6, 8, 5, 10)], "ticks")
+    await run_until_drained(stream)
+    found = [(event["window_start_ms"] // 1000, event["value"]) for event in await read_events(stream.broker, "out")]
+    assert found == [(-4, 1), (-2, 2), (0, 3), (2, 3), (4, 4)]
