@@ -57,7 +57,7 @@ class Command:
         return cls(str(fields["id"]), str(fields["do"]), fields.get("process"), str(fields.get("level", "INFO")))
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Presence:
     """One worker in the roster.
 
@@ -100,16 +100,17 @@ class Presence:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
-            with suppress(BackendUnavailable, TimeoutError):
-                async with asyncio.timeout(_LEAVE_S):
-                    await self.broker.roster.withdraw(self.worker)
+            for leave in (self.broker.roster.withdraw(self.worker), self.broker.leave(self)):
+                with suppress(BackendUnavailable, TimeoutError):
+                    async with asyncio.timeout(_LEAVE_S):
+                        await leave
 
     async def _keep(self, act: Callable[[], Awaitable[None]]) -> None:
         """Do something over and over, more and more seldom while the broker is not there."""
         backoff = Backoff()
         while True:
             try:
-                await self.broker.connect()
+                await self.broker.enter(self)  # the last of its users to leave closes it
                 await act()
             except BackendUnavailable as error:
                 if self._answered_since_ms is not None or self._is_new:
@@ -195,10 +196,6 @@ class PresenceThread:
         except PSPFError as error:
             # The worker's own processes end over the same thing, and say so.
             logger.warning("this worker is not shown in %s: %s", self._presence.broker.name, error)
-        finally:
-            with suppress(BackendUnavailable, TimeoutError):
-                async with asyncio.timeout(_LEAVE_S):
-                    await self._presence.broker.close()
 
 
 def _monotonic_ms() -> int:
