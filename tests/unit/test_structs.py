@@ -131,7 +131,7 @@ def test_an_emit_past_the_commit_gets_an_id_on_a_copy(model: Any) -> None:
     assert identify(Order(1), "ours") == Order(1)
 
 
-@pytest.mark.parametrize("name", [*BAD.keys() - {"invalid UTF-8", "raw NUL", "long integer"}])
+@pytest.mark.parametrize("name", sorted(BAD.keys() - {"invalid UTF-8", "raw NUL", "long integer"}))
 def test_a_payload_that_is_no_struct_is_a_schema_error(name: str) -> None:
     with pytest.raises(SchemaError) as caught:
         make_decoder(Order)(a_record(BAD[name]))
