@@ -45,6 +45,7 @@ async def finish(stream: Stream, count: int) -> None:
     """Run until so many results are out, and nothing is left."""
 
     async def all_out() -> bool:
+        stream.finish()  # again, for cursors that were not in hand yet
         return len(await results(stream)) >= count
 
     async def nothing_is_left() -> bool:
@@ -53,7 +54,6 @@ async def finish(stream: Stream, count: int) -> None:
 
     async with running(stream):
         await wait_until(nothing_is_left, within_ms=20_000)
-        stream.finish()
         await wait_until(all_out, within_ms=20_000)
 
 
@@ -110,6 +110,25 @@ def slow_for(key: str) -> Any:
         return (state or 0) + 1
 
     return count
+
+
+async def test_bursts_into_an_app_that_has_nothing_to_do_are_not_late(backend: StreamingBackend) -> None:
+    events = ticks(900)
+    stream = await make(backend)
+
+    async def nothing_is_left() -> bool:
+        infos = await stream.broker.list_cursors()
+        return len(infos) == 8 and all(info.lag == 0 for info in infos)
+
+    async with running(stream):
+        for begin in range(0, 900, 150):
+            await stream.emit_many(events[begin : begin + 150], TOPIC)
+            await wait_until(nothing_is_left, within_ms=20_000)
+            await asyncio.sleep(0.05 * (begin % 4))
+        await wait_until(nothing_is_left, within_ms=20_000)
+    assert await read_events(stream.broker, f"{TOPIC}-late") == []
+    await finish(stream, len(expected(events)))
+    assert sorted(await results(stream)) == sorted(expected(events).items())
 
 
 @SOME
