@@ -1,0 +1,39 @@
+"""What is done with the broker again and again while it is not there."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pspf.errors import BackendUnavailable
+from pspf.processing.narration import fields_of
+from pspf.processing.stop import Backoff
+from pspf.records import Cursor
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Insistence:
+    """Does things with the broker for one cursor, and waits for it."""
+
+    cursor: Cursor
+    is_abandoned: Callable[[], bool]
+    """Whether this is as in a killed process: its handlers get nothing done any more."""
+
+    async def __call__(self, doing: str, act: Callable[[], Awaitable[T]]) -> T:
+        """Do something, and again while the broker is not there; return what it gives."""
+        if self.is_abandoned():
+            raise asyncio.CancelledError
+        backoff = Backoff()
+        while True:
+            try:
+                return await act()
+            except BackendUnavailable as error:
+                if backoff.is_first:
+                    fields = fields_of(self.cursor)
+                    logger.warning("%s: can't %s, will try again: %s", self.cursor, doing, error, extra=fields)
+                await asyncio.sleep(backoff.next_ms() / 1000)
