@@ -13,9 +13,9 @@ import orjson
 from pydantic import BaseModel
 
 from pspf import codec, faults
+from pspf.encoding import encode
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
-from pspf.schema import encode
 
 if TYPE_CHECKING:
     from pspf.tracing import HandlerSpans

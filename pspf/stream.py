@@ -16,13 +16,13 @@ from pspf.clock import Clock
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
 from pspf.context import current_call
+from pspf.encoding import encode, identify
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
 from pspf.loop.tuning import Tuning
 from pspf.processing.stop import Backoff, Stop
 from pspf.processing.windows.folds import make_loader
 from pspf.processor import BatchProcessor
 from pspf.records import Appended, Cursor, NewRecord, check_name, encode_headers, format_ids
-from pspf.schema import encode, identify
 from pspf.settings import settings
 from pspf.state.base import StateStore
 from pspf.subscription import (

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed
+from pspf.event import BaseEvent
 from pspf.records import check_name
-from pspf.schema import BaseEvent
 from pspf.settings import settings
 from pspf.windows import Windowing
 

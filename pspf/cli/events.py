@@ -7,9 +7,9 @@ from typing import Any, Final, NoReturn
 
 from pspf.cli.console import visible
 from pspf.connectors.base import Limits
+from pspf.encoding import encode
 from pspf.errors import EventRejected, SchemaError
 from pspf.records import NewRecord, encode_headers
-from pspf.schema import encode
 
 _EXCERPT: Final = 30
 

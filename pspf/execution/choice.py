@@ -5,6 +5,7 @@ from typing import Any
 
 from pspf import faults
 from pspf.context import Surroundings
+from pspf.decoding import Decoder
 from pspf.execution.coroutines import Calls, InTurn, Plain, SideBySide
 from pspf.execution.executor import Executor
 from pspf.execution.repartitioning import ReadTimes, Repartitioning
@@ -15,7 +16,6 @@ from pspf.execution.windowed import Room
 from pspf.execution.windowed_sessions import SessionWindows
 from pspf.execution.windowed_spans import SpanWindows
 from pspf.records import Record
-from pspf.schema import Decoder
 from pspf.subscription import Subscription, Takes
 from pspf.windows import SessionWindow
 

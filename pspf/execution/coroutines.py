@@ -6,12 +6,12 @@ from typing import Any, Final
 
 from pspf import faults
 from pspf.context import Call, Context, Surroundings
+from pspf.decoding import Decoder
 from pspf.errors import HandlerTimeout
 from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked, leave
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
-from pspf.schema import Decoder
 from pspf.subscription import Subscription, Takes
 
 _BREATH_RECORDS: Final = 64

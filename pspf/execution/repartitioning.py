@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import orjson
 
+from pspf.decoding import Decoder
 from pspf.execution.executor import FAILURES, Breath, Executor
 from pspf.execution.windowed import BREATH_RECORDS, Room
 from pspf.processing.batch_run import BatchRun
@@ -18,7 +19,6 @@ from pspf.processing.windows.place import check_future, make_key_reader, time_of
 from pspf.processing.windows.repartition import keys_of_partitions, mark, send_on
 from pspf.processing.windows.spans import BEGINNING
 from pspf.records import Record, WindowChanges, partition_of
-from pspf.schema import Decoder
 from pspf.subscription import Subscription
 
 _KIND: Final = "repartition"

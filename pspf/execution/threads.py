@@ -18,12 +18,12 @@ from typing import Any, Final, TypeVar
 
 from pspf import faults
 from pspf.context import Surroundings, SyncContext
+from pspf.decoding import Decoder
 from pspf.errors import ConfigurationError, HandlerTimeout
 from pspf.execution.executor import Executor, enter_call, leave
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
-from pspf.schema import Decoder
 from pspf.subscription import Subscription, Takes
 
 logger = logging.getLogger(__name__)

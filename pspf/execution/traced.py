@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pspf.context import Context, Surroundings, SyncContext, current_call
+from pspf.decoding import Decoder
 from pspf.errors import HandlerTimeout
 from pspf.execution.coroutines import Calls
 from pspf.execution.executor import FAILURES
 from pspf.execution.threads import PlainCalls
 from pspf.execution.whole import WholeBatch, find_culprits
 from pspf.records import Record
-from pspf.schema import Decoder
 from pspf.subscription import Subscription
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import Any
 
 from pspf import faults
 from pspf.context import Context, Surroundings, SyncContext
+from pspf.decoding import Decoder
 from pspf.errors import BatchError, HandlerTimeout
 from pspf.execution.executor import FAILURES, Executor, enter_call, is_leaked, leave
 from pspf.execution.threads import call_plain, start_thread
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
-from pspf.schema import Decoder
 from pspf.subscription import Subscription
 
 

@@ -15,6 +15,7 @@ from pspf import faults
 from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
+from pspf.decoding import Decoder
 from pspf.errors import text_of
 from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked
 from pspf.execution.threads import run_in_thread
@@ -31,7 +32,6 @@ from pspf.processing.windows.spans import BEGINNING
 from pspf.processing.windows.table import Changes
 from pspf.processing.windows.view import tell
 from pspf.records import LATE_SUFFIX, NewRecord, Record, WindowChanges
-from pspf.schema import Decoder
 from pspf.subscription import Subscription
 
 T = TypeVar("T")

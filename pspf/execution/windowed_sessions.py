@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pspf.context import Surroundings
+from pspf.decoding import Decoder
 from pspf.execution.executor import FAILURES
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
@@ -18,7 +19,6 @@ from pspf.processing.windows.sessions import Session, Sessions, decode_sessions,
 from pspf.processing.windows.spans import NEVER
 from pspf.processing.windows.table import Changes
 from pspf.records import Record, WindowPlace
-from pspf.schema import Decoder
 from pspf.subscription import Subscription
 
 _SLOT: Final = 0

@@ -10,6 +10,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from pspf.context import Surroundings
+from pspf.decoding import Decoder
 from pspf.execution.executor import FAILURES
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
@@ -19,7 +20,6 @@ from pspf.processing.windows.progress import Progress
 from pspf.processing.windows.slices import Slices
 from pspf.processing.windows.spans import BEGINNING, Spans
 from pspf.processing.windows.table import Changes, Table
-from pspf.schema import Decoder
 from pspf.subscription import Subscription
 from pspf.windows import SlidingWindow
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pspf.clock import Clock
 from pspf.connectors.base import Broker, Consumer
 from pspf.context import StateSource
+from pspf.decoding import make_decoder
 from pspf.execution.choice import make_executor, make_windowed
 from pspf.execution.executor import Executor
 from pspf.execution.windowed import Room
@@ -15,7 +16,6 @@ from pspf.loop.tuning import Tuning
 from pspf.processing.batch_state import BatchState, StoreState
 from pspf.processing.held_back import HeldBack
 from pspf.records import NewRecord
-from pspf.schema import make_decoder
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
 from pspf.telemetry import TelemetryManager

@@ -15,9 +15,12 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
 from typing_extensions import TypedDict
 
+from pspf.decoding import Decoder, decode_raw, make_decoder
+from pspf.encoding import encode
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
+from pspf.event import BaseEvent
 from pspf.records import Record
-from pspf.schema import BaseEvent, Decoder, SchemaRegistry, decode_raw, encode, make_decoder
+from pspf.schema import SchemaRegistry
 
 
 class Order(BaseEvent):
@@ -59,7 +62,7 @@ def test_event_ids_are_unique() -> None:
 def test_event_ids_are_unique_in_a_forked_child_too() -> None:
     code = """
 import os
-from pspf.schema import BaseEvent
+from pspf.event import BaseEvent
 
 BaseEvent()
 pid = os.fork()

@@ -12,10 +12,12 @@ import msgspec
 import pydantic
 import pytest
 
+from pspf.decoding import make_decoder
+from pspf.encoding import encode, identify
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
+from pspf.event import BaseEvent
 from pspf.processing.windows.place import time_of
 from pspf.records import Record
-from pspf.schema import BaseEvent, encode, identify, make_decoder
 from tests.unit.test_schema import BAD
 
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 import orjson
 from pydantic import BaseModel
 
+from pspf.encoding import encode
 from pspf.errors import SchemaError
 from pspf.processing.windows.place import Key
 from pspf.records import NewRecord, Record, decode_headers, encode_headers
-from pspf.schema import encode
 from pspf.windows import WindowResult
 
 RESULT_TYPE: Final = "WindowResult"

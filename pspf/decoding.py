@@ -1,0 +1,257 @@
+"""From the bytes of a record to the event that a handler gets."""
+
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, PydanticUserError, RootModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUndefinedAnnotation
+from pydantic_core import SchemaValidator, core_schema, to_json
+
+from pspf import codec
+from pspf.codec import LETTER_I, LETTER_N
+from pspf.errors import ConfigurationError
+from pspf.event import PLACE, BaseEvent, is_struct, setter_for
+from pspf.records import Record
+
+Decoder = Callable[[Record], Any]
+"""From a record to what the handler gets. Raises SchemaError, and nothing else."""
+
+
+by_type: Final[dict[str, Decoder]] = {}
+"""The decoders of registered models, by `event_type`; `SchemaRegistry` keeps it."""
+
+
+def decode_raw(record: Record) -> dict[str, Any]:
+    """Return the payload as the JSON object that it is, not validated.
+
+    Raises:
+        SchemaError: It is no JSON object.
+    """
+    try:
+        return codec.loads(record.value)
+    except ValueError as error:
+        raise codec.schema_error("event", error) from None
+
+
+def decode_event(record: Record) -> Any:
+    """Return the event by its `event_type`: of the registered model, else a BaseEvent.
+
+    Raises:
+        SchemaError: The payload does not fit.
+    """
+    try:
+        head = _read_head(record.value)
+    except ValidationError as error:
+        raise codec.schema_error("BaseEvent", error) from None
+    decoder = _find_decoder(head.get("event_type"))
+    return decoder(record)
+
+
+def _find_decoder(event_type: object) -> Decoder:
+    found = by_type.get(event_type) if isinstance(event_type, str) else None
+    return found or decode_base_event
+
+
+# Looks into the JSON without making Python objects of it, at half the price of parsing it.
+_read_head: Final = SchemaValidator(
+    core_schema.typed_dict_schema(
+        {"event_type": core_schema.typed_dict_field(core_schema.any_schema(), required=False)}, extra_behavior="ignore"
+    )
+).validate_json
+
+
+def make_decoder(model: Any = None) -> Decoder:
+    """Return the decoder for handlers that take `model`.
+
+    None and BaseEvent read by `event_type`; `dict` takes the JSON object as it is. A msgspec Struct, or
+    a union of them, is read by msgspec. Anything else that pydantic can validate: models, dataclasses,
+    TypedDicts, unions. Of Structs and dataclasses the fields `offset`, `event_id`, `key` and `timestamp`
+    that are None are taken from the record, where there are such and they may be text or a datetime.
+
+    Raises:
+        ConfigurationError: `model` can't be read, or it is not fully defined.
+    """
+    if model is None or model is BaseEvent or model is Any:
+        return decode_event
+    if model is dict or (get_origin(model) is dict and get_args(model) == (str, Any)):
+        return decode_raw
+    name = getattr(model, "__name__", None) or str(model)
+    if is_struct(model) or any(is_struct(member) for member in get_args(model)):
+        return _struct_decoder(name, model)
+    try:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model.model_rebuild()  # does nothing where the model is complete
+            if issubclass(model, BaseEvent):
+                return _event_decoder(name, model)
+            return _plain_decoder(name, model, model.__pydantic_validator__.validate_json)
+        decoder = _plain_decoder(name, model, TypeAdapter(model).validator.validate_json)
+        return _filled(name, model, decoder) if is_dataclass(model) else decoder
+    except (PydanticUserError, PydanticUndefinedAnnotation, NameError) as error:
+        raise ConfigurationError(f"events can't be read as {name}: {error}") from error
+
+
+_Stamp = Callable[[BaseEvent, Record], None]
+_STAMPED: Final[tuple[str, ...]] = ("event_id", "timestamp", "key")
+
+
+def _stamp(event: BaseEvent, record: Record) -> None:
+    """Give an event its record's id, and for what its payload left open values that a redelivery repeats."""
+    values = event.__dict__  # written to directly: what we put there must not count as set
+    fields_set = event.__pydantic_fields_set__
+    topic, partition, offset, raw_key, _, _, timestamp_ms, _ = record
+    values[PLACE] = (partition, offset)
+    if "event_id" not in fields_set:
+        is_plain = not partition and not offset >> 64  # then the id is the offset alone
+        values["event_id"] = f"{topic}/{offset}" if is_plain else f"{topic}/{record.id}"
+    if "timestamp" not in fields_set:
+        values["timestamp"] = _time_of(timestamp_ms)
+    if raw_key is not None and values["key"] is None:
+        values["key"] = record.key
+
+
+@lru_cache(256)  # the records of one append share their time
+def _time_of(timestamp_ms: int) -> datetime:
+    return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+
+
+def _stamp_for(model: type[BaseEvent]) -> _Stamp:
+    """Return `_stamp`, or one that spares the fields that `model` declares anew with another type."""
+    own = [name for name in _STAMPED if name in model.model_fields and not _is_ours(model, name)]
+    if not own:
+        return _stamp
+
+    def stamp(event: BaseEvent, record: Record) -> None:
+        kept = {name: event.__dict__[name] for name in own}
+        _stamp(event, record)
+        event.__dict__.update(kept)
+
+    return stamp
+
+
+def _is_ours(model: type[BaseEvent], name: str) -> bool:
+    """Return whether a field means for `model` what it means for BaseEvent."""
+    ours = BaseEvent.model_fields.get(name)
+    return ours is not None and model.model_fields[name].annotation == ours.annotation
+
+
+def _event_decoder(name: str, model: type[BaseEvent]) -> Decoder:
+    validate_json = model.__pydantic_validator__.validate_json
+    stamp = _stamp_for(model)
+
+    def decode(record: Record) -> Any:
+        value = record.value
+        try:
+            event = validate_json(value)
+            if LETTER_N in value or LETTER_I in value:  # a call for each event would cost as much again
+                codec.refuse_non_finite_tokens(value)
+            extra = event.__pydantic_extra__
+            if extra:
+                codec.refuse_non_finite(extra)
+            stamp(event, record)
+        except Exception as error:  # a validator of the user's may raise anything
+            raise codec.schema_error(name, error) from codec.cause_of(error)
+        return event
+
+    return decode
+
+
+decode_base_event: Final = _event_decoder("BaseEvent", BaseEvent)
+"""Reads any JSON object as a BaseEvent."""
+
+
+def _plain_decoder(name: str, model: Any, validate_json: Callable[[bytes], Any]) -> Decoder:
+    strips_type = _refuses_event_type(model)
+
+    def decode(record: Record) -> Any:
+        value = record.value
+        try:
+            if strips_type:
+                payload = codec.loads(value)
+                payload.pop("event_type", None)
+                value = to_json(payload)
+            event = validate_json(value)
+            codec.refuse_non_finite_tokens(value)
+            if isinstance(event, BaseEvent):  # one of a union
+                _stamp_for(type(event))(event, record)
+        except Exception as error:  # a validator of the user's may raise anything
+            raise codec.schema_error(name, error) from codec.cause_of(error)
+        return event
+
+    return decode
+
+
+def _struct_decoder(name: str, model: Any) -> Decoder:
+    from pspf import structs
+
+    read = structs.make_reader(name, model)
+    strips_type = structs.refuses_event_type(model)
+
+    def decode(record: Record) -> Any:
+        value = record.value
+        try:
+            if strips_type:
+                payload = codec.loads(value)
+                payload.pop("event_type", None)
+                value = to_json(payload)
+            return read(value)
+        except UnicodeDecodeError:
+            raise codec.schema_error(name, ValueError("text that is not UTF-8")) from None  # it holds the payload
+        except ValueError as error:
+            raise codec.schema_error(name, ValueError(str(error))) from error
+        except Exception as error:  # a __post_init__ of the user's may raise anything
+            raise codec.schema_error(name, error) from codec.cause_of(error)
+
+    return _filled(name, model, decode)
+
+
+_Fill = Callable[[Record], Any]
+_FILLS: Final[tuple[tuple[str, type, _Fill], ...]] = (
+    ("offset", str, lambda record: record.id),
+    ("event_id", str, lambda record: f"{record.topic}/{record.id}"),
+    ("key", str, lambda record: record.key),
+    ("timestamp", datetime, lambda record: _time_of(record.timestamp_ms)),
+)
+
+
+def _filled(name: str, model: Any, decode: Decoder) -> Decoder:
+    """Return `decode`, or one that also fills what is open in the fields that a record has a value for."""
+    members = [each for each in get_args(model) or (model,) if is_struct(each) or is_dataclass(each)]
+    open_fields: dict[Any, list[tuple[str, _Fill]]] = {}
+    for member in members:
+        try:
+            hints = get_type_hints(member)
+        except (NameError, TypeError) as error:
+            raise ConfigurationError(f"events can't be read as {name}: {error}") from error
+        mine = [(field, fill) for field, kind, fill in _FILLS if _may_be(hints.get(field), kind)]
+        if mine:
+            open_fields[member] = mine
+    if not open_fields:
+        return decode
+    put = setter_for(members[0])
+
+    def decode_and_fill(record: Record) -> Any:
+        event = decode(record)
+        for field, fill in open_fields.get(type(event), ()):
+            if getattr(event, field, None) is None:
+                put(event, field, fill(record))
+        return event
+
+    return decode_and_fill
+
+
+def _may_be(hint: Any, kind: type) -> bool:
+    """Return whether a field may be None and of a type."""
+    return hint is not None and type(None) in get_args(hint) and kind in get_args(hint)
+
+
+def _refuses_event_type(model: Any) -> bool:
+    """Return whether the `event_type` that `encode` added would be an error or a wrong entry for `model`."""
+    if get_origin(model) is dict or (isinstance(model, type) and issubclass(model, RootModel)):
+        return True
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        return model.model_config.get("extra") == "forbid" and "event_type" not in model.model_fields
+    config = getattr(model, "__pydantic_config__", None) or {}
+    return config.get("extra") == "forbid" and "event_type" not in getattr(model, "__annotations__", {})
