@@ -10,6 +10,7 @@ from pspf.connectors.operations import Check, Status
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.doctor import (
+from pspf.connectors.valkey.keys import FORMAT
     IDLE_MS,
     Server,
     check_eviction,
@@ -87,7 +88,7 @@ async def test_a_server_is_looked_at(name: str, tmp_path: Path) -> None:
             checks = await broker.operations.diagnose()
             assert {check.status for check in checks} == {Status.OK}, checks
             info = await broker.operations.read_info()
-            assert (info.kind, info.topics, info.records, info.format) == (name, 1, 3, 1)
+            assert (info.kind, info.topics, info.records, info.format) == (name, 1, 3, FORMAT)
             assert "synced at each write" in info.persistence
             server.configure("maxmemory-policy", "allkeys-lru")
             assert (await look(broker, "eviction")).status is Status.FAIL
