@@ -10,7 +10,6 @@ from pspf.connectors.operations import Check, Status
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.doctor import (
-from pspf.connectors.valkey.keys import FORMAT
     IDLE_MS,
     Server,
     check_eviction,
@@ -19,6 +18,7 @@ from pspf.connectors.valkey.keys import FORMAT
     check_replication,
     describe_persistence,
 )
+from pspf.connectors.valkey.keys import FORMAT
 from tests.support import servers
 from tests.support.workers import numbered, settle, share, take
 
