@@ -15,6 +15,7 @@ from pspf.connectors.base import Broker
 from pspf.records import NewRecord
 from tests.faults.runs import ROOT, Place
 from tests.process.commands import Running
+from tests.support import forks
 from tests.support.workers import read_all
 
 LEASE_MS = 2_000
@@ -66,31 +67,29 @@ class Fleet:
             "PSPF_RESTART_INITIAL_MS": "100",
             "PSPF_RESTART_MAX_MS": "400",
         }
-        command = [*prefix, sys.executable, "-m", "pspf", "worker", "tests.faults.runtime_app:stream", "--name", name]
+        command = ["worker", "tests.faults.runtime_app:stream", "--name", name, *arguments]
+        environment = {**os.environ, **settings, **self.environment, **environment}
+        process: forks.Fork | subprocess.Popen[bytes]
         with log.open("ab") as output:
-            process = subprocess.Popen(
-                [*command, *arguments],
-                cwd=ROOT,
-                env={**os.environ, **settings, **self.environment, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            if prefix:
+                process = subprocess.Popen(  # what is in front of it has to start it
+                    [*prefix, sys.executable, "-m", "pspf", *command],
+                    cwd=ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            else:
+                process = forks.start(*command, folder=ROOT, environment=environment, output=output)
         worker = Running(process, log)
         self._running.append(worker)
         return worker
 
-    def pspf(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def pspf(self, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
         """Run a command to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "pspf", *arguments],
-            cwd=self._folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PSPF_BACKEND": self._place.url},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PSPF_BACKEND": self._place.url}
+        return forks.run(*arguments, folder=self._folder, environment=environment, timeout_s=30)
 
     def workers(self) -> list[dict[str, Any]]:
         """Return what `workers list` shows."""

@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +17,8 @@ from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.urls import make_broker
 from pspf.records import NewRecord
 from tests.faults.app import ALERT_EVERY
+from tests.support import forks
+from tests.support.forks import Fork
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.workers import read_all
@@ -122,9 +122,9 @@ class Run:
             for start in range(0, len(records), at_once):
                 await broker.append(TOPIC, records[start : start + at_once])
 
-    def start(self, *, burst: bool = True, **environment: str) -> "subprocess.Popen[bytes]":
+    def start(self, *, burst: bool = True, **environment: str) -> Fork:
         """Start a worker that ends when all is done, or (`burst` False) at a signal; `environment` arms faults."""
-        command = [sys.executable, "-m", "pspf", "worker", "tests.faults.app:stream", "--in-process"]
+        command = ["worker", "tests.faults.app:stream", "--in-process"]
         command += ["--burst"] if burst else []
         more = {
             "PYTHONPATH": str(ROOT),
@@ -134,9 +134,7 @@ class Run:
             "PSPF_LOG_LEVEL": "WARNING",
         }
         with self.log.open("ab") as log:
-            return subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **more, **environment}, stdout=log, stderr=log
-            )
+            return forks.start(*command, folder=ROOT, environment={**os.environ, **more, **environment}, output=log)
 
     def finish(self) -> None:
         """Let an unharmed worker do what is left."""

@@ -1,8 +1,7 @@
 """Passwords, users and certificates that are wrong, from the start on or from one moment to the next."""
 
 import asyncio
-import subprocess
-import sys
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,8 @@ from pspf.errors import BackendUnavailable
 from tests.faults.runs import ROOT, TOPIC, make_events
 from tests.faults.valkey import QUICK, SECONDS_MS, Site
 from tests.integration.running import until
+from tests.process.commands import Result
+from tests.support import forks
 from tests.support.proxy import Proxy
 from tests.support.servers import Server, make_certificates
 from tests.support.workers import numbered, read_all
@@ -44,17 +45,17 @@ async def test_a_wrong_password_is_said_without_the_password(own_server: OwnServ
 async def test_a_worker_that_is_not_let_in_ends_at_once_with_its_own_code(own_server: OwnServer) -> None:
     server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all\n")
     worker = run("worker", "tests.faults.app:stream", "--burst", "--in-process", url=login(server, f"no-{SECRET}"))
-    assert worker.returncode == 5, worker.stderr
-    assert SECRET not in worker.stderr + worker.stdout
+    assert worker.code == 5, worker.err
+    assert SECRET not in worker.err + worker.out
 
 
 @pytest.mark.parametrize("rule", ["-xadd", "-evalsha", "resetkeys ~other*"])
 async def test_what_the_user_may_not_do_is_named(own_server: OwnServer, rule: str) -> None:
     server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all {rule}\n")
     emitter = run("emit", TOPIC, '{"n": 1}', url=login(server, SECRET))
-    assert emitter.returncode == 5, emitter.stderr
-    assert rule.strip("-").split()[-1] in emitter.stderr or "key" in emitter.stderr, emitter.stderr
-    assert SECRET not in emitter.stderr + emitter.stdout
+    assert emitter.code == 5, emitter.err
+    assert rule.strip("-").split()[-1] in emitter.err or "key" in emitter.err, emitter.err
+    assert SECRET not in emitter.err + emitter.out
 
 
 def login(server: Server, password: str) -> str:
@@ -62,10 +63,10 @@ def login(server: Server, password: str) -> str:
     return server.url(user="app", password=password)
 
 
-def run(*arguments: str, url: str) -> "subprocess.CompletedProcess[str]":
+def run(*arguments: str, url: str) -> Result:
     """Run a command of `pspf` to its end."""
-    command = [sys.executable, "-m", "pspf", *arguments, "--backend", url]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = forks.run(*arguments, "--backend", url, folder=ROOT, environment=os.environ)
+    return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 async def test_a_permission_that_comes_late_is_waited_for(own_server: OwnServer) -> None:

@@ -6,7 +6,6 @@
 import asyncio
 import random
 import signal
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pspf.connectors.base import Limits
 from pspf.errors import BackendUnavailable, EmitUnknown
 from tests.faults.runs import RUNS, SECONDS, SEED, TOPIC, Event, Run, ServerPlace, check_exactly_once, make_events
 from tests.faults.valkey import Site, scripts
+from tests.support.forks import Fork
 from tests.support.proxy import Loss, Proxy, named
 from tests.support.servers import Server
 from tests.support.waiting import wait_until
@@ -70,7 +70,7 @@ class Nemesis:
         for worker in self.workers:
             worker.send_signal(signal.SIGCONT)
 
-    def _pick(self) -> "subprocess.Popen[bytes]":
+    def _pick(self) -> Fork:
         return self._rng.choice(self.workers)
 
     def kill(self) -> float:

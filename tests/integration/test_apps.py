@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import forks
+
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "apps" / "quakes" / "data" / "quakes.ndjson"
 
@@ -52,9 +54,10 @@ def desk(tmp_path: Path) -> Path:
 
 def test_an_order_that_met_a_closed_bank_is_charged_after_its_replay(desk: Path) -> None:
     def pspf(*arguments: str) -> str:
-        done = run("-m", "pspf", *arguments, cwd=desk)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = forks.run(*arguments, folder=desk, environment=environment, timeout_s=120)
         assert done.returncode == 0, done
-        return done.stdout
+        return done.stdout.decode()
 
     pspf("emit", "orders", '{"order_id": 1, "amount": 12.5}', "-k", "ada")
     (desk / "bank.closed").touch()

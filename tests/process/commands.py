@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.process.each import run_here
+from tests.support import forks
 
 ROOT = Path(__file__).parents[2]
 QUAKES = ROOT / "apps" / "quakes" / "data" / "quakes.ndjson"
@@ -90,14 +90,12 @@ class Folder:
 
     def pspf(self, *arguments: str | Path, stdin: str | bytes = b"", timeout_s: float = 60, **variables: str) -> Result:
         """Run a command to its end."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pspf", *map(str, arguments)],
-            cwd=self.path,
-            env={**self.environment, **variables},
-            input=stdin.encode() if isinstance(stdin, str) else stdin,
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
+        done = forks.run(
+            *map(str, arguments),
+            folder=self.path,
+            environment={**self.environment, **variables},
+            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
+            timeout_s=timeout_s,
         )
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -109,14 +107,8 @@ class Folder:
 
     def each(self, *commands: tuple[str, ...]) -> list[Result]:
         """Run commands one after the other in one process apart from the tests': they load modules and fail."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.process.each", json.dumps(commands)],
-            cwd=self.path,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=60,
-            check=False,
+        done = forks.run(
+            json.dumps(commands), folder=self.path, environment=self.environment, module="tests.process.each"
         )
         assert done.returncode == 0, done.stderr.decode()
         return [Result(**fields) for fields in json.loads(done.stdout)]
@@ -151,14 +143,7 @@ class Folder:
         log = self.path / "worker.log"
         log.unlink(missing_ok=True)
         with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pspf", command, *arguments],
-                cwd=self.path,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+            process = forks.start(command, *arguments, folder=self.path, environment=self.environment, output=output)
         try:
             yield Running(process, log)
         finally:
@@ -171,7 +156,7 @@ class Folder:
 class Running:
     """A worker that runs."""
 
-    process: "subprocess.Popen[bytes]"
+    process: "forks.Fork | subprocess.Popen[bytes]"
     log: Path
 
     def says(self, text: str, times: int = 1) -> bool:

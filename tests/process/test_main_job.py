@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from tests.process.commands import QUAKES, Folder
+from tests.support import forks
 
 
 def test_what_was_emitted_is_handled_and_counted(folder: Folder) -> None:
@@ -91,15 +92,8 @@ def test_a_burst_that_takes_too_long_ends_with_code_9(folder: Folder) -> None:
 def test_a_command_in_another_folder_of_the_project_meets_the_same_broker(folder: Folder) -> None:
     (folder.path / "inner").mkdir()
     folder.emit()
-    told = subprocess.run(
-        [sys.executable, "-m", "pspf", "tail", "orders", "--format", "%i"],
-        cwd=folder.path / "inner",
-        env=folder.environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert told.stdout == "1\n"
+    told = forks.run("tail", "orders", "--format", "%i", folder=folder.path / "inner", environment=folder.environment)
+    assert told.stdout == b"1\n"
 
 
 def test_a_reader_that_leaves_early_is_no_error(folder: Folder) -> None:

@@ -78,8 +78,8 @@ def test_a_worker_whose_supervisor_is_killed_leaves_no_orphan(folder: Folder, do
     folder.emit(do=do, seconds=60)
     with folder.worker() as worker:
         worker.wait_for("start 1")
+        wait_until(lambda: len(worker.children()) == 2)
         children = worker.children()
-        assert len(children) == 2
         worker.signal(SIGKILL)
         assert wait_until(lambda: not any(is_running(pid) for pid in children), within_s=5) < 3
 
