@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -88,15 +89,30 @@ class Folder:
         (path / "app.py").write_text(APP)
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"}
 
-    def pspf(self, *arguments: str | Path, stdin: str | bytes = b"", timeout_s: float = 60, **variables: str) -> Result:
-        """Run a command to its end."""
-        done = forks.run(
-            *map(str, arguments),
-            folder=self.path,
-            environment={**self.environment, **variables},
-            stdin=stdin.encode() if isinstance(stdin, str) else stdin,
-            timeout_s=timeout_s,
-        )
+    def pspf(
+        self,
+        *arguments: str | Path,
+        stdin: str | bytes = b"",
+        timeout_s: float = 60,
+        from_nothing: bool = False,
+        **variables: str,
+    ) -> Result:
+        """Run a command to its end, in a fork unless it is to start `from_nothing`."""
+        environment = {**self.environment, **variables}
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        words = [str(argument) for argument in arguments]
+        if from_nothing:
+            done = subprocess.run(
+                [sys.executable, "-m", "pspf", *words],
+                cwd=self.path,
+                env=environment,
+                input=given,
+                capture_output=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        else:
+            done = forks.run(*words, folder=self.path, environment=environment, stdin=given, timeout_s=timeout_s)
         return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def run(self, *arguments: str | Path, **options: Any) -> Result:
@@ -138,12 +154,25 @@ class Folder:
         return {group["group"]: group["lag"] for group in self.ok("groups", "inspect", "--json").json["groups"]}
 
     @contextlib.contextmanager
-    def worker(self, *arguments: str, command: str = "worker") -> Iterator["Running"]:
-        """Start a worker, by `command`; what is left of it at the end is killed."""
+    def worker(self, *arguments: str, command: str = "worker", from_nothing: bool = False) -> Iterator["Running"]:
+        """Start a worker, by `command`, in a fork unless `from_nothing`; what is left of it is killed."""
         log = self.path / "worker.log"
         log.unlink(missing_ok=True)
+        process: forks.Fork | subprocess.Popen[bytes]
         with log.open("wb") as output:
-            process = forks.start(command, *arguments, folder=self.path, environment=self.environment, output=output)
+            if from_nothing:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "pspf", command, *arguments],
+                    cwd=self.path,
+                    env=self.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                )
+            else:
+                process = forks.start(
+                    command, *arguments, folder=self.path, environment=self.environment, output=output
+                )
         try:
             yield Running(process, log)
         finally:

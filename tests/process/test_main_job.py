@@ -11,7 +11,7 @@ from tests.support import forks
 def test_what_was_emitted_is_handled_and_counted(folder: Folder) -> None:
     assert folder.ok("emit", "orders", '{"n": 5}', "-k", "ann").out == "1\n"
     folder.ok("emit", "orders", '{"n": 7, "key": "ann"}')
-    ended = folder.run("worker", "app:stream", "--burst")
+    ended = folder.run("worker", "app:stream", "--burst", from_nothing=True)  # as users start it
     assert "handled 2, failed 0, dead 0, lag 0" in ended.err
     assert folder.ok("state", "get", "app.total", "ann").json == 12
     group = next(g for g in folder.ok("groups", "inspect", "--json").json["groups"] if g["group"] == "billing")

@@ -36,7 +36,7 @@ def test_a_process_that_dies_in_a_burst_is_named_and_the_others_are_drained(fold
 
 def test_what_a_process_prints_shows_at_once(folder: Folder) -> None:
     folder.emit(do="sleep", seconds=60)
-    with folder.worker() as worker:
+    with folder.worker(from_nothing=True) as worker:  # how output is buffered is decided at an interpreter's start
         worker.wait_for("start 1")
 
 
