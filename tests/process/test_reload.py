@@ -12,7 +12,7 @@ GENERATION = "\nprint('generation {}', flush=True)\n"
 
 
 def save(folder: Folder, text: str) -> None:
-    """Replace the app as an editor does."""
+    """Replace the app as an editor does; another size in the same second is what Python's cache takes note of."""
     new = folder.path / "app.py.new"
     new.write_text(text)
     new.replace(folder.path / "app.py")
@@ -23,12 +23,12 @@ def test_sighup_replaces_every_process_by_one_with_the_new_code(folder: Folder) 
     with folder.worker() as worker:
         worker.wait_for("start 3")
         before = set(worker.children())
-        save(folder, APP.replace('print("start"', 'print("begin"'))
+        save(folder, APP.replace('print("start"', 'print("beginning"'))
         worker.signal(SIGHUP)
         worker.wait_for("SIGHUP: the new code is loaded")
         wait_until(lambda: len(set(worker.children()) - before) == 2 and not set(worker.children()) & before)
         folder.emit_lines('{"n": 4, "key": "k"}')
-        worker.wait_for("begin 4")
+        worker.wait_for("beginning 4")
         worker.signal(SIGTERM)
         assert worker.end() == 0
         assert worker.says("handled 4, failed 0, dead 0, lag 0")
@@ -99,11 +99,11 @@ def test_an_app_that_can_not_be_forked_is_loaded_anew_too(folder: Folder) -> Non
     save(folder, threaded + APP)
     with folder.worker() as worker:
         wait_until(lambda: len(worker.children()) == 2)
-        save(folder, threaded + APP.replace('print("start"', 'print("begin"'))
+        save(folder, threaded + APP.replace('print("start"', 'print("beginning"'))
         worker.signal(SIGHUP)
         worker.wait_for("the new code is loaded")
         folder.emit(1)
-        worker.wait_for("begin 1")
+        worker.wait_for("beginning 1")
         worker.signal(SIGTERM)
         assert worker.end() == 0
 
@@ -139,10 +139,10 @@ def test_a_syntax_error_shows_once_and_waits_for_the_next_save(folder: Folder) -
         time.sleep(1)
         assert worker.log.read_text().count("SyntaxError") == 1
         assert not worker.says("Traceback")
-        save(folder, APP.replace('print("start"', 'print("begin"'))
+        save(folder, APP.replace('print("start"', 'print("beginning"'))
         worker.wait_for("the new code is loaded")
         folder.emit(1)
-        worker.wait_for("begin 1")
+        worker.wait_for("beginning 1")
         worker.signal(SIGTERM)
         assert worker.end() == 0
 

@@ -83,7 +83,6 @@ def become(wanted: dict[str, Any], descriptors: list[int], path: list[str]) -> N
     for number, descriptor in enumerate(descriptors[:3]):
         os.dup2(descriptor, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(wanted["folder"])
     os.environ.clear()
     os.environ.update(wanted["environment"])
@@ -113,13 +112,14 @@ def _open_standard_streams() -> None:
 
 def main() -> None:
     """Serve on the descriptor that is the argument."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tests' to see, which then end this
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the tests' to see, which then end this
     path = sys.path[1:]
     for name in _PRELOADED:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a collection in a fork would copy what it shares with the others
     if (asked := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+        signal.signal(signal.SIGINT, interrupted)
         become(*asked, path)
 
 
