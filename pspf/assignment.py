@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from pspf.connectors.base import Broker, Session
 from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, TopicMismatch
@@ -18,8 +18,6 @@ from pspf.subscription import Subscription
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_REVIEW_MS: Final = 500
 
 
 @dataclass(slots=True)
@@ -138,7 +136,7 @@ class Assignment:
         while partitions and not self._stop.is_set:
             self._review_now.clear()
             await self._insist("divide", lambda: self._balance(partitions, group))
-            await self._wait(_REVIEW_MS)
+            await self._wait(self._session.review_ms)
 
     async def _wait(self, timeout_ms: int) -> None:
         """Wait for the next review: until a cursor is lost or it is to stop, or else its time has come."""

@@ -277,6 +277,8 @@ class Session(ABC):
 
     id: str
     """`host-pid-random`, unique for ever."""
+    review_ms: int = 500
+    """How often to ask who the members are: what one leaves, the others take up so soon."""
 
     @abstractmethod
     async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
