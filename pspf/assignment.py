@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pspf.connectors.base import Broker, Session
+from pspf.connectors.base import Broker, Consumer, Session
 from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, TopicMismatch
 from pspf.processing.stop import Backoff, Stop
 from pspf.processor import BatchProcessor
@@ -159,28 +159,36 @@ class Assignment:
             self._give_up(len(self._owned) - share)
 
     async def _acquire(self, partition: int, group: asyncio.TaskGroup) -> None:
-        consumer = await self._session.acquire(self._cursor(partition))
+        # Until it is known: a lease that we hold and don't know of would be kept from everybody else.
+        consumer = await self._insist("take", lambda: self._session.acquire(self._cursor(partition)))
         if consumer is None:
             return
         stop = Stop(self._stop)
 
         async def run() -> None:
             try:
-                await self._processor.run(self._subscription, self._broker, consumer, stop)
-            except CommitStale as error:
-                logger.info("%s; reading it again", error)
-            except CommitFenced as error:
-                self._processor.telemetry.record_lease_loss(
-                    self._subscription.topic, self._subscription.group, self._subscription.name
-                )
-                logger.warning("%s: its lease was ended", error)
-                await self._insist("join", self._register)  # its group may have been deleted
+                await self._consume_owned(consumer, stop)
             finally:
                 stop.detach()
                 self._owned.pop(partition, None)
                 self._review_now.set()
 
         self._owned[partition] = _Owned(stop, group.create_task(run(), name=f"{self._cursor(partition)}"))
+
+    async def _consume_owned(self, consumer: Consumer, stop: Stop) -> None:
+        """Consume an ordered cursor until `stop`, or until it is another's; then it is given back for certain."""
+        try:
+            await self._processor.run(self._subscription, self._broker, consumer, stop)
+        except CommitStale as error:
+            logger.info("%s; reading it again", error)
+        except CommitFenced as error:
+            self._processor.telemetry.record_lease_loss(
+                self._subscription.topic, self._subscription.group, self._subscription.name
+            )
+            logger.warning("%s: its lease was ended", error)
+            await self._insist("join", self._register)  # its group may have been deleted
+        if not self._processor.is_abandoned:
+            await self._insist("give back", consumer.release)  # the broker may have been away when the loop tried
 
     def _give_up(self, count: int) -> None:
         """Stop the newest cursors; each held for a lease at least, so that members don't trade them in a loop."""

@@ -1,11 +1,13 @@
 """Lost requests and replies, one at a time: nothing is done twice, nothing is passed over."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from pspf import Stream
+from pspf.connectors.base import Broker
 from pspf.errors import BackendUnavailable, CommitFenced, EmitUnknown
 from pspf.records import Cursor, StateKey
 from tests.faults.runs import TOPIC, make_events
@@ -187,3 +189,31 @@ async def test_a_shared_commit_that_arrives_after_a_take_over_counts_for_nothing
         assert values(await read_all(others, "alerts")) == ["new"] * 2
         assert not await new.commit(settle(taken[2:], emits=[emit(record, "new") for record in taken[2:]]))
         assert values(await read_all(others, "alerts")) == ["new"] * 4
+
+
+@pytest.mark.parametrize("loss", CUTS, ids=lambda loss: loss.name.lower())
+async def test_a_lost_reply_to_who_takes_a_cursor_keeps_it_from_nobody(site: Site, loss: Loss) -> None:
+    events = make_events(100, 7)
+    await site.fill(events, partitions=1)
+    fault = site.proxy.lose(scripts("acquire"), loss)
+    async with site.working(2):
+        await site.finish(within_ms=20_000)
+    assert fault.seen > 1
+    await site.check(events)
+
+
+async def test_a_cursor_that_could_not_be_given_back_is_given_back_when_the_server_answers_again(site: Site) -> None:
+    events = make_events(100, 7)
+    await site.fill(events, partitions=4)
+    async with site.working():
+        await site.finish()
+        fault = site.proxy.lose(scripts("hold_ordered"), Loss.REQUEST, times=2)
+        async with site.working():  # takes two of the four, once they were held for long enough
+            async with site.broker(direct=True) as broker:
+                await wait_until(lambda: _are_shared_out(broker), timeout_ms=40_000)
+            assert fault.seen >= 2
+
+
+async def _are_shared_out(broker: Broker) -> bool:
+    owners = [info.owner for info in await broker.list_cursors(group="sums")]
+    return len(owners) == 4 and sorted(Counter(owners).values()) == [2, 2] and None not in owners
