@@ -301,7 +301,7 @@ class _CursorLoop:
             return
         try:
             await self._consumer.release()
-        except BackendUnavailable as error:  # the session's end gives it back, or the end of its lease
+        except BackendUnavailable as error:  # the assignment tries again; a shared one ends with its session
             cursor = self._consumer.cursor
             logger.warning("%s: can't give it back now: %s", cursor, error, extra=fields_of(cursor))
 
