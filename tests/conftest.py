@@ -8,6 +8,9 @@ import hypothesis
 _KNOBS = {"PSPF_FAULT_RUNS", "PSPF_SEED"}
 for _name in [name for name in os.environ if name.startswith(("PSPF_", "VALKEY_")) and name not in _KNOBS]:
     del os.environ[_name]
+# Users have neither, and each hides what only they would see: prints that wait in a buffer, bytecode that is old.
+for _name in ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
+    os.environ.pop(_name, None)
 
 # The admin is a process more, for which tests of other things needn't pay; its own turn it on.
 os.environ["PSPF_ADMIN"] = "off"
