@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.faults.runs import ROOT, SECONDS, Place
-from tests.process.commands import wait_until
+from tests.process.commands import state_of, wait_until
 from tests.support import forks
 from tests.support.forks import Fork
 
@@ -62,8 +62,7 @@ class Forks:
     @contextlib.contextmanager
     def frozen(self, worker: Fork) -> Iterator[None]:
         """Wait until a worker has stopped itself; let it go on at the end of the block."""
-        status = Path(f"/proc/{worker.pid}/stat")
-        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", within_s=SECONDS)
+        wait_until(lambda: state_of(worker.pid) == "T", within_s=SECONDS)
         yield
         worker.send_signal(signal.SIGCONT)
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.faults.fleet import Fleet, job
 from tests.faults.runs import Place
-from tests.process.commands import Running, wait_until
+from tests.process.commands import Running, state_of, wait_until
 
 CONTAINER = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
@@ -41,7 +41,7 @@ def first_process(container: Running) -> int:
 def states(pid: int) -> list[str]:
     """Return the states of a process's children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
+    return [state_of(int(child)) for child in children]
 
 
 async def test_a_worker_that_is_process_1_drains_at_sigterm(fleet: Fleet) -> None:

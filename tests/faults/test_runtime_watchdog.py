@@ -12,7 +12,7 @@ import pytest
 
 from tests.faults.fleet import LEASE_MS, Fleet, job
 from tests.faults.runs import Place
-from tests.process.commands import name_of, wait_until
+from tests.process.commands import is_running, name_of, state_of, wait_until
 from tests.support.workers import read_all
 
 STALL = {"PSPF_LOOP_STALL_MS": "1500"}
@@ -86,8 +86,8 @@ async def test_a_process_that_was_stopped_longer_than_its_lease_commits_nothing_
     jobs = [job(n) for n in range(60)]
     await fleet.fill(jobs)
     zombie = fleet.start("zombie", PSPF_FAULT=f"{point}:3:stop")
-    wait_until(lambda: any(_is_stopped(pid) for pid in zombie.children()))
-    (stopped,) = (pid for pid in zombie.children() if _is_stopped(pid))
+    wait_until(lambda: any(state_of(pid) == "T" for pid in zombie.children()))
+    (stopped,) = (pid for pid in zombie.children() if state_of(pid) == "T")
     other = fleet.start("other")
     took = await fleet.wait_for_lag()
     assert took < LEASE_MS / 1000 + 10
@@ -142,7 +142,7 @@ async def test_after_the_supervisor_is_killed_nothing_is_left_and_another_machin
     family = one.family()
     assert {name_of(pid) for pid in family} == {"pspf jobs/runti", "pspf-nursery"}
     one.signal(signal.SIGKILL)
-    wait_until(lambda: all(_is_gone(pid) for pid in family), within_s=2)
+    wait_until(lambda: not any(map(is_running, family)), within_s=2)
     async with fleet.open() as broker:
         await broker.append("jobs", [job(3)])
     other = fleet.start("other")
@@ -151,17 +151,3 @@ async def test_after_the_supervisor_is_killed_nothing_is_left_and_another_machin
     assert other.end() == 0
     async with fleet.open() as broker:
         assert len(await read_all(broker, "steps")) == 2
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except FileNotFoundError:
-        return False
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except FileNotFoundError:
-        return True

@@ -14,6 +14,7 @@ from pspf.runtime.monitor import Monitor
 from tests.faults.runs import RUNS, SECONDS, TOPIC, Place, Run, check_exactly_once, make_events
 from tests.faults.valkey import Site
 from tests.integration.running import running, until
+from tests.process.commands import state_of
 from tests.support.workers import GROUP, HANDLER, numbered, own
 
 DARK_S: Final = 4 if RUNS <= 2 else 60
@@ -85,7 +86,7 @@ async def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothi
     run = Run(tmp_path, place, partitions=2)
     await run.fill([event.as_record() for event in events])
     zombie = run.start(PSPF_FAULT=f"{point}:{20 + 13 * number}:stop")
-    await until(lambda: _is_stopped(zombie.pid), within_ms=30_000)
+    await until(lambda: state_of(zombie.pid) == "T", within_ms=30_000)
     other = run.start()
     await asyncio.sleep(4)  # two leases: it is taken for dead, and its work is done by the other
     os.kill(zombie.pid, signal.SIGCONT)
@@ -94,10 +95,6 @@ async def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothi
     async with run.open() as broker:
         await check_exactly_once(broker, events)
     run.check()
-
-
-def _is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 async def test_workers_that_start_at_once_on_an_empty_server_make_everything_once(site: Site) -> None:

@@ -199,7 +199,7 @@ class Running:
 
     def children(self) -> list[int]:
         """Return the pids of its processes, without those that only fork others."""
-        return [pid for pid in self.family() if name_of(pid) != "pspf-nursery"]
+        return [pid for pid in self.family() if name_of(pid) not in ("pspf-nursery", "")]
 
     def family(self) -> list[int]:
         """Return the pids of all processes that it started."""
@@ -219,17 +219,21 @@ def name_of(pid: int) -> str:
     """Return the name of a process; empty where there is none."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return ""
 
 
 def is_running(pid: int) -> bool:
     """Whether a process runs; one that has ended and was not collected by its new parent does not."""
+    return state_of(pid) not in ("Z", "")
+
+
+def state_of(pid: int) -> str:
+    """Return the letter of a process's state (Z: ended and not collected, T: stopped); empty where there is none."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def wait_until(condition: Callable[[], bool], *, within_s: float = 20) -> float:

@@ -20,7 +20,7 @@ from typing import Final
 
 import pytest
 
-from tests.process.commands import ROOT, Running, wait_until
+from tests.process.commands import ROOT, Running, state_of, wait_until
 from tests.support.dockerfile import Stage, read_stages
 
 STAGES: Final = read_stages(ROOT / "Dockerfile")
@@ -159,8 +159,7 @@ def container(tmp_path: Path, image: Image) -> Container:
 def zombies_of(pid: int) -> list[str]:
     """Return the children of a process that have ended and were not collected."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    states = {child: Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children}
-    return [child for child, state in states.items() if state == "Z"]
+    return [child for child in children if state_of(int(child)) == "Z"]
 
 
 def test_the_entry_point_is_a_good_process_1_as_a_user_without_rights(container: Container, image: Image) -> None:

@@ -2,9 +2,8 @@
 
 import signal
 import time
-from pathlib import Path
 
-from tests.process.commands import APP, Folder, wait_until
+from tests.process.commands import APP, Folder, name_of, wait_until
 
 SIGTERM, SIGHUP = signal.SIGTERM, signal.SIGHUP
 
@@ -84,12 +83,7 @@ async def third(order: Order):
         worker.wait_for("the new code is loaded")
         folder.emit(1)
         worker.wait_for("third 1")
-        wait_until(
-            lambda: (
-                sorted(Path(f"/proc/{pid}/comm").read_text().strip() for pid in worker.children())
-                == ["pspf orders/bil", "pspf orders/thi"]
-            )
-        )
+        wait_until(lambda: sorted(map(name_of, worker.children())) == ["pspf orders/bil", "pspf orders/thi"])
         worker.signal(SIGTERM)
         assert worker.end() == 0
 

@@ -3,11 +3,10 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.process.commands import Folder, Running, wait_until
+from tests.process.commands import Folder, Running, name_of, wait_until
 
 FAST = {"PSPF_RESTART_INITIAL_MS": "100", "PSPF_RESTART_MAX_MS": "400", "PSPF_HEALTHY_MS": "2000"}
 
@@ -32,7 +31,7 @@ async def bad(order: dict):
 
 def pid_of(worker: Running, label: str) -> int:
     """Return the pid of the process of a topic group."""
-    names = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in worker.children()}
+    names = {name_of(pid): pid for pid in worker.children()}
     return names[f"pspf {label}"[:15]]
 
 
