@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from math import isfinite
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
 
@@ -34,6 +34,8 @@ class Aggregation(ABC):
 
     name: str
     """What it computes, in a word: part of the default handler name."""
+    changes_states: ClassVar[bool] = False
+    """Whether `add` changes the state that it is given, instead of returning another one."""
 
     @abstractmethod
     def take(self, event: Any, offset: int) -> Any:
@@ -97,6 +99,21 @@ class _OfField(Aggregation):
             return MISSING
         return value if type(value) is int and self._takes_integers else self.check(value)
 
+    def make_fold(self) -> FoldFunction:
+        if type(self).take is not _OfField.take:
+            return super().make_fold()
+        get, check, start, add, takes_integers = self._get, self.check, self.start, self.add, self._takes_integers
+
+        def fold(event: Any, offset: int, state: Any) -> Any:  # `take` with nothing called in between
+            value = get(event)
+            if value is None:
+                return start() if state is None else state
+            if type(value) is not int or not takes_integers:
+                value = check(value)
+            return add(start() if state is None else state, value)
+
+        return fold
+
     def check(self, value: Any) -> Any:
         """Return a value that is not None as it counts, or raise SchemaError."""
         if type(value) is int or (type(value) is float and isfinite(value)):
@@ -126,6 +143,11 @@ class Count(Aggregation):
 
     def take(self, event: Any, offset: int) -> Any:
         return 1 if self._get is None or self._get(event) is not None else MISSING
+
+    def make_fold(self) -> FoldFunction:
+        if self._get is not None:
+            return super().make_fold()
+        return lambda event, offset, state: 1 if state is None else state + 1
 
     def start(self) -> int:
         return 0
@@ -160,13 +182,6 @@ class _OfOne(_OfField):
     def start(self) -> Any:
         return NOTHING
 
-    @abstractmethod
-    def choose(self, one: Any, other: Any) -> Any:
-        """Return which of two values stays, `one` being the earlier."""
-
-    def add(self, state: Any, value: Any) -> Any:
-        return value if state is NOTHING else self.choose(state, value)
-
     def merge(self, one: Any, other: Any) -> Any:
         return one if other == NOTHING else self.add(one, other)
 
@@ -183,15 +198,15 @@ class _OfOne(_OfField):
 class Min(_OfOne):
     """The least value of a field; None without values."""
 
-    def choose(self, one: Any, other: Any) -> Any:
-        return other if other < one else one
+    def add(self, state: Any, value: Any) -> Any:
+        return value if state is NOTHING or value < state else state
 
 
 class Max(_OfOne):
     """The greatest value of a field; None without values."""
 
-    def choose(self, one: Any, other: Any) -> Any:
-        return other if other > one else one
+    def add(self, state: Any, value: Any) -> Any:
+        return value if state is NOTHING or value > state else state
 
 
 class Mean(_OfField):
@@ -264,6 +279,8 @@ class Last(_Placed):
 
 class Distinct(_OfField):
     """How many different values a field has, exactly: each is remembered."""
+
+    changes_states = True
 
     def check(self, value: Any) -> Any:
         if isinstance(value, bool | int | float | str):
@@ -348,6 +365,8 @@ _rank: Final[Callable[[Ranked], Any]] = itemgetter(0, 1)
 class Collect(_Placed):
     """All values of a field, in the order that their records came in."""
 
+    changes_states = True
+
     def start(self) -> list[Placed]:
         return []
 
@@ -377,6 +396,7 @@ class Several(Aggregation):
         self.parts = dict(parts)
         self._in_order = tuple(self.parts.values())
         self.name = "-".join(self.parts)
+        self._fold_alone = not any(part.changes_states for part in self._in_order)
 
     def take(self, event: Any, offset: int) -> Any:
         return [part.take(event, offset) for part in self._in_order]
@@ -393,6 +413,8 @@ class Several(Aggregation):
         )
 
     def make_fold(self) -> FoldFunction:
+        if self._fold_alone:
+            return self._make_parallel_fold()
         takes, adds = [part.take for part in self._in_order], [part.add for part in self._in_order]
         start = self.start
 
@@ -405,6 +427,17 @@ class Several(Aggregation):
                     for add, old, value in zip(adds, olds, values, strict=False)  # strict costs a lookup
                 ]
             )
+
+        return fold
+
+    def _make_parallel_fold(self) -> FoldFunction:
+        """Return a fold of each part alone: where one refuses an event, the new states of the others are dropped."""
+        folds = [part.make_fold() for part in self._in_order]
+        nothing = (None,) * len(folds)
+
+        def fold(event: Any, offset: int, state: Any) -> Any:
+            olds = nothing if state is None else state
+            return tuple([add(event, offset, old) for add, old in zip(folds, olds, strict=False)])
 
         return fold
 

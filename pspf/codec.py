@@ -87,9 +87,14 @@ def find_non_finite(tree: Any, path: str = "") -> str | None:
     return None
 
 
+def may_have_non_finite_tokens(value: bytes) -> bool:
+    """Return whether JSON, or several of it one behind the other, has the words NaN or Infinity, be it in strings."""
+    return (LETTER_N in value or LETTER_I in value) and _NON_FINITE.search(value) is not None
+
+
 def refuse_non_finite_tokens(value: bytes) -> None:
     """Raise ValueError where JSON has the words NaN or Infinity outside of strings."""
-    if (LETTER_N in value or LETTER_I in value) and _NON_FINITE.search(value):
+    if may_have_non_finite_tokens(value):
         try:
             from_json(value, allow_inf_nan=False)
         except ValueError as error:

@@ -51,6 +51,9 @@ os.register_at_fork(after_in_child=_random.seed)
 _new_id: Final = map("%032x".__mod__, map(_random.getrandbits, repeat(128))).__next__
 _now: Final = partial(datetime.now, UTC)
 
+MADE_UP: Final = (_new_id, _now)
+"""What gives an event its id and its time where nobody has set them."""
+
 
 PLACE: Final = "_place"
 """Where in an event's dict the decoder puts (partition, offset); formatting an id that few ask for costs as much."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from pspf import faults
 from pspf.context import Surroundings
-from pspf.decoding import Decoder
+from pspf.decoding import Decoder, SectionDecoder, make_section_decoder
 from pspf.execution.coroutines import Calls, InTurn, Plain, SideBySide
 from pspf.execution.executor import Executor
 from pspf.execution.repartitioning import ReadTimes, Repartitioning
@@ -38,7 +38,7 @@ def make_executor(
         plain = PlainCalls(subscription, decode) if spans is None else TracedPlainCalls(subscription, decode, spans)
         return Threads(subscription, plain, around, on_late)
     if subscription.concurrency == 1 and spans is None and _is_bare(subscription):
-        return Plain(subscription, decode, around)
+        return Plain(subscription, _by_section(subscription, decode), around)
     calls = Calls(subscription, decode, around)
     if spans is not None:
         calls = TracedCalls(subscription, decode, around, spans)
@@ -63,11 +63,16 @@ def make_windowed(
         subscription = trace_fold(subscription, around.spans)
     is_session = windowing is not None and isinstance(windowing.window, SessionWindow)
     kind = SessionWindows if is_session else SpanWindows
-    return kind(subscription, _armed_decoder(decode), around, room)
+    decode = _armed_decoder(decode)
+    return kind(subscription, decode, _by_section(subscription, decode), around, room)
 
 
 def _are_armed() -> bool:
     return faults.is_armed("handler.before", "handler.after")
+
+
+def _by_section(subscription: Subscription, decode: Decoder) -> SectionDecoder:
+    return make_section_decoder(None if faults.is_armed("decode") else subscription.model, decode)
 
 
 def _armed_decoder(decode: Decoder) -> Decoder:

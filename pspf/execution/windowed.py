@@ -15,7 +15,7 @@ from pspf import faults
 from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
-from pspf.decoding import Decoder
+from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import text_of
 from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked
 from pspf.execution.threads import run_in_thread
@@ -89,7 +89,9 @@ class Room:
 class Windowed(Executor):
     """One windowed handler on one cursor. Its memory is what the last commit stored, or is about to."""
 
-    def __init__(self, subscription: Subscription, read: Decoder, around: Surroundings, room: Room) -> None:
+    def __init__(
+        self, subscription: Subscription, decode: Decoder, read: SectionDecoder, around: Surroundings, room: Room
+    ) -> None:
         assert subscription.windowing is not None
         self.windowing = windowing = subscription.windowing
         self.fold = make_fold(windowing)
@@ -105,9 +107,7 @@ class Windowed(Executor):
         """The times of the source partitions, behind a hop."""
         self._heard: list[tuple[int, int]] = []
         """What each record of the section in hand tells of its source."""
-        if subscription.is_behind_hop:
-            self._read = self._read_behind_hop
-        self._decode = read
+        self._decode = decode
         self._described = describe(windowing, self.fold.name)
         self._told = self._described | tell(windowing)
         self._encode_result = make_encoder(windowing.result)
@@ -118,7 +118,8 @@ class Windowed(Executor):
         self._is_final = False
         self._is_finished = False
         self._weight_bytes = 0
-        self._carried: tuple[Record, Any, int, Key] | None = None
+        self._carried: tuple[Record, Sequence[Any]] | None = None
+        """What was read beyond the end of the last section: its first record, and the events from it on."""
         handler = subscription.handler
         self.is_async = handler.is_async and windowing.aggregation is None
         self._in_thread = not handler.is_async and windowing.aggregation is None
@@ -227,28 +228,28 @@ class Windowed(Executor):
             return self._prepare_behind_hop(records, begin, self._times.copy())
         section: list[Item] = []
         add, place = section.append, self.place
-        read, key_of, held_ms = self._read, self._key_of, self.held_ms
+        key_of, held_ms = self._key_of, self.held_ms
         delay_ms, max_future_ms = self.windowing.watermark_delay_ms, self.windowing.max_future_ms
         watermark_ms, next_ms = self.watermark_ms, self.next_ms()
         # Where the last record went; one of the same stretch goes there, as nothing gets due within a section.
         low_ms = high_ms = 0
-        for record in records[begin : begin + self.section_records]:
-            if self._carried is not None and self._carried[0] is record:
-                _, event, time_ms, key = self._carried
-            else:
-                try:
-                    event = read(record)
-                    time_ms = time_of(event, record)
-                    key = key_of(event, record)
-                    if max_future_ms is not None:
-                        check_future(time_ms, max_future_ms, self.room.clock.now_ms())
-                except FAILURES as error:
-                    add((record, None, None, Broken(error), watermark_ms))
-                    continue
+        events = self._read_on(records, begin)
+        for at, event in enumerate(events):
+            record = records[begin + at]
+            try:
+                if isinstance(event, Unreadable):
+                    raise event.error
+                time_ms = time_of(event, record)
+                key = key_of(event, record)
+                if max_future_ms is not None:
+                    check_future(time_ms, max_future_ms, self.room.clock.now_ms())
+            except FAILURES as error:
+                add((record, None, None, Broken(error), watermark_ms))
+                continue
             if time_ms - delay_ms > watermark_ms:
                 watermark_ms = time_ms - delay_ms
             if watermark_ms >= next_ms and (section or watermark_ms > self.watermark_ms):
-                self._carried = record, event, time_ms, key
+                self._carried = record, events[at:]
                 return section, watermark_ms, True
             if low_ms <= time_ms < high_ms:
                 add((record, event, key, low_ms, watermark_ms))
@@ -260,6 +261,14 @@ class Windowed(Executor):
                 low_ms, high_ms = where, where + self.stretch_ms
             add((record, event, key, where, at_ms))
         return section, watermark_ms, False
+
+    def _read_on(self, records: Sequence[Record], begin: int) -> Sequence[Any]:
+        """Return the events of some records from `begin` on: those that were read already, else of a section."""
+        if self._carried is not None:
+            (first, events), self._carried = self._carried, None
+            if first is records[begin]:
+                return events
+        return self._read(records[begin : begin + self.section_records])
 
     def _prepare_behind_hop(
         self, records: Sequence[Record], begin: int, times: SourceTimes
@@ -293,8 +302,9 @@ class Windowed(Executor):
         hop = self._subscription.repartition
         return self._subscription.topic if hop is None else hop.source
 
-    def _read_behind_hop(self, record: Record) -> Any:
-        original = receive(record, self._source).record
+    def decode(self, record: Record) -> Any:
+        """Return the event of a record that is aggregated anew. Errors: whatever its model raises."""
+        original = record if self._times is None else receive(record, self._source).record
         return None if original is None else self._decode(original)
 
     @property

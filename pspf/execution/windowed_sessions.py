@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pspf.context import Surroundings
-from pspf.decoding import Decoder
+from pspf.decoding import Decoder, SectionDecoder
 from pspf.execution.executor import FAILURES
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
@@ -29,8 +29,10 @@ _PAGE: Final = 1_000
 class SessionWindows(Windowed):
     """Keeps the sessions of each key, and closes them as they are due."""
 
-    def __init__(self, subscription: Subscription, read: Decoder, around: Surroundings, room: Room) -> None:
-        super().__init__(subscription, read, around, room)
+    def __init__(
+        self, subscription: Subscription, decode: Decoder, read: SectionDecoder, around: Surroundings, room: Room
+    ) -> None:
+        super().__init__(subscription, decode, read, around, room)
         self._sessions = Sessions(self.windowing)
         self._bound_ms = NEVER
         """The earliest watermark at which a session of the section in hand could be due."""
@@ -138,7 +140,7 @@ class SessionWindows(Windowed):
             return await self.grow(event, record, state), None
         records = sorted((each for part in parts for each in part.records or ()), key=lambda each: each.offset)
         for each in records:
-            state = await self.grow(self._read(each), each, state)
+            state = await self.grow(self.decode(each), each, state)
         return await self.grow(event, record, state), [*records, record]
 
     # Closing

@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from pspf.context import Surroundings
-from pspf.decoding import Decoder
+from pspf.decoding import Decoder, SectionDecoder
 from pspf.execution.executor import FAILURES
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
@@ -31,8 +31,10 @@ _LOADED_RECORDS: Final = 1_000
 class SpanWindows(Windowed):
     """Keeps a table of states by slot, and closes windows as they are due."""
 
-    def __init__(self, subscription: Subscription, read: Decoder, around: Surroundings, room: Room) -> None:
-        super().__init__(subscription, read, around, room)
+    def __init__(
+        self, subscription: Subscription, decode: Decoder, read: SectionDecoder, around: Surroundings, room: Room
+    ) -> None:
+        super().__init__(subscription, decode, read, around, room)
         self._spans = Spans(self.windowing)
         self._table = Table(self.fold.encode, self.fold.decode, room.max_entries, ())
         self._slices = self._make_slices()

@@ -29,10 +29,12 @@ def time_of(event: Any, record: Record) -> int:
         SchemaError: The timestamp is none of these.
     """
     value = event.get("timestamp") if isinstance(event, dict) else getattr(event, "timestamp", None)
-    if type(value) is datetime and not value.utcoffset():  # UTC, or naive
-        # By its fields: half the price of a difference.
-        seconds = value.toordinal() * 86_400 + value.hour * 3_600 + value.minute * 60 + value.second
-        return (seconds - _EPOCH_SECONDS) * 1_000 + value.microsecond // 1_000
+    if type(value) is datetime:
+        zone = value.tzinfo
+        if zone is None or not zone.utcoffset(value):  # a third of what value.utcoffset() costs
+            # By its fields: half the price of a difference.
+            seconds = value.toordinal() * 86_400 + value.hour * 3_600 + value.minute * 60 + value.second
+            return (seconds - _EPOCH_SECONDS) * 1_000 + value.microsecond // 1_000
     return record.timestamp_ms if value is None else _as_ms(value)
 
 
