@@ -55,6 +55,7 @@ class SQLBroker(Broker):
         self._renewal = Renewal(limits.renew_ms)
         self.operations = SQLOperations(engine, liveness)
         self.roster = SQLRoster(engine)
+        self._window_logs = windows.Logs()
         self._sessions: list[SQLiteSession] = []
         reaper = Reaper(liveness, self._renewal, engine.clock, limits.lease_ms, boot_id)
         engine.add_chore(self._renewal)
@@ -159,21 +160,26 @@ class SQLBroker(Broker):
     async def list_windows(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
     ) -> Sequence[CursorWindows]:
-        return await self._engine.read(lambda storage: windows.list_windows(storage, handler, group, topic))
+        return await self._engine.read(
+            lambda storage: windows.list_windows(storage, self._window_logs, handler, group, topic)
+        )
 
     async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        return await self._engine.read(
-            lambda storage: windows.read_windows(storage, windows.find_cursor(storage, cursor), places)
-        )
+        def read(storage: Storage) -> Mapping[WindowPlace, bytes]:
+            cursor_id = windows.find_cursor(storage, cursor)
+            return windows.read_windows(storage, cursor_id, self._window_logs.overlay(storage, cursor_id), places)
+
+        return await self._engine.read(read)
 
     async def scan_windows(
         self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        return await self._engine.read(
-            lambda storage: windows.scan_windows(
-                storage, windows.find_cursor(storage, cursor), slot, after, max_entries
-            )
-        )
+        def scan(storage: Storage) -> Sequence[tuple[bytes, bytes]]:
+            cursor_id = windows.find_cursor(storage, cursor)
+            overlay = self._window_logs.overlay(storage, cursor_id)
+            return windows.scan_windows(storage, cursor_id, overlay, slot, after, max_entries)
+
+        return await self._engine.read(scan)
 
 
 def _end(storage: Storage, topic: str) -> int:

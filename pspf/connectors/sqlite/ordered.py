@@ -21,9 +21,10 @@ from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.sqlite.window_log import Overlay
 from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
-from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
+from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowChanges, WindowPlace
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,10 @@ class OrderedConsumer(Consumer):
         self._sequence = grant.sequence
         self._suspicion = grant.suspicion
         self._read_position = grant.lease.position
+        self._overlay: Overlay | None = None
+        """What the log of the windows says; read by the first who needs it, on the engine's thread."""
+        self._unlogged: tuple[WindowChanges, int | None] | None = None
+        """What the last commit did to them, and its size in the log: known to be there, not in the overlay yet."""
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         faults.reach("read.sent")
@@ -158,22 +163,25 @@ class OrderedConsumer(Consumer):
 
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._engine.limits)
-        sequence = await self._engine.write(lambda storage: self._apply(storage, commit))
+        sequence, logged_bytes = await self._engine.write(lambda storage: self._apply(storage, commit))
         if sequence != self._sequence and self._suspicion is not None:
             self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
         self._sequence = sequence
+        if commit.windows is not None:
+            self._unlogged = commit.windows, logged_bytes
         return ()
 
-    def _apply(self, storage: Storage, commit: Commit) -> int:
-        """Check and write a commit; return the cursor's sequence after it."""
+    def _apply(self, storage: Storage, commit: Commit) -> tuple[int, int | None]:
+        """Check and write a commit; return the cursor's sequence after it, and what its windows take in their log."""
         row = storage.row(
             "SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,)
         )
         if row is None or row[0] != self._token or row[1] != self._epoch:
             raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
         sequence: int = row[3]
-        if row[2] == commit.commit_id:
-            return sequence  # sent again: it has taken effect
+        if row[2] == commit.commit_id:  # sent again: it has taken effect, and the log is read anew
+            self._overlay = None
+            return sequence, None
         if sequence != self._sequence:
             raise CommitStale(f"{self.cursor}: moved to sequence {sequence} while {self._sequence} was in hand")
         suspicion = self._suspicion
@@ -185,11 +193,25 @@ class OrderedConsumer(Consumer):
         )
         self._write_state(storage, commit)
         self._write_retries(storage, commit)
+        logged_bytes: int | None = 0
         if commit.windows is not None:
-            windows.write_windows(storage, self._cursor_id, commit.windows)
+            logged_bytes = windows.write_windows(storage, self._cursor_id, self._log(storage), commit.windows)
             self._effects.write_late(storage, self.cursor, commit.windows.late)
         self._effects.write(storage, self._partition_id, commit, ordered=True)
-        return sequence + 1
+        return sequence + 1, logged_bytes
+
+    def _log(self, storage: Storage) -> Overlay:
+        """Return what the log of the windows says, the last commit included. On the engine's thread."""
+        unlogged, self._unlogged = self._unlogged, None
+        if self._overlay is None:
+            self._overlay = windows.load(storage, self._cursor_id)
+        elif unlogged is not None:
+            changes, logged_bytes = unlogged
+            if logged_bytes is None:
+                self._overlay.clear()
+            elif logged_bytes:
+                self._overlay.add(changes.dropped, changes.states, logged_bytes)
+        return self._overlay
 
     def _write_state(self, storage: Storage, commit: Commit) -> None:
         kept = [(self._cursor_id, key, name, value) for (key, name), value in commit.state.items() if value is not None]
@@ -244,16 +266,18 @@ class OrderedConsumer(Consumer):
         return await self._engine.read(lambda storage: windows.read_progress(storage, self._cursor_id))
 
     async def read_slots(self) -> Sequence[int]:
-        return await self._engine.read(lambda storage: windows.read_slots(storage, self._cursor_id))
+        return await self._engine.read(lambda storage: windows.read_slots(storage, self._cursor_id, self._log(storage)))
 
     async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        return await self._engine.read(lambda storage: windows.read_windows(storage, self._cursor_id, places))
+        return await self._engine.read(
+            lambda storage: windows.read_windows(storage, self._cursor_id, self._log(storage), places)
+        )
 
     async def scan_windows(
         self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         return await self._engine.read(
-            lambda storage: windows.scan_windows(storage, self._cursor_id, slot, after, max_entries)
+            lambda storage: windows.scan_windows(storage, self._cursor_id, self._log(storage), slot, after, max_entries)
         )
 
     async def release(self) -> None:

@@ -6,7 +6,7 @@ from pspf.connectors.operations import Seek
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ids_used_once
-from pspf.connectors.sqlite.windows import forget_windows
+from pspf.connectors.sqlite.windows import count_windows, forget_windows
 from pspf.errors import NotFound, Refused
 from pspf.records import Cursor
 
@@ -20,7 +20,6 @@ SELECT c.cursor_id, c.partition_id, t.topic_id, p.first_offset, p.next_offset, c
         (SELECT 1 FROM claims m WHERE m.cursor_id = r.cursor_id AND r.offset BETWEEN m.first AND m.last)),
     (SELECT coalesce(sum(last - first + 1), 0) FROM claims m WHERE m.cursor_id = c.cursor_id),
     (SELECT count(*) FROM state s WHERE s.cursor_id = c.cursor_id)
-        + (SELECT count(*) FROM windows w WHERE w.cursor_id = c.cursor_id)
         + (SELECT count(*) FROM operators o WHERE o.cursor_id = c.cursor_id)
 FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)
 WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?
@@ -35,6 +34,7 @@ def plan_seek(
     if row is None:
         raise NotFound(f"no cursor {cursor}")
     cursor_id, partition_id, topic_id, first, end, position, first_retry, first_claim, waiting, claimed, values = row
+    values += count_windows(storage, cursor_id)
     before = min(place for place in (position, first_retry, first_claim) if place is not None)
     consumers = live_members(storage, is_dead, topic_id=topic_id, group=cursor.group, handler=cursor.handler or "")
     seek = Seek(cursor, max(before, first), min(max(offset, first), end), waiting + claimed, values, consumers)

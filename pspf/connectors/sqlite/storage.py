@@ -22,7 +22,7 @@ from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, 
 
 logger = logging.getLogger(__name__)
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Written into each file; a file of a newer format is refused, one of an older is brought up to date."""
 
 OLDEST_SQLITE: Final = 3_051_003
@@ -130,12 +130,15 @@ class Storage:
     def _create(self) -> None:
         self._run_script("schema.sql")
         self._run_script("windows.sql")
+        self._run_script("window_log.sql")
         self.run("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
 
     def _update(self, version: int) -> None:
-        """Bring a file of format 1 up to date: it has no tables for windows."""
+        """Bring a file of format 1, which has no tables for windows, or 2, which has no log of theirs, up to date."""
         logger.info("%s: format %d becomes %d", self.name, version, FORMAT)
-        self._run_script("windows.sql")
+        if version < 2:
+            self._run_script("windows.sql")
+        self._run_script("window_log.sql")
         self.run("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
 
     def _run_script(self, name: str) -> None:
