@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from pspf.admin import actions, endpoints
 from pspf.admin.desk import Desk
 from pspf.admin.documents import as_openapi, as_page
+from pspf.admin.parameters import check_query
 from pspf.admin.security import Guard, HostRule, check_token, refuse
 from pspf.admin.trouble import Trouble, trouble_of
 from pspf.errors import PSPFError
@@ -87,12 +88,13 @@ def _guarded(routes: Sequence[Route], desk: Desk, *, is_exposed: bool) -> ASGIAp
     app = Starlette(
         routes=routes,
         exception_handlers={
-            HTTPException: lambda request, error: refuse(_of_http(request, error)),
+            HTTPException: _on_http,
             Trouble: lambda request, error: refuse(error),
             PSPFError: lambda request, error: refuse(trouble_of(error)),
             Exception: _on_bug,
         },
     )
+    app.router.redirect_slashes = False  # a path is there or it is not
     return Guard(app, HostRule(is_exposed, frozenset(desk.spec.hosts)))
 
 
@@ -102,16 +104,19 @@ def _route(desk: Desk, endpoint: Endpoint) -> Route:
     async def answer(request: Request) -> Response:
         if needs_token:
             check_token(request.headers, desk.spec.token)
+        if not endpoint.is_open:  # whoever probes or scrapes may add what it likes
+            check_query(request, endpoint.query)
         return await endpoint.answer(desk, request)
 
     return Route(endpoint.path, answer, methods=[endpoint.method])
 
 
-def _of_http(request: Request, error: Exception) -> Trouble:
+def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        return Trouble(405, f"not with {request.method}; see /docs")
-    return Trouble(error.status_code, f"no {request.url.path!r:.200}; see /docs")
+    text = f"not with {request.method}" if error.status_code == 405 else f"no {request.url.path!r:.200}"
+    response = refuse(Trouble(error.status_code, f"{text}; see /docs"))
+    response.headers.update(error.headers or {})  # Allow, of a method that is not
+    return response
 
 
 def _on_bug(request: Request, error: Exception) -> Response:

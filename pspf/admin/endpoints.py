@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Set
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -167,7 +168,12 @@ def _handler(shape: HandlerShape, known: HandlerCounters | None, snapshot: Snaps
 async def lag(desk: Desk, request: Request) -> Response:
     """Records and seconds that each group of the app is behind, for autoscalers; at most a second old."""
     group, topic = text_of(request, "group"), text_of(request, "topic")
-    found = await desk.broker.read_lag(desk.link.look().snapshot.handlers)
+    handlers = desk.link.look().snapshot.handlers
+    found = await desk.broker.read_lag(handlers)
+    views = [each.view for each in found.groups]
+    # A name with a typo would have no lag for ever, and an autoscaler take all workers away.
+    _check_known("group", group, {each.group for each in handlers})
+    _check_known("topic", topic, {each.topic for each in handlers} | {each.topic for each in views})
     groups = [each for each in found.groups if group in (None, each.view.group) and topic in (None, each.view.topic)]
     lags = [each.view.lag for each in groups]
     ages = [each.worst_seconds for each in groups]
@@ -179,6 +185,12 @@ async def lag(desk: Desk, request: Request) -> Response:
             "age_ms": round((time.monotonic() - found.read_at) * 1000),
         }
     )
+
+
+def _check_known(what: str, name: str | None, known: Set[str]) -> None:
+    """Raise Trouble 404 where a name is given that the app does not have."""
+    if name is not None and name not in known:
+        raise Trouble(404, f"this app has no {what} {name!r:.80}; there is {', '.join(sorted(known))}")
 
 
 async def state(desk: Desk, request: Request) -> Response:

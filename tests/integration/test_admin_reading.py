@@ -206,6 +206,15 @@ async def test_what_the_worker_is_told_and_answers(do: str) -> None:
         assert (command["do"], command["process"]) == ({"drain": "stop"}.get(do, do), "orders/billing#0")
 
 
+async def test_a_process_that_there_is_not_is_404_and_the_worker_is_not_told() -> None:
+    async with admin() as it:
+        for path in ("/pause", "/resume", "/drain"):
+            answer = await it.post(path, process="orders/billing#9")
+            assert (answer.status, "orders/billing#0" in answer.json["error"]) == (404, True)
+        told, command = await asyncio.gather(it.post("/pause", process="host-12-def"), it.answer_with(ok="paused"))
+        assert (told.status, command["process"]) == (200, "host-12-def")
+
+
 async def test_what_the_worker_can_not_do_is_409() -> None:
     async with admin() as it:
         answer, _ = await asyncio.gather(it.post("/pause"), it.answer_with(error="not with --in-process"))
@@ -217,6 +226,22 @@ async def test_the_log_level_is_checked_and_passed_on() -> None:
         assert (await it.post("/log-level", level="LOUD")).status == 400
         _, command = await asyncio.gather(it.post("/log-level", level="debug"), it.answer_with(ok="DEBUG"))
         assert (command["do"], command["level"]) == ("log-level", "DEBUG")
+
+
+async def test_the_lag_of_what_the_app_does_not_have_is_404_and_not_0(tmp_path: Path) -> None:
+    async with SQLiteBroker(tmp_path / "broker.db") as broker, admin(on(broker.secret_url, broker.name)) as it:
+        assert (await it.get("/lag?group=billing&topic=orders")).json["lag"] == 0  # nobody has begun to read
+        for query, there in (("group=biling", "audit, billing"), ("topic=order", "orders")):
+            answer = await it.get(f"/lag?{query}")
+            assert (answer.status, there in answer.json["error"]) == (404, True)
+
+
+async def test_a_parameter_that_is_unknown_or_there_twice_is_400() -> None:
+    async with admin() as it:
+        for target in ("/lag?groups=a", "/dlq?limit=1&limit=2", "/state/total?keys=a", "/status?x=1"):
+            assert (await it.get(target)).status == 400
+        for target in ("/health?x=1", "/ready?x=1", "/metrics?x=1"):
+            assert (await it.get(target)).status == 200
 
 
 async def test_the_documents_name_every_endpoint() -> None:

@@ -79,14 +79,21 @@ async def test_beyond_loopback_probes_and_scrapers_are_answered_by_address() -> 
 async def test_there_is_nothing_but_the_endpoints() -> None:
     up = ("/../../etc/passwd", "/dashboard/../app.py", "/dashboard/%2e%2e/app.py", "/dashboard/..%2fapp.py")
     async with admin() as it:
-        for path in ("/nope", *up):
+        for path in ("/nope", "/status/", "//status", "/dashboard/", *up):
             assert (await it.get(path)).status == 404
 
 
 async def test_a_method_that_an_endpoint_has_not_is_405() -> None:
     async with admin() as it:
-        assert (await it.get("/pause")).status == 405
-        assert (await it.post("/status")).status == 405
+        for answer, allowed in ((await it.get("/pause"), {"POST"}), (await it.post("/status"), {"GET", "HEAD"})):
+            assert (answer.status, set(answer.headers["allow"].split(", "))) == (405, allowed)
+
+
+async def test_a_head_is_answered_as_a_get_without_its_body() -> None:
+    async with admin() as it:
+        for path in ("/", "/health", "/metrics", "/status", "/docs", "/openapi.json"):
+            answer = await fetch(it.port, path, method="HEAD")
+            assert (answer.status, answer.body, int(answer.headers["content-length"]) > 0) == (200, b"", True)
 
 
 async def test_what_is_too_large_is_refused() -> None:
