@@ -47,6 +47,23 @@ async def test_another_site_s_page_gets_nothing_even_with_the_token(origin: str,
         assert refused.status == 403
 
 
+@pytest.mark.parametrize(
+    ("fetch_headers", "status"),
+    [
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}, 200),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}, 200),
+    ],
+)
+async def test_another_site_s_page_may_link_here_and_nothing_else(fetch_headers: dict[str, str], status: int) -> None:
+    async with admin() as it:
+        request = as_request("GET", "/status", host=f"127.0.0.1:{it.port}", headers=fetch_headers)
+        assert (await send(it.port, request)).status == status
+
+
 async def test_the_admin_s_own_page_may_do_what_the_token_allows() -> None:
     async with admin() as it:
         host = f"127.0.0.1:{it.port}"
