@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from pspf.connectors.base import Broker, Limits
 from pspf.connectors.sqlite import SQLiteBroker
+from pspf.connectors.views import Choice
 from pspf.records import Cursor
 from tests.integration.admin import AUDIT, SNAPSHOT, SPEC, TOTAL, admin, on
 from tests.integration.running import wait_until
@@ -149,6 +150,35 @@ async def test_dead_letters_are_listed_shown_and_replayed(broker: Broker) -> Non
         assert (await it.get(f"/dlq/orders/{newest['id']}")).status == 404
     cursors = await broker.list_cursors(group="billing")
     assert sum(info.retries for info in cursors if info.cursor == Cursor("orders", "billing", "app.total", 0)) == 1
+
+
+async def test_of_many_dead_letters_the_newest_are_listed_and_all_are_counted(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pspf.admin.letters.MAX_LISTED", 3)
+    monkeypatch.setattr("pspf.admin.letters._PAGE", 4)
+    await broker.append("orders", numbered(10))
+    member = await own(broker, topic="orders", group="billing", handler="app.total")
+    records = await take_all(member.consumer)
+    dead = [letter(record, handler="app.total", group="billing", at_ms=n) for n, record in enumerate(records)]
+    await member.consumer.commit(settle([], dead=dead, position=records[-1].offset + 1))
+    await member.session.close()
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        found = (await it.get("/dlq")).json
+        assert (found["total"], found["by_error"][0]["count"]) == (10, 10)
+        assert [each["dead_at_ms"] for each in found["dead_letters"]] == [9, 8, 7]
+        assert (await it.get("/dlq?group=another")).json["total"] == 0
+        desk = it.desk.broker
+        one, other = await asyncio.gather(desk.read_digest(Choice("orders")), desk.read_digest(Choice("orders")))
+        assert one is other
+
+
+async def test_a_dead_letter_that_there_is_not_is_404(broker: Broker) -> None:
+    await fail_two_of(broker, 4)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        for path in ("orders/99", "orders/9:1", "orders/99999999999999999999", "nowhere/1", "orders-dlq/99"):
+            assert (await it.get(f"/dlq/{path}")).status == 404
+        assert (await it.get("/dlq/orders/x")).status == 400
 
 
 async def test_a_replay_says_which_or_all(broker: Broker) -> None:
