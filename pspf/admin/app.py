@@ -12,7 +12,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pspf.admin import actions, endpoints
+from pspf.admin import actions, answers, endpoints
+from pspf.admin.answers import Shape
 from pspf.admin.desk import Desk
 from pspf.admin.documents import as_openapi, as_page
 from pspf.admin.parameters import check_query
@@ -35,6 +36,8 @@ class Endpoint:
     is_open: bool = False
     query: Sequence[str] = ()
     body: Mapping[str, type] | None = None
+    answers: Shape | None = None
+    """What comes back as JSON; None for text."""
 
     @property
     def summary(self) -> str:
@@ -43,20 +46,28 @@ class Endpoint:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/health", endpoints.health, is_open=True),
-    Endpoint("GET", "/ready", endpoints.ready, is_open=True),
+    Endpoint("GET", "/health", endpoints.health, is_open=True, answers=answers.HEALTH),
+    Endpoint("GET", "/ready", endpoints.ready, is_open=True, answers=answers.READY),
     Endpoint("GET", "/metrics", endpoints.metrics, is_open=True),
-    Endpoint("GET", "/status", endpoints.status),
-    Endpoint("GET", "/topology", endpoints.topology),
-    Endpoint("GET", "/lag", endpoints.lag, query=("group", "topic")),
-    Endpoint("GET", "/state/{handler}", endpoints.state, query=("key", "name", "group", "limit")),
-    Endpoint("GET", "/dlq", endpoints.dlq, query=("topic", "group", "handler", "error", "limit", "offset")),
-    Endpoint("GET", "/dlq/{topic}/{id}", endpoints.dead_letter),
-    Endpoint("POST", "/pause", actions.pause, body=actions.PROCESS),
-    Endpoint("POST", "/resume", actions.resume, body=actions.PROCESS),
-    Endpoint("POST", "/drain", actions.drain, body=actions.PROCESS),
-    Endpoint("POST", "/dlq/replay", actions.replay, body=actions.REPLAY),
-    Endpoint("POST", "/log-level", actions.log_level, body=actions.LOG_LEVEL),
+    Endpoint("GET", "/status", endpoints.status, answers=answers.STATUS),
+    Endpoint("GET", "/topology", endpoints.topology, answers=answers.TOPOLOGY),
+    Endpoint("GET", "/lag", endpoints.lag, query=("group", "topic"), answers=answers.LAG),
+    Endpoint(
+        "GET", "/state/{handler}", endpoints.state, query=("key", "name", "group", "limit"), answers=answers.STATE
+    ),
+    Endpoint(
+        "GET",
+        "/dlq",
+        endpoints.dlq,
+        query=("topic", "group", "handler", "error", "limit", "offset"),
+        answers=answers.DLQ,
+    ),
+    Endpoint("GET", "/dlq/{topic}/{id}", endpoints.dead_letter, answers=answers.DEAD_LETTER),
+    Endpoint("POST", "/pause", actions.pause, body=actions.PROCESS, answers=answers.DONE),
+    Endpoint("POST", "/resume", actions.resume, body=actions.PROCESS, answers=answers.DONE),
+    Endpoint("POST", "/drain", actions.drain, body=actions.PROCESS, answers=answers.DONE),
+    Endpoint("POST", "/dlq/replay", actions.replay, body=actions.REPLAY, answers=answers.REPLAYED),
+    Endpoint("POST", "/log-level", actions.log_level, body=actions.LOG_LEVEL, answers=answers.DONE),
 )
 _PAGES: Final = (
     Endpoint("GET", "/", endpoints.page, is_open=True),

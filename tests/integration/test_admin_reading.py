@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from pspf.admin.answers import DEAD_LETTER
 from pspf.connectors.base import Broker, Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.views import Choice
@@ -15,6 +16,7 @@ from pspf.records import Cursor
 from tests.integration.admin import AUDIT, SNAPSHOT, SPEC, TOTAL, admin, on
 from tests.integration.running import wait_until
 from tests.support.brokers import KINDS, Kind
+from tests.support.shapes import misfits
 from tests.support.workers import letter, new, numbered, own, settle, share, take_all
 
 REMOTE = [kind for kind in KINDS if kind.is_shared]
@@ -145,6 +147,7 @@ async def test_dead_letters_are_listed_shown_and_replayed(broker: Broker) -> Non
         assert (newest["handler"], newest["error_type"]) == ("app.total", "ValueError")
         whole = (await it.get(f"/dlq/orders/{newest['id']}")).json
         assert (whole["event"], whole["key"], whole["traceback"]) == (1, "b", "Traceback: line 1")
+        assert misfits(DEAD_LETTER, whole) == []
         assert (await it.post("/dlq/replay", topic="orders", ids=[newest["id"]])).json == {"replayed": 1, "left": 0}
         assert (await it.get("/dlq")).json["total"] == 1
         assert (await it.get(f"/dlq/orders/{newest['id']}")).status == 404
@@ -282,6 +285,8 @@ async def test_the_documents_name_every_endpoint() -> None:
             assert path in page
             for operation in operations.values():
                 assert operation["summary"]
+                (answer,) = operation["responses"]["200"]["content"].values()
+                assert (answer.get("schema") is None) == (path == "/metrics")
         assert {"/health", "/lag", "/dlq/replay", "/state/{handler}"} <= set(document["paths"])
 
 
