@@ -314,8 +314,9 @@ def _times_of(run: BatchRun, commit_us: int, finished: int, now_ms: int) -> Batc
     if not run.taken:  # windows that closed, or one that is dead before it ran
         return BatchTimes(0, 0, commit_us, 0, 0, 0)
     first, last = run.batch.records[0], run.batch.records[run.taken - 1]
+    handled = run.taken - len(run.unseen) - run.passed
     return BatchTimes(
-        run.taken, run.handler_us, commit_us, finished, now_ms - first.timestamp_ms, now_ms - last.timestamp_ms
+        handled, run.handler_us, commit_us, finished, now_ms - first.timestamp_ms, now_ms - last.timestamp_ms
     )
 
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.trace import (
     Link,
     NoOpTracerProvider,
+    ProxyTracer,
     ProxyTracerProvider,
     Span,
     SpanKind,
@@ -45,23 +46,33 @@ _MAX_TRACEBACK: Final = 8_000
 _MAX_EVENTS: Final = 64
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 _ROOT: Final = Context()
+_LATER: Final = ProxyTracerProvider()
+"""Gives tracers that stand in for those of a provider that is not set yet."""
 
 
 class Spans:
     """Makes the spans of emits and of handlers' calls, by the process's tracer provider unless one is given.
 
-    The process's may be set later: until then nothing is made, and nothing paid.
+    The process's may be set later, once: until then nothing is made, and next to nothing paid. The one that the
+    environment names is taken here.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
-        self._provider = provider
         self._tracer = get_tracer("pspf", tracer_provider=provider)
+        self._take(provider or get_tracer_provider())
 
     def find(self) -> "Spans | None":
         """Return this, None while nobody could see a span: no tracer provider is set, and none is current."""
-        if isinstance(self._provider or get_tracer_provider(), ProxyTracerProvider | NoOpTracerProvider):
-            return self if get_current_span().get_span_context().is_valid else None
-        return self
+        # Asked for each emit, and `get_tracer_provider` looks into the environment each time until one is set.
+        if not self._is_decided and not isinstance(_LATER.get_tracer("pspf"), ProxyTracer):
+            self._take(get_tracer_provider())
+        if self._is_seen or (get_current() and get_current_span().get_span_context().is_valid):
+            return self
+        return None
+
+    def _take(self, provider: TracerProvider) -> None:
+        self._is_decided = not isinstance(provider, ProxyTracerProvider)
+        self._is_seen = self._is_decided and not isinstance(provider, NoOpTracerProvider)
 
     @contextmanager
     def sending(self, topic: str, headers: Headers, count: int) -> "Iterator[Sending]":

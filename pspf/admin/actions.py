@@ -32,8 +32,18 @@ async def drain(desk: Desk, request: Request) -> Response:
 
 
 async def _tell(desk: Desk, request: Request, do: str) -> Response:
-    fields = await body_of(request, PROCESS)
-    return JSONResponse(dict(await desk.link.ask(do, process=fields.get("process"))))
+    process = (await body_of(request, PROCESS)).get("process")
+    if process is not None:
+        _check_process(desk, process)
+    return JSONResponse(dict(await desk.link.ask(do, process=process)))
+
+
+def _check_process(desk: Desk, process: str) -> None:
+    """Raise Trouble 404 unless the worker has told of such a process, by its place or as the broker knows it."""
+    known = desk.link.look().snapshot.status.get("processes", ())
+    if not any(process in (each["place"], each["worker"]) for each in known):
+        places = ", ".join(each["place"] for each in known) or "none yet"
+        raise Trouble(404, f"no process {process!r:.200}; there is {places}")
 
 
 async def replay(desk: Desk, request: Request) -> Response:

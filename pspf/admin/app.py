@@ -12,9 +12,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from pspf.admin import actions, endpoints
+from pspf.admin import actions, answers, endpoints
+from pspf.admin.answers import Shape
 from pspf.admin.desk import Desk
 from pspf.admin.documents import as_openapi, as_page
+from pspf.admin.parameters import check_query
 from pspf.admin.security import Guard, HostRule, check_token, refuse
 from pspf.admin.trouble import Trouble, trouble_of
 from pspf.errors import PSPFError
@@ -34,6 +36,8 @@ class Endpoint:
     is_open: bool = False
     query: Sequence[str] = ()
     body: Mapping[str, type] | None = None
+    answers: Shape | None = None
+    """What comes back as JSON; None for text."""
 
     @property
     def summary(self) -> str:
@@ -42,20 +46,28 @@ class Endpoint:
 
 
 ENDPOINTS: Final = (
-    Endpoint("GET", "/health", endpoints.health, is_open=True),
-    Endpoint("GET", "/ready", endpoints.ready, is_open=True),
+    Endpoint("GET", "/health", endpoints.health, is_open=True, answers=answers.HEALTH),
+    Endpoint("GET", "/ready", endpoints.ready, is_open=True, answers=answers.READY),
     Endpoint("GET", "/metrics", endpoints.metrics, is_open=True),
-    Endpoint("GET", "/status", endpoints.status),
-    Endpoint("GET", "/topology", endpoints.topology),
-    Endpoint("GET", "/lag", endpoints.lag, query=("group", "topic")),
-    Endpoint("GET", "/state/{handler}", endpoints.state, query=("key", "name", "group", "limit")),
-    Endpoint("GET", "/dlq", endpoints.dlq, query=("topic", "group", "handler", "error", "limit", "offset")),
-    Endpoint("GET", "/dlq/{topic}/{id}", endpoints.dead_letter),
-    Endpoint("POST", "/pause", actions.pause, body=actions.PROCESS),
-    Endpoint("POST", "/resume", actions.resume, body=actions.PROCESS),
-    Endpoint("POST", "/drain", actions.drain, body=actions.PROCESS),
-    Endpoint("POST", "/dlq/replay", actions.replay, body=actions.REPLAY),
-    Endpoint("POST", "/log-level", actions.log_level, body=actions.LOG_LEVEL),
+    Endpoint("GET", "/status", endpoints.status, answers=answers.STATUS),
+    Endpoint("GET", "/topology", endpoints.topology, answers=answers.TOPOLOGY),
+    Endpoint("GET", "/lag", endpoints.lag, query=("group", "topic"), answers=answers.LAG),
+    Endpoint(
+        "GET", "/state/{handler}", endpoints.state, query=("key", "name", "group", "limit"), answers=answers.STATE
+    ),
+    Endpoint(
+        "GET",
+        "/dlq",
+        endpoints.dlq,
+        query=("topic", "group", "handler", "error", "limit", "offset"),
+        answers=answers.DLQ,
+    ),
+    Endpoint("GET", "/dlq/{topic}/{id}", endpoints.dead_letter, answers=answers.DEAD_LETTER),
+    Endpoint("POST", "/pause", actions.pause, body=actions.PROCESS, answers=answers.DONE),
+    Endpoint("POST", "/resume", actions.resume, body=actions.PROCESS, answers=answers.DONE),
+    Endpoint("POST", "/drain", actions.drain, body=actions.PROCESS, answers=answers.DONE),
+    Endpoint("POST", "/dlq/replay", actions.replay, body=actions.REPLAY, answers=answers.REPLAYED),
+    Endpoint("POST", "/log-level", actions.log_level, body=actions.LOG_LEVEL, answers=answers.DONE),
 )
 _PAGES: Final = (
     Endpoint("GET", "/", endpoints.page, is_open=True),
@@ -87,12 +99,13 @@ def _guarded(routes: Sequence[Route], desk: Desk, *, is_exposed: bool) -> ASGIAp
     app = Starlette(
         routes=routes,
         exception_handlers={
-            HTTPException: lambda request, error: refuse(_of_http(request, error)),
+            HTTPException: _on_http,
             Trouble: lambda request, error: refuse(error),
             PSPFError: lambda request, error: refuse(trouble_of(error)),
             Exception: _on_bug,
         },
     )
+    app.router.redirect_slashes = False  # a path is there or it is not
     return Guard(app, HostRule(is_exposed, frozenset(desk.spec.hosts)))
 
 
@@ -102,16 +115,19 @@ def _route(desk: Desk, endpoint: Endpoint) -> Route:
     async def answer(request: Request) -> Response:
         if needs_token:
             check_token(request.headers, desk.spec.token)
+        if not endpoint.is_open:  # whoever probes or scrapes may add what it likes
+            check_query(request, endpoint.query)
         return await endpoint.answer(desk, request)
 
     return Route(endpoint.path, answer, methods=[endpoint.method])
 
 
-def _of_http(request: Request, error: Exception) -> Trouble:
+def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 405:
-        return Trouble(405, f"not with {request.method}; see /docs")
-    return Trouble(error.status_code, f"no {request.url.path!r:.200}; see /docs")
+    text = f"not with {request.method}" if error.status_code == 405 else f"no {request.url.path!r:.200}"
+    response = refuse(Trouble(error.status_code, f"{text}; see /docs"))
+    response.headers.update(error.headers or {})  # Allow, of a method that is not
+    return response
 
 
 def _on_bug(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
+from pspf.admin.letters import Digest, read_digest, read_letter
 from pspf.admin.trouble import Trouble, trouble_of
 from pspf.connectors.base import Broker, CursorInfo, StateEntry, StoredDeadLetter, TopicInfo
 from pspf.connectors.urls import make_broker
@@ -86,9 +87,11 @@ class BrokerDesk:
         self._broker: Broker | None = None if secret_url is None else make_broker(secret_url)
         self._opening = asyncio.Lock()
         self._measuring = asyncio.Lock()
+        self._reading = asyncio.Lock()
         self._lag: Lag | None = None
         self._failed: tuple[float, Trouble] | None = None
         self._topics: tuple[float, Sequence[TopicInfo]] | None = None
+        self._digests: dict[Choice, tuple[float, Digest]] = {}
 
     @asynccontextmanager
     async def ask(self) -> AsyncIterator[Broker]:
@@ -106,6 +109,12 @@ class BrokerDesk:
                 self.is_connected, self.error = False, trouble.text
             raise trouble from error
         self.is_connected, self.error = True, None
+
+    @asynccontextmanager
+    async def ask_much(self) -> AsyncIterator[Broker]:
+        """Give the broker for what may be large: one at a time, and whoever waits too long is told so."""
+        async with self.ask() as broker, self._reading:
+            yield broker
 
     async def close(self) -> None:
         """Close the connection."""
@@ -140,10 +149,10 @@ class BrokerDesk:
     # State
 
     async def find_state(
-        self, handler: str, *, group: str | None, key: str | None, name: str | None
+        self, handler: str, *, group: str | None, key: str | None, name: str | None, max_entries: int
     ) -> Sequence[StateEntry]:
         """Return what a handler remembers; `handler` may be the last part of its name. Trouble 404, 409: no one."""
-        async with self.ask() as broker:
+        async with self.ask_much() as broker:
             names = {info.cursor.handler for info in await broker.list_cursors()} - {None}
             fitting = {each for each in names if each is not None and handler in (each, each.rpartition(".")[2])}
             if not fitting:
@@ -152,19 +161,33 @@ class BrokerDesk:
                 raise Trouble(409, f"several handlers are called {handler!r}: {', '.join(sorted(fitting))}")
             chosen = handler if handler in fitting else fitting.pop()
             return await broker.list_state(
-                handler=chosen, group=group, key=None if key is None else key.encode(), name=name
+                handler=chosen,
+                group=group,
+                key=None if key is None else key.encode(),
+                name=name,
+                max_entries=max_entries,
             )
 
     # Dead letters
 
-    async def find_letters(self, choice: Choice) -> Sequence[StoredDeadLetter]:
-        """Return dead letters, oldest first. Trouble 404: a topic or an id that was named is not there."""
-        async with self.ask() as broker:
-            return await _find_letters(broker, choice)
+    async def read_digest(self, choice: Choice) -> Digest:
+        """Return what there is of dead letters, at most a second old. Trouble 404: there is no such topic."""
+        async with self.ask_much() as broker:
+            now = time.monotonic()
+            self._digests = {key: kept for key, kept in self._digests.items() if now - kept[0] <= _FRESH_S}
+            if choice not in self._digests:
+                digest = await read_digest(broker, choice)
+                self._digests[choice] = (time.monotonic(), digest)
+            return self._digests[choice][1]
+
+    async def read_letter(self, topic: str, letter_id: str) -> StoredDeadLetter:
+        """Return one dead letter, whole. Trouble 404: it is not there."""
+        async with self.ask_much() as broker:
+            return await read_letter(broker, topic, letter_id)
 
     async def replay(self, choice: Choice, *, to: str | None) -> tuple[int, int]:
         """Give dead letters a new start, oldest first; return how many, and how many are left. Errors as above."""
-        async with self.ask() as broker:
+        async with self.ask_much() as broker:
             letters = await _find_letters(broker, choice)
         done = 0
         for start in range(0, min(len(letters), MAX_REPLAYED), _REPLAY_BATCH):
@@ -172,6 +195,7 @@ class BrokerDesk:
                 batch = letters[start : min(start + _REPLAY_BATCH, MAX_REPLAYED)]
                 done += await broker.replay_dead_letters(batch, to=to)
         self._lag = None
+        self._digests.clear()
         return done, max(0, len(letters) - MAX_REPLAYED)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pspf import __version__
+from pspf.admin.answers import Shape, as_schema, as_text
 
 _KINDS = {str: {"type": "string"}, bool: {"type": "boolean"}, list: {"type": "array", "items": {"type": "string"}}}
 _ERRORS = {
@@ -18,6 +19,11 @@ _ERRORS = {
     "414": "The address is too long.",
     "503": "The worker or the broker does not answer.",
 }
+
+
+_BACKTICKS = re.compile(r"`([^`]+)`")
+_PROBES = ("/health", "/ready")
+"""They say no with the same names as yes."""
 
 
 class Described(Protocol):
@@ -35,6 +41,8 @@ class Described(Protocol):
     def query(self) -> Sequence[str]: ...
     @property
     def body(self) -> Mapping[str, type] | None: ...
+    @property
+    def answers(self) -> Shape | None: ...
 
 
 def as_openapi(endpoints: Sequence[Described]) -> dict[str, Any]:
@@ -60,7 +68,10 @@ def as_openapi(endpoints: Sequence[Described]) -> dict[str, Any]:
 
 
 def _operation(endpoint: Described) -> dict[str, Any]:
-    media = "text/plain" if endpoint.path == "/metrics" else "application/json"
+    if endpoint.answers is None:
+        answer: dict[str, Any] = {"text/plain": {}}
+    else:
+        answer = {"application/json": {"schema": as_schema(endpoint.answers)}}
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
@@ -73,10 +84,12 @@ def _operation(endpoint: Described) -> dict[str, Any]:
             *({"name": name, "in": "query", "schema": {"type": "string"}} for name in endpoint.query),
         ],
         "responses": {
-            "200": {"description": "It is so.", "content": {media: {}}},
+            "200": {"description": "It is so.", "content": answer},
             **{code: {"description": text, "content": error} for code, text in _ERRORS.items()},
         },
     }
+    if endpoint.path in _PROBES:
+        operation["responses"]["503"] = {"description": "It is not so.", "content": answer}
     if not endpoint.is_open:
         operation["security"] = [{"token": []}]
     if endpoint.body is not None:
@@ -87,22 +100,38 @@ def _operation(endpoint: Described) -> dict[str, Any]:
 
 
 def as_page(endpoints: Sequence[Described]) -> str:
-    """Return the page: one row an endpoint."""
+    """Return the page: one row an endpoint, in the dashboard's clothes."""
     rows = "".join(
         f"<tr><td><code>{endpoint.method}</code></td><td><code>{html.escape(endpoint.path)}</code></td>"
-        f"<td>{html.escape(endpoint.summary)}{_takes(endpoint)}</td></tr>"
+        f"<td>{_says(endpoint)}{_takes(endpoint)}{_answers(endpoint)}</td></tr>"
         for endpoint in endpoints
     )
     return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>PSPF admin</title>"
-        "<meta name=viewport content='width=device-width'><meta name=color-scheme content='light dark'>"
-        "<h1>PSPF admin</h1><p>A POST needs <code>Authorization: Bearer TOKEN</code>; beyond loopback so do GETs but"
-        ' /health, /ready and /metrics. An error is <code>{"error": "text"}</code>.'
-        " <a href=/openapi.json>openapi.json</a> · <a href=/>dashboard</a></p>"
-        f"<table cellpadding=6>{rows}</table></html>"
+        "<!doctype html><html lang=en><head><meta charset=utf-8><title>API · PSPF</title>"
+        '<meta name=viewport content="width=device-width, initial-scale=1">'
+        '<meta name=color-scheme content="light dark">'
+        "<link rel=icon type=image/svg+xml href=/dashboard/icon.svg>"
+        "<link rel=stylesheet href=/dashboard/page.css><link rel=stylesheet href=/dashboard/parts.css></head>"
+        '<body><header class=bar><div class=brand><img src=/dashboard/icon.svg alt="" width=32 height=32>'
+        f"<div class=names><h1>PSPF admin</h1><p class=muted>version {html.escape(__version__)}</p></div></div>"
+        "<nav class=actions><a href=/>Dashboard</a> <a href=/openapi.json>openapi.json</a></nav></header><main>"
+        "<p>A POST needs <code>Authorization: Bearer TOKEN</code>; beyond loopback so do GETs but /health, /ready and"
+        ' /metrics. An error is <code>{"error": text}</code>. What is not known is null.</p>'
+        f'<div class="panel scroll"><table class=endpoints>{rows}</table></div></main></body></html>'
     )
+
+
+def _says(endpoint: Described) -> str:
+    return _BACKTICKS.sub(r"<code>\1</code>", html.escape(endpoint.summary))
 
 
 def _takes(endpoint: Described) -> str:
     names = [f"?{name}=" for name in endpoint.query] + [f'"{name}"' for name in endpoint.body or ()]
-    return f"<br><small>{html.escape(' '.join(names))}</small>" if names else ""
+    return f"<p class=muted>takes <code>{html.escape(' '.join(names))}</code></p>" if names else ""
+
+
+def _answers(endpoint: Described) -> str:
+    if endpoint.answers is None:
+        return ""
+    shape = html.escape(as_text(endpoint.answers))
+    return f"<details><summary>answers</summary><pre>{shape}</pre></details>"

@@ -1,7 +1,7 @@
 """What can be read: each function is one endpoint, its docstring's first line is what /docs says of it."""
 
 import time
-from collections import Counter
+from collections.abc import Set
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -9,11 +9,12 @@ from starlette.responses import JSONResponse, Response
 
 from pspf import __version__
 from pspf.admin.desk import Desk
+from pspf.admin.letters import MAX_LISTED
 from pspf.admin.metrics import render
 from pspf.admin.parameters import number_of, text_of
 from pspf.admin.trouble import Trouble
 from pspf.connectors.base import TopicInfo
-from pspf.connectors.views import Choice, as_json_entry, as_json_letter, as_json_whole
+from pspf.connectors.views import Choice, as_json_entry, as_json_whole
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
 from pspf.snapshots import HandlerShape, Snapshot
 from pspf.telemetry import HandlerCounters
@@ -167,7 +168,12 @@ def _handler(shape: HandlerShape, known: HandlerCounters | None, snapshot: Snaps
 async def lag(desk: Desk, request: Request) -> Response:
     """Records and seconds that each group of the app is behind, for autoscalers; at most a second old."""
     group, topic = text_of(request, "group"), text_of(request, "topic")
-    found = await desk.broker.read_lag(desk.link.look().snapshot.handlers)
+    handlers = desk.link.look().snapshot.handlers
+    found = await desk.broker.read_lag(handlers)
+    views = [each.view for each in found.groups]
+    # A name with a typo would have no lag for ever, and an autoscaler take all workers away.
+    _check_known("group", group, {each.group for each in handlers})
+    _check_known("topic", topic, {each.topic for each in handlers} | {each.topic for each in views})
     groups = [each for each in found.groups if group in (None, each.view.group) and topic in (None, each.view.topic)]
     lags = [each.view.lag for each in groups]
     ages = [each.worst_seconds for each in groups]
@@ -181,6 +187,12 @@ async def lag(desk: Desk, request: Request) -> Response:
     )
 
 
+def _check_known(what: str, name: str | None, known: Set[str]) -> None:
+    """Raise Trouble 404 where a name is given that the app does not have."""
+    if name is not None and name not in known:
+        raise Trouble(404, f"this app has no {what} {name!r:.80}; there is {', '.join(sorted(known))}")
+
+
 async def state(desk: Desk, request: Request) -> Response:
     """What an ordered handler remembers, of one record key where `key` is given."""
     limit = number_of(request, "limit", default=100, most=_MAX_ENTRIES)
@@ -189,6 +201,7 @@ async def state(desk: Desk, request: Request) -> Response:
         group=text_of(request, "group"),
         key=text_of(request, "key"),
         name=text_of(request, "name"),
+        max_entries=limit + 1,
     )
     return JSONResponse(
         {"state": [as_json_entry(entry) for entry in entries[:limit]], "truncated": len(entries) > limit}
@@ -196,21 +209,20 @@ async def state(desk: Desk, request: Request) -> Response:
 
 
 async def dlq(desk: Desk, request: Request) -> Response:
-    """Dead letters, the newest first, and how many there are of each error."""
+    """Dead letters, the newest first, and how many there are of each error. The newest 10,000 can be listed."""
     limit = number_of(request, "limit", default=100, most=_MAX_LETTERS)
-    offset = number_of(request, "offset", default=0, most=1_000_000_000)
+    offset = number_of(request, "offset", default=0, most=MAX_LISTED)
     choice = Choice(
         text_of(request, "topic"), text_of(request, "group"), text_of(request, "handler"), text_of(request, "error")
     )
-    letters = (await desk.broker.find_letters(choice))[::-1]
-    counts = Counter((letter.error_type, letter.handler, letter.topic) for letter in letters)
+    found = await desk.broker.read_digest(choice)
     return JSONResponse(
         {
-            "dead_letters": [as_json_letter(letter) for letter in letters[offset : offset + limit]],
-            "total": len(letters),
+            "dead_letters": found.newest[offset : offset + limit],
+            "total": found.total,
             "by_error": [
                 {"error_type": error_type, "handler": handler, "topic": topic, "count": count}
-                for (error_type, handler, topic), count in counts.most_common(100)
+                for (error_type, handler, topic), count in found.counts.most_common(100)
             ],
         }
     )
@@ -218,8 +230,7 @@ async def dlq(desk: Desk, request: Request) -> Response:
 
 async def dead_letter(desk: Desk, request: Request) -> Response:
     """One dead letter, whole: the event, the error and where it was raised."""
-    topic, letter_id = request.path_params["topic"], request.path_params["id"]
-    (letter,) = (await desk.broker.find_letters(Choice(topic, ids=(letter_id,))))[:1]
+    letter = await desk.broker.read_letter(request.path_params["topic"], request.path_params["id"])
     return JSONResponse(as_json_whole(letter))
 
 

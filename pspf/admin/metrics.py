@@ -57,7 +57,10 @@ def render(seen: Seen | None, lag: Lag | None, *, broker: str, accept: str) -> t
     """
     registry = CollectorRegistry()
     registry.register(_Families(list(_families(seen, lag, broker))))
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # it compares the version that a client asks for, whatever that is
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

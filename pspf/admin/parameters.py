@@ -1,6 +1,6 @@
 """What comes with a request: query parameters and JSON bodies, with bounds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -10,6 +10,17 @@ from pspf.admin.security import read_body
 from pspf.admin.trouble import Trouble
 
 _MAX_CHARACTERS: Final = 1_024
+
+
+def check_query(request: Request, allowed: Sequence[str]) -> None:
+    """Raise Trouble 400 where a query has a parameter that is unknown or there twice: a typo would widen the answer."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in allowed:
+            known = f"there is {', '.join(allowed)}" if allowed else "there is none"
+            raise Trouble(400, f"no parameter {name!r:.40} here; {known}")
+        if given.count(name) > 1:
+            raise Trouble(400, f"{name} is there twice")
 
 
 def text_of(request: Request, name: str) -> str | None:

@@ -100,6 +100,10 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
             raise Trouble(403, "requests from other sites' pages are refused")
+        # An image's or a script's request has no Origin; whoever follows a link to a page of ours asks for a document.
+        is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_link:
+            raise Trouble(403, "requests from other sites' pages are refused")
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
             raise Trouble(414, f"the address is longer than {MAX_TARGET_BYTES:,} bytes")
         length = headers.get("content-length", "0")

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -75,6 +76,16 @@ class BoundedProtocol(H11Protocol):
         if self.cycle is not before and not self.cycle.response_complete:
             self.room.ask(self)
             self._expect(_ANSWER_S)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, also in the middle of a body, when its head is about to be answered or has been."""
+        if self.conn.our_state is not h11.IDLE:
+            self.cycle.disconnected = True  # an answer after this one would be an error, told with a traceback
+            self.cycle.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         self.room.rest(self)

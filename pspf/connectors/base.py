@@ -470,9 +470,15 @@ class Broker(ABC):
 
     @abstractmethod
     async def list_state(
-        self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
+        self,
+        *,
+        handler: str | None = None,
+        group: str | None = None,
+        key: bytes | None = None,
+        name: str | None = None,
+        max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
-        """Return what handlers remember, by handler, key and name."""
+        """Return what handlers remember, by handler, topic, key, name and partition; the first `max_entries` of it."""
 
     # Windows, seen from outside: what commits left, no snapshot over several calls
 

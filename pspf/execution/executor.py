@@ -56,6 +56,7 @@ def leave(records: Sequence[Record], unstarted: Sequence[Record], run: BatchRun)
         # One that was read twice may be done since: it must not come back.
         if record.offset in offsets and (not run.has_to_ask or run.admit(record)):
             run.put_off(record, 0, "not started")
+            run.unseen.add(record.offset)
     return taken
 
 

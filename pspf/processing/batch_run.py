@@ -108,6 +108,8 @@ class BatchRun:
         """Records that no handler saw and that are done: sent on, or a mark behind a hop."""
         self.taken = 0
         """How many of the batch's records, from its first, were handled."""
+        self.unseen: set[int] = set()
+        """Those of them that no handler saw and that are not done: held back, settled since, or not started."""
         self.handler_us = 0
         """How long their handlers took together."""
         self.windows: WindowChanges | None = None
@@ -121,6 +123,7 @@ class BatchRun:
         if verdict is Verdict.RUN:
             return True
         self._not_done.add(record.offset)
+        self.unseen.add(record.offset)
         if verdict is Verdict.HOLD:
             self._held.hold(record)
         return False
@@ -130,6 +133,7 @@ class BatchRun:
         if self._held is None or not self._held.blocks(record):
             return False
         self._not_done.add(record.offset)
+        self.unseen.add(record.offset)
         if not self._held.knows(record):
             self._held.hold(record)
         return True

@@ -97,7 +97,16 @@ class ProcessControl:
     def describe(self) -> Mapping[str, Any]:
         """Return the worker's state."""
         pulse = self._take_pulse()
-        process = {"place": "in-process#0", "pid": os.getpid(), "state": pulse.stage, "why": None, "restarts": 0}
+        process = {
+            "place": "in-process#0",
+            "pid": os.getpid(),
+            "state": pulse.stage,
+            "why": None,
+            "restarts": 0,
+            "crashes_in_a_row": 0,
+            "last_exit": None,
+            "next_try_ms": None,
+        }
         return {
             "state": pulse.stage,
             "ready": pulse.stage == "running" and pulse.session is not None,

@@ -68,6 +68,8 @@ class Place:
         """Return why this place does not do its work, None where it does."""
         if self.state is State.RUNNING:
             return None
+        if self.state is State.PAUSED:  # how its process ended says nothing then
+            return f"{self} is {self.state}"
         detail = self.trouble or self.last_exit
         return f"{self} is {self.state}" + (f": {detail}" if detail else "")
 

@@ -186,6 +186,7 @@ async def test_state_is_listed_by_handler_group_key_and_name(broker: Broker) -> 
         (TOPIC, "g", "a", b"k1", "n", b"1"),
         (TOPIC, "g", "a", b"k2", "n", b"1"),
     ]
+    assert list(await broker.list_state(handler="a", group="g", max_entries=2)) == list(one[:2])
     assert [entry.handler for entry in await broker.list_state(key=b"k2")] == ["a", "a", "b"]
     assert len(await broker.list_state(name="m", group="h")) == 1
     assert list(await broker.list_state(name="none")) == []

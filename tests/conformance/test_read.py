@@ -21,6 +21,14 @@ async def test_read_behind_the_end_is_empty(broker: Broker) -> None:
     assert list(await broker.read(TOPIC, 0, offset=placed[-1].offset + 1, max_records=10)) == []
 
 
+async def test_an_offset_larger_than_any_that_there_is_reads_nothing(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=2)
+    placed = await broker.append(TOPIC, numbered(4))
+    for beyond in (1 << 39, 1 << 40, 1 << 41, 1 << 62, 1 << 63):
+        for partition in (0, 1):
+            assert list(await broker.read(TOPIC, partition, offset=placed[-1].offset + beyond, max_records=10)) == []
+
+
 async def test_read_before_the_first_record_starts_at_it(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(2))
     assert values(await broker.read(TOPIC, 0, offset=0, max_records=10)) == ["0", "1"]

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from pspf.admin.answers import DEAD_LETTER
 from pspf.connectors.base import Broker, Limits
 from pspf.connectors.sqlite import SQLiteBroker
+from pspf.connectors.views import Choice
 from pspf.records import Cursor
 from tests.integration.admin import AUDIT, SNAPSHOT, SPEC, TOTAL, admin, on
 from tests.integration.running import wait_until
 from tests.support.brokers import KINDS, Kind
+from tests.support.shapes import misfits
 from tests.support.workers import letter, new, numbered, own, settle, share, take_all
 
 REMOTE = [kind for kind in KINDS if kind.is_shared]
@@ -144,11 +147,41 @@ async def test_dead_letters_are_listed_shown_and_replayed(broker: Broker) -> Non
         assert (newest["handler"], newest["error_type"]) == ("app.total", "ValueError")
         whole = (await it.get(f"/dlq/orders/{newest['id']}")).json
         assert (whole["event"], whole["key"], whole["traceback"]) == (1, "b", "Traceback: line 1")
+        assert misfits(DEAD_LETTER, whole) == []
         assert (await it.post("/dlq/replay", topic="orders", ids=[newest["id"]])).json == {"replayed": 1, "left": 0}
         assert (await it.get("/dlq")).json["total"] == 1
         assert (await it.get(f"/dlq/orders/{newest['id']}")).status == 404
     cursors = await broker.list_cursors(group="billing")
     assert sum(info.retries for info in cursors if info.cursor == Cursor("orders", "billing", "app.total", 0)) == 1
+
+
+async def test_of_many_dead_letters_the_newest_are_listed_and_all_are_counted(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pspf.admin.letters.MAX_LISTED", 3)
+    monkeypatch.setattr("pspf.admin.letters._PAGE", 4)
+    await broker.append("orders", numbered(10))
+    member = await own(broker, topic="orders", group="billing", handler="app.total")
+    records = await take_all(member.consumer)
+    dead = [letter(record, handler="app.total", group="billing", at_ms=n) for n, record in enumerate(records)]
+    await member.consumer.commit(settle([], dead=dead, position=records[-1].offset + 1))
+    await member.session.close()
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        found = (await it.get("/dlq")).json
+        assert (found["total"], found["by_error"][0]["count"]) == (10, 10)
+        assert [each["dead_at_ms"] for each in found["dead_letters"]] == [9, 8, 7]
+        assert (await it.get("/dlq?group=another")).json["total"] == 0
+        desk = it.desk.broker
+        one, other = await asyncio.gather(desk.read_digest(Choice("orders")), desk.read_digest(Choice("orders")))
+        assert one is other
+
+
+async def test_a_dead_letter_that_there_is_not_is_404(broker: Broker) -> None:
+    await fail_two_of(broker, 4)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        for path in ("orders/99", "orders/9:1", "orders/99999999999999999999", "nowhere/1", "orders-dlq/99"):
+            assert (await it.get(f"/dlq/{path}")).status == 404
+        assert (await it.get("/dlq/orders/x")).status == 400
 
 
 async def test_a_replay_says_which_or_all(broker: Broker) -> None:
@@ -206,6 +239,15 @@ async def test_what_the_worker_is_told_and_answers(do: str) -> None:
         assert (command["do"], command["process"]) == ({"drain": "stop"}.get(do, do), "orders/billing#0")
 
 
+async def test_a_process_that_there_is_not_is_404_and_the_worker_is_not_told() -> None:
+    async with admin() as it:
+        for path in ("/pause", "/resume", "/drain"):
+            answer = await it.post(path, process="orders/billing#9")
+            assert (answer.status, "orders/billing#0" in answer.json["error"]) == (404, True)
+        told, command = await asyncio.gather(it.post("/pause", process="host-12-def"), it.answer_with(ok="paused"))
+        assert (told.status, command["process"]) == (200, "host-12-def")
+
+
 async def test_what_the_worker_can_not_do_is_409() -> None:
     async with admin() as it:
         answer, _ = await asyncio.gather(it.post("/pause"), it.answer_with(error="not with --in-process"))
@@ -219,6 +261,22 @@ async def test_the_log_level_is_checked_and_passed_on() -> None:
         assert (command["do"], command["level"]) == ("log-level", "DEBUG")
 
 
+async def test_the_lag_of_what_the_app_does_not_have_is_404_and_not_0(tmp_path: Path) -> None:
+    async with SQLiteBroker(tmp_path / "broker.db") as broker, admin(on(broker.secret_url, broker.name)) as it:
+        assert (await it.get("/lag?group=billing&topic=orders")).json["lag"] == 0  # nobody has begun to read
+        for query, there in (("group=biling", "audit, billing"), ("topic=order", "orders")):
+            answer = await it.get(f"/lag?{query}")
+            assert (answer.status, there in answer.json["error"]) == (404, True)
+
+
+async def test_a_parameter_that_is_unknown_or_there_twice_is_400() -> None:
+    async with admin() as it:
+        for target in ("/lag?groups=a", "/dlq?limit=1&limit=2", "/state/total?keys=a", "/status?x=1"):
+            assert (await it.get(target)).status == 400
+        for target in ("/health?x=1", "/ready?x=1", "/metrics?x=1"):
+            assert (await it.get(target)).status == 200
+
+
 async def test_the_documents_name_every_endpoint() -> None:
     async with admin() as it:
         document, page = (await it.get("/openapi.json")).json, (await it.get("/docs")).text
@@ -227,6 +285,8 @@ async def test_the_documents_name_every_endpoint() -> None:
             assert path in page
             for operation in operations.values():
                 assert operation["summary"]
+                (answer,) = operation["responses"]["200"]["content"].values()
+                assert (answer.get("schema") is None) == (path == "/metrics")
         assert {"/health", "/lag", "/dlq/replay", "/state/{handler}"} <= set(document["paths"])
 
 

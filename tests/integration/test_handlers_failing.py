@@ -114,6 +114,19 @@ async def test_order_per_key_is_kept_while_records_fail(
     assert of_key == {key: list(range(place, 60, 4)) for place, key in enumerate("abcd")}
 
 
+@pytest.mark.parametrize("shape", ["async", "plain", "batch"])
+async def test_a_record_that_is_held_back_is_not_counted_as_handled_before_it_runs(
+    backend: StreamingBackend, shape: str
+) -> None:
+    stream = Stream(backend)
+    Failing({0: 2, 9: 9}).subscribe(stream, shape, ordering="key")
+    await stream.emit_many(numbers(20, keys="ab"))
+    await run_until_drained(stream)
+    (counters,) = stream.telemetry.snapshot()
+    assert (counters.processed, counters.failed) == (19, 5)
+    assert sum(counters.handler_us.counts) == counters.batch_events.total == 24
+
+
 async def test_other_keys_go_on_while_one_waits(backend: StreamingBackend) -> None:
     stream = Stream(backend)
     done: list[int] = []

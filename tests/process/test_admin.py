@@ -13,6 +13,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.process.commands import Folder, Running, is_running, name_of, wait_until
+from tests.support.shapes import misfits, shape_of
 
 ANY = ("--admin", "127.0.0.1:0")
 LINE = re.compile(r"dashboard: http://([^:/]+):(\d+)/(?:#token=(\S+))?")
@@ -40,14 +41,18 @@ class Client:
     def get(self, path: str) -> Any:
         """Return the JSON of something that is to be there."""
         status, body = self.ask("GET", path)
-        assert status == 200, body
-        return json.loads(body)
+        return self._read("GET", path, status, body)
 
     def post(self, path: str, **fields: Any) -> Any:
         """Do something that is to work."""
         status, body = self.ask("POST", path, **fields)
+        return self._read("POST", path, status, body)
+
+    def _read(self, method: str, path: str, status: int, body: str) -> Any:
         assert status == 200, body
-        return json.loads(body)
+        answer = json.loads(body)
+        assert misfits(shape_of(method, path), answer) == []
+        return answer
 
     def sums(self, metric: str, **labels: str) -> float:
         """Return the sum of the series of a metric that have these labels."""
@@ -200,6 +205,8 @@ def test_in_one_process_the_admin_is_beside_it(folder: Folder) -> None:
         wait_until(lambda: client.sums("pspf_events_total", status="processed") == 3)
         status, body = client.ask("POST", "/pause")
         assert (status, "no supervisor" in body) == (409, True)
+        for path in ("/health", "/ready", "/status", "/topology"):
+            assert client.get(path)
         client.post("/drain")
         assert worker.end() == 0
 

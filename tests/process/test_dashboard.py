@@ -39,6 +39,27 @@ CONTRAST = """
 """
 
 
+LARGE_APP = """
+import("/dashboard/graph.js").then(({ showGraph }) => {
+  const topic = "customer-lifecycle-events.production.eu-central-1.v2";
+  const handlers = [...Array(12).keys()].map((n) => ({
+    key: `${n}`, handler: `my_company.warehouse.inventory.reconcile_stock_levels_${n}`,
+    group: "a-group-with-a-long-name", topic, to: `${topic}.out${n}`, emits: [], window: null,
+    rate: 1, behind: 2, delay: null, dead: 3, health: { text: "running" },
+  }));
+  showGraph({ handlers, topology: { topics: [] }, status: { broker: {} } }, () => {});
+  const graph = document.getElementById("graph");
+  const boxes = [...graph.querySelectorAll(".node, .topic")].filter((e) => e.offsetWidth);
+  return {
+    over: graph.scrollWidth - graph.parentElement.clientWidth,
+    cut: boxes.filter((e) => e.scrollWidth > e.clientWidth).map((e) => e.textContent),
+    isList: graph.classList.contains("is-list"),
+    handlers: graph.querySelectorAll(".node").length,
+  };
+})
+"""
+
+
 @dataclass(frozen=True)
 class Desk:
     """A worker of `apps.orders` on a server of its own, and a browser beside it."""
@@ -216,6 +237,7 @@ def test_one_process_is_paused_and_goes_on(desk: Desk) -> None:
     browser.click(".process .button")
     browser.wait_for(lambda: "paused" in browser.text(".process"), "one that is paused")
     assert browser.count(".process") == 2
+    assert browser.text("#state") == "partly paused"
     wait_until(lambda: desk.states() == {"paused", "running"}, within_s=60)
     browser.click(".process .button")
     browser.wait_for(lambda: browser.text(".process .state") == "running", "that it runs again")
@@ -249,6 +271,18 @@ def test_it_fits_a_phone(desk: Desk) -> None:
         assert "orders → receipts" in browser.text(".node .path")
         small = "[...document.querySelectorAll('.bar button, .process button')].filter((e) => e.offsetHeight)"
         assert browser.run(f"Math.min(...{small}.map((e) => e.offsetHeight))") >= 40
+    finally:
+        browser.resize(1280, 900)
+
+
+@pytest.mark.parametrize(("width", "is_list"), [(1280, False), (768, True), (375, True)])
+def test_many_handlers_with_long_names_fit_the_page(desk: Desk, width: int, is_list: bool) -> None:
+    browser = desk.browser
+    browser.resize(width, 900, is_phone=width < 600)
+    try:
+        desk.open()
+        shown = browser.run(LARGE_APP)
+        assert shown == {"over": 0, "cut": [], "isList": is_list, "handlers": 12}
     finally:
         browser.resize(1280, 900)
 

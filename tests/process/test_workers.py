@@ -120,8 +120,9 @@ def test_a_paused_process_does_nothing_until_it_is_resumed(folder: Folder) -> No
         assert folder.look("health", "ready").code == 10
         time.sleep(1)
         assert not worker.says("start 2")
-        paused = next(each["worker"] for each in listed(folder) if each["place"] == "orders/billing#0")
-        folder.ok("workers", "resume", paused)
+        paused = next(each for each in listed(folder) if each["place"] == "orders/billing#0")
+        assert paused["why"] == "orders/billing is paused"
+        folder.ok("workers", "resume", paused["worker"])
         worker.wait_for("start 2")
         wait_until(lambda: folder.look("health", "ready").code == 0)
         end(worker)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -46,6 +47,14 @@ def scrape(of: Seen | None, behind: Lag | None = None) -> dict[str, list[Sample]
 def test_every_metric_is_there_before_anything_has_happened() -> None:
     names = {re.sub("_(bucket|count|sum)$", "", name) for name in scrape(seen(), lag(0, 0, 0))}
     assert names == set(METRICS)
+
+
+@pytest.mark.parametrize("version", ["abc", "1", "", "0.0.1", "1.0.0", "1.x.0", "99999999999999999999", "-1", "\xff"])
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain", "*/*"])
+def test_whatever_a_client_says_it_accepts_it_gets_metrics(kind: str, version: str) -> None:
+    content, content_type = render(seen(), None, broker="memory://", accept=f"{kind}; version={version};q=0.5, ;;=")
+    assert b"pspf_up 1.0" in content
+    assert content_type.startswith(("text/plain", "application/openmetrics-text"))
 
 
 def test_outcomes_of_runs_are_disjoint() -> None:

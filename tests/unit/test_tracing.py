@@ -49,6 +49,25 @@ def test_without_a_tracer_provider_nobody_makes_spans() -> None:
     assert Spans(TracerProvider(shutdown_on_exit=False)).find() is not None
 
 
+_LATER = """
+import os
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import set_tracer_provider
+from pspf.telemetry import TelemetryManager
+
+before = TelemetryManager()
+os.environ["OTEL_PYTHON_TRACER_PROVIDER"] = "one that there is not"
+print(before.find_spans(), before.find_spans())
+set_tracer_provider(TracerProvider(shutdown_on_exit=False))
+print(before.find_spans() is not None)
+"""
+
+
+def test_a_provider_that_is_set_later_is_found_and_nothing_looks_into_the_environment_for_one_again() -> None:
+    done = subprocess.run([sys.executable, "-c", _LATER], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("None None\nTrue\n", "")
+
+
 def test_a_context_that_somebody_made_current_goes_on_without_a_provider() -> None:
     spans = Spans(NoOpTracerProvider())
     with use_span(NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_flags=TraceFlags(1)))):

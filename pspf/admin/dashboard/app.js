@@ -3,7 +3,7 @@
 import { get, post, takeToken } from "./api.js";
 import { byId, drawLine, make, setAttribute, setState, setText } from "./dom.js";
 import { count, rate, roughly, seconds, span } from "./format.js";
-import { drawEdges, showGraph } from "./graph.js";
+import { layOut, showGraph } from "./graph.js";
 import { missLetters, refreshLetters } from "./letters.js";
 import { combine, MOST_RATES, ratesOf } from "./model.js";
 import { showProcesses } from "./processes.js";
@@ -67,11 +67,16 @@ function show() {
   if (isNew && model.handlers.length) setText(byId("lag-note"), "no events yet: pspf emit TOPIC '{...}'");
 }
 
+const IN_TROUBLE = ["crashing", "stalled"];
+
 function showState(status) {
-  const isPaused = status.processes.length > 0 && status.processes.every((each) => each.state === "paused");
+  const states = status.processes.map((each) => each.state);
+  const isPaused = states.length > 0 && states.every((state) => state === "paused");
+  const isPartlyPaused = states.includes("paused") && states.every((state) => state === "paused" || state === "running");
   const state = byId("state");
   if (status.state === "draining") setState(state, { text: "stopping", tone: "warn" });
   else if (isPaused) setState(state, { text: "paused", tone: "warn" });
+  else if (isPartlyPaused) setState(state, { text: "partly paused", tone: "warn" });
   else if (status.ready) setState(state, { text: "running", tone: "ok" });
   else setState(state, { text: "not ready", tone: "bad" });
   setAttribute(state, "title", status.why.join("\n") || null);
@@ -85,6 +90,8 @@ function showBanner(status) {
     text = `The broker does not answer${why}. Workers wait for it; nothing is lost.`;
   } else if (status.age_ms > SILENT_MS) {
     text = `The worker has not reported for ${span(status.age_ms)}. What is shown is as old.`;
+  } else if (status.processes.some((each) => IN_TROUBLE.includes(each.state))) {
+    text = `Not ready: ${status.why.join("; ")}.`;
   }
   setText(banner, text);
   setAttribute(banner, "data-tone", status.broker.connected === false ? "bad" : null);
@@ -170,6 +177,6 @@ document.addEventListener("visibilitychange", () => {
   if (!document.hidden) soon();
 });
 addEventListener("hashchange", takeToken);
-new ResizeObserver(drawEdges).observe(byId("graph"));
+new ResizeObserver(layOut).observe(byId("graph").parentElement);
 turn();
 turnLetters();

@@ -34,6 +34,13 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Set an element's text to a name, which may be broken behind its dots, dashes and underscores. */
+export function setName(element, name) {
+  if (element.textContent === name) return;
+  const parts = name.split(/(?<=[._/-])(?=[^._/-])/);
+  element.replaceChildren(...parts.flatMap((part, index) => (index ? [document.createElement("wbr"), part] : [part])));
+}
+
 /** Set a state's text and tone: ok, warn, bad or idle. */
 export function setState(element, { text, tone }) {
   setText(element, text);

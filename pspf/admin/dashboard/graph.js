@@ -1,8 +1,12 @@
 // The topology: topics and handlers in columns, from where events come in to where they go out.
 
-import { byId, drawLine, keep, make, makeSvg, setAttribute, setState, setText } from "./dom.js";
+import { byId, drawLine, keep, make, makeSvg, setAttribute, setName, setState, setText } from "./dom.js";
 import { count, countOf, NOT_KNOWN, rate, roughly, seconds, span } from "./format.js";
 import { MOST_RATES, ratesOf } from "./model.js";
+
+const NARROW_PX = 640;
+const WIDE_PX = 900;
+const MANY_IN_A_COLUMN = 6;
 
 const targetsOf = (handler) => [...new Set([...(handler.to === null ? [] : [handler.to]), ...handler.emits])];
 
@@ -97,6 +101,7 @@ export function showGraph(model, open) {
   const { columns, edges } = arrange(handlers, topology.topics);
   const byTopic = new Map(topology.topics.map((each) => [each.topic, each]));
   const absent = model.status.broker.connected === false ? "not known" : "not there yet";
+  setAttribute(byId("graph"), "data-dense", Math.max(...columns.map((nodes) => nodes.length)) > MANY_IN_A_COLUMN);
   const numbered = columns.map((nodes, index) => ({ nodes, key: String(index) }));
   keep(
     byId("graph").querySelector(".columns"),
@@ -113,7 +118,7 @@ export function showGraph(model, open) {
       ),
   );
   shown = { edges };
-  drawEdges();
+  layOut();
 }
 
 function makeTopic() {
@@ -121,12 +126,12 @@ function makeTopic() {
 }
 
 function updateTopic(element, topic, byTopic, absent) {
-  setText(element.children[0], topic.topic);
+  setName(element.children[0], topic.topic);
   const late = byTopic.get(`${topic.topic}-late`)?.records ?? 0;
   const aside = [];
   if (topic.partitions > 1) aside.push(`${count(topic.partitions)} partitions`);
   if (late) aside.push(`${count(late)} late`);
-  setText(element.children[1], topic.records === null ? absent : `${roughly(topic.records)} records`);
+  setText(element.children[1], topic.records === null ? absent : `${roughly(topic.records)} ${topic.records === 1 ? "record" : "records"}`);
   setText(element.children[2], aside.join(" · "));
 }
 
@@ -148,10 +153,10 @@ function makeHandler(open) {
 function updateHandler(element, handler) {
   element.dataset.handler = handler.key;
   const [name, group, path, figures, line, foot] = element.children;
-  setText(name, handler.handler);
-  setText(group, handler.window === null ? handler.group : `${handler.group} · ${handler.window}`);
+  setName(name, handler.handler);
+  setName(group, handler.window === null ? handler.group : `${handler.group} · ${handler.window}`);
   const targets = targetsOf(handler);
-  setText(path, targets.length ? `${handler.topic} → ${targets.join(", ")}` : `from ${handler.topic}`);
+  setName(path, targets.length ? `${handler.topic} → ${targets.join(", ")}` : `from ${handler.topic}`);
   [rate(handler.rate), count(handler.behind), seconds(handler.delay)].forEach((text, i) => {
     setText(figures.children[i].firstChild, text);
   });
@@ -162,9 +167,16 @@ function updateHandler(element, handler) {
   setAttribute(foot.children[1], "data-tone", handler.dead ? "bad" : null);
 }
 
-/** Draw the edges between the nodes where they stand now. */
-export function drawEdges() {
+/** Show a list of handlers instead of the drawing where that has no room, and else its edges where the nodes are now. */
+export function layOut() {
   const graph = byId("graph");
+  const width = document.documentElement.clientWidth;
+  graph.classList.remove("is-list");
+  graph.classList.toggle("is-list", width <= NARROW_PX || (width <= WIDE_PX && graph.scrollWidth > graph.parentElement.clientWidth));
+  if (!graph.classList.contains("is-list")) drawEdges(graph);
+}
+
+function drawEdges(graph) {
   const svg = graph.querySelector(".edges");
   const frame = graph.getBoundingClientRect();
   const boxes = new Map();

@@ -7,6 +7,7 @@ import { facts } from "./sheet.js";
 import { doing } from "./toast.js";
 
 const PAGE = 50;
+const CHIPS = 8;
 
 let chosen = null; // one of `by_error`, or null for all of them
 let limit = PAGE;
@@ -36,11 +37,11 @@ function show(found, all, told) {
   setText(byId("letters-count"), all.total ? count(all.total) : "");
   keep(
     byId("letters-errors"),
-    all.by_error.length > 1 || chosen !== null ? all.by_error : [],
+    all.by_error.length > 1 || chosen !== null ? mostOf(all.by_error) : [],
     nameOf,
-    (error) => make("button", { class: "chip", type: "button", onclick: () => choose(error, told) }),
+    (error) => createChip(error, told),
     (chip, error) => {
-      setText(chip, `${count(error.count)} × ${shortName(error.error_type)} in ${error.handler}`);
+      setText(chip.firstChild, `${count(error.count)} ×`);
       setAttribute(chip, "aria-pressed", chosen !== null && nameOf(error) === nameOf(chosen) ? "true" : "false");
     },
   );
@@ -64,6 +65,20 @@ function show(found, all, told) {
     limit += PAGE;
     refreshLetters(told).catch((error) => missLetters(error.message));
   };
+}
+
+/** The errors that most records died of, and the chosen one in any case. */
+const mostOf = (errors) => errors.filter((error, index) => index < CHIPS || (chosen !== null && nameOf(error) === nameOf(chosen)));
+
+function createChip(error, told) {
+  const what = shortName(error.error_type);
+  return make(
+    "button",
+    { class: "chip", type: "button", title: `${what} in ${error.handler} of ${error.topic}`, onclick: () => choose(error, told) },
+    make("b"),
+    make("span", {}, what),
+    make("span", { class: "where" }, `in ${error.handler}`),
+  );
 }
 
 const shortName = (errorType) => errorType.slice(errorType.lastIndexOf(".") + 1);

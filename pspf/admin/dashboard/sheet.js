@@ -1,6 +1,6 @@
 // The sheet of one handler: its counts since the worker started, and its partitions.
 
-import { byId, make, setText } from "./dom.js";
+import { byId, make, setName } from "./dom.js";
 import { ago, count, countOf, NOT_KNOWN, rate, seconds, span } from "./format.js";
 import { describe } from "./graph.js";
 
@@ -18,8 +18,10 @@ export function updateSheet(model) {
   const dialog = byId("handler");
   const handler = model.handlers.find((each) => each.key === shownKey);
   if (!handler || (!dialog.open && shownKey === null)) return;
-  setText(byId("handler-title"), handler.handler);
+  setName(byId("handler-title"), handler.handler);
   const body = byId("handler-body");
+  const selection = getSelection();
+  if (!selection.isCollapsed && body.contains(selection.anchorNode)) return; // somebody copies from it
   const scrolled = dialog.scrollTop;
   body.replaceChildren(facts(describe(handler)), counts(handler), ...partitions(handler));
   dialog.scrollTop = scrolled;

@@ -116,6 +116,8 @@ class SQLBroker(Broker):
     async def read(self, topic: str, partition: int, *, offset: int, max_records: int) -> Sequence[Record]:
         def read(storage: Storage) -> list[Record]:
             found = topics.get_partition(storage, topic, partition)
+            if offset >= found.next:  # an id of anybody's, which may be larger than the bits that an offset has
+                return []
             return log.read_range(storage, topic, found.partition_id, partition, offset, found.next, max_records)
 
         return await self._engine.read(read)
@@ -153,9 +155,17 @@ class SQLBroker(Broker):
         return await self._engine.write(lambda storage: dead_letters.purge(storage, letters))
 
     async def list_state(
-        self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
+        self,
+        *,
+        handler: str | None = None,
+        group: str | None = None,
+        key: bytes | None = None,
+        name: str | None = None,
+        max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
-        return await self._engine.read(lambda storage: inspect.list_state(storage, handler, group, key, name))
+        return await self._engine.read(
+            lambda storage: inspect.list_state(storage, handler, group, key, name, max_entries)
+        )
 
     async def list_windows(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None

@@ -103,16 +103,22 @@ def list_consumers(
 
 
 def list_state(
-    storage: Storage, handler: str | None, group: str | None, key: bytes | None, name: str | None
+    storage: Storage,
+    handler: str | None,
+    group: str | None,
+    key: bytes | None,
+    name: str | None,
+    max_entries: int | None,
 ) -> list[StateEntry]:
-    """Return remembered values, by handler, key and name."""
+    """Return remembered values, by handler, topic, key, name and partition."""
     return [
         StateEntry(*row)
         for row in storage.rows(
             "SELECT c.handler, t.topic, c.group_name, p.partition, s.key, s.name, s.value FROM state s"
             " JOIN cursors c USING (cursor_id) JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
             " WHERE (?1 IS NULL OR c.handler = ?1) AND (?2 IS NULL OR c.group_name = ?2) AND (?3 IS NULL OR s.key = ?3)"
-            " AND (?4 IS NULL OR s.name = ?4) ORDER BY c.handler, t.topic, s.key, s.name, p.partition",
-            (handler, group, key, name),
+            " AND (?4 IS NULL OR s.name = ?4) ORDER BY c.handler, t.topic, s.key, s.name, p.partition"
+            " LIMIT ?5",
+            (handler, group, key, name, -1 if max_entries is None else max_entries),
         )
     ]

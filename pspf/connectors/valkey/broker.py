@@ -165,9 +165,15 @@ class ValkeyBroker(Broker):
         return await dead_letters.purge(self._core, letters)
 
     async def list_state(
-        self, *, handler: str | None = None, group: str | None = None, key: bytes | None = None, name: str | None = None
+        self,
+        *,
+        handler: str | None = None,
+        group: str | None = None,
+        key: bytes | None = None,
+        name: str | None = None,
+        max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
-        return await inspect.list_state(self._core, handler, group, key, name)
+        return await inspect.list_state(self._core, handler, group, key, name, max_entries)
 
     async def list_windows(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None

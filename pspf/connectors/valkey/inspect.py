@@ -151,7 +151,7 @@ async def _read_pending(core: Core, topic: Topic, group: str) -> Counter[str]:
 
 
 async def list_state(
-    core: Core, handler: str | None, group: str | None, key: bytes | None, name: str | None
+    core: Core, handler: str | None, group: str | None, key: bytes | None, name: str | None, max_entries: int | None
 ) -> list[StateEntry]:
     """Return remembered values, by handler, topic, key, name and partition."""
     lane = core.commands
@@ -159,7 +159,8 @@ async def list_state(
     for cursor, keys in await find_cursors(core, group, None):
         if cursor.handler is None or (handler is not None and cursor.handler != handler):
             continue
-        record_keys = [key] if key is not None else await lane.call("SMEMBERS", keys.keys)
+        record_keys = [key] if key is not None else sorted(await lane.call("SMEMBERS", keys.keys))
+        before = len(entries)
         for start in range(0, len(record_keys), _STATE_AT_ONCE):
             chosen = record_keys[start : start + _STATE_AT_ONCE]
             replies = await lane.call_many([("HGETALL", keys.state(record_key)) for record_key in chosen])
@@ -170,7 +171,10 @@ async def list_state(
                     for found, value in zip([item.decode() for item in raw[::2]], raw[1::2], strict=True)
                     if name is None or found == name
                 ]
-    return sorted(entries, key=lambda entry: (entry.handler, entry.topic, entry.key, entry.name, entry.partition))
+            if max_entries is not None and len(entries) - before >= max_entries:
+                break  # the first of this cursor; the first of all are among them
+    entries.sort(key=lambda entry: (entry.handler, entry.topic, entry.key, entry.name, entry.partition))
+    return entries[:max_entries]
 
 
 async def _run_all(lane: Lane, calls: list[ScriptCall]) -> list[Any]:
