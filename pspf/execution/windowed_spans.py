@@ -14,7 +14,7 @@ from pspf.decoding import Decoder, SectionDecoder
 from pspf.execution.executor import FAILURES
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
-from pspf.processing.windows.folds import HandlerFold
+from pspf.processing.windows.folds import HandlerFold, ReadyFold
 from pspf.processing.windows.place import Key, encode_key
 from pspf.processing.windows.progress import Progress
 from pspf.processing.windows.slices import Slices
@@ -172,8 +172,8 @@ class SpanWindows(Windowed):
         return len(section)
 
     async def _fold_sync(self, section: Sequence[Item], run: BatchRun) -> int:
-        grow, call = self.fold_one, self.call
-        slots, touched = self._table.slots, self._table.touched
+        grow = self.fold.add if isinstance(self.fold, ReadyFold) else self.fold_one
+        slots, touched, call = self._table.slots, self._table.touched, self.call
         slices = self._slices
         merged_ms = BEGINNING if slices is None else slices.merged_ms
         asks = run.has_to_ask

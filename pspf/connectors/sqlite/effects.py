@@ -50,7 +50,10 @@ class Effects:
         for emit in commit.emits:
             if not lost or emit.source not in lost:
                 # De-duplication is for emits from outside: these are exactly once by the commit.
-                topics.setdefault(emit.topic, []).append(emit.record._replace(event_id=None))
+                record = emit.record
+                topics.setdefault(emit.topic, []).append(
+                    record if record.event_id is None else record._replace(event_id=None)
+                )
         for topic, records in topics.items():
             append_and_tell(self._engine, self._log, storage, topic, records, now_ms)
         for letter in commit.dead:
