@@ -1,22 +1,26 @@
 """The windows' benchmark by bytewax, with recovery: `python -m benchmarks.peers_bytewax aggregate '{...}'`.
 
-Tuned: the source gives 1,000 bids at a time, decoded with msgspec; instead of bytewax's own windows, whose clock goes
-on while no event comes, a stateful step folds a key's bids of a batch at once and closes a key's window at its next
-bid behind it; an epoch, and with it a snapshot for recovery, is a second long, where PSPF commits each batch. Results
-are counted, not written anywhere.
+In both ways the source gives 1,000 bids at a time, decoded with msgspec; an epoch, and with it a snapshot for recovery,
+is a second long, where PSPF commits each batch; results are counted, not written anywhere.
+
+aggregate           tuned: a stateful step instead of windows, which folds a key's bids of a batch at once and closes
+                    a key's window at its next bid behind it. It knows no watermark and no late event
+aggregate_windows   its own windows, as its documentation has them: an event clock and `fold_window`. The clock goes on
+                    with the system's while a key has no event, so it waits for a minute: else bids are late
 """
 
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import apsw
 import bytewax.operators as op
+import bytewax.operators.windowing as win
 import msgspec
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -124,9 +128,44 @@ class Sink(DynamicSink[tuple[str, Window]]):
         return self._tally
 
 
+Step = Callable[[op.KeyedStream[StructBid], int], op.KeyedStream[Window]]
+"""From bids by key to what their windows of so many ms come to."""
+
+
 def aggregate(*, path: str, total: int, group: str, sizes_ms: list[int]) -> dict[str, Any]:
-    """Count and max of tumbling windows, a dataflow of one worker."""
-    [size_ms] = sizes_ms
+    """Count and max of tumbling windows by a step of one's own."""
+    return _run(
+        lambda bids, size_ms: op.stateful_batch("hot", bids, lambda resume: Hot(size_ms, resume)),
+        path,
+        total,
+        group,
+        *sizes_ms,
+    )
+
+
+def aggregate_windows(*, path: str, total: int, group: str, sizes_ms: list[int]) -> dict[str, Any]:
+    """Count and max of tumbling windows by bytewax's own."""
+    return _run(_fold_window, path, total, group, *sizes_ms)
+
+
+def _fold_window(bids: op.KeyedStream[StructBid], size_ms: int) -> op.KeyedStream[Window]:
+    clock = win.EventClock(lambda bid: bid.timestamp, wait_for_system_duration=timedelta(minutes=1))
+    windower = win.TumblingWindower(length=timedelta(milliseconds=size_ms), align_to=datetime(1970, 1, 1, tzinfo=UTC))
+    windows = win.fold_window(
+        "hot",
+        bids,
+        clock,
+        windower,
+        lambda: (0, 0),
+        lambda state, bid: (state[0] + 1, max(state[1], bid.price)),
+        lambda one, other: (one[0] + other[0], max(one[1], other[1])),
+        ordered=False,  # else it keeps all events of the minute that it waits
+    )
+    return op.map_value("flat", windows.down, lambda closed: (closed[0], *closed[1]))
+
+
+def _run(step: Step, path: str, total: int, group: str, size_ms: int) -> dict[str, Any]:
+    """Run a dataflow of one worker."""
     log: Any = apsw.Connection(path)
     [(last,)] = log.execute("SELECT value FROM records ORDER BY place LIMIT 1 OFFSET ?", (total - 1,)).fetchall()
     log.close()
@@ -137,12 +176,12 @@ def aggregate(*, path: str, total: int, group: str, sizes_ms: list[int]) -> dict
         cpu, started = time.process_time(), time.perf_counter()
         flow = Dataflow(group)
         bids = op.input("bids", flow, Source(path, total))
-        windows = op.stateful_batch("hot", bids, lambda resume: Hot(size_ms, resume))
-        op.output("out", windows, Sink(tally))
+        op.output("out", step(bids, size_ms), Sink(tally))
         run_main(flow, epoch_interval=EPOCH, recovery_config=RecoveryConfig(folder))
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
     return {"seconds": seconds, "cpu_seconds": cpu_seconds, "results": tally.results, "counted": tally.counted}
 
 
 if __name__ == "__main__":
-    print(json.dumps(aggregate(**json.loads(sys.argv[2]))))
+    actors = {actor.__name__: actor for actor in (aggregate, aggregate_windows)}
+    print(json.dumps(actors[sys.argv[1]](**json.loads(sys.argv[2]))))
