@@ -9,7 +9,7 @@ from hypothesis import given
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.window_log import Overlay, Size, decode, encode
+from pspf.connectors.sqlite.window_log import Overlay, Pool, Size, decode, encode
 from pspf.errors import BackendCorrupt
 from pspf.records import WindowChanges, WindowPlace
 
@@ -80,13 +80,13 @@ def test_what_is_read_is_what_the_commits_came_to(
     storage = Storage(None, Limits())
     storage.open()
     model: dict[WindowPlace, bytes] = {}
-    overlay = windows.load(storage, CURSOR, size)
+    overlay = windows.load(storage, CURSOR, Pool(size))
     for change, fails, is_new_owner in steps:
         write(storage, overlay, change, fails=fails)
         if not fails:
             settle(model, change)
         if is_new_owner:
-            overlay = windows.load(storage, CURSOR, size)
+            overlay = windows.load(storage, CURSOR, Pool(size))
         assert read_all(storage, overlay, page) == model
         assert windows.read_slots(storage, CURSOR, overlay) == sorted({slot for slot, _ in model})
         places = [*model, *change.states]
@@ -96,7 +96,7 @@ def test_what_is_read_is_what_the_commits_came_to(
 
 
 def test_what_has_no_room_in_the_log_becomes_rows_and_the_log_is_empty(storage: Storage) -> None:
-    overlay = windows.load(storage, CURSOR, Size(commits=2))
+    overlay = windows.load(storage, CURSOR, Pool(Size(commits=2)))
     for number in range(3):
         write(storage, overlay, WindowChanges(None, b"", (), {(0, b"=%d" % number): b"s"}))
         logged = storage.rows("SELECT count(*) FROM window_log")[0][0]
@@ -106,11 +106,21 @@ def test_what_has_no_room_in_the_log_becomes_rows_and_the_log_is_empty(storage: 
 
 
 def test_a_window_that_came_and_went_has_never_been_among_the_rows(storage: Storage) -> None:
-    overlay = windows.load(storage, CURSOR, Size(commits=2))
+    overlay = windows.load(storage, CURSOR, Pool(Size(commits=2)))
     write(storage, overlay, WindowChanges(None, b"", (), {(0, b"=a"): b"s"}))
     write(storage, overlay, WindowChanges(None, b"", (0,), {(10_000, b"=a"): b"s"}))
     write(storage, overlay, WindowChanges(None, b"", (10_000,), {(20_000, b"=a"): b"s"}))
     assert storage.rows("SELECT slot FROM windows") == [(20_000,)]
+
+
+def test_the_logs_of_a_worker_share_what_they_may_hold(storage: Storage) -> None:
+    pool = Pool(Size(states=4))
+    one, other = windows.load(storage, CURSOR, pool), windows.load(storage, OTHER, pool)
+    write(storage, one, WindowChanges(None, b"", (), {(0, b"=%d" % number): b"s" for number in range(3)}))
+    assert not other.has_room(0, 2)
+    assert other.has_room(0, 1)
+    del one  # the cursor was given back, or taken
+    assert other.has_room(0, 4)
 
 
 def test_a_reader_that_keeps_the_log_sees_each_commit(storage: Storage) -> None:

@@ -21,7 +21,7 @@ from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.window_log import Overlay
+from pspf.connectors.sqlite.window_log import Overlay, Pool
 from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowChanges, WindowPlace
@@ -89,7 +89,7 @@ class Grant:
 class OrderedConsumer(Consumer):
     """An ordered cursor under a lease."""
 
-    def __init__(self, engine: Engine, effects: Effects, cursor: Cursor, grant: Grant) -> None:
+    def __init__(self, engine: Engine, effects: Effects, cursor: Cursor, grant: Grant, pool: Pool) -> None:
         self.cursor = cursor
         self.lease: Lease | None = grant.lease
         self._engine = engine
@@ -101,6 +101,7 @@ class OrderedConsumer(Consumer):
         self._sequence = grant.sequence
         self._suspicion = grant.suspicion
         self._read_position = grant.lease.position
+        self._pool = pool
         self._overlay: Overlay | None = None
         """What the log of the windows says; read by the first who needs it, on the engine's thread."""
         self._unlogged: tuple[WindowChanges, int | None] | None = None
@@ -204,7 +205,7 @@ class OrderedConsumer(Consumer):
         """Return what the log of the windows says, the last commit included. On the engine's thread."""
         unlogged, self._unlogged = self._unlogged, None
         if self._overlay is None:
-            self._overlay = windows.load(storage, self._cursor_id)
+            self._overlay = windows.load(storage, self._cursor_id, self._pool)
         elif unlogged is not None:
             changes, logged_bytes = unlogged
             if logged_bytes is None:
@@ -291,5 +292,6 @@ class OrderedConsumer(Consumer):
             )
             if changed:
                 self._engine.grown.add(self._partition_id)
+            self._overlay = self._unlogged = None
 
         await self._engine.write(give_back, durable=False)

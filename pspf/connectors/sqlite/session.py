@@ -12,6 +12,7 @@ from pspf.connectors.sqlite.ordered import OrderedConsumer, acquire
 from pspf.connectors.sqlite.shared import SharedConsumer
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import Partition, ensure_topic, get_partition
+from pspf.connectors.sqlite.window_log import Pool
 from pspf.errors import ConfigurationError, NotFound
 from pspf.records import Cursor, check_name, parse_id
 
@@ -28,6 +29,7 @@ class SQLiteSession(Session):
         self._membership = membership
         self._liveness = liveness
         self._renewal = renewal
+        self._window_logs = Pool()
         self.is_open = False
 
     async def open(self) -> None:
@@ -86,7 +88,7 @@ class SQLiteSession(Session):
         if grant is None:
             return None
         faults.reach("lease.acquired")
-        return OrderedConsumer(self._engine, self._effects, cursor, grant)
+        return OrderedConsumer(self._engine, self._effects, cursor, grant, self._window_logs)
 
     async def share(self, cursor: Cursor) -> Consumer:
         def find(storage: Storage) -> tuple[int, int]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final
+from weakref import WeakSet
 
 from pspf.errors import BackendCorrupt
 from pspf.records import WindowPlace
@@ -24,7 +25,10 @@ States = Mapping[WindowPlace, bytes | None]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a log holds before it is written as rows; a new owner reads as much before its first event."""
+    """What logs hold before one is written as rows, commits of each and all else together: they are in memory, too.
+
+    A new owner reads as much before its first event.
+    """
 
     commits: int = 1_000
     states: int = 200_000
@@ -84,14 +88,36 @@ def _swap(numbers: "array[int]") -> None:
         numbers.byteswap()
 
 
+class Pool:
+    """The overlays of a worker's cursors, of those that it still has."""
+
+    def __init__(self, most: Size | None = None) -> None:
+        self.most = most or Size()
+        self._overlays: WeakSet[Overlay] = WeakSet()
+
+    def enter(self, overlay: "Overlay") -> None:
+        self._overlays.add(overlay)
+
+    def has_room(self, size_bytes: int, states: int) -> bool:
+        """Whether so much more fits."""
+        for overlay in self._overlays:
+            size_bytes += overlay.size_bytes
+            states += overlay.states
+        return size_bytes <= self.most.size_bytes and states <= self.most.states
+
+
 class Overlay:
     """What a log says: the states that changed, by slot and key, and the slots whose rows do not count any more."""
 
-    def __init__(self, most: Size | None = None) -> None:
-        self._most = most or Size()
+    def __init__(self, pool: Pool | None = None) -> None:
         self.slots: dict[int, dict[bytes, bytes | None]] = {}
         self.dropped: set[int] = set()
-        self._commits = self._bytes = 0
+        self.size_bytes = 0
+        """What the log takes."""
+        self.states = 0
+        self._commits = 0
+        self._pool = pool or Pool()
+        self._pool.enter(self)
         self._ordered: dict[int, list[bytes]] = {}
         """The keys of slots that are read page by page, in order."""
 
@@ -101,20 +127,15 @@ class Overlay:
 
     def has_room(self, size_bytes: int, states: int) -> bool:
         """Whether one more commit of this size can go into the log."""
-        most = self._most
-        return (
-            self._commits < most.commits
-            and self._bytes + size_bytes <= most.size_bytes
-            and sum(map(len, self.slots.values())) + states <= most.states
-        )
+        return self._commits < self._pool.most.commits and self._pool.has_room(size_bytes, states)
 
     def add(self, dropped: Iterable[int], states: States, size_bytes: int) -> None:
         """Take in a commit that is in the log with so many bytes."""
         self._commits += 1
-        self._bytes += size_bytes
+        self.size_bytes += size_bytes
         slots = self.slots
         for slot in dropped:
-            slots.pop(slot, None)
+            self.states -= len(slots.pop(slot, ()))
             self._ordered.pop(slot, None)
             self.dropped.add(slot)
         ordered = self._ordered
@@ -122,8 +143,10 @@ class Overlay:
             keys = slots.get(slot)
             if keys is None:
                 keys = slots[slot] = {}
-            if ordered and slot in ordered and key not in keys:
-                insort(ordered[slot], key)
+            if key not in keys:
+                self.states += 1
+                if slot in ordered:
+                    insort(ordered[slot], key)
             keys[key] = state
 
     def clear(self) -> None:
@@ -131,7 +154,7 @@ class Overlay:
         self.slots.clear()
         self.dropped.clear()
         self._ordered.clear()
-        self._commits = self._bytes = 0
+        self._commits = self.size_bytes = self.states = 0
 
     def keys_between(self, slot: int, after: bytes | None, last: bytes | None) -> Sequence[bytes]:
         """Return the keys of a slot behind `after`, up to and with `last` (None: the slot's end), in order."""

@@ -9,15 +9,15 @@ from typing import Final
 
 from pspf.connectors.base import CursorWindows
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.window_log import Overlay, Size, decode, encode
+from pspf.connectors.sqlite.window_log import Overlay, Pool, decode, encode
 from pspf.records import Cursor, WindowChanges, WindowPlace
 
 _READ_PLACES: Final = 400
 
 
-def load(storage: Storage, cursor_id: int, most: Size | None = None) -> Overlay:
-    """Return what the log of a cursor says, and may hold at most."""
-    overlay = Overlay(most)
+def load(storage: Storage, cursor_id: int, pool: Pool | None = None) -> Overlay:
+    """Return what the log of a cursor says, among others of the same worker."""
+    overlay = Overlay(pool)
     for (changes,) in storage.rows("SELECT changes FROM window_log WHERE cursor_id = ? ORDER BY number", (cursor_id,)):
         overlay.add(*decode(changes), len(changes))
     return overlay
