@@ -4,10 +4,12 @@ Only that module imports this one, on first use.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -16,7 +18,6 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pspf.errors import ConfigurationError
 from pspf.settings import hide_password
@@ -46,22 +47,13 @@ def _follow_lease(earlier: dict[str, Any]) -> int:
     return min(3_000, lease_ms * 3 // 10)
 
 
-class _Variables(BaseSettings):
-    """Settings that come from the variables which `read` is given, and from nowhere else."""
+class _Variables(BaseModel):
+    """Settings that come from the variables which `read` is given: `prefix` and the name of the field."""
 
     # The inputs of a failed model hold secrets, and a traceback would print them.
-    model_config = SettingsConfigDict(case_sensitive=True, frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)  # what `read` found; no file, and not the process's environment a second time
+    prefix: ClassVar[str]
 
     @classmethod
     def read(cls, environment: Mapping[str, str], **others: Any) -> Self:
@@ -70,10 +62,10 @@ class _Variables(BaseSettings):
         Raises:
             ConfigurationError: A variable has a value that it can't have.
         """
-        source = EnvSettingsSource(cls)
-        source.env_vars = environment
+        variables = {name: cls.variable(name) for name in cls.model_fields if name not in others}
+        given = {name: environment[variable] for name, variable in variables.items() if variable in environment}
         try:
-            return cls(**source(), **others)
+            return cls(**given, **others)
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:  # of several settings together; the message names them
@@ -86,13 +78,13 @@ class _Variables(BaseSettings):
     @classmethod
     def variable(cls, name: str) -> str:
         """Return the variable of a field."""
-        return f"{cls.model_config['env_prefix']}{name}"
+        return cls.prefix + name
 
 
 class ValkeySettings(_Variables):
     """Where Valkey is, from `VALKEY_...`."""
 
-    model_config = SettingsConfigDict(env_prefix="VALKEY_")
+    prefix = "VALKEY_"
 
     HOST: str = "127.0.0.1"
     PORT: Annotated[int, Field(ge=1, le=65535)] = 6379
@@ -116,7 +108,7 @@ class ValkeySettings(_Variables):
 class Settings(_Variables):
     """All settings, from `PSPF_...`. Times are milliseconds, sizes bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="PSPF_")
+    prefix = "PSPF_"
 
     ENV: str = "dev"
     BACKEND: str | None = Field(default=None, repr=False)  # may hold a password
