@@ -50,6 +50,22 @@ def test_help_loads_nothing_that_is_heavy(folder: Folder) -> None:
     )
 
 
+def test_a_check_on_a_server_loads_nothing_that_only_a_run_or_a_file_needs(folder: Folder) -> None:
+    script = (
+        "import sys\n"
+        "from pspf.cli.main import main\n"
+        "try:\n"
+        "    main(['worker', 'app:stream', '--check', '--backend', 'valkey://127.0.0.1:1/0'])\n"
+        "except SystemExit as ended:\n"
+        "    assert ended.code == 0, ended.code\n"
+        "heavy = {'apsw', 'rich', 'uvloop', 'starlette', 'uvicorn', 'watchfiles', 'pspf.runtime.supervisor'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=folder.path, env=folder.environment, stderr=subprocess.DEVNULL, check=True
+    )
+
+
 def test_every_flag_has_a_variable(folder: Folder) -> None:
     folder.emit(3)
     assert folder.run("tail", "orders", "--format", "%i", PSPF_TAIL_COUNT="2").out == "1\n2\n"
