@@ -133,13 +133,35 @@ class Assignment:
 
     async def _review(self, partitions: int, group: asyncio.TaskGroup) -> None:
         """Take what is free up to this worker's share, and give up what is beyond it, until stopped."""
-        while partitions and not self._stop.is_set:
-            self._review_now.clear()
-            await self._insist("divide", lambda: self._balance(partitions, group))
-            await self._wait(self._session.review_ms)
+        if not partitions:
+            return
+        subscription = self._subscription
+        listening = group.create_task(self._listen(), name=f"members of {subscription.name} on {subscription.topic}")
+        try:
+            while not self._stop.is_set:
+                self._review_now.clear()
+                await self._insist("divide", lambda: self._balance(partitions, group))
+                await self._wait(self._session.review_ms)
+        finally:
+            listening.cancel()
+        # What is still in hand may take its time; the others needn't wait for it to take the rest.
+        with suppress(BackendUnavailable):  # then they find out by themselves
+            await self._session.resign(subscription.topic, subscription.group, subscription.cursor_handler)
+
+    async def _listen(self) -> None:
+        """Have a review at once when another member came, left or gave something back."""
+        subscription, backoff = self._subscription, Backoff()
+        while True:
+            try:
+                await self._session.listen(subscription.topic, subscription.group, subscription.name)
+            except BackendUnavailable:  # the review says so
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            else:
+                backoff.reset()
+                self._review_now.set()
 
     async def _wait(self, timeout_ms: int) -> None:
-        """Wait for the next review: until a cursor is lost or it is to stop, or else its time has come."""
+        """Wait for the next review: until a cursor or a member comes or goes, it is to stop, or time is up."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_ms / 1000):
                 await self._review_now.wait()

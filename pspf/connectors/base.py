@@ -10,6 +10,7 @@
 Every method may raise `BackendUnavailable`: wait, then call again.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -289,6 +290,17 @@ class Session(ABC):
         Raises:
             ConfigurationError: `start` is none of these.
         """
+
+    @abstractmethod
+    async def resign(self, topic: str, group: str, handler: str | None) -> None:
+        """Count as a member of a group no more, so that others take up its share; what is held stays until released."""
+
+    async def listen(self, topic: str, group: str, handler: str) -> None:
+        """Return when a member of an ordered handler came, left or gave a partition back.
+
+        A broker that can't tell never returns; it is asked every `review_ms`. A word may get lost.
+        """
+        await asyncio.get_running_loop().create_future()
 
     @abstractmethod
     async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:

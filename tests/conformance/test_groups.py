@@ -89,6 +89,18 @@ async def test_members_are_the_live_sessions_sorted(world: World) -> None:
     assert await one.session.read_members(TOPIC, GROUP, None) == [one.session.id]
 
 
+async def test_who_resigned_is_no_member_and_keeps_what_it_holds_until_it_is_given_back(world: World) -> None:
+    await world.broker.append(TOPIC, numbered(1))
+    leaving, other = await own(world.broker), await (await world.open_other()).open_session()
+    await other.register(TOPIC, GROUP, HANDLER)
+    await leaving.session.resign(TOPIC, GROUP, HANDLER)
+    assert await other.read_members(TOPIC, GROUP, HANDLER) == [other.id]
+    assert await other.read_free(TOPIC, GROUP, HANDLER) == []
+    await take_all(leaving.consumer)
+    await leaving.consumer.release()
+    assert await other.read_free(TOPIC, GROUP, HANDLER) == [0]
+
+
 async def test_an_abandoned_session_is_no_member_after_its_lease(world: World) -> None:
     one, two = await share(world.broker), await share(world.broker)
     two.session.abandon()

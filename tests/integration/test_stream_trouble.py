@@ -85,6 +85,10 @@ class TroubledSession(Session):
         self._trouble.strike("register")
         return await self._session.register(topic, group, handler, start=start)
 
+    async def resign(self, topic: str, group: str, handler: str | None) -> None:
+        self._trouble.strike("resign")
+        await self._session.resign(topic, group, handler)
+
     async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
         self._trouble.strike("read_members")
         return await self._session.read_members(topic, group, handler)
@@ -131,7 +135,10 @@ class TroubledSQLite(SQLiteBroker):
         return TroubledSession(await super().open_session(name), self.trouble)
 
 
-CALLS = ["poll", "commit", "reply", "register", "share", "acquire", "read_members", "read_state", "release", "close"]
+CALLS = [
+    *("poll", "commit", "reply", "register", "share", "acquire", "read_members", "read_state", "release", "resign"),
+    "close",
+]
 
 
 @pytest.mark.parametrize("call", CALLS)

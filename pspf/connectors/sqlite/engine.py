@@ -33,6 +33,8 @@ Job = Callable[[Storage], T]
 _TICK_MS: Final = 500
 ANY_PARTITION: Final = 0
 """For a poll that any append may concern."""
+MEMBERS: Final = -1
+"""Stands among `grown` for: a member of some group came, left or gave a cursor back."""
 
 
 class OutcomeUnknown(BackendUnavailable):

@@ -8,7 +8,7 @@ from typing import Final
 
 from pspf import faults
 from pspf.clock import Clock
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine import MEMBERS, Engine
 from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.storage import Row, Storage
 
@@ -55,6 +55,16 @@ class Membership:
         self._members.add((topic_id, group, handler))
         self.ensure(storage)
         self._insert(storage, topic_id, group, handler)
+
+    def resign(self, storage: Storage, topic: str, group: str, handler: str) -> None:
+        """Be listed as a member of a group no more."""
+        row = storage.row("SELECT topic_id FROM topics WHERE topic = ?", (topic,))
+        if row is not None:
+            self._members.discard((row[0], group, handler))
+            storage.run(
+                "DELETE FROM members WHERE session = ? AND topic_id = ? AND group_name = ? AND handler = ?",
+                (self.session, row[0], group, handler),
+            )
 
     def _insert(self, storage: Storage, topic_id: int, group: str, handler: str) -> None:
         storage.run("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?)", (self.session, topic_id, group, handler))
@@ -159,6 +169,7 @@ class Reaper:
                 )
             )
             remove_session(storage, session)
+            engine.grown.add(MEMBERS)
 
         return reap
 

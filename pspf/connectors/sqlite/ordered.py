@@ -17,7 +17,7 @@ from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.effects import Effects, forget_retries
-from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
+from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.storage import Storage
@@ -291,7 +291,7 @@ class OrderedConsumer(Consumer):
                 (_at_rest(self._suspicion), self._cursor_id, self._token),
             )
             if changed:
-                self._engine.grown.add(self._partition_id)
+                self._engine.grown |= {self._partition_id, MEMBERS}
             self._overlay = self._unlogged = None
 
         await self._engine.write(give_back, durable=False)

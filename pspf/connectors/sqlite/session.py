@@ -1,11 +1,12 @@
 """One worker's membership of the embedded broker."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from pspf import faults
 from pspf.connectors.base import END, START, Consumer, Session
 from pspf.connectors.sqlite.effects import Effects
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.membership import Membership, Renewal
 from pspf.connectors.sqlite.ordered import OrderedConsumer, acquire
@@ -15,6 +16,8 @@ from pspf.connectors.sqlite.topics import Partition, ensure_topic, get_partition
 from pspf.connectors.sqlite.window_log import Pool
 from pspf.errors import ConfigurationError, NotFound
 from pspf.records import Cursor, check_name, parse_id
+
+_LISTEN_MS: Final = 60_000
 
 
 class SQLiteSession(Session):
@@ -30,6 +33,8 @@ class SQLiteSession(Session):
         self._liveness = liveness
         self._renewal = renewal
         self._window_logs = Pool()
+        self._standings: dict[tuple[str, str, str], tuple[list[str], list[int]]] = {}
+        """Who the members of each ordered handler were, and which of its cursors free, when `listen` last looked."""
         self.is_open = False
 
     async def open(self) -> None:
@@ -57,31 +62,38 @@ class SQLiteSession(Session):
                         "DELETE FROM floors WHERE partition_id = ? AND floor > ?", (partition.partition_id, offset)
                     )
             self._membership.join(storage, found.topic_id, group, handler or "")
+            self._engine.grown.add(MEMBERS)
             return len(found.partitions)
 
         return await self._engine.write(register)
 
+    async def resign(self, topic: str, group: str, handler: str | None) -> None:
+        def resign(storage: Storage) -> None:
+            self._membership.resign(storage, topic, group, handler or "")
+            self._engine.grown.add(MEMBERS)
+
+        await self._engine.write(resign, durable=False)
+
+    async def listen(self, topic: str, group: str, handler: str) -> None:
+        if self._engine.storage.path is None:
+            await super().listen(topic, group, handler)
+        place = (topic, group, handler)
+
+        def look(storage: Storage) -> bool | Nothing:
+            standing = (_members(storage, *place), _free(storage, *place))
+            if standing == self._standings.setdefault(place, standing):
+                return Nothing()
+            self._standings[place] = standing
+            return True
+
+        while isinstance(await self._engine.poll(Poll(MEMBERS, look, None, _LISTEN_MS)), Nothing):
+            pass
+
     async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
-        rows = await self._engine.read(
-            lambda storage: storage.rows(
-                "SELECT m.session FROM members m JOIN topics t USING (topic_id)"
-                " WHERE t.topic = ? AND m.group_name = ? AND m.handler = ? ORDER BY m.session",
-                (topic, group, handler or ""),
-            )
-        )
-        return [row[0] for row in rows]
+        return await self._engine.read(lambda storage: _members(storage, topic, group, handler or ""))
 
     async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
-        rows = await self._engine.read(
-            lambda storage: storage.rows(
-                "SELECT p.partition FROM cursors c JOIN partitions p USING (partition_id)"
-                " JOIN topics t USING (topic_id)"
-                " WHERE t.topic = ? AND c.group_name = ? AND c.handler = ?"
-                " AND (c.session IS NULL OR c.session NOT IN (SELECT session FROM sessions)) ORDER BY p.partition",
-                (topic, group, handler),
-            )
-        )
-        return [row[0] for row in rows]
+        return await self._engine.read(lambda storage: _free(storage, topic, group, handler))
 
     async def acquire(self, cursor: Cursor) -> Consumer | None:
         grant = await self._engine.write(lambda storage: acquire(storage, self._membership, cursor), durable=False)
@@ -120,6 +132,7 @@ class SQLiteSession(Session):
                 )
             )
             self._membership.leave(storage)
+            self._engine.grown.add(MEMBERS)
 
         await self._engine.write(leave, durable=False)
         self._liveness.leave(self.id)
@@ -129,6 +142,25 @@ class SQLiteSession(Session):
         self.is_open = False
         self._renewal.remove(self._membership)
         self._liveness.leave(self.id)
+
+
+def _members(storage: Storage, topic: str, group: str, handler: str) -> list[str]:
+    rows = storage.rows(
+        "SELECT m.session FROM members m JOIN topics t USING (topic_id)"
+        " WHERE t.topic = ? AND m.group_name = ? AND m.handler = ? ORDER BY m.session",
+        (topic, group, handler),
+    )
+    return [row[0] for row in rows]
+
+
+def _free(storage: Storage, topic: str, group: str, handler: str) -> list[int]:
+    rows = storage.rows(
+        "SELECT p.partition FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
+        " WHERE t.topic = ? AND c.group_name = ? AND c.handler = ?"
+        " AND (c.session IS NULL OR c.session NOT IN (SELECT session FROM sessions)) ORDER BY p.partition",
+        (topic, group, handler),
+    )
+    return [row[0] for row in rows]
 
 
 def _parse_start(start: str) -> tuple[int, int] | str:

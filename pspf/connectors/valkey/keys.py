@@ -85,9 +85,18 @@ class CursorKeys:
     """Set: the record keys that have state."""
     slots: bytes = field(init=False)
     """Set: the slots of windows that have states."""
+    bell: bytes = field(init=False)
+    """Stream of one entry, of partition 0 alone: when a member of the handler last came, left or gave back; expires."""
 
     def __post_init__(self) -> None:
-        kinds = (("meta", b"cur"), ("due", b"due"), ("retry", b"retry"), ("keys", b"keys"), ("slots", b"slots"))
+        kinds = (
+            ("meta", b"cur"),
+            ("due", b"due"),
+            ("retry", b"retry"),
+            ("keys", b"keys"),
+            ("slots", b"slots"),
+            ("bell", b"bell"),
+        )
         for name, kind in kinds:
             object.__setattr__(self, name, self.key(kind))
 

@@ -68,6 +68,10 @@ class Member:
         """Consume a cursor of a partition; `ensure` makes it known."""
         self._seats.setdefault(keys.stream, _Seat(keys)).cursors.add((group, handler or ""))
 
+    def resign(self, keys: PartitionKeys, group: str, handler: str | None) -> None:
+        """Take back what `join` was called with; `ensure` makes it known."""
+        self._seats.setdefault(keys.stream, _Seat(keys)).cursors.discard((group, handler or ""))
+
     async def ensure(self, keys: PartitionKeys) -> None:
         """Make the session's lease and its entry where they are missing: new, or taken for dead while it hung."""
         call = self.make_enter(keys)

@@ -16,6 +16,7 @@ from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.suspicion import Suspicion
 from pspf.connectors.valkey import windows
+from pspf.connectors.valkey.bell import ring
 from pspf.connectors.valkey.commits import pack_effects, pack_state, pack_waiting
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
 from pspf.connectors.valkey.gone import forget_cursor
@@ -59,8 +60,13 @@ def marker_group(cursor: Cursor) -> bytes:
     return f"{cursor.group}/{escape(cursor.handler or '')}".encode()
 
 
-async def acquire(core: "Core", member: Member, cursor: Cursor, keys: CursorKeys) -> "OrderedConsumer | None":
-    """Take the lease of a cursor, where it is free; None while its owner lives, or where there is no cursor."""
+async def acquire(
+    core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, bells: Sequence[bytes]
+) -> "OrderedConsumer | None":
+    """Take the lease of a cursor, where it is free; None while its owner lives, or where there is no cursor.
+
+    `bells` are rung when it is given back.
+    """
     await member.ensure(keys.partition)
     token = secrets.token_bytes(8)
     owner = b""
@@ -72,7 +78,7 @@ async def acquire(core: "Core", member: Member, cursor: Cursor, keys: CursorKeys
             grant = _parse_grant(token, reply)
             if reply[5]:
                 logger.error("%s: %d records were trimmed before they were read", cursor, reply[5])
-            return OrderedConsumer(core, member, cursor, keys, grant)
+            return OrderedConsumer(core, member, cursor, keys, grant, bells)
         if reply[0] == b"HELD":
             return None
         if reply[0] == b"OWNER":
@@ -111,12 +117,15 @@ class OrderedConsumer(Consumer):
 
     is_remote = True
 
-    def __init__(self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, grant: Grant) -> None:
+    def __init__(
+        self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, grant: Grant, bells: Sequence[bytes]
+    ) -> None:
         self.cursor = cursor
         self.lease: Lease | None = grant.lease
         self._core = core
         self._member = member
         self._keys = keys
+        self._bells = bells
         self._group = marker_group(cursor)
         self._epoch = grant.lease.epoch
         self._token = grant.token
@@ -325,7 +334,8 @@ class OrderedConsumer(Consumer):
     async def release(self) -> None:
         faults.reach("release")
         fields = ("session", "", "token", "", "clean", "1", "crashes", "0", "intent", "", *_fields(self._suspicion))
-        await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields])
+        if await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+            await ring(self._member.commits, self._bells)
         await self._reads.close()
 
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from pspf import faults
 from pspf.connectors.base import END, START, Consumer, Session
+from pspf.connectors.valkey.bell import Bell, ring
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id
 from pspf.connectors.valkey.liveness import Member, Renewal
@@ -25,7 +26,7 @@ _ROLL_MS: Final = 400
 class ValkeySession(Session):
     """A session: its lease beside every stream that it consumes, and the consumers made from it."""
 
-    review_ms = 800  # of the three commands a second that an idle partition may cost; a hand-over stays below 1 s
+    review_ms = 800  # of the three commands a second that an idle partition may cost; mostly a bell comes before
 
     def __init__(self, core: Core, member: Member, renewal: Renewal) -> None:
         self.id = member.session
@@ -35,6 +36,7 @@ class ValkeySession(Session):
         self._renewal = renewal
         self._consumers: list[Consumer] = []
         self._rolls: dict[bytes, Roll] = {}
+        self._bells: dict[bytes, Bell] = {}
         member.rejoin = self._rejoin
         renewal.add(member)
 
@@ -47,6 +49,7 @@ class ValkeySession(Session):
             if await self._register(found, group, handler, start, at):
                 self._rolls.clear()
                 self._member.starts[topic, group, handler] = start
+                await self._ring((topic, group, handler))
                 return found.count
             self._core.topics.forget(topic)  # deleted, or all was flushed, since we saw it
         raise BackendUnavailable(f"{self._core.connector.name}: topic {topic!r} vanishes while it is joined")
@@ -86,6 +89,36 @@ class ValkeySession(Session):
             self._core.trimmer.look_again(keys)
         return 0 not in replies
 
+    async def resign(self, topic: str, group: str, handler: str | None) -> None:
+        found = await self._core.topics.ensure(topic)
+        self._member.starts.pop((topic, group, handler), None)
+        for keys in found.partitions:
+            self._member.resign(keys, group, handler)
+        for reply in await self._member.commits.run_many([self._member.make_enter(keys) for keys in found.partitions]):
+            if isinstance(reply, Exception):
+                raise reply
+        await self._ring((topic, group, handler))
+
+    async def listen(self, topic: str, group: str, handler: str) -> None:
+        bells = await self._bells_of(topic, group, handler)
+        if not bells:
+            await super().listen(topic, group, handler)
+        for key in bells:
+            await self._bells.setdefault(key, Bell(self._core, key)).wait()
+        self._rolls.clear()
+
+    async def _ring(self, *joined: tuple[str, str, str | None]) -> None:
+        """Tell the other members of these ordered handlers to look again."""
+        for topic, group, handler in joined:
+            if handler is not None:
+                await ring(self._member.commits, await self._bells_of(topic, group, handler))
+
+    async def _bells_of(self, topic: str, group: str, handler: str) -> Sequence[bytes]:
+        """Return what is rung for an ordered handler: nothing by a clock of the caller's, by which nobody can wait."""
+        if self._core.has_own_clock:
+            return ()
+        return ((await self._core.topics.ensure(topic)).partition(0).cursor(group, handler).bell,)
+
     async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
         keys = (await self._core.topics.ensure(topic)).partition(0)
         roll = self._rolls.setdefault(keys.stream, Roll(self._core, keys))
@@ -113,7 +146,8 @@ class ValkeySession(Session):
     async def acquire(self, cursor: Cursor) -> Consumer | None:
         keys = (await self._core.topics.ensure(cursor.topic)).partition(cursor.partition)
         assert cursor.handler is not None
-        consumer = await acquire(self._core, self._member, cursor, keys.cursor(cursor.group, cursor.handler))
+        bells = await self._bells_of(cursor.topic, cursor.group, cursor.handler)
+        consumer = await acquire(self._core, self._member, cursor, keys.cursor(cursor.group, cursor.handler), bells)
         if consumer is None:
             return None
         faults.reach("lease.acquired")
@@ -139,6 +173,7 @@ class ValkeySession(Session):
             for reply in await self._member.commits.run_many(self._member.make_leave()):
                 if isinstance(reply, Exception):
                     raise reply
+            await self._ring(*self._member.starts)
         finally:
             await self._member.commits.close()
 
