@@ -132,7 +132,7 @@ class Settings(_Variables):
     LEASE_MS: Annotated[int, Field(ge=100)] = 10_000
     RENEW_MS: int = Field(default_factory=_follow_lease, ge=10)
     MAX_CRASHES: PositiveInt = 3
-    LOOP_STALL_MS: Annotated[int, Field(ge=100)] = 30_000
+    LOOP_STALL_MS: Annotated[int, Field(ge=1_000)] = 30_000  # loops and processes show themselves about once a second
     DRAIN_TIMEOUT_MS: NonNegativeInt = 25_000
 
     # A worker's processes: how long one that crashed waits, and after how long it counts as healthy.

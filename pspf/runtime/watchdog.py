@@ -6,6 +6,8 @@ from pspf.runtime.reports import Pulse
 
 _POLL_MS: Final = 5_000
 """How long a read may wait for records, and be none the worse for it."""
+_BEAT_MS: Final = 1_000
+"""How old a pulse may be before its age tells anything: one comes every second."""
 
 
 def find_trouble(pulse: Pulse, *, pulse_age_ms: int, broker_answers_ms: int, stall_ms: int) -> str | None:
@@ -18,8 +20,9 @@ def find_trouble(pulse: Pulse, *, pulse_age_ms: int, broker_answers_ms: int, sta
             A broker that is down for all is waited for.
         stall_ms: The longest silence that is none.
     """
-    if pulse.loop_silent_ms is not None and pulse.loop_silent_ms + pulse_age_ms > stall_ms:
-        return f"its event loop has been silent for {(pulse.loop_silent_ms + pulse_age_ms) / 1000:.1f} s"
+    silent_ms = 0 if pulse.loop_silent_ms is None else pulse.loop_silent_ms + max(0, pulse_age_ms - _BEAT_MS)
+    if silent_ms > stall_ms:
+        return f"its event loop has been silent for {silent_ms / 1000:.1f} s"
     unanswered_ms = pulse.unanswered_ms + pulse_age_ms if pulse.unanswered_ms else 0
     if min(unanswered_ms, broker_answers_ms) > stall_ms + _POLL_MS:
         return f"the broker has not answered it for {unanswered_ms / 1000:.1f} s, but others"

@@ -24,9 +24,13 @@ def test_a_handler_that_takes_for_ever_is_no_trouble() -> None:
     assert trouble(pulse(busy=(Busy("orders", "g", "h", 0, 1, for_ms=10 * 60_000),))) is None
 
 
-@pytest.mark.parametrize(("silent_ms", "age_ms"), [(30_000, 500), (100, 30_000)], ids=["blocked", "stopped"])
+@pytest.mark.parametrize(("silent_ms", "age_ms"), [(30_500, 500), (100, 31_000)], ids=["blocked", "stopped"])
 def test_a_silent_loop_is_trouble(silent_ms: int, age_ms: int) -> None:
     assert trouble(pulse(loop_silent_ms=silent_ms), pulse_age_ms=age_ms) is not None
+
+
+def test_the_second_between_two_pulses_is_no_silence() -> None:
+    assert find_trouble(pulse(loop_silent_ms=500), pulse_age_ms=1_400, broker_answers_ms=0, stall_ms=1_000) is None
 
 
 def test_a_process_without_a_loop_yet_may_take_its_time() -> None:
