@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Self
 
@@ -99,25 +99,29 @@ class AppPlan:
     def with_processes(self, text: str) -> Self:
         """Return the plan with `text` of `-w` applied: `4`, or `orders=4,clicks/grp=2`; others keep 1.
 
+        What is said of a topic group counts before what is said of its topic, and that before what is said of all.
+
         Raises:
-            ConfigurationError: It is neither, or names a topic or group that the app does not have.
+            ConfigurationError: It is neither, says something twice, or names a topic or group that the app does
+                not have.
         """
-        counts = {group.label: group.processes for group in self.groups}
+        counts: dict[str, int] = {}
         for part in text.split(","):
             name, equals, number = part.strip().rpartition("=")
-            if not number.isdigit() or not 1 <= int(number) <= _MAX_PROCESSES or (equals and not name):
+            if not number.isdecimal() or not 1 <= int(number) <= _MAX_PROCESSES or (equals and not name):
                 raise ConfigurationError(
                     f"-w {text!r}: write a number from 1 to {_MAX_PROCESSES}, or TOPIC=N,TOPIC/GROUP=N"
                 )
-            matching = [group.label for group in self.groups if name in ("", group.topic, group.label)]
-            if not matching:
-                names = sorted({*counts, *(group.topic for group in self.groups)})
+            if name in counts:
+                raise ConfigurationError(f"-w {text!r}: there are two numbers for {name or 'all topic groups'}")
+            names = sorted({name for group in self.groups for name in (group.topic, group.label)})
+            if name and name not in names:
                 raise ConfigurationError(
                     f"-w {part.strip()}: {self.target} has no handler on {name}{_near(name, names)}\n"
                     f"  there are: {', '.join(names)}"
                 )
-            counts.update(dict.fromkeys(matching, int(number)))
-        return replace(self, groups=tuple(replace(group, processes=counts[group.label]) for group in self.groups))
+            counts[name] = int(number)
+        return replace(self, groups=tuple(replace(group, processes=_choose(counts, group)) for group in self.groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +210,10 @@ def describe_plan(plan: AppPlan, *, broker: str, in_process: bool) -> Sequence[s
         f"groups: {groups}",
         f"processes: {processes}",
     ]
+
+
+def _choose(counts: Mapping[str, int], group: TopicGroup) -> int:
+    return next((counts[name] for name in (group.label, group.topic, "") if name in counts), group.processes)
 
 
 def _near(word: str, words: Sequence[str]) -> str:

@@ -21,6 +21,7 @@ PLAN = AppPlan("app:stream", "/app", (group("orders", "bill"), group("orders", "
         ("orders=2", [2, 2, 1]),
         ("orders=2,clicks/stats=3", [2, 2, 3]),
         ("2, orders/audit=1", [2, 1, 2]),
+        ("orders/audit=3,orders=2,4", [2, 3, 4]),
     ],
 )
 def test_processes_are_counted_for_all_a_topic_or_a_group(text: str, processes: list[int]) -> None:
@@ -28,7 +29,11 @@ def test_processes_are_counted_for_all_a_topic_or_a_group(text: str, processes: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "x", "orders", "orders=", "=3", "orders=0", "oders=2", "orders/x=2", "999"]
+    "text",
+    [
+        *("", "0", "-1", "x", "²", "orders", "orders=", "=3", "orders=0", "oders=2", "orders/x=2", "999"),
+        *("2,3", "orders=2,orders=3", "orders=2,"),
+    ],
 )
 def test_a_count_of_processes_that_fits_nothing_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError):
