@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
+from pspf.connectors.identity import make_session_id
 from pspf.runtime.control import ProcessControl
 from pspf.runtime.front import open_front, showing
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.meeting import final_lag
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.plan import AppPlan
-from pspf.runtime.presence import Presence, make_worker_id
+from pspf.runtime.presence import Presence
 from pspf.runtime.request import Request
 from pspf.runtime.worker import Worker, prepare_process, run_process
 from pspf.subscription import Subscription
@@ -25,7 +26,7 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[
     worker = Worker(loaded.stream, request.options, work=plan.work, only=is_chosen, say=say, watcher=monitor)
     worker.stages.install()
     control = ProcessControl(monitor, worker.stages)
-    name = make_worker_id(request.options.name or loaded.stream.name)
+    name = make_session_id(request.options.name or loaded.stream.name)
     if loaded.stream.broker.is_shared:
         presence = Presence(loaded.stream.broker, name, loaded.target, control.describe, control.obey)
         worker.companion = presence.run

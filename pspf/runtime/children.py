@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+from pspf.connectors.identity import make_session_id
 from pspf.runtime.admin import AdminThread
 from pspf.runtime.control import SupervisorControl
 from pspf.runtime.forking import serve, why_not_forkable
 from pspf.runtime.front import open_front, showing
 from pspf.runtime.loader import LoadedApp
+from pspf.runtime.loading import App
 from pspf.runtime.meeting import final_lag, meet_broker
 from pspf.runtime.nursery import IS_AVAILABLE, Nursery
 from pspf.runtime.plan import AppPlan, ChildSpec, WorkerOptions
-from pspf.runtime.presence import Presence, PresenceThread, make_worker_id
+from pspf.runtime.presence import Presence, PresenceThread
 from pspf.runtime.process import Spawner
 from pspf.runtime.request import Request, shape_plan
 from pspf.runtime.restarts import RestartPolicy
-from pspf.runtime.supervisor import App, Supervisor
+from pspf.runtime.supervisor import Supervisor
 from pspf.settings import settings
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def run_children(
             initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
         ),
     )
-    worker, control = make_worker_id(request.options.name or loaded.stream.name), SupervisorControl(supervisor)
+    worker, control = make_session_id(request.options.name or loaded.stream.name), SupervisorControl(supervisor)
     with ExitStack() as stack:
         admin = stack.enter_context(
             showing(front, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)

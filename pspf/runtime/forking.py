@@ -1,5 +1,6 @@
 """What a nursery does: imports an app, and forks the processes that run it."""
 
+import fcntl
 import gc
 import json
 import os
@@ -120,6 +121,7 @@ def _load(connection: socket.socket, wanted: dict[str, str], descriptor: int) ->
 
 def _answer_load(connection: socket.socket, wanted: dict[str, str]) -> LoadedApp:
     os.setpgid(0, 0)
+    _end_with(connection, True)
     try:
         loaded = load_app(wanted["target"], Path(wanted["folder"]))
         loaded.stream.check()
@@ -127,8 +129,16 @@ def _answer_load(connection: socket.socket, wanted: dict[str, str]) -> LoadedApp
     except PSPFError as error:
         _answer(connection, asdict(Failed(type(error).__name__, str(error))))
         os._exit(0)
+    _end_with(connection, False)
     _answer(connection, {"plan": plan.to_json(), "why_not_shared": why_not_forkable(own_sockets=1)})
     return loaded
+
+
+def _end_with(connection: socket.socket, is_on: bool) -> None:
+    """Have the kernel end this process with the other end of `connection`, whatever it is at: by SIGIO."""
+    fcntl.fcntl(connection, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(connection, fcntl.F_GETFL)
+    fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC if is_on else flags & ~os.O_ASYNC)
 
 
 def _answer(connection: socket.socket, answer: dict[str, Any]) -> None:

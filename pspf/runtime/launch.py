@@ -10,6 +10,7 @@ from pspf.runtime.logs import configure_logging, make_talk, show_prints_at_once
 from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.plan import AppPlan, describe_plan
 from pspf.runtime.request import Request, shape_plan
+from pspf.runtime.slow_import import telling_where
 from pspf.runtime.stages import end_quietly_on_signals
 
 __all__ = ["Request", "launch"]
@@ -43,7 +44,8 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
 
 def _launch(request: Request, run: Callable[[LoadedApp, AppPlan], int], say: Callable[[str], None]) -> int:
     """Load the app, say what runs, run it."""
-    loaded = load_app(request.target, request.folder)
+    with telling_where(request.target, say):
+        loaded = load_app(request.target, request.folder)
     with_concurrency(loaded.stream, request.options.concurrency)
     with_name(loaded.stream, request.options.name)
     if request.options.backend is not None:

@@ -91,7 +91,7 @@ def _failed_import(name: str, error: Exception) -> str:
     if isinstance(error, SyntaxError):
         lines.append(f"  {error.filename}:{error.lineno}: {(error.text or '').strip()}")
     else:
-        frame = _user_frame(error)
+        frame = find_user_frame(traceback.extract_tb(error.__traceback__))
         if frame is not None:
             lines.append(
                 f"  {frame.filename}:{frame.lineno}: {linecache.getline(frame.filename, frame.lineno or 0).strip()}"
@@ -102,12 +102,12 @@ def _failed_import(name: str, error: Exception) -> str:
     return "\n".join(lines)
 
 
-def _user_frame(error: BaseException) -> traceback.FrameSummary | None:
+def find_user_frame(frames: Iterable[traceback.FrameSummary]) -> traceback.FrameSummary | None:
     """Return the innermost frame in a file that is no part of Python, an installed package or PSPF."""
     ours = str(Path(__file__).parents[1])
     frames = [
         frame
-        for frame in traceback.extract_tb(error.__traceback__)
+        for frame in frames
         if not frame.filename.startswith(("<", ours, sys.base_prefix)) and "site-packages" not in frame.filename
     ]
     return frames[-1] if frames else None

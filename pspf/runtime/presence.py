@@ -9,8 +9,6 @@ import functools
 import json
 import logging
 import os
-import re
-import secrets
 import socket
 import threading
 import time
@@ -31,12 +29,6 @@ _PUBLISH_S: Final = 3.0
 _TTL_MS: Final = 10_000
 _KEPT_ANSWERS: Final = 16
 _LEAVE_S: Final = 2.0
-
-
-def make_worker_id(name: str | None) -> str:
-    """Return `host-pid-random`, with only characters that any tool shows as they are."""
-    host = re.sub(r"[^A-Za-z0-9._-]", "_", name or socket.gethostname())[:60]
-    return f"{host}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 from pspf.errors import BackendCorrupt, ConfigurationError, PSPFError
 from pspf.runtime.ledger import Ledger, Tally
-from pspf.runtime.nursery import Failed, Nursery, NurseryLost
+from pspf.runtime.loading import App, Loading
+from pspf.runtime.nursery import Nursery
 from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from
 from pspf.runtime.place import Place, State
-from pspf.runtime.plan import AppPlan, ChildSpec, Totals
+from pspf.runtime.plan import ChildSpec, Totals
 from pspf.runtime.prctl import adopt_orphans
 from pspf.runtime.process import YOUNG_MS, Process, Spawner, now_ms
 from pspf.runtime.restarts import RestartPolicy, Restarts
@@ -48,18 +48,6 @@ class _Look:
     places: Sequence[Place]
     due_ms: int
     tell: Callable[[dict[str, str]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class App:
-    """What there is to run: `make_specs` turns a plan, also one that was loaded later, into processes.
-
-    Raises ConfigurationError where the command line does not fit the plan any more.
-    """
-
-    target: str
-    folder: Path
-    make_specs: Callable[[AppPlan], Sequence[ChildSpec]]
 
 
 @dataclass(slots=True)
@@ -101,12 +89,14 @@ class Supervisor:
     _returncodes: list[int] = field(default_factory=list)
     _error: PSPFError | None = None
     _looks: list[_Look] = field(default_factory=list)
-    _loading: Nursery | None = None
-    _is_load_wanted: bool = False
+    _loading: Loading = field(init=False)
     _ledger: Ledger = field(default_factory=Ledger)
     _turned_ms: int = 0
     _noted_ms: int = 0
     _has_changed: bool = True
+
+    def __post_init__(self) -> None:
+        self._loading = Loading(self.app, self.spawner, self._selector, self._tell, self._take_over)
 
     # For other threads
 
@@ -203,7 +193,7 @@ class Supervisor:
 
     def _pass_on(self, number: int) -> None:
         self._signals_passed_on += 1
-        self._drop_loading()
+        self._loading.drop()
         for place in self.places:
             if place.process is None:
                 self._move(place, State.ENDED)
@@ -362,6 +352,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         """Find processes that live and get nowhere, and replace them."""
+        self._loading.tell_if_slow()
         for place in self.places:
             process = place.process
             if process is not None and place.state is State.STARTING and process.pulse is None:
@@ -459,47 +450,9 @@ class Supervisor:
         """Import the app in a fresh process; where that works, replace all processes, else say why not."""
         if self._is_stopping:
             return
-        if self._loading is not None:
-            self._is_load_wanted = True  # what is being loaded may be older than this wish
-            return
-        self._loading = self.spawner.load(self.app.target, self.app.folder)
-        if self._loading is None:
+        if not self._loading.begin(why):
             self._tell(f"{why}: all processes start again, and import the app by themselves")
             self._replace_all()
-            return
-        self._selector.register(self._loading, selectors.EVENT_READ, lambda: self._take_loaded(why))
-
-    def _take_loaded(self, why: str) -> bool:
-        loading = self._loading
-        if loading is None:
-            return False
-        self._loading = None
-        try:
-            answer = loading.answer()
-            if isinstance(answer, Failed):
-                raise error_from(answer.kind, answer.message)
-            specs = self.app.make_specs(answer.plan)
-        except (NurseryLost, PSPFError) as error:
-            lines = [line for line in str(error).splitlines() if not line.startswith("  -v ")]
-            self._tell("\n".join([f"{why}: not reloaded, the old code goes on", *lines]))
-            self._selector.unregister(loading)
-            loading.close()
-        else:
-            self._selector.unregister(loading)
-            self._tell(f"{why}: the new code is loaded; each process ends its batch and starts again")
-            self._take_over(specs, loading if answer.why_not_shared is None else None)
-            if answer.why_not_shared is not None:
-                loading.close()
-        if self._is_load_wanted:
-            self._is_load_wanted = False
-            self.reload(why)
-        return True  # it is unregistered by now
-
-    def _drop_loading(self) -> None:
-        if self._loading is not None:
-            self._selector.unregister(self._loading)
-            self._loading.close()
-            self._loading = None
 
     def _take_over(self, specs: Sequence[ChildSpec], nursery: Nursery | None) -> None:
         """Run `specs` from now on, from `nursery`."""

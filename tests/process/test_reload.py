@@ -3,7 +3,7 @@
 import signal
 import time
 
-from tests.process.commands import APP, Folder, name_of, wait_until
+from tests.process.commands import APP, Folder, is_running, name_of, wait_until
 
 SIGTERM, SIGHUP = signal.SIGTERM, signal.SIGHUP
 
@@ -139,6 +139,26 @@ def test_a_syntax_error_shows_once_and_waits_for_the_next_save(folder: Folder) -
         worker.wait_for("beginning 1")
         worker.signal(SIGTERM)
         assert worker.end() == 0
+
+
+def test_a_save_replaces_an_import_that_does_not_end_and_none_outlives_the_worker(folder: Folder) -> None:
+    save(folder, APP)
+    folder.emit(1)
+    with folder.worker("--reload") as worker:
+        worker.wait_for("start 1")
+        time.sleep(1)  # the watcher has to have begun
+        save(folder, f"{APP}\nopen('endless', 'w').close()\nwhile True:\n    pass\n")
+        wait_until((folder.path / "endless").exists)
+        save(folder, APP.replace('print("start"', 'print("mended"'))
+        worker.wait_for("app.py saved: the new code is loaded")
+        folder.emit_lines('{"n": 2, "key": "k"}')
+        worker.wait_for("mended 2")
+        (folder.path / "endless").unlink()
+        save(folder, f"{APP}\nopen('endless', 'w').close()\nwhile True:\n    pass\n")
+        wait_until((folder.path / "endless").exists)
+        importing = worker.family()
+        worker.process.kill()
+        wait_until(lambda: not any(is_running(pid) for pid in importing))
 
 
 def test_reload_is_not_for_bursts_and_single_processes(folder: Folder) -> None:
