@@ -22,7 +22,7 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[
     def is_chosen(subscription: Subscription) -> bool:
         return (subscription.topic, subscription.group) in chosen
 
-    monitor = Monitor(loaded.stream, lambda: worker.stages.stage.value)
+    monitor = Monitor(loaded.stream, lambda: worker.stages.stage.value, is_chosen)
     worker = Worker(loaded.stream, request.options, work=plan.work, only=is_chosen, say=say, watcher=monitor)
     worker.stages.install()
     control = ProcessControl(monitor, worker.stages)

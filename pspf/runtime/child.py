@@ -80,7 +80,7 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
     def is_ours(subscription: Subscription) -> bool:
         return (subscription.topic, subscription.group) == (spec.topic, spec.group)
 
-    monitor = Monitor(stream, lambda: worker.stages.stage.value)
+    monitor = Monitor(stream, lambda: worker.stages.stage.value, is_ours)
     # The supervisor has said what there is to say; what a child adds would come once per process.
     worker = Worker(stream, spec.options, work=spec.work, only=is_ours, say=lambda text: None, watcher=monitor)
     # Only the supervisor says when to give up: where a whole group of processes is sent SIGTERM,

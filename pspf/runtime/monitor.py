@@ -10,6 +10,7 @@ from typing import Final
 
 from pspf.runtime.reports import Busy, Pulse, SubscriptionStatus
 from pspf.stream import Stream
+from pspf.subscription import Subscription
 from pspf.telemetry import Activity, HandlerCounters
 
 logger = logging.getLogger(__name__)
@@ -21,11 +22,12 @@ _SLOW_MS: Final = 60_000
 class Monitor:
     """Takes the pulse of a process: from any thread, but one at a time.
 
-    `begin` and `connected` are called by the worker, in its event loop.
+    `only` chooses the subscriptions that run here. `begin` and `connected` are called by the worker, in its event loop.
     """
 
-    def __init__(self, stream: Stream, read_stage: Callable[[], str]) -> None:
+    def __init__(self, stream: Stream, read_stage: Callable[[], str], only: Callable[[Subscription], bool]) -> None:
         self._stream = stream
+        self._handlers = [(each.topic, each.group, each.name) for each in stream.subscriptions if only(each)]
         self._read_stage = read_stage
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticked_ms: int | None = None
@@ -75,7 +77,7 @@ class Monitor:
             is_at_work=self._is_at_work,
             session=self._stream.session_id,
             busy=tuple(_busy(activity, now_ms) for activity in activities if activity.handling_since_ms is not None),
-            subscriptions=_subscriptions(self._stream, activities),
+            subscriptions=self._subscriptions(activities),
         )
 
     def _unanswered_ms(self, activities: tuple[Activity, ...], now_ms: int) -> int:
@@ -89,6 +91,17 @@ class Monitor:
         ]
         asked += self._stream.telemetry.asking_since_ms
         return now_ms - min(asked, default=now_ms)
+
+    def _subscriptions(self, activities: tuple[Activity, ...]) -> tuple[SubscriptionStatus, ...]:
+        """Return all handlers of this process, also those that stand by and never had a batch."""
+        counters = {each.key: each for each in self._stream.telemetry.snapshot()}
+        partitions: dict[tuple[str, str, str], list[int]] = {key: [] for key in (*self._handlers, *counters)}
+        for activity in activities:
+            partitions.setdefault((activity.topic, activity.group, activity.handler), []).append(activity.partition)
+        return tuple(
+            SubscriptionStatus(counters.get(key) or HandlerCounters(*key), tuple(sorted(owned)))
+            for key, owned in sorted(partitions.items())
+        )
 
     def _warn_of_slow(self, activities: tuple[Activity, ...], now_ms: int) -> None:
         """Warn once a minute of a batch that a handler has in hand for longer; that ends nothing."""
@@ -139,15 +152,4 @@ def _busy(activity: Activity, now_ms: int) -> Busy:
         activity.partition,
         activity.records,
         0 if since_ms is None else max(0, now_ms - since_ms),  # it may have ended while we looked
-    )
-
-
-def _subscriptions(stream: Stream, activities: tuple[Activity, ...]) -> tuple[SubscriptionStatus, ...]:
-    counters = {each.key: each for each in stream.telemetry.snapshot()}
-    partitions: dict[tuple[str, str, str], list[int]] = {key: [] for key in counters}
-    for activity in activities:
-        partitions.setdefault((activity.topic, activity.group, activity.handler), []).append(activity.partition)
-    return tuple(
-        SubscriptionStatus(counters.get(key) or HandlerCounters(*key), tuple(sorted(owned)))
-        for key, owned in sorted(partitions.items())
     )

@@ -59,7 +59,7 @@ async def test_a_worker_that_is_not_let_in_counts_as_unanswered_until_it_is(site
     events = make_events(20, 3)
     await site.fill(events)
     stream = site.stream()
-    monitor = Monitor(stream, lambda: "running")
+    monitor = Monitor(stream, lambda: "running", lambda each: True)
     async with stream:
         monitor.begin()
         monitor.connected()

@@ -65,11 +65,14 @@ def test_a_worker_that_is_idle_says_that_it_stands_by(folder: Folder) -> None:
         wait_until(lambda: len(running(folder)) == 3)
         wait_until(
             lambda: (
-                [s["partitions"] for each in listed(folder) for s in each["subscriptions"] if s["topic"] == "orders"]
-                == [[0]]
+                sorted(
+                    s["partitions"] for each in listed(folder) for s in each["subscriptions"] if s["topic"] == "orders"
+                )
+                == [[], [0]]
             )
         )
         wait_until(lambda: folder.look("health", "ready").code == 0)
+        assert "standing by" in folder.ok("workers", "list").out
         end(worker)
 
 
