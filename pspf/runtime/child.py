@@ -19,11 +19,11 @@ from pspf.connectors.urls import make_broker
 from pspf.errors import PSPFError
 from pspf.runtime.heart import Heart
 from pspf.runtime.loader import LoadedApp, load_app
-from pspf.runtime.logs import show_prints_at_once
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.plan import ChildSpec
 from pspf.runtime.prctl import name_process
+from pspf.runtime.prints import show_prints
 from pspf.runtime.reports import STACKS_SIGNAL, Ending, ReportPipe
 from pspf.runtime.stages import Stages, end_quietly_on_signals
 from pspf.runtime.worker import Ended, Worker, prepare_process, run_process
@@ -35,7 +35,7 @@ ORPHAN_DRAIN_MS: Final = 500
 
 def main() -> int:
     """Run one child; return its exit code."""
-    show_prints_at_once()
+    show_prints()
     commands = read_lines(_take_stdin())
     line = next(commands, None)
     if line is None:

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError
 from pspf.runtime.loader import LoadedApp, load_app
-from pspf.runtime.logs import configure_logging, make_talk, show_prints_at_once
+from pspf.runtime.logs import configure_logging, make_talk
 from pspf.runtime.overrides import with_concurrency, with_name
 from pspf.runtime.plan import AppPlan, describe_plan
+from pspf.runtime.prints import show_prints
 from pspf.runtime.request import Request, shape_plan
 from pspf.runtime.slow_import import telling_where
 from pspf.runtime.stages import end_quietly_on_signals
@@ -24,7 +25,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
         ConfigurationError: What was asked for and the app don't fit together.
     """
     end_quietly_on_signals()
-    show_prints_at_once()
+    show_prints()
     # The cache of compiled modules knows a source by its size and second: two quick saves would look the same.
     sys.dont_write_bytecode |= request.reload
     configure_logging(request.options.log_level, request.options.log_format)

@@ -114,8 +114,3 @@ def make_talk(log_format: str, say: Callable[[str], None]) -> Callable[[str], No
         say(formatter.format(logging.makeLogRecord(said)))
 
     return talk
-
-
-def show_prints_at_once() -> None:
-    """Have a print of the app's show at once, also through a pipe, and never twice after a fork."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a text file in every worker

@@ -10,9 +10,10 @@ from typing import Any, Final, Protocol
 from pspf import faults
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.runtime.burst import finish, read_lag, wait_until_drained
-from pspf.runtime.logs import configure_logging, show_prints_at_once
+from pspf.runtime.logs import configure_logging
 from pspf.runtime.patience import connect_patiently
 from pspf.runtime.plan import Totals, WorkerOptions
+from pspf.runtime.prints import show_prints
 from pspf.runtime.stages import Stage, Stages
 from pspf.runtime.work import CursorName, Work
 from pspf.settings import settings
@@ -52,7 +53,7 @@ def prepare_process(options: WorkerOptions) -> None:
     """
     configure_logging(options.log_level, options.log_format)
     faults.arm(settings.FAULT)
-    show_prints_at_once()
+    show_prints()
     # The broker's thread needs the interpreter between rows. While a handler computes, the default
     # of 5 ms would be the price of each of these turns.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

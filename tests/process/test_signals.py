@@ -1,6 +1,9 @@
 """How a worker ends: drains, gives up, ends at once; and never leaves an orphan."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -47,9 +50,10 @@ def test_the_second_signal_gives_up_and_gives_leases_back(
     assert (group["lag"], group["partitions"][0]["owner"], group["consumers"]) == (1, None, [])
 
 
-def test_a_third_signal_ends_a_blocked_worker_at_once(folder: Folder) -> None:
+@both
+def test_a_third_signal_ends_a_blocked_worker_at_once(folder: Folder, where: tuple[str, ...]) -> None:
     folder.emit(do="block", seconds=60)
-    with folder.worker("--in-process") as worker:
+    with folder.worker(*where) as worker:
         worker.wait_for("start 1")
         for _ in range(2):
             worker.signal(SIGTERM)
@@ -82,6 +86,23 @@ def test_a_worker_whose_supervisor_is_killed_leaves_no_orphan(folder: Folder, do
         children = worker.children()
         worker.signal(SIGKILL)
         assert wait_until(lambda: not any(is_running(pid) for pid in children), within_s=5) < 3
+
+
+@both
+def test_a_reader_of_the_output_that_goes_fails_no_record(folder: Folder, where: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "pspf", "worker", *where]
+    read, write = os.pipe()
+    with (folder.path / "errors.log").open("wb") as errors:
+        worker = subprocess.Popen(command, cwd=folder.path, env=folder.environment, stdout=write, stderr=errors)
+    os.close(write)
+    os.close(read)
+    folder.emit(2)
+    wait_until(lambda: folder.lag().get("billing") == 0)
+    worker.send_signal(SIGTERM)
+    assert worker.wait(20) == 0
+    log = (folder.path / "errors.log").read_text()
+    assert log.count("nobody reads standard output any more") == 1
+    assert "handled 2, failed 0, dead 0" in log
 
 
 def test_an_idle_worker_ends_quickly(folder: Folder) -> None:
