@@ -58,6 +58,7 @@ __all__ = ["Command", "app", "examples", "main"]
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that is not UTF-8 must not turn an unusual key into a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
@@ -73,6 +74,17 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         _flush_stdout()
         raise
     sys.exit(ExitCode.OK)
+
+
+def _open_what_is_closed() -> None:
+    """Put an empty file where a standard stream was closed (`>&-`): the next file to be opened would get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
 
 
 def _flush_stdout() -> None:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.process.commands import Folder
 
 COMMANDS = [
@@ -26,6 +28,12 @@ COMMANDS = [
     *(("broker", name) for name in ("info", "doctor")),
     ("config", "show"),
 ]
+
+CLOSED = """
+import os, sys
+os.close(int(sys.argv[1]))
+os.execv(sys.executable, [sys.executable, "-m", "pspf", *sys.argv[2:]])
+"""
 
 
 def test_every_help_page_ends_with_examples_to_paste(folder: Folder) -> None:
@@ -64,6 +72,14 @@ def test_a_check_on_a_server_loads_nothing_that_only_a_run_or_a_file_needs(folde
     subprocess.run(
         [sys.executable, "-c", script], cwd=folder.path, env=folder.environment, stderr=subprocess.DEVNULL, check=True
     )
+
+
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["stdin", "stdout", "stderr"])
+def test_a_stream_that_was_closed_is_an_empty_one(folder: Folder, number: int) -> None:
+    command = [sys.executable, "-c", CLOSED, str(number), "topics", "create", "orders"]
+    ended = subprocess.run(command, cwd=folder.path, env=folder.environment, capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert folder.ok("topics", "list", "--json").json["topics"][0]["topic"] == "orders"
 
 
 def test_every_flag_has_a_variable(folder: Folder) -> None:
