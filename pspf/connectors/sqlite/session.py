@@ -81,7 +81,7 @@ class SQLiteSession(Session):
 
         def look(storage: Storage) -> bool | Nothing:
             standing = (_members(storage, *place), _free(storage, *place))
-            if standing == self._standings.setdefault(place, standing):
+            if standing == self._standings.get(place):
                 return Nothing()
             self._standings[place] = standing
             return True
