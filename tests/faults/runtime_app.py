@@ -14,11 +14,12 @@ BATCH_SIZE = int(os.environ.get("FAULTS_BATCH_SIZE", "10"))
 
 
 class Job(BaseEvent):
-    """A job: `do` is `count`, `orphan`, or `sleep`, `block`, `thread` or `swallow` for `seconds`."""
+    """A job: `do` is `count`, `orphan`, `take` `taken_bytes`, or `sleep`, `block`, `thread`, `swallow` `seconds`."""
 
     n: int
     do: str = "count"
     seconds: float = 0.0
+    taken_bytes: int = 0
     mark: str = ""
     """A file that is made before; where it is there already, the job only counts."""
 
@@ -60,6 +61,8 @@ async def _do(job: Job) -> None:
         time.sleep(job.seconds)  # noqa: ASYNC251 (a handler that blocks the loop is what is tested)
     elif job.do == "thread":
         await asyncio.to_thread(time.sleep, job.seconds)
+    elif job.do == "take":
+        bytearray(job.taken_bytes).replace(b"\0", b"\1")  # written to, or it would not be there
     elif job.do == "orphan":
         await (await asyncio.create_subprocess_shell("sleep 0.3 & echo orphan left")).wait()
     elif job.do == "swallow":
