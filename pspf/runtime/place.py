@@ -1,5 +1,6 @@
 """A place for a worker process: the processes that follow one another in it, and what they are at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -88,3 +89,14 @@ class Place:
             "next_try_ms": wall_ms + (self.due_ms or 0) - now_ms() if is_waiting else None,
             **describe_pulse(None if process is None else process.pulse, self.rates),
         }
+
+
+def number_specs(specs: Sequence[ChildSpec]) -> list[tuple[ChildSpec, int]]:
+    """Return the specs with a number of their own among those of a topic group."""
+    seen: dict[str, int] = {}
+    numbered = []
+    for spec in specs:
+        number = seen.get(spec.label, 0)
+        seen[spec.label] = number + 1
+        numbered.append((spec, number))
+    return numbered

@@ -10,7 +10,6 @@ import os
 import queue
 import selectors
 import signal
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,11 +17,13 @@ from types import FrameType
 from typing import Any, Final
 
 from pspf.errors import BackendCorrupt, ConfigurationError, PSPFError
+from pspf.runtime.bulletin import add_up, describe_places
 from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.loading import App, Loading
+from pspf.runtime.looks import Looks
 from pspf.runtime.nursery import Nursery
 from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from
-from pspf.runtime.place import Place, State
+from pspf.runtime.place import Place, State, number_specs
 from pspf.runtime.plan import ChildSpec, Totals
 from pspf.runtime.prctl import adopt_orphans
 from pspf.runtime.process import YOUNG_MS, Process, Spawner, now_ms
@@ -37,17 +38,6 @@ _GRACE_MS: Final = 3_000
 """How much later than its own deadline a process is killed; it ends itself, unless it is stopped or stuck in C code."""
 _GIVE_UP_MS: Final = 1_000
 _STALLED_DRAIN_MS: Final = 5_000
-_STACKS_MS: Final = 700
-"""How long the threads of a process have to say where they are."""
-
-
-@dataclass(slots=True)
-class _Look:
-    """That some processes were asked where they are: `tell` gets the answers at `due_ms`."""
-
-    places: Sequence[Place]
-    due_ms: int
-    tell: Callable[[dict[str, str]], None]
 
 
 @dataclass(slots=True)
@@ -88,7 +78,7 @@ class Supervisor:
     _signals_passed_on: int = 0
     _returncodes: list[int] = field(default_factory=list)
     _error: PSPFError | None = None
-    _looks: list[_Look] = field(default_factory=list)
+    _looks: Looks = field(default_factory=Looks)
     _loading: Loading = field(init=False)
     _ledger: Ledger = field(default_factory=Ledger)
     _turned_ms: int = 0
@@ -119,7 +109,7 @@ class Supervisor:
         # SIGCHLD only wakes the loop up.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
-        self.places = [Place(spec, number, Restarts(self.policy)) for spec, number in _numbered(specs)]
+        self.places = [Place(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
         try:
             self._turned_ms = now_ms()
             while any(place.state is not State.ENDED for place in self.places):
@@ -145,7 +135,7 @@ class Supervisor:
         while not self._inbox.empty():
             self._inbox.get()()
         self._watch()
-        self._look_around()
+        self._looks.tell_due()
         self._start_due()
         self._enforce_deadlines()
         self._note_status()
@@ -154,7 +144,7 @@ class Supervisor:
         """Wait for something to happen, and take it."""
         dues = [place.due_ms for place in self.places if place.due_ms is not None and place.process is None]
         dues += [place.kill_ms for place in self.places if place.kill_ms is not None and place.process is not None]
-        dues += [look.due_ms for look in self._looks]
+        dues += self._looks.dues_ms
         wait_ms = max(0, min(_CHECK_MS, *(due - now_ms() for due in dues), _CHECK_MS))
         for key, _ in self._selector.select(wait_ms / 1000):
             if not key.data():
@@ -392,22 +382,7 @@ class Supervisor:
 
     def look(self, places: Sequence[Place], tell: Callable[[dict[str, str]], None]) -> None:
         """Ask processes where their threads and coroutines are; `tell` gets the texts by name, soon."""
-        for place in places:
-            if place.process is not None:
-                place.process.ask_where()
-        self._looks.append(_Look(places, now_ms() + _STACKS_MS, tell))
-
-    def _look_around(self) -> None:
-        due = [look for look in self._looks if now_ms() >= look.due_ms]
-        self._looks = [look for look in self._looks if look not in due]
-        for look in due:
-            look.tell(
-                {
-                    str(place): place.process.stacks.decode(errors="replace") + place.process.tasks
-                    for place in look.places
-                    if place.process is not None
-                }
-            )
+        self._looks.begin(places, tell)
 
     # What others ask for
 
@@ -457,7 +432,7 @@ class Supervisor:
     def _take_over(self, specs: Sequence[ChildSpec], nursery: Nursery | None) -> None:
         """Run `specs` from now on, from `nursery`."""
         self.spawner.adopt(nursery)
-        wanted = {(spec.label, number): spec for spec, number in _numbered(specs)}
+        wanted = {(spec.label, number): spec for spec, number in number_specs(specs)}
         for place in self.places:
             spec = wanted.pop((place.spec.label, place.number), None)
             if spec is None:
@@ -490,39 +465,9 @@ class Supervisor:
     def _note_status(self) -> None:
         if not self._has_changed and now_ms() - self._noted_ms < _CHECK_MS:
             return
-        places = [place for place in self.places if place.state is not State.ENDED]
-        reasons = [reason for place in places if (reason := place.why_not_ready) is not None]
-        wall_ms = time.time_ns() // 1_000_000
-        self.status = {
-            "state": "draining" if self._is_stopping else "running",
-            "ready": not reasons and not self._is_stopping,
-            "why": reasons,
-            "processes": [place.describe(wall_ms) for place in places],
-        }
-        self.tally = self._add_up()
+        self.status = describe_places(self.places, is_stopping=self._is_stopping)
+        self.tally = add_up(self.places, self._ledger)
         self._noted_ms = now_ms()
         if self._has_changed:
             self._has_changed = False
             self.on_change()
-
-    def _add_up(self) -> Tally:
-        pulses = (place.process.pulse for place in self.places if place.process is not None)
-        restarts: dict[tuple[str, str], int] = {}
-        for place in self.places:
-            key = (place.spec.topic, place.spec.group)
-            restarts[key] = restarts.get(key, 0) + place.restarts.total
-        return Tally(
-            self._ledger.add_up(pulse for pulse in pulses if pulse is not None),
-            tuple((*key, count) for key, count in restarts.items()),
-        )
-
-
-def _numbered(specs: Sequence[ChildSpec]) -> list[tuple[ChildSpec, int]]:
-    """Return the specs with a number of their own among those of a topic group."""
-    seen: dict[str, int] = {}
-    numbered = []
-    for spec in specs:
-        number = seen.get(spec.label, 0)
-        seen[spec.label] = number + 1
-        numbered.append((spec, number))
-    return numbered
