@@ -5,13 +5,13 @@ import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import orjson
 
 from pspf.aggregations import as_aggregation
-from pspf.assignment import Assignment
 from pspf.clock import Clock
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
@@ -21,7 +21,6 @@ from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, Not
 from pspf.loop.tuning import Tuning
 from pspf.processing.stop import Backoff, Stop
 from pspf.processing.windows.folds import make_loader
-from pspf.processor import BatchProcessor
 from pspf.records import Appended, Cursor, NewRecord, check_name, encode_headers, format_ids
 from pspf.settings import settings
 from pspf.state.base import StateStore
@@ -39,6 +38,9 @@ from pspf.subscription import (
 )
 from pspf.telemetry import TelemetryManager
 from pspf.windows import Emission, Window, Windowing
+
+if TYPE_CHECKING:
+    from pspf.processor import BatchProcessor
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +94,6 @@ class Stream:
         self.schema = schema
         self.state_store = state_store
         self.telemetry = TelemetryManager()
-        self.processor = BatchProcessor(self.telemetry, self._topic, state_store=state_store)
         self.subscriptions: list[Subscription] = []
         self._partitions = partitions
         self._lifespan = lifespan
@@ -104,6 +105,13 @@ class Stream:
         self._finished: asyncio.Event | None = None
         self._gave_up = False
         self._is_connected = False
+
+    @cached_property
+    def processor(self) -> "BatchProcessor":
+        """The loop of all handlers."""
+        from pspf.processor import BatchProcessor  # start-up: who only declares handlers, or shows them, has no loop
+
+        return BatchProcessor(self.telemetry, self._topic, state_store=self.state_store)
 
     @property
     def backend(self) -> StreamingBackend:
@@ -421,6 +429,8 @@ class Stream:
         await self._run(chosen)
 
     async def _run(self, subscriptions: Sequence[Subscription]) -> None:
+        from pspf.assignment import Assignment  # start-up, as the processor
+
         if self._stop is not None:
             raise ConfigurationError("this Stream runs already")
         stop = self._stop = Stop()

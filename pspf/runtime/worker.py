@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from pspf import faults
+from pspf.assignment import Assignment
 from pspf.errors import BackendUnavailable, ConfigurationError
+from pspf.processor import BatchProcessor
 from pspf.runtime.burst import finish, read_lag, wait_until_drained
 from pspf.runtime.logs import configure_logging
 from pspf.runtime.patience import connect_patiently
@@ -20,6 +22,8 @@ from pspf.settings import settings
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 
+SHARED: Final = (Assignment, BatchProcessor)
+"""What a Stream imports only when it runs: here before its processes are forked, which share it."""
 BURST_TIMED_OUT: Final = 9
 _LAG_TIMEOUT_S: Final = 5.0
 _SWITCH_INTERVAL_S: Final = 0.0005
