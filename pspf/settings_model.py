@@ -4,12 +4,10 @@ Only that module imports this one, on first use.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveInt,
@@ -18,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import PydanticCustomError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pspf.errors import ConfigurationError
 from pspf.settings import hide_password
@@ -47,13 +46,22 @@ def _follow_lease(earlier: dict[str, Any]) -> int:
     return min(3_000, lease_ms * 3 // 10)
 
 
-class _Variables(BaseModel):
-    """Settings that come from the variables which `read` is given: `prefix` and the name of the field."""
+class _Variables(BaseSettings):
+    """Settings that come from the variables which `read` is given, and from nowhere else."""
 
     # The inputs of a failed model hold secrets, and a traceback would print them.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
+    model_config = SettingsConfigDict(case_sensitive=True, frozen=True, hide_input_in_errors=True)
 
-    prefix: ClassVar[str]
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # what `read` found; no file, and not the process's environment a second time
 
     @classmethod
     def read(cls, environment: Mapping[str, str], **others: Any) -> Self:
@@ -62,10 +70,10 @@ class _Variables(BaseModel):
         Raises:
             ConfigurationError: A variable has a value that it can't have.
         """
-        variables = {name: cls.variable(name) for name in cls.model_fields if name not in others}
-        given = {name: environment[variable] for name, variable in variables.items() if variable in environment}
+        source = EnvSettingsSource(cls)
+        source.env_vars = environment
         try:
-            return cls(**given, **others)
+            return cls(**source(), **others)
         except ValidationError as error:
             first = error.errors()[0]
             if not first["loc"]:  # of several settings together; the message names them
@@ -78,13 +86,13 @@ class _Variables(BaseModel):
     @classmethod
     def variable(cls, name: str) -> str:
         """Return the variable of a field."""
-        return cls.prefix + name
+        return f"{cls.model_config['env_prefix']}{name}"
 
 
 class ValkeySettings(_Variables):
     """Where Valkey is, from `VALKEY_...`."""
 
-    prefix = "VALKEY_"
+    model_config = SettingsConfigDict(env_prefix="VALKEY_")
 
     HOST: str = "127.0.0.1"
     PORT: Annotated[int, Field(ge=1, le=65535)] = 6379
@@ -108,7 +116,7 @@ class ValkeySettings(_Variables):
 class Settings(_Variables):
     """All settings, from `PSPF_...`. Times are milliseconds, sizes bytes."""
 
-    prefix = "PSPF_"
+    model_config = SettingsConfigDict(env_prefix="PSPF_")
 
     ENV: str = "dev"
     BACKEND: str | None = Field(default=None, repr=False)  # may hold a password

@@ -8,7 +8,7 @@ from pspf.cli.options import AsJson, Command, Verbose, examples, make_app
 config = make_app("Settings in force.", "pspf config show", "pspf config show --json")
 
 _PACKAGES = (
-    *("apsw", "hiredis", "orjson", "prometheus-client", "pydantic", "redis", "rich", "starlette"),
+    *("apsw", "hiredis", "orjson", "prometheus-client", "pydantic", "pydantic-settings", "redis", "rich", "starlette"),
     *("typer", "uvicorn", "uvloop", "watchfiles", "opentelemetry-api"),
 )
 
