@@ -26,14 +26,16 @@ class Insistence:
 
     async def __call__(self, doing: str, act: Callable[[], Awaitable[T]]) -> T:
         """Do something, and again while the broker is not there; return what it gives."""
-        if self.is_abandoned():
-            raise asyncio.CancelledError
-        backoff = Backoff()
-        while True:
+        backoff: Backoff | None = None
+        while not self.is_abandoned():
             try:
                 return await act()
             except BackendUnavailable as error:
-                if backoff.is_first:
+                if self.is_abandoned():
+                    break
+                if backoff is None:
+                    backoff = Backoff()
                     fields = fields_of(self.cursor)
                     logger.warning("%s: can't %s, will try again: %s", self.cursor, doing, error, extra=fields)
                 await asyncio.sleep(backoff.next_ms() / 1000)
+        raise asyncio.CancelledError

@@ -21,8 +21,6 @@ from pspf.telemetry import Activity
 logger = logging.getLogger(__name__)
 
 _CANCEL_S: Final = 0.1
-_TURNS_TO_SEND: Final = 2
-"""How many turns of the event loop a read takes to be on its way: its task, and the broker's own."""
 _EMPTY: Final = Batch((), 0)
 
 
@@ -41,11 +39,15 @@ class Reads:
     wake: asyncio.Event
     silence: Silence = field(default_factory=Silence)
     _upcoming: asyncio.Task[Batch] | None = None
+    _starting: asyncio.Handle | None = None
+    """Starts the next read when the handlers first wait: for one that never does, a task would cost more than it."""
     _was_full: bool = False
     _waits_until_ms: int | None = None
     _end: int = 0
+    _name: str = ""
 
     def __post_init__(self) -> None:
+        self._name = f"poll {self.consumer.cursor}"
         self._end = 0 if self.consumer.lease is None else self.consumer.lease.position
 
     async def go_ahead(self, in_hand: int) -> None:
@@ -53,11 +55,11 @@ class Reads:
         is_slow = self.size.is_slow and self.held is None  # another worker could take what is read
         if is_slow or self._is_full or self._upcoming is not None:
             return
-        self._start()
-        is_behind = 2 * in_hand >= self.size.records
-        if self.consumer.is_remote and is_behind:  # handlers may keep the loop busy: let it be sent before
-            for _ in range(_TURNS_TO_SEND):
-                await asyncio.sleep(0)
+        if self.consumer.is_remote and 2 * in_hand >= self.size.records:  # it is behind
+            self._start()
+            await asyncio.sleep(0)  # handlers may keep the loop busy: let it be sent before
+        else:
+            self._starting = asyncio.get_running_loop().call_soon(self._start)
 
     async def take(self) -> Batch:
         """Wait for `wake`; return what was read, or nothing, where that is not why it woke."""
@@ -76,6 +78,8 @@ class Reads:
 
     async def close(self) -> None:
         """End the read that is under way."""
+        if self._starting is not None:
+            self._starting.cancel()
         while self._upcoming is not None and not self._upcoming.done():
             self._upcoming.cancel()
             # Again, should it have been lost: asyncio.wait_for drops one that meets its result.
@@ -88,17 +92,21 @@ class Reads:
 
     def _start(self) -> asyncio.Task[Batch]:
         """Return the read that is under way."""
+        if self._starting is not None:
+            self._starting.cancel()
+            self._starting = None
         if self._upcoming is None:
-            self._upcoming = asyncio.create_task(self._poll(), name=f"poll {self.consumer.cursor}")
-            self._upcoming.add_done_callback(self._on_done)
+            self._upcoming = asyncio.create_task(self._poll(), name=self._name)
+            self._upcoming.add_done_callback(_see)
         return self._upcoming
 
-    def _on_done(self, task: asyncio.Task[Any]) -> None:
-        if not task.cancelled():
-            task.exception()  # seen, should nobody ask for the result any more
-        self.wake.set()
-
     async def _poll(self) -> Batch:
+        try:
+            return await self._poll_once()
+        finally:
+            self.wake.set()  # here and not when it is done: that would be a turn of the event loop later
+
+    async def _poll_once(self) -> Batch:
         is_full = self._is_full
         if is_full and not self._was_full:
             cursor = self.consumer.cursor
@@ -135,3 +143,8 @@ class Reads:
             raise
         finally:
             self._waits_until_ms = None
+
+
+def _see(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()  # seen, should nobody ask for the result any more

@@ -232,6 +232,19 @@ async def test_the_records_of_a_cancelled_poll_are_given_back_by_a_release(world
     assert values(await take_all(other.consumer)) == ["0", "1", "2"]
 
 
+async def test_what_comes_while_a_cancelled_poll_still_waits_is_given_by_the_next(broker: Broker) -> None:
+    member = await share(broker)
+    polling = asyncio.create_task(member.consumer.poll(max_records=1, timeout_ms=5_000))
+    await asyncio.sleep(0.05)
+    polling.cancel()
+    await asyncio.gather(polling, return_exceptions=True)
+    polling = asyncio.create_task(member.consumer.poll(max_records=1, timeout_ms=5_000))
+    await asyncio.sleep(0.05)
+    await broker.append(TOPIC, numbered(3))
+    given = [*(await polling).records, *await take_all(member.consumer)]
+    assert values(given) == ["0", "1", "2"]
+
+
 async def test_a_shared_consumer_keeps_no_state(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     member = await share(broker)

@@ -66,6 +66,22 @@ async def test_a_lost_read_of_new_records_passes_nothing_over(site: Site, loss: 
     await site.check(events)
 
 
+async def test_what_a_cancelled_poll_is_given_is_in_hand_and_needs_no_recovery(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site.broker() as broker:
+        member = await share(broker)
+        polling = asyncio.create_task(member.consumer.poll(max_records=1, timeout_ms=5_000))
+        await asyncio.sleep(0.1)
+        polling.cancel()
+        await asyncio.gather(polling, return_exceptions=True)
+        polling = asyncio.create_task(member.consumer.poll(max_records=1, timeout_ms=5_000))
+        await asyncio.sleep(0)
+        await broker.append(member.consumer.cursor.topic, numbered(3))
+        assert values([*(await polling).records, *await take(member.consumer)]) == ["0", "1", "2"]
+    assert "came in a reply that was lost" not in caplog.text
+
+
 @pytest.mark.parametrize("loss", CUTS, ids=lambda loss: loss.name.lower())
 async def test_a_lost_commit_of_either_mode_takes_effect_once(site: Site, loss: Loss) -> None:
     events = make_events(300, 7)

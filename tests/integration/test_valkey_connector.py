@@ -203,6 +203,56 @@ async def test_a_call_that_is_cancelled_leaves_no_reply_behind(connector: Valkey
     await lane.close()
 
 
+@pytest.mark.parametrize("has_come", [False, True], ids=["on its way", "there in the same moment"])
+async def test_the_reply_of_a_cancelled_call_is_kept_and_taken_for_no_other(
+    connector: ValkeyConnector, has_come: bool
+) -> None:
+    lane = Lane(connector, "test")
+    found: list[object] = []
+    waiting = asyncio.create_task(lane.call("BLPOP", "later", 5, keep=found.append))
+    await asyncio.sleep(0.05)
+    if has_come:
+        push(connector)  # in this turn of the loop; in the next one the reply is read, and behind it is cancelled
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, waiting.cancel)
+    else:
+        waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert lane.is_busy != has_come
+    if not has_come:
+        push(connector)
+    assert await lane.call("ECHO", "mine") == b"mine"
+    assert found == [[b"later", b"x"]]
+    await lane.close()
+
+
+def push(connector: ValkeyConnector) -> None:
+    hall("valkey").server.call("RPUSH", "later", "x", database=connector.db)
+    time.sleep(0.02)  # until the other connection has its reply
+
+
+async def test_a_reply_that_nobody_asked_for_closes_the_connection(connector: ValkeyConnector) -> None:
+    lane = Lane(connector, "test")
+    before = await lane.call("CLIENT", "ID")
+    assert lane._link is not None
+    lane._link._transport.write(b"PING\r\n")
+    await asyncio.sleep(0.05)
+    assert await lane.call("CLIENT", "ID") != before
+    await lane.close()
+
+
+async def test_a_short_call_after_a_long_one_has_its_own_time(connector: ValkeyConnector) -> None:
+    lane = Lane(connector, "test")
+    assert await lane.call("BLPOP", "nothing", 0.2, timeout_ms=400) is None
+    assert await lane.call("BLPOP", "nothing", 0.3, timeout_ms=5_000) is None  # past the time of the one before
+    started = time.monotonic()
+    with pytest.raises(OutcomeUnknown, match="in 100 ms"):
+        await lane.call("BLPOP", "nothing", 5, timeout_ms=100)
+    assert time.monotonic() - started < 2
+    await lane.close()
+
+
 async def test_a_call_without_an_answer_in_time_is_of_unknown_outcome(connector: ValkeyConnector) -> None:
     lane = Lane(connector, "test")
     started = time.monotonic()

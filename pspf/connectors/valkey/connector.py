@@ -110,8 +110,8 @@ class ValkeyConnector:
     def __repr__(self) -> str:
         return f"<ValkeyConnector {self.name}>"
 
-    async def open_connection(self, purpose: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open and authenticate a connection; return its streams, on which nothing is under way.
+    async def open_connection(self, purpose: str) -> asyncio.StreamWriter:
+        """Open and authenticate a connection; return its writer. Nothing is under way on it.
 
         Raises:
             BackendUnavailable: The server can't be reached, or refuses for now.
@@ -126,10 +126,10 @@ class ValkeyConnector:
                 translated = translate_connect(error, self.name)
                 raise translated from translated.__cause__ or error
             raise
-        streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] = (connection._reader, connection._writer)
-        # From here on they are ours: redis-py has no public way to hand over what it has opened.
+        writer: asyncio.StreamWriter = connection._writer
+        # From here on it is ours: redis-py has no public way to hand over what it has opened.
         connection._reader = connection._writer = None
-        return streams
+        return writer
 
     def _make_connection(self, client_name: str) -> Any:
         kind: Any = redis.asyncio.Connection

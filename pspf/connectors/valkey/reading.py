@@ -1,17 +1,20 @@
 """A connection for reads that wait on the server, and that can be called back."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pspf.connectors.valkey.scripts import Argument, Script
-from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
+from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Keep, Lane
 from pspf.errors import BackendUnavailable
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
+
+logger = logging.getLogger(__name__)
 
 BLOCK_MS: Final = 1_500
 """A read waits no longer at a time, so that what comes by no append (a dead worker's records) is noticed."""
@@ -28,7 +31,10 @@ class Deadline(NamedTuple):
 
 
 class Reads:
-    """One read at a time. `call_back` ends one that waits."""
+    """One read at a time. `call_back` ends one that waits.
+
+    A read that is cancelled and has a `keep` goes on: `keep` gets what it gives.
+    """
 
     def __init__(self, core: "Core", commits: Lane) -> None:
         self.lane: Final = core.open_lane("reads")
@@ -55,10 +61,12 @@ class Reads:
         """Whether it is time to look for what no append tells of; always by a clock that only its owner moves."""
         return self._core.has_own_clock or time.monotonic() >= self._look_at
 
-    async def look(self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]) -> Any:
+    async def look(
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument], keep: Keep | None = None
+    ) -> Any:
         """Run the script that looks; what is asked for from here on, its answer does not know."""
         self._asked_for = math.inf
-        return await self.lane.run(script, keys, arguments)
+        return await self.lane.run(script, keys, arguments, keep=keep)
 
     def looked(self, wait_ms: int) -> None:
         """Note what the look has found: the next thing is due in `wait_ms` (-1: nothing is)."""
@@ -69,13 +77,17 @@ class Reads:
         """Return how long a read may wait; 0: not at all."""
         return max(0, int((min(self._look_at, deadline.at_s) - time.monotonic()) * 1000 + 0.5))
 
-    async def read(self, command: tuple[Any, ...], streams: tuple[Any, ...], block_ms: int) -> Any:
+    async def read(
+        self, command: tuple[Any, ...], streams: tuple[Any, ...], block_ms: int, keep: Keep | None = None
+    ) -> Any:
         """Read, waiting at most `block_ms` (0: not at all)."""
+        call = self.lane.call
         try:
             if not block_ms:
-                return await self.lane.call(*command, *streams)
+                return await call(*command, *streams, keep=keep)
             self._blocked_until = time.monotonic() + block_ms / 1000
-            return await self.lane.call(*command, "BLOCK", block_ms, *streams, timeout_ms=block_ms + BLOCK_MARGIN_MS)
+            timeout_ms = block_ms + BLOCK_MARGIN_MS
+            return await call(*command, "BLOCK", block_ms, *streams, timeout_ms=timeout_ms, keep=keep)
         except BackendUnavailable:
             self._look_at = 0.0  # what came, or was lost, is for the next look to see
             raise
@@ -106,11 +118,26 @@ class Reads:
         """End the read that waits. It may still be on its way to the server: so it is called again."""
         self._woken.set()
         for _ in range(_CALLS_BACK):
-            if self._blocked_until is None or not self.lane.client_id:
+            is_waiting = self._blocked_until is not None or self.lane.is_busy
+            if not is_waiting or not self.lane.client_id:
                 return
             if await self._commits.call("CLIENT", "UNBLOCK", self.lane.client_id):
                 return
             await asyncio.sleep(_CALL_BACK_S)
+
+    async def end(self) -> None:
+        """Have the read come back that is under way; whatever it is given, it is known then."""
+        try:
+            async with asyncio.timeout(BLOCK_MS / 1000):
+                await self.call_back()
+                await self.lane.wait_for_turn()
+        except (BackendUnavailable, TimeoutError) as error:
+            logger.debug("%s: the read under way is given up: %s", self.lane.name, error)
+            self.lane.drop()
+
+    def abandon(self) -> None:
+        """Stop as a killed process does."""
+        self.lane.drop()
 
     async def close(self) -> None:
         """Close the connection; the next read opens another."""

@@ -5,7 +5,6 @@ not done is in the cursor's `due`. The gate of a commit is each record's own pen
 lost it writes nothing for that record.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +18,7 @@ from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.liveness import Member
-from pspf.connectors.valkey.reading import BLOCK_MS, Reads
+from pspf.connectors.valkey.reading import Reads
 from pspf.connectors.valkey.scripts import Argument, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import BackendUnavailable, StateUnavailable
@@ -51,10 +50,8 @@ class SharedConsumer(Consumer):
         self._keys = keys
         self._suspects = keys.key(b"suspects")
         self._reads = Reads(core, member.commits)
-        self._reading: asyncio.Task[Batch] | None = None
-        """The read under way. It outlives a poll that is cancelled: what it was given is in hand."""
         self._left = _EMPTY
-        """What an earlier read was given beyond what was asked for."""
+        """What was read and not given out: more than was asked for, or of a poll that was cancelled."""
         self._hand: dict[int, bytes] = {}
         """Offset -> id of what was delivered and not settled."""
         self._noted: set[int] = set()
@@ -72,18 +69,9 @@ class SharedConsumer(Consumer):
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         await self._core.tick()
         faults.reach("read.sent")
+        await self._reads.lane.wait_for_turn()  # a poll that was cancelled may have a read under way
         if not self._left.records:
-            if self._reading is None:
-                self._reading = asyncio.create_task(
-                    self._read(max_records, timeout_ms, retries_only), name=f"read {self.cursor}"
-                )
-                self._reading.add_done_callback(_see)
-            reading = self._reading
-            try:
-                self._left = await asyncio.shield(reading)
-            finally:
-                if reading.done() and self._reading is reading:
-                    self._reading = None
+            await self._read(max_records, timeout_ms, retries_only)
         faults.reach("read.reply")
         batch, self._left = self._left, _EMPTY
         if len(batch.records) > max_records and not batch.suspect:
@@ -92,30 +80,29 @@ class SharedConsumer(Consumer):
             batch = Batch(records, records[-1].offset + 1)
         return batch
 
-    async def _read(self, max_records: int, timeout_ms: int, retries_only: bool) -> Batch:
+    async def _read(self, max_records: int, timeout_ms: int, retries_only: bool) -> None:
+        """Read until something is left to give out, or the time is up."""
         deadline = self._reads.begin(timeout_ms)
         if self._took and not retries_only:
-            self._took = False
-            records = await self._read_new(max_records, 0)  # retries without end must not keep new ones waiting
-            if records:
-                return Batch(records, records[-1].offset + 1)
+            self._took = False  # retries without end must not keep new ones waiting
+            if await self._read_new(max_records, 0):
+                return
         while True:
             if self._reads.is_look_due or timeout_ms == 0 or retries_only:
-                batch = await self._take(max_records)
-                if batch.records:
-                    self._took = True
-                    return batch
+                await self._take(max_records)
+                if self._left.records:
+                    return
             block_ms = self._reads.block_ms(deadline) if timeout_ms and not self._is_ending else 0
             if not retries_only:
-                records = await self._read_new(max_records, block_ms)
-                if records:
-                    return Batch(records, records[-1].offset + 1)
+                if await self._read_new(max_records, block_ms):
+                    return
             elif block_ms:
                 await self._reads.pause(block_ms)
             if self._is_ending or self._reads.is_over(deadline):
-                return _EMPTY
+                return
 
-    async def _read_new(self, max_records: int, block_ms: int) -> list[Record]:
+    async def _read_new(self, max_records: int, block_ms: int) -> bool:
+        """Read records that nobody was given; return whether there were any."""
         keys, session = self._keys, self._member.session
         takes = self._takes
         try:
@@ -123,21 +110,28 @@ class SharedConsumer(Consumer):
                 ("XREADGROUP", "GROUP", keys.group, session, "COUNT", max_records),
                 ("STREAMS", keys.partition.stream, ">"),
                 block_ms,
+                lambda reply: self._receive(reply, takes),
             )
         except GroupGone:
             await self._heal()
-            return []
+            return False
+        self._receive(reply, takes)
+        if reply and self._core.has_own_clock:
+            await self._stamp(reply[0][1])
+        return bool(self._left.records)
+
+    def _receive(self, reply: Any, takes: bytes) -> None:
+        """Take in the reply of a read that was sent when the number of takes was `takes`."""
         if not reply:
-            return []
+            return
         entries = reply[0][1]
         records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
         offsets = [record[2] for record in records]
         self._hand.update(zip(offsets, [entry[0] for entry in entries], strict=True))
         if takes != self._takes:
             self._doubtful.update(offsets)
-        if self._core.has_own_clock:
-            await self._stamp(entries)
-        return records
+        if records:
+            self._left = Batch(records, offsets[-1] + 1)
 
     async def _stamp(self, entries: Sequence[Any]) -> None:
         """Write the caller's time over the delivery time, which is the server's."""
@@ -147,30 +141,37 @@ class SharedConsumer(Consumer):
             "TIME", self._core.now(), "JUSTID",
         )  # fmt: skip
 
-    async def _take(self, max_records: int) -> Batch:
-        """Take what is there beside new records; empty where nothing is."""
+    async def _take(self, max_records: int) -> None:
+        """Take what is there beside new records."""
         partition = self._keys.partition
         while True:
             keys = [*self._script_keys, *[partition.live(name) for name in self._others]]
             arguments: list[Argument] = [self._core.now(), self._keys.group, self._member.session, max_records]
             in_hand = len(self._hand)
-            reply = await self._reads.look(_TAKE, keys, [*arguments, *self._others])
+            reply = await self._reads.look(_TAKE, keys, [*arguments, *self._others], self._receive_taken)
+            self._receive_taken(reply)
             if reply[0] == b"GONE":
                 await self._heal()
                 continue
-            takes, wait_ms, entries, packed, is_suspect, crashes, is_more, unknown, deleted, pending = reply
-            self._note_takes(takes)
-            self._reads.looked(wait_ms)
-            if deleted:
-                logger.warning("%s: %d records were deleted before they were handled", self.cursor, deleted)
-            if unknown:
-                self._others = unknown
-            batch = _EMPTY
-            if entries:
-                batch = self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
+            is_more, pending = reply[6] == b"1", reply[9]
             is_unknown = pending > in_hand and await self._recover()
-            if batch.records or (is_more != b"1" and not is_unknown):
-                return batch
+            if self._left.records or (not is_more and not is_unknown):
+                return
+
+    def _receive_taken(self, reply: Any) -> None:
+        """Take in the reply of the script that takes."""
+        if reply[0] == b"GONE":
+            return
+        takes, wait_ms, entries, packed, is_suspect, crashes, _, unknown, deleted, _ = reply
+        self._note_takes(takes)
+        self._reads.looked(wait_ms)
+        if deleted:
+            logger.warning("%s: %d records were deleted before they were handled", self.cursor, deleted)
+        if unknown:
+            self._others = unknown
+        if entries:
+            self._took = True
+            self._left = self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
 
     async def _recover(self) -> bool:
         """Give back what is pending on us and unknown to us: the reply of a read was lost. Return whether any was."""
@@ -316,30 +317,15 @@ class SharedConsumer(Consumer):
 
     async def _end_reading(self) -> None:
         """Have the read that is under way come back: what it is given must be known before all is given back."""
-        reading, self._reading = self._reading, None
-        if reading is None or reading.done() or reading.get_loop() is not asyncio.get_running_loop():
-            return
         self._is_ending = True
         try:
-            await self._reads.call_back()
-            await asyncio.wait([reading], timeout=BLOCK_MS / 1000)
-        except BackendUnavailable as error:
-            logger.debug("%s: the read under way is given up: %s", self.cursor, error)
+            await self._reads.end()
         finally:
             self._is_ending = False
-            reading.cancel()
-        await asyncio.wait([reading])
 
     def abandon(self) -> None:
         """Stop as a killed process does."""
-        reading, self._reading = self._reading, None
-        if reading is not None and not reading.done() and not reading.get_loop().is_closed():
-            reading.cancel()
-
-
-def _see(task: "asyncio.Task[Batch]") -> None:
-    if not task.cancelled():
-        task.exception()  # seen, should nobody ask for the result any more
+        self._reads.abandon()
 
 
 def _offset(record: Record) -> int:

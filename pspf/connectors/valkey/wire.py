@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import hiredis
 
 from pspf.connectors.valkey.failures import OutcomeUnknown, ReplyError, is_no_script, translate
+from pspf.connectors.valkey.link import Link, Replies
 from pspf.connectors.valkey.scripts import Command, Script, ScriptCall
 from pspf.errors import BackendUnavailable
 
@@ -22,16 +23,18 @@ CALL_TIMEOUT_MS: Final = 10_000
 BLOCK_MARGIN_MS: Final = 2_000
 """How much longer than its BLOCK a blocking read may take."""
 
-_READ_BYTES: Final = 1 << 18
+Keep = Callable[[Any], None]
+"""Takes the reply of a call that was cancelled: it was done, and what it gave must not be lost."""
+
 _CLOSE_S: Final = 1.0
-_pending: Final = object()
 
 
 class Lane:
     """One connection for one purpose: opened on first use, and again after it broke.
 
     One call at a time is on its way; others wait their turn. A call that fails or is cancelled in
-    the middle of its replies closes the connection, so that no reply is ever taken for another's.
+    the middle of its replies closes the connection, so that no reply is ever taken for another's;
+    one that is cancelled and has a `keep` goes on, keeps its turn, and `keep` gets its reply.
     A lane belongs to the event loop that uses it; in another loop it opens a new connection.
     """
 
@@ -43,40 +46,42 @@ class Lane:
         self._purpose = purpose
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = asyncio.Lock()
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._parser = hiredis.Reader(notEnoughData=_pending)
+        self._link: Link | None = None
         self.client_id = 0
         """The server's number of the connection, where `track` was called; 0 while there is none."""
         self._is_tracked = False
 
     @property
     def is_open(self) -> bool:
-        return self._writer is not None
+        return self._link is not None
 
     @property
     def is_busy(self) -> bool:
         """Whether a call is on its way."""
-        return self._turn.locked() and self._loop is asyncio.get_running_loop()
+        is_taken = self._turn.locked() or (self._link is not None and self._link.is_busy)
+        return is_taken and self._loop is asyncio.get_running_loop()
 
     async def wait_for_turn(self) -> None:
         """Return when the calls are done that are on their way or wait now."""
         if self.is_busy:
             async with self._turn:
-                return
+                if self._link is not None:
+                    await self._link.settled()
 
     def track(self) -> None:
         """Ask for the server's number of each new connection, so that another lane can unblock it."""
         self._is_tracked = True
 
-    async def call(self, *command: bytes | str | int, timeout_ms: int = CALL_TIMEOUT_MS) -> Any:
+    async def call(
+        self, *command: bytes | str | int, timeout_ms: int = CALL_TIMEOUT_MS, keep: Keep | None = None
+    ) -> Any:
         """Send one command; return its reply: bytes, int, None or a list of these.
 
         Raises:
             OutcomeUnknown: No reply came; the command may have run, or may run later.
             BackendUnavailable: Nothing was sent, or the server refuses for now.
         """
-        reply = (await self._exchange((command,), timeout_ms))[0]
+        reply = (await self._exchange((command,), timeout_ms, keep))[0]
         return self.check(reply, _shown(command))
 
     async def call_many(self, commands: Sequence[Command], *, timeout_ms: int = CALL_TIMEOUT_MS) -> list[Any]:
@@ -101,11 +106,12 @@ class Lane:
         arguments: Sequence[bytes | str | int],
         *,
         timeout_ms: int = CALL_TIMEOUT_MS,
+        keep: Keep | None = None,
     ) -> Any:
         """Run a script; return its reply. Errors as in `call`."""
-        reply = (await self._exchange((script.command(keys, arguments),), timeout_ms))[0]
+        reply = (await self._exchange((script.command(keys, arguments),), timeout_ms, keep))[0]
         if is_no_script(reply):
-            reply = (await self._exchange((script.command_with_text(keys, arguments),), timeout_ms))[0]
+            reply = (await self._exchange((script.command_with_text(keys, arguments),), timeout_ms, keep))[0]
         return self.check(reply, f"script {script.name}")
 
     async def run_many(self, calls: Sequence[ScriptCall], *, timeout_ms: int = CALL_TIMEOUT_MS) -> list[Any]:
@@ -113,7 +119,8 @@ class Lane:
 
         Raises: as `call_many`.
         """
-        replies = await self.call_many([call.script.command(call.keys, call.arguments) for call in calls])
+        first = [call.script.command(call.keys, call.arguments) for call in calls]
+        replies = await self.call_many(first, timeout_ms=timeout_ms)
         unknown = [index for index, reply in enumerate(replies) if is_no_script(reply)]
         if unknown:
             missed = [calls[index] for index in unknown]
@@ -130,34 +137,44 @@ class Lane:
     async def close(self) -> None:
         """Close the connection; the next call opens another."""
         self._opened.discard(self)
-        writer, self._writer, self._reader = self._writer, None, None
-        if writer is None or self._loop is not asyncio.get_running_loop():
+        link, self._link = self._link, None
+        if link is None or self._loop is not asyncio.get_running_loop():
             return
-        writer.close()
-        with contextlib.suppress(OSError, TimeoutError):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
-                await writer.wait_closed()
+                await link.close()
 
     def drop(self) -> None:
         """Close the connection at once, whatever is on its way."""
         self._opened.discard(self)
-        writer, self._writer, self._reader = self._writer, None, None
+        link, self._link = self._link, None
         self.client_id = 0
-        if writer is not None and self._loop is not None and not self._loop.is_closed():
-            writer.transport.abort()
+        if link is not None:
+            link.abort()
 
-    async def _exchange(self, commands: Sequence[Sequence[bytes | str | int]], timeout_ms: int) -> list[Any]:
+    async def _exchange(
+        self, commands: Sequence[Sequence[bytes | str | int]], timeout_ms: int, keep: Keep | None = None
+    ) -> Replies:
         packed = _pack(commands)
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self.drop()
             self._loop, self._turn = loop, asyncio.Lock()
         async with self._turn:
-            if self._reader is None or self._reader.at_eof() or self._reader.exception() is not None:
-                await self._open()
+            link = self._link
+            if link is not None and link.is_busy:
+                await link.settled()
+            if link is None or not link.is_open:
+                link = await self._open()
+            replies = link.send(packed, len(commands), timeout_ms)
             try:
-                async with asyncio.timeout(timeout_ms / 1000):
-                    return await self._send_and_receive(packed, len(commands))
+                return await replies
+            except asyncio.CancelledError:
+                if keep is None:
+                    self.drop()
+                else:
+                    _leave(link, replies, keep)
+                raise
             except TimeoutError:
                 self.drop()
                 raise OutcomeUnknown(f"{self.name}: no answer to {_shown(commands[0])} in {timeout_ms} ms") from None
@@ -171,34 +188,13 @@ class Lane:
                 self.drop()
                 raise
 
-    async def _send_and_receive(self, packed: bytes, count: int) -> list[Any]:
-        assert self._reader is not None
-        assert self._writer is not None
-        reader, writer, parser = self._reader, self._writer, self._parser
-        writer.write(packed)
-        await writer.drain()
-        replies: list[Any] = []
-        while True:
-            reply = parser.gets()
-            while reply is not _pending:
-                replies.append(reply)
-                if len(replies) == count:
-                    return replies
-                reply = parser.gets()
-            received = await reader.read(_READ_BYTES)
-            if not received:
-                raise EOFError("closed by the server")
-            parser.feed(received)
-
-    async def _open(self) -> None:
+    async def _open(self) -> Link:
         self.drop()
-        self._reader, self._writer = await self._connector.open_connection(self._purpose)
+        link = self._link = Link(await self._connector.open_connection(self._purpose))
         self._opened.add(self)
-        self._parser = hiredis.Reader(notEnoughData=_pending)
         if self._is_tracked:
             try:
-                async with asyncio.timeout(CALL_TIMEOUT_MS / 1000):
-                    reply = (await self._send_and_receive(_pack_one(("CLIENT", "ID")), 1))[0]
+                reply = (await link.send(_pack_one(("CLIENT", "ID")), 1, CALL_TIMEOUT_MS))[0]
             except (OSError, EOFError) as error:
                 self.drop()
                 raise BackendUnavailable(f"{self.name}: {_said(error)}") from error
@@ -206,6 +202,20 @@ class Lane:
                 self.drop()
                 raise
             self.client_id = reply if isinstance(reply, int) else 0
+        return link
+
+
+def _leave(link: Link, replies: "asyncio.Future[Replies]", keep: Keep) -> None:
+    """Have `keep` get the one reply, which is on its way or has come in the very moment of the cancellation."""
+
+    def take(found: Replies) -> None:
+        if not isinstance(found[0], ReplyError):
+            keep(found[0])
+
+    if replies.cancelled():
+        link.leave(take)
+    elif replies.exception() is None:
+        take(replies.result())
 
 
 _pack_one: Final[Callable[[tuple[Any, ...]], bytes]] = hiredis.pack_command
