@@ -127,6 +127,7 @@ class _CursorLoop:
         self._left: Sequence[Record] = ()
         self._run: BatchRun | None = None
         self._committing: asyncio.Task[None] | None = None
+        self._commit_name = f"commit {cursor}"
         # In shared mode each record stands for itself, so that the next batch needn't wait for the outcome.
         self._commits_aside = consumer.is_remote and consumer.lease is None and self._state is None
         stop.add(self._on_stop)
@@ -219,7 +220,7 @@ class _CursorLoop:
         if not self._commits_aside or run.batch.suspect:
             await self._finish(commit, run)
         else:
-            self._committing = asyncio.create_task(self._finish(commit, run), name=f"commit {self._consumer.cursor}")
+            self._committing = asyncio.create_task(self._finish(commit, run), name=self._commit_name)
             self._committing.add_done_callback(self._on_committed)
 
     def _on_committed(self, task: asyncio.Task[None]) -> None:

@@ -24,6 +24,7 @@ _ID: Final = re.compile(r"(?:(\d{1,6}):)?(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 
 DEAD_LETTER_SUFFIX: Final = "-dlq"
 LATE_SUFFIX: Final = "-late"
+COMPANION_SUFFIXES: Final = (DEAD_LETTER_SUFFIX, LATE_SUFFIX)
 
 
 def format_id(partition: int, offset: int) -> str:
@@ -68,7 +69,7 @@ def check_name(kind: str, name: str) -> str:
 
 def companion_source(topic: str) -> str | None:
     """Return the topic that `topic` holds the dead or late records of, None for an ordinary one."""
-    for suffix in (DEAD_LETTER_SUFFIX, LATE_SUFFIX):
+    for suffix in COMPANION_SUFFIXES:
         if topic.endswith(suffix) and len(topic) > len(suffix):
             return topic.removesuffix(suffix)
     return None

@@ -99,11 +99,18 @@ def test_records_are_packed_by_shape() -> None:
     assert pack_records([]) == (b"", [])
 
 
+@pytest.mark.parametrize("fields", [(), (b"data", b"x"), (b"data", b"x", b"key", b"k"), (b"key", b"k"), (b"data",) * 4])
+def test_an_entry_alone_is_decoded_as_among_others(fields: tuple[bytes, ...]) -> None:
+    entry = (b"1-1", list(fields) or None)
+    assert decode(entry) == decode(entry, (b"2-0", None))
+
+
 @pytest.mark.parametrize("record", KINDS)
-def test_records_of_one_shape_are_packed_as_among_others(record: NewRecord) -> None:
-    shapes, parts = pack_records([record] * 3)
-    mixed_shapes, mixed_parts = pack_records([record] * 3 + KINDS)
-    assert (mixed_shapes[:3], mixed_parts[: len(parts)]) == (shapes, parts)
+@pytest.mark.parametrize("count", [1, 3])
+def test_records_of_one_shape_are_packed_as_among_others(record: NewRecord, count: int) -> None:
+    shapes, parts = pack_records([record] * count)
+    mixed_shapes, mixed_parts = pack_records([record] * count + KINDS)
+    assert (mixed_shapes[:count], mixed_parts[: len(parts)]) == (shapes, parts)
 
 
 @given(st.integers(0, 99), st.none() | st.binary(), st.text())

@@ -6,8 +6,8 @@ their own records are stored, or are not, or may be.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pspf.connectors.valkey.fields import pack_records, parse_entry_id
 from pspf.connectors.valkey.keys import PartitionKeys
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 _APPEND: Final = load_script("append")
 _APPEND_ONCE: Final = load_script("append_once")
+_event_id: Final = itemgetter(4)
 _RECORDS_AT_ONCE: Final = 2_000
 _BYTES_AT_ONCE: Final = 4 << 20
 _new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Records for one partition of a topic, which is known to have `count` partitions."""
+class Part(NamedTuple):
+    """Records for one partition of a topic, which is known to have `partitions`."""
 
     keys: PartitionKeys
     number: int
-    count: int
+    partitions: int
     records: Sequence[NewRecord]
 
 
@@ -46,6 +46,13 @@ class Sender:
         self._lane = core.open_lane("appends")
         self._waiting: list[_Waiting] = []
         self._task: asyncio.Task[None] | None = None
+
+    async def send_one(self, part: Part) -> Outcome:
+        """Return what became of one part: at once where nothing is on its way. Errors: as in `send`, or its own."""
+        if self._lane.is_busy or self._core.trimmer.is_due(part.keys):
+            return (await self.send([part]))[0]
+        call = self._make_call(part)
+        return _read_outcome(part, await self._lane.run(call.script, call.keys, call.arguments))
 
     async def send(self, parts: Sequence[Part]) -> list[Outcome]:
         """Return what became of each part.
@@ -121,8 +128,8 @@ class Sender:
     def _make_call(self, part: Part) -> ScriptCall:
         keys, limits = part.keys, self._core.limits
         shapes, arguments = pack_records(part.records)
-        head: list[Argument] = [self._core.now(), part.count, shapes]
-        marked = [record[4] for record in part.records]
+        head: list[Argument] = [self._core.now(), part.partitions, shapes]
+        marked = list(map(_event_id, part.records))
         ids: list[Argument] = [event_id for event_id in marked if event_id is not None]
         if not ids or limits.dedup_max_ids == 0 or limits.dedup_window_ms == 0:
             return ScriptCall(_APPEND, (keys.stream, keys.meta), head + arguments)
@@ -163,12 +170,12 @@ def _merge(parts: Sequence[Part]) -> list[tuple[Part, list[int]]]:
     """Return one part for each partition, and which of `parts` it is made of."""
     groups: dict[tuple[bytes, int], list[int]] = {}
     for index, part in enumerate(parts):
-        groups.setdefault((part.keys.stream, part.count), []).append(index)
+        groups.setdefault((part.keys.stream, part.partitions), []).append(index)
     merged: list[tuple[Part, list[int]]] = []
     for indices in groups.values():
         first = parts[indices[0]]
         records = [record for index in indices for record in parts[index].records]
-        merged.append((Part(first.keys, first.number, first.count, records), indices))
+        merged.append((Part(first.keys, first.number, first.partitions, records), indices))
     return merged
 
 

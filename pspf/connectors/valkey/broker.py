@@ -30,7 +30,16 @@ from pspf.connectors.valkey.roster import ValkeyRoster
 from pspf.connectors.valkey.session import ValkeySession
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
 from pspf.errors import BackendUnavailable, ConfigurationError
-from pspf.records import Appended, Cursor, NewRecord, Record, WindowPlace, check_name, companion_source
+from pspf.records import (
+    COMPANION_SUFFIXES,
+    Appended,
+    Cursor,
+    NewRecord,
+    Record,
+    WindowPlace,
+    check_name,
+    companion_source,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +124,10 @@ class ValkeyBroker(Broker):
         return await inspect.read_topic(self._core, topic)
 
     async def append(self, topic: str, records: Sequence[NewRecord]) -> Sequence[Appended]:
-        if companion_source(check_name("topic", topic)) is not None:
+        if topic.endswith(COMPANION_SUFFIXES) and companion_source(check_name("topic", topic)) is not None:
             raise ConfigurationError(f"topic {topic!r}: dead and late records are written by PSPF alone")
         if not records:
+            check_name("topic", topic)
             return []
         self.limits.check_all(records)
         return await self._log.append(topic, records)

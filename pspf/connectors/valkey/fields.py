@@ -45,8 +45,8 @@ def format_entry_id(offset: int) -> bytes:
 
 def decode_entries(topic: str, partition: int, entries: Sequence[Entry]) -> list[Record]:
     """Return the records of entries in order; deleted ones (without fields) are passed over."""
-    if not entries:
-        return []
+    if len(entries) < 2:
+        return [] if not entries else _decode_only(topic, partition, entries[0])
     ids, fields = zip(*entries, strict=True)
     offsets, times = _parse_ids(ids)
     head = _HEADS.get(len(fields[0] or ()))
@@ -56,6 +56,20 @@ def decode_entries(topic: str, partition: int, entries: Sequence[Entry]) -> list
     keys = repeat(None) if len(head) == 1 else map(_fourth, fields)
     columns = (repeat(topic), repeat(partition), offsets, keys, values, repeat(None), times, repeat(0))
     return list(map(_new_record, zip(*columns, strict=False)))  # by column: no loop of Python's per record
+
+
+def _decode_only(topic: str, partition: int, entry: Entry) -> list[Record]:
+    """Return what `decode_entries` does for one entry: an idle worker gets them so."""
+    raw_id, fields = entry
+    high, _, low = raw_id.partition(b"-")
+    ms = int(high)
+    offset = (ms << _BITS) + int(low)
+    if fields and fields[0] == b"data":
+        if len(fields) == 2:
+            return [_new_record((topic, partition, offset, None, fields[1], None, ms, 0))]
+        if len(fields) == 4 and fields[2] == b"key":
+            return [_new_record((topic, partition, offset, fields[3], fields[1], None, ms, 0))]
+    return _decode_one_by_one(topic, partition, (offset,), (fields,), (ms,))
 
 
 def _parse_ids(ids: Sequence[bytes]) -> tuple[list[int], list[int]]:
@@ -111,6 +125,10 @@ def pack_records(records: Sequence[NewRecord]) -> tuple[bytes, list[Argument]]:
     A shape is one character a record: 0, plus 1 with a key, 2 with headers, 4 with a time. The
     parts are payload, key, headers and time, each where there is one.
     """
+    if len(records) == 1:
+        raw_key, value, raw_headers, timestamp_ms, _ = records[0]
+        if raw_headers is None and timestamp_ms is None:
+            return (b"0", [value]) if raw_key is None else (b"1", [value, raw_key])
     keys, values, headers, times, _ = zip(*records, strict=True) if records else ((),) * 5
     count = len(records)
     if headers.count(None) == count and times.count(None) == count:

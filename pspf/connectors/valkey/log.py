@@ -27,6 +27,26 @@ class Log:
 
     async def append(self, name: str, records: Sequence[NewRecord]) -> list[Appended]:
         """Store records; return their places in order. The caller has checked them. Errors: see `Broker.append`."""
+        topic = self._core.topics.find_known(name)
+        if topic is not None and topic.count == 1:
+            outcome = await self._append_at_once(topic, records)
+            if outcome is not None:
+                return outcome
+        return await self._append_parts(name, records)
+
+    async def _append_at_once(self, topic: Topic, records: Sequence[NewRecord]) -> list[Appended] | None:
+        """Append to the only partition of a topic; None where it is not there."""
+        try:
+            outcome = await self._sender.send_one(Part(topic.partitions[0], 0, 1, records))
+        except OutcomeUnknown as error:
+            raise _unknown(topic.name, records, error) from error
+        if isinstance(outcome, Exception):
+            raise outcome
+        if outcome is None:
+            self._core.topics.forget(topic.name)
+        return outcome
+
+    async def _append_parts(self, name: str, records: Sequence[NewRecord]) -> list[Appended]:
         places: list[Appended | None] = [None] * len(records)
         left: Sequence[int] = range(len(records))
         try:
@@ -38,8 +58,7 @@ class Log:
                 self._core.topics.forget(name)
                 left = [index for index in left if places[index] is None]
         except OutcomeUnknown as error:
-            unknown = EmitUnknown(f"{len(records)} for {name!r} may be stored or not: {error}")
-            raise _incomplete(places, unknown, rest=UNKNOWN) from error
+            raise _incomplete(places, _unknown(name, records, error), rest=UNKNOWN) from error
         raise _incomplete(places, BackendUnavailable(f"{self._core.connector.name}: topic {name!r} vanishes"))
 
     async def _append_to(
@@ -76,6 +95,10 @@ class Log:
     async def close(self) -> None:
         """Wait for what is on its way."""
         await self._sender.close()
+
+
+def _unknown(name: str, records: Sequence[NewRecord], error: Exception) -> EmitUnknown:
+    return EmitUnknown(f"{len(records)} for {name!r} may be stored or not: {error}")
 
 
 def _incomplete(places: Sequence[Appended | None], error: Exception, rest: object = None) -> Exception:

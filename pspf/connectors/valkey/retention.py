@@ -37,12 +37,15 @@ class Trimmer:
         while (call := self.make_call_if_due(keys)) is not None:
             self.settle(keys, await lane.run(call.script, call.keys, call.arguments))
 
+    def is_due(self, keys: PartitionKeys) -> bool:
+        """Whether a partition's turn has come."""
+        return self._clock.monotonic_ms() >= self._due_ms.get(keys.stream, 0)
+
     def make_call_if_due(self, keys: PartitionKeys) -> ScriptCall | None:
         """Return the script to run where a partition's turn has come; `settle` takes its reply."""
-        monotonic_ms = self._clock.monotonic_ms()
-        if monotonic_ms < self._due_ms.get(keys.stream, 0):
+        if not self.is_due(keys):
             return None
-        self._due_ms[keys.stream] = monotonic_ms + _EVERY_MS
+        self._due_ms[keys.stream] = self._clock.monotonic_ms() + _EVERY_MS
         version, cursors = self._cursors.get(keys.stream, (b"0", []))  # 0: none was ever made
         all_keys = [keys.stream, keys.meta, keys.cursors, keys.floors]
         groups: list[Argument] = []

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final
+from typing import Final, NamedTuple
 
 Argument = bytes | str | int
 Command = tuple[Argument, ...]
@@ -33,8 +33,7 @@ class Script:
         return ("EVAL", self.text, len(keys), *keys, *arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptCall:
+class ScriptCall(NamedTuple):
     """A script with what it is called on."""
 
     script: Script

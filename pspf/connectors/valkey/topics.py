@@ -82,6 +82,10 @@ class Topics:
         known = self._known.get(name)
         return known if known is not None else await self._ensure(name)
 
+    def find_known(self, name: str) -> Topic | None:
+        """Return a topic that the server was asked for before, None for another."""
+        return self._known.get(name)
+
     def forget(self, name: str) -> None:
         """Ask the server again the next time."""
         if name in self._known:
