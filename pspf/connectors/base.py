@@ -84,7 +84,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class TopicInfo:
-    """A topic as it stands. `size_bytes` counts payloads; None where the broker can't tell."""
+    """A topic as it stands.
+
+    `size_bytes` counts payloads; a server's is about the memory that the records take, with all that is
+    beside them. None where the broker can't tell.
+    """
 
     topic: str
     partitions: int

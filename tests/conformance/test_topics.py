@@ -113,8 +113,23 @@ async def test_a_topic_counts_its_records_and_bytes(broker: Broker) -> None:
     await broker.append(TOPIC, [new("12345") for _ in range(6)])
     info, partitions = await broker.read_topic(TOPIC)
     assert (info.records, [partition.records for partition in partitions]) == (6, [3, 3])
-    assert info.size_bytes is None or info.size_bytes >= 30
+    assert info.size_bytes is not None
+    assert info.size_bytes >= 30
     assert [partition.next - partition.first for partition in partitions] == [3, 3]
+
+
+async def test_a_topics_size_grows_with_its_records_and_is_0_without(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=2)
+    assert (await broker.read_topic(TOPIC))[0].size_bytes == 0
+    sizes = []
+    for _ in range(2):
+        await broker.append(TOPIC, [new("x" * 10_000) for _ in range(50)])
+        sizes += [info.size_bytes for info in await broker.list_topics() if info.topic == TOPIC]
+    first, second = sizes
+    assert first is not None
+    assert second is not None
+    assert 0.8 < first / 500_000 < 1.5
+    assert 0.8 < second / 1_000_000 < 1.5
 
 
 async def test_a_topic_keeps_the_retention_it_was_made_with(world: World) -> None:

@@ -133,6 +133,7 @@ OPERATORS: Final = (
     ("emit", "numbers", '{"n": 1, "key": "a"}'),
     ("emit", "numbers", '{"n": 1, "key": "a"}', "--id", "one"),
     ("topics", "list"),
+    ("topics", "inspect", "numbers"),
     ("groups", "inspect"),
     ("tail", "numbers"),
     ("dlq", "list"),

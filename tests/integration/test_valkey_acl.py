@@ -119,6 +119,19 @@ async def test_a_worker_on_the_machines_clock_needs_no_more(server: Server) -> N
         await member.session.close()
 
 
+async def test_who_may_not_ask_for_the_size_of_topics_misses_nothing_else(server: Server) -> None:
+    server.call("FLUSHALL")
+    server.call("ACL", "SETUSER", "pspf", "-memory|usage")
+    try:
+        async with connect(server) as broker:
+            await broker.append("orders", numbered(3))
+            info, _ = await broker.read_topic("orders")
+            assert (info.records, info.size_bytes) == (3, None)
+            assert (await look(broker, "permissions")).status is Status.OK
+    finally:
+        server.call("ACL", "SETUSER", "pspf", "+memory|usage")
+
+
 async def look(broker: ValkeyBroker, name: str) -> Check:
     """Return the check of one name."""
     (found,) = [check for check in await broker.operations.diagnose() if check.name == name]

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pspf.connectors.base import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
 from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.failures import ReplyError
 from pspf.connectors.valkey.fields import parse_entry_id
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.members import Roll, are_alive
@@ -28,10 +29,19 @@ async def list_topics(core: Core) -> list[TopicInfo]:
 
 
 async def _topic_info(core: Core, topic: Topic) -> TopicInfo:
-    lengths = await core.commands.call_many([("XLEN", keys.stream) for keys in topic.partitions])
-    records = sum(core.commands.check(length, "XLEN") for length in lengths)
+    lane, streams = core.commands, [keys.stream for keys in topic.partitions]
+    asked = [command for stream in streams for command in (("XLEN", stream), ("MEMORY", "USAGE", stream))]
+    replies = await lane.call_many(asked)
+    records = sum(lane.check(length, "XLEN") for length in replies[::2])
     retention_ms = core.limits.retention_ms if topic.retention_ms is None else topic.retention_ms
-    return TopicInfo(topic.name, topic.count, records, None, retention_ms)
+    return TopicInfo(topic.name, topic.count, records, _sum_sizes(replies[1::2]), retention_ms)
+
+
+def _sum_sizes(replies: Sequence[Any]) -> int | None:
+    """Return the bytes of streams, 0 of missing ones; None where the user may not ask, or the server can't tell."""
+    if any(isinstance(reply, ReplyError) for reply in replies):
+        return None
+    return sum(reply or 0 for reply in replies)
 
 
 async def read_topic(core: Core, name: str) -> tuple[TopicInfo, Sequence[PartitionInfo]]:
