@@ -16,7 +16,9 @@ import pytest_asyncio
 
 from pspf.clock import ManualClock
 from pspf.connectors.base import Limits
-from pspf.connectors.valkey import ordered, shared
+from pspf.connectors.valkey import ordered, seeking, shared
+from pspf.connectors.valkey.broker import ValkeyBroker
+from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.scripts import Script
 from pspf.errors import BackendCorrupt, CommitFenced, CommitStale, DiskFull
 from pspf.records import Cursor, Record, WindowChanges
@@ -51,6 +53,8 @@ class Stage:
     def __init__(self, world: World, server_name: str, folder: Path) -> None:
         self.world = world
         self.broker = world.broker
+        assert isinstance(world.broker, ValkeyBroker)
+        self.core = world.broker._core
         self._hall = hall(server_name)
         self._database = self._hall.database_of(folder)
 
@@ -217,7 +221,72 @@ async def a_fenced_worker_that_lets_go_does_not_harm_its_heir(stage: Stage) -> N
     assert not await refused(heir.consumer.commit(commit), CommitFenced)
 
 
+async def wait_for_a_retry(stage: Stage, *, held: bool = False) -> tuple[Member, list[Record]]:
+    """Have a worker put its first record off, the second one (`held`) behind it, and delete the first."""
+    await stage.broker.append(TOPIC, numbered(2, keys=["k", "k"]))
+    member = await own(stage.broker)
+    records = list(await take(member.consumer))
+    retries = [retry(records[0], due_ms=0), *([retry(records[1], due_ms=None)] if held else [])]
+    await member.consumer.commit(settle(retries=retries, position=records[len(retries) - 1].offset + 1))
+    assert stage.call("XDEL", TOPIC, records[0].id) == 1
+    return member, records
+
+
+async def what_waited_behind_a_deleted_record_comes(stage: Stage) -> None:
+    member, records = await wait_for_a_retry(stage, held=True)
+    assert await refused(take(member.consumer), CommitStale)
+    again = await member.session.acquire(ORDERED)
+    assert again is not None
+    assert values(await take(again)) == values(records[1:])
+
+
+async def a_batch_read_before_a_record_was_forgotten_is_stale(stage: Stage) -> None:
+    member, records = await wait_for_a_retry(stage)
+    assert await refused(take(member.consumer), CommitStale)
+    commit = settle(records[1:], position=records[1].offset + 1)
+    assert await refused(member.consumer.commit(commit), CommitStale)
+
+
+async def a_zombie_forgets_nothing_of_its_heirs(stage: Stage) -> None:
+    zombie, records = await wait_for_a_retry(stage)
+    zombie.session.abandon()
+    await stage.world.expire_leases()
+    heir = await own(await stage.world.open_other())
+    assert isinstance(zombie.consumer, ordered.OrderedConsumer)
+    assert not await refused(zombie.consumer._forget_deleted([records[0].offset]), CommitStale)
+    assert not await refused(heir.consumer.commit(settle(position=records[1].offset)), CommitStale)
+
+
+async def whose_state_is_being_forgotten_has_no_lease(stage: Stage) -> None:
+    owner, keys = await _have_state(stage)
+    await seeking._forget_state(stage.core, keys, leave=0)
+    assert stage.call("HMGET", keys.meta, "token", "session") == [b"", b""]
+    assert await refused(owner.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
+
+
+async def a_cursor_whose_state_was_forgotten_has_moved(stage: Stage) -> None:
+    _, keys = await _have_state(stage)
+    before = stage.call("HGET", keys.meta, "seq")
+    await seeking._forget_state(stage.core, keys, leave=0)
+    assert stage.call("HGET", keys.meta, "seq") != before
+
+
+async def _have_state(stage: Stage) -> tuple[Member, CursorKeys]:
+    owner, records = await open_batch(stage, is_ordered=True)
+    await owner.consumer.commit(settle(records, position=records[-1].offset + 1, state={(b"k", "n"): b"1"}))
+    return owner, (await stage.core.topics.get(TOPIC)).partition(0).cursor(GROUP, HANDLER)
+
+
 # Shared mode
+
+
+async def a_zombie_says_nothing_of_what_its_heir_runs(stage: Stage) -> None:
+    zombie, records, heir = await lose_to_an_heir(stage, is_ordered=False)
+    await heir.consumer.intend([record.offset for record in records])
+    before = stage.call("HGETALL", f"pspf:{{{TOPIC}}}:suspects:{GROUP}:")
+    assert before
+    await zombie.consumer.intend([record.offset for record in records])
+    assert stage.call("HGETALL", f"pspf:{{{TOPIC}}}:suspects:{GROUP}:") == before
 
 
 async def a_zombie_finishes_nothing_that_its_heir_has(stage: Stage) -> None:
@@ -344,6 +413,42 @@ GUARDS: Final = (
         "if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return 0 end",
         "",
         a_fenced_worker_that_lets_go_does_not_harm_its_heir,
+    ),
+    Guard(ordered, "_FORGET", "if key then freed[key] = true end", "", what_waited_behind_a_deleted_record_comes),
+    Guard(
+        ordered,
+        "_FORGET",
+        "if forgotten == 0 then redis.call('HINCRBY', meta, 'seq', 1) end",
+        "",
+        a_batch_read_before_a_record_was_forgotten_is_stale,
+    ),
+    Guard(
+        ordered,
+        "_FORGET",
+        "if redis.call('HGET', meta, 'token') ~= ARGV[2] then return -1 end",
+        "",
+        a_zombie_forgets_nothing_of_its_heirs,
+    ),
+    Guard(
+        seeking,
+        "_FORGET_STATE",
+        "redis.call('HSET', KEYS[1], 'token', '', 'session', '', 'clean', '1', 'intent', '')",
+        "",
+        whose_state_is_being_forgotten_has_no_lease,
+    ),
+    Guard(
+        seeking,
+        "_FORGET_STATE",
+        "redis.call('HINCRBY', KEYS[1], 'seq', 1)",
+        "",
+        a_cursor_whose_state_was_forgotten_has_moved,
+    ),
+    Guard(
+        shared,
+        "_INTEND",
+        "if #redis.call('XPENDING', stream, group, ARGV[at], ARGV[at], 1, session) == 1 then",
+        "if true then",
+        a_zombie_says_nothing_of_what_its_heir_runs,
     ),
     Guard(shared, "_COMMIT", " or ARGV[5] ~= takes", "", a_zombie_finishes_nothing_that_its_heir_has),
     Guard(shared, "_TAKE", _TAKES, "", a_zombie_finishes_nothing_that_its_heir_has),
