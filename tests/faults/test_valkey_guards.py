@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from pspf.clock import ManualClock
 from pspf.connectors.base import Limits
-from pspf.connectors.valkey import ordered, seeking, shared
+from pspf.connectors.valkey import ordered, seeking, session, shared
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.scripts import Script
@@ -257,6 +257,12 @@ async def a_zombie_forgets_nothing_of_its_heirs(stage: Stage) -> None:
     assert not await refused(heir.consumer.commit(settle(position=records[1].offset)), CommitStale)
 
 
+async def an_owner_that_only_reads_notices_that_its_stream_was_deleted(stage: Stage) -> None:
+    member, _ = await open_batch(stage, is_ordered=True)
+    stage.call("DEL", TOPIC)
+    assert await refused(take(member.consumer), CommitStale)
+
+
 async def whose_state_is_being_forgotten_has_no_lease(stage: Stage) -> None:
     owner, keys = await _have_state(stage)
     await seeking._forget_state(stage.core, keys, leave=0)
@@ -275,6 +281,14 @@ async def _have_state(stage: Stage) -> tuple[Member, CursorKeys]:
     owner, records = await open_batch(stage, is_ordered=True)
     await owner.consumer.commit(settle(records, position=records[-1].offset + 1, state={(b"k", "n"): b"1"}))
     return owner, (await stage.core.topics.get(TOPIC)).partition(0).cursor(GROUP, HANDLER)
+
+
+async def who_knows_a_topic_as_it_was_joins_it_as_it_is(stage: Stage) -> None:
+    await stage.broker.create_topic(TOPIC)
+    other = await stage.world.open_other()
+    await other.operations.delete_topic(TOPIC, force=True)
+    await other.create_topic(TOPIC, partitions=2)
+    assert await (await stage.broker.open_session()).register(TOPIC, GROUP, HANDLER) == 2
 
 
 # Shared mode
@@ -301,6 +315,25 @@ async def a_commit_finishes_nothing_that_was_given_back_behind_it(stage: Stage) 
     member, records = await open_batch(stage, is_ordered=False)
     same_session = await member.session.share(SHARED)
     await same_session.release()
+    heir = await share(await stage.world.open_other())
+    assert len(await take(heir.consumer)) == 2
+    commit = settle(records, emits=[emit(record, "late") for record in records])
+    assert sorted(await member.consumer.commit(commit)) == [record.offset for record in records]
+    assert await alerts(stage) == []
+
+
+async def what_is_in_hand_is_not_recovered(stage: Stage) -> None:
+    member, records = await open_batch(stage, is_ordered=False)
+    assert isinstance(member.consumer, shared.SharedConsumer)
+    assert not await member.consumer._recover()
+    assert not await member.consumer.commit(settle(records))
+
+
+async def a_commit_finishes_nothing_that_was_recovered_behind_it(stage: Stage) -> None:
+    member, records = await open_batch(stage, is_ordered=False)
+    same_session = await member.session.share(SHARED)
+    assert isinstance(same_session, shared.SharedConsumer)
+    assert await same_session._recover()
     heir = await share(await stage.world.open_other())
     assert len(await take(heir.consumer)) == 2
     commit = settle(records, emits=[emit(record, "late") for record in records])
@@ -414,6 +447,13 @@ GUARDS: Final = (
         "",
         a_fenced_worker_that_lets_go_does_not_harm_its_heir,
     ),
+    Guard(
+        ordered,
+        "_LOOK",
+        " or redis.pcall('XPENDING', KEYS[1], ARGV[2])['err'] then return",
+        " then return",
+        an_owner_that_only_reads_notices_that_its_stream_was_deleted,
+    ),
     Guard(ordered, "_FORGET", "if key then freed[key] = true end", "", what_waited_behind_a_deleted_record_comes),
     Guard(
         ordered,
@@ -428,6 +468,13 @@ GUARDS: Final = (
         "if redis.call('HGET', meta, 'token') ~= ARGV[2] then return -1 end",
         "",
         a_zombie_forgets_nothing_of_its_heirs,
+    ),
+    Guard(
+        session,
+        "_REGISTER",
+        "if redis.call('HGET', meta, 'partitions') ~= ARGV[1] then return 0 end",
+        "",
+        who_knows_a_topic_as_it_was_joins_it_as_it_is,
     ),
     Guard(
         seeking,
@@ -452,6 +499,8 @@ GUARDS: Final = (
     ),
     Guard(shared, "_COMMIT", " or ARGV[5] ~= takes", "", a_zombie_finishes_nothing_that_its_heir_has),
     Guard(shared, "_TAKE", _TAKES, "", a_zombie_finishes_nothing_that_its_heir_has),
+    Guard(shared, "_RECOVER", "if not known[id] then", "if true then", what_is_in_hand_is_not_recovered),
+    Guard(shared, "_RECOVER", _TAKES, "", a_commit_finishes_nothing_that_was_recovered_behind_it),
     Guard(shared, "_RELEASE", _TAKES, "", a_commit_finishes_nothing_that_was_given_back_behind_it),
     Guard(
         shared,

@@ -15,7 +15,7 @@ FORMAT: Final = 2
 
 FORMAT_KEY: Final = b"pspf:format"
 TOPICS_KEY: Final = b"pspf:topics"
-"""Hash: topic -> `partitions retention created` (see topics.py)."""
+"""Hash: topic -> `partitions retention` (see topics.py)."""
 
 DEDUP_RING: Final = 6
 """Buckets of the de-dup window: four full ones, the one that fills, and the one that is emptied next."""

@@ -46,7 +46,7 @@ class Link(asyncio.Protocol):
         hiredis.ProtocolError where something else answers.
         """
         waiter = self._waiter = self._loop.create_future()
-        self._replies, self._wanted = [], count
+        self._wanted = count
         self._deadline = deadline = self._loop.time() + timeout_ms / 1000
         if self._timer is None or self._timer.when() > deadline:
             self._watch(deadline)
@@ -126,7 +126,7 @@ class Link(asyncio.Protocol):
     def _finish(self, outcome: Replies | Exception) -> None:
         waiter, take, settled = self._waiter, self._take, self._settled
         self._waiter = self._take = self._settled = None
-        self._wanted = 0
+        self._replies, self._wanted = [], 0
         if settled is not None and not settled.done():
             settled.set_result(None)
         if waiter is None:
