@@ -4,35 +4,23 @@ Each guard has a scenario. With the script as it is the scenario ends well; with
 does not. (`GUARDS` is the list; a text that is no more in the script fails the test.)
 """
 
-import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
 
 import pytest
-import pytest_asyncio
 
-from pspf.clock import ManualClock
-from pspf.connectors.base import Limits
-from pspf.connectors.valkey import ordered, seeking, session, shared
-from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.keys import CursorKeys
-from pspf.connectors.valkey.scripts import Script
+from pspf.connectors.valkey import ordered, shared
 from pspf.errors import BackendCorrupt, CommitFenced, CommitStale, DiskFull
-from pspf.records import Cursor, Record, WindowChanges
-from tests.support.brokers import KINDS, World
-from tests.support.servers import hall
+from pspf.records import WindowChanges
+from tests.faults.guards import ORDERED, SHARED, Guard, Stage, lose_to_an_heir, open_batch, refused, scenarios_of
 from tests.support.workers import (
     GROUP,
     HANDLER,
     TOPIC,
-    Member,
     emit,
     letter,
     numbered,
-    own,
     read_all,
     read_lag,
     retry,
@@ -42,68 +30,6 @@ from tests.support.workers import (
     take_batch,
     values,
 )
-
-SHARED: Final = Cursor(TOPIC, GROUP, None, 0)
-ORDERED: Final = Cursor(TOPIC, GROUP, HANDLER, 0)
-
-
-class Stage:
-    """A world on a server, and the server itself."""
-
-    def __init__(self, world: World, server_name: str, folder: Path) -> None:
-        self.world = world
-        self.broker = world.broker
-        assert isinstance(world.broker, ValkeyBroker)
-        self.core = world.broker._core
-        self._hall = hall(server_name)
-        self._database = self._hall.database_of(folder)
-
-    def call(self, *command: str | bytes | int) -> Any:
-        """Send the server a command, as an operator does."""
-        return self._hall.server.call(*command, database=self._database)
-
-    def fill_memory(self, *, is_full: bool) -> None:
-        """Let the server have no memory left, or plenty."""
-        self._hall.server.configure("maxmemory", 1 if is_full else 0)
-
-
-@pytest_asyncio.fixture(params=["valkey", "redis"])
-async def stage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stage]:
-    kind = next(kind for kind in KINDS if kind.name == request.param)
-    world = World(kind, tmp_path, Limits(), ManualClock())
-    await world.start()
-    found = Stage(world, request.param, tmp_path)
-    yield found
-    found.fill_memory(is_full=False)
-    await world.stop()
-
-
-async def refused(awaitable: Awaitable[object], error: type[Exception]) -> bool:
-    """Return whether it raises `error`; no other error counts."""
-    try:
-        await awaitable
-    except error:
-        return True
-    except Exception as other:  # what a server says of a script that lacks a check
-        raise AssertionError(f"{other!r} instead of {error.__name__}") from other
-    return False
-
-
-async def open_batch(stage: Stage, *, is_ordered: bool, count: int = 2) -> tuple[Member, list[Record]]:
-    """Append records and have a worker take them."""
-    await stage.broker.append(TOPIC, numbered(count))
-    member = await (own if is_ordered else share)(stage.broker)
-    return member, list(await take(member.consumer))
-
-
-async def lose_to_an_heir(stage: Stage, *, is_ordered: bool) -> tuple[Member, list[Record], Member]:
-    """Return a worker that was taken for dead, what it still has in hand, and who has that by now."""
-    zombie, records = await open_batch(stage, is_ordered=is_ordered)
-    zombie.session.abandon()
-    await stage.world.expire_leases()
-    heir = await (own if is_ordered else share)(await stage.world.open_other())
-    await take(heir.consumer)
-    return zombie, records, heir
 
 
 async def alerts(stage: Stage) -> list[str]:
@@ -221,76 +147,6 @@ async def a_fenced_worker_that_lets_go_does_not_harm_its_heir(stage: Stage) -> N
     assert not await refused(heir.consumer.commit(commit), CommitFenced)
 
 
-async def wait_for_a_retry(stage: Stage, *, held: bool = False) -> tuple[Member, list[Record]]:
-    """Have a worker put its first record off, the second one (`held`) behind it, and delete the first."""
-    await stage.broker.append(TOPIC, numbered(2, keys=["k", "k"]))
-    member = await own(stage.broker)
-    records = list(await take(member.consumer))
-    retries = [retry(records[0], due_ms=0), *([retry(records[1], due_ms=None)] if held else [])]
-    await member.consumer.commit(settle(retries=retries, position=records[len(retries) - 1].offset + 1))
-    assert stage.call("XDEL", TOPIC, records[0].id) == 1
-    return member, records
-
-
-async def what_waited_behind_a_deleted_record_comes(stage: Stage) -> None:
-    member, records = await wait_for_a_retry(stage, held=True)
-    assert await refused(take(member.consumer), CommitStale)
-    again = await member.session.acquire(ORDERED)
-    assert again is not None
-    assert values(await take(again)) == values(records[1:])
-
-
-async def a_batch_read_before_a_record_was_forgotten_is_stale(stage: Stage) -> None:
-    member, records = await wait_for_a_retry(stage)
-    assert await refused(take(member.consumer), CommitStale)
-    commit = settle(records[1:], position=records[1].offset + 1)
-    assert await refused(member.consumer.commit(commit), CommitStale)
-
-
-async def a_zombie_forgets_nothing_of_its_heirs(stage: Stage) -> None:
-    zombie, records = await wait_for_a_retry(stage)
-    zombie.session.abandon()
-    await stage.world.expire_leases()
-    heir = await own(await stage.world.open_other())
-    assert isinstance(zombie.consumer, ordered.OrderedConsumer)
-    assert not await refused(zombie.consumer._forget_deleted([records[0].offset]), CommitStale)
-    assert not await refused(heir.consumer.commit(settle(position=records[1].offset)), CommitStale)
-
-
-async def an_owner_that_only_reads_notices_that_its_stream_was_deleted(stage: Stage) -> None:
-    member, _ = await open_batch(stage, is_ordered=True)
-    stage.call("DEL", TOPIC)
-    assert await refused(take(member.consumer), CommitStale)
-
-
-async def whose_state_is_being_forgotten_has_no_lease(stage: Stage) -> None:
-    owner, keys = await _have_state(stage)
-    await seeking._forget_state(stage.core, keys, leave=0)
-    assert stage.call("HMGET", keys.meta, "token", "session") == [b"", b""]
-    assert await refused(owner.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
-
-
-async def a_cursor_whose_state_was_forgotten_has_moved(stage: Stage) -> None:
-    _, keys = await _have_state(stage)
-    before = stage.call("HGET", keys.meta, "seq")
-    await seeking._forget_state(stage.core, keys, leave=0)
-    assert stage.call("HGET", keys.meta, "seq") != before
-
-
-async def _have_state(stage: Stage) -> tuple[Member, CursorKeys]:
-    owner, records = await open_batch(stage, is_ordered=True)
-    await owner.consumer.commit(settle(records, position=records[-1].offset + 1, state={(b"k", "n"): b"1"}))
-    return owner, (await stage.core.topics.get(TOPIC)).partition(0).cursor(GROUP, HANDLER)
-
-
-async def who_knows_a_topic_as_it_was_joins_it_as_it_is(stage: Stage) -> None:
-    await stage.broker.create_topic(TOPIC)
-    other = await stage.world.open_other()
-    await other.operations.delete_topic(TOPIC, force=True)
-    await other.create_topic(TOPIC, partitions=2)
-    assert await (await stage.broker.open_session()).register(TOPIC, GROUP, HANDLER) == 2
-
-
 # Shared mode
 
 
@@ -375,21 +231,6 @@ async def a_slow_worker_keeps_its_own_while_it_lives(stage: Stage) -> None:
     assert not await slow.consumer.commit(settle(records))
 
 
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """A piece of a script, what it is replaced with, and what goes wrong then."""
-
-    module: ModuleType
-    script: str
-    text: str
-    weaker: str
-    scenario: Callable[[Stage], Awaitable[None]]
-
-    @property
-    def name(self) -> str:
-        return f"{self.script.strip('_').lower()}-{self.scenario.__name__}"
-
-
 _FENCE: Final = "if cursor[1] ~= ARGV[3] or cursor[2] ~= ARGV[4] then return {'FENCED'} end"
 _STREAM: Final = "if redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end"
 _TYPES: Final = "if wrong then return wrong end"
@@ -448,49 +289,6 @@ GUARDS: Final = (
         a_fenced_worker_that_lets_go_does_not_harm_its_heir,
     ),
     Guard(
-        ordered,
-        "_LOOK",
-        " or redis.pcall('XPENDING', KEYS[1], ARGV[2])['err'] then return",
-        " then return",
-        an_owner_that_only_reads_notices_that_its_stream_was_deleted,
-    ),
-    Guard(ordered, "_FORGET", "if key then freed[key] = true end", "", what_waited_behind_a_deleted_record_comes),
-    Guard(
-        ordered,
-        "_FORGET",
-        "if forgotten == 0 then redis.call('HINCRBY', meta, 'seq', 1) end",
-        "",
-        a_batch_read_before_a_record_was_forgotten_is_stale,
-    ),
-    Guard(
-        ordered,
-        "_FORGET",
-        "if redis.call('HGET', meta, 'token') ~= ARGV[2] then return -1 end",
-        "",
-        a_zombie_forgets_nothing_of_its_heirs,
-    ),
-    Guard(
-        session,
-        "_REGISTER",
-        "if redis.call('HGET', meta, 'partitions') ~= ARGV[1] then return 0 end",
-        "",
-        who_knows_a_topic_as_it_was_joins_it_as_it_is,
-    ),
-    Guard(
-        seeking,
-        "_FORGET_STATE",
-        "redis.call('HSET', KEYS[1], 'token', '', 'session', '', 'clean', '1', 'intent', '')",
-        "",
-        whose_state_is_being_forgotten_has_no_lease,
-    ),
-    Guard(
-        seeking,
-        "_FORGET_STATE",
-        "redis.call('HINCRBY', KEYS[1], 'seq', 1)",
-        "",
-        a_cursor_whose_state_was_forgotten_has_moved,
-    ),
-    Guard(
         shared,
         "_INTEND",
         "if #redis.call('XPENDING', stream, group, ARGV[at], ARGV[at], 1, session) == 1 then",
@@ -541,22 +339,12 @@ GUARDS: Final = (
     Guard(shared, "_TAKE", _IS_ALIVE, "else", a_slow_worker_keeps_its_own_while_it_lives),
 )
 
-SCENARIOS: Final = tuple({guard.scenario.__name__: guard.scenario for guard in GUARDS}.values())
 
-
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", scenarios_of(GUARDS), ids=lambda scenario: scenario.__name__)
 async def test_with_all_guards(stage: Stage, scenario: Callable[[Stage], Awaitable[None]]) -> None:
     await scenario(stage)
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
 async def test_without_the_guard_it_goes_wrong(stage: Stage, guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole: Script = getattr(guard.module, guard.script)
-    assert whole.text.count(guard.text) == 1, (
-        f"{guard.text!r} is in {whole.name}.lua {whole.text.count(guard.text)} times"
-    )
-    text = whole.text.replace(guard.text, guard.weaker)
-    sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    monkeypatch.setattr(guard.module, guard.script, Script(whole.name, text, sha))
-    with pytest.raises(AssertionError):
-        await guard.scenario(stage)
+    await guard.check(stage, monkeypatch)
