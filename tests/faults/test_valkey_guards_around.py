@@ -119,6 +119,16 @@ async def a_batch_read_before_a_seek_counts_for_nothing(stage: Stage) -> None:
     assert await refused(member.consumer.commit(settle(records, position=records[-1].offset + 1)), CommitFenced)
 
 
+async def who_joins_a_deleted_stream_forgets_what_was_known_of_it(stage: Stage) -> None:
+    owner, _ = await _have_state(stage)
+    stage.call("DEL", TOPIC)
+    await stage.broker.append(TOPIC, numbered(1, start=7))
+    heir = await (await stage.world.open_other()).open_session()
+    await heir.register(TOPIC, GROUP, HANDLER)
+    assert await stage.broker.list_state() == []
+    assert await refused(owner.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
+
+
 async def what_lives_is_not_reset(stage: Stage) -> None:
     member, keys = await _have_state(stage)
     await gone.forget_cursor(stage.core.commands, keys, ordered.marker_group(ORDERED))
@@ -387,6 +397,13 @@ GUARDS: Final = (
         "start, before = kept[1] or start, kept[2] or before",
         "",
         a_group_made_again_starts_where_it_was_made_to,
+    ),
+    Guard(
+        session,
+        "_REGISTER",
+        "if redis.pcall('XPENDING', stream, ARGV[3])['err'] then return -1 end",
+        "",
+        who_joins_a_deleted_stream_forgets_what_was_known_of_it,
     ),
     Guard(gone, "_RESET", "if not pending['err'] then return 'HERE' end", "", what_lives_is_not_reset),
     Guard(seeking, "_SEEK", _LEASE_ENDS, "", a_batch_read_before_a_seek_counts_for_nothing),

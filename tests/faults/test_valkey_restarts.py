@@ -177,14 +177,23 @@ async def test_after_everything_is_gone_new_events_flow_by_themselves(
         assert stored == [record.value for record in records(4, 5)]
 
 
-async def test_state_and_offset_are_reset_together(own_server: OwnServer) -> None:
+def delete_streams(server: Server) -> None:
+    """Delete all topics' streams, as an operator does who knows nothing of what is beside them."""
+    with server.client(decode_responses=True) as client:
+        client.delete(*client.scan_iter(_type="stream", count=1_000))
+
+
+@pytest.mark.parametrize(
+    "loss", [lambda server: server.call("FLUSHALL"), delete_streams], ids=["FLUSHALL", "DEL of the streams"]
+)
+async def test_state_and_offset_are_reset_together(own_server: OwnServer, loss: Callable[[Server], object]) -> None:
     server = own_server()
     with Proxy(server.port) as proxy:
         site = Site(server, proxy)
         await site.fill(make_events(50, 5))
         async with site.working():
             await site.finish()
-            server.call("FLUSHALL")
+            loss(server)
             anew = make_events(30, 5)
             await site.fill(anew)
             await asyncio.sleep(QUICK.renew_ms / 1000)

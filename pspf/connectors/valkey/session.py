@@ -8,6 +8,7 @@ from pspf.connectors.base import END, START, Consumer, Session
 from pspf.connectors.valkey.bell import Bell, ring
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id
+from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.liveness import Member, Renewal
 from pspf.connectors.valkey.members import Roll, are_alive
 from pspf.connectors.valkey.ordered import acquire
@@ -18,6 +19,7 @@ from pspf.errors import BackendUnavailable, ConfigurationError, NotFound
 from pspf.records import Cursor, check_name, parse_id
 
 _REGISTER: Final = load_script("register")
+_LOST_ITS_STREAM: Final = -1
 _TRIES: Final = 3
 _ROLL_MS: Final = 400
 """How long a list of members is taken for true by the subscriptions that share it."""
@@ -51,7 +53,7 @@ class ValkeySession(Session):
                 self._member.starts[topic, group, handler] = start
                 await self._ring((topic, group, handler))
                 return found.count
-            self._core.topics.forget(topic)  # deleted, or all was flushed, since we saw it
+            self._core.topics.forget(topic)  # deleted, or all was flushed, since we saw it; or only its streams
         raise BackendUnavailable(f"{self._core.connector.name}: topic {topic!r} vanishes while it is joined")
 
     async def _rejoin(self, topic: str, group: str, handler: str | None) -> bool:
@@ -85,9 +87,13 @@ class ValkeySession(Session):
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
+        lost = [keys for keys, reply in zip(topic.partitions, replies[1::2], strict=True) if reply == _LOST_ITS_STREAM]
+        for keys in lost:
+            cursor = keys.cursor(group, handler)
+            await forget_cursor(self._member.commits, cursor, cursor.group_name)
         for keys in topic.partitions:
             self._core.trimmer.look_again(keys)
-        return 0 not in replies
+        return not lost and 0 not in replies
 
     async def resign(self, topic: str, group: str, handler: str | None) -> None:
         found = await self._core.topics.ensure(topic)

@@ -3,13 +3,18 @@
 -- KEYS  1 stream  2 meta  3 cursors  4 floors  5 the cursor's meta
 -- ARGV  1 number of partitions that the caller knows  2 the cursor's field in `cursors`
 --       3 the consumer group  4 start: `start`, `end`, or a record's id  5 the id before that
--- Reply 1, or 0 where the topic is not there or has other partitions.
+-- Reply 1; 0 where the topic is not there or has other partitions; -1 where an ordered cursor has lost its stream
+--       (reset.lua comes first: a group made now would hide that)
 -- Caller: session.py
 
 local COUNT_STEP, COUNT_MOST = 1000, 20000
 
 local stream, meta, cursor = KEYS[1], KEYS[2], KEYS[5]
 if redis.call('HGET', meta, 'partitions') ~= ARGV[1] then return 0 end
+local is_ordered = string.find(ARGV[2], '%z.')
+if is_ordered and redis.call('HEXISTS', cursor, 'position') == 1 then
+  if redis.pcall('XPENDING', stream, ARGV[3])['err'] then return -1 end
+end
 
 local length, added, first, last = 0, 0, false, '0-0'
 if redis.call('EXISTS', stream) == 1 then
