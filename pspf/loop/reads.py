@@ -21,6 +21,8 @@ from pspf.telemetry import Activity
 logger = logging.getLogger(__name__)
 
 _CANCEL_S: Final = 0.1
+_TURNS_TO_SEND: Final = 2
+"""How many turns of the event loop a read takes to be on its way: its task, and a transport that writes at its end."""
 _EMPTY: Final = Batch((), 0)
 
 
@@ -57,7 +59,8 @@ class Reads:
             return
         if self.consumer.is_remote and 2 * in_hand >= self.size.records:  # it is behind
             self._start()
-            await asyncio.sleep(0)  # handlers may keep the loop busy: let it be sent before
+            for _ in range(_TURNS_TO_SEND):  # handlers may keep the loop busy: let it be sent before
+                await asyncio.sleep(0)
         else:
             self._starting = asyncio.get_running_loop().call_soon(self._start)
 
