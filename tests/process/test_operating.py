@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from pspf.connectors.sqlite.storage import FORMAT
 from tests.process.commands import Folder, wait_until
 from tests.support.servers import hall
 
@@ -190,7 +191,7 @@ def test_a_finished_topic_is_repartitioned(folder: Folder) -> None:
 def test_the_broker_says_what_it_is(folder: Folder) -> None:
     fill(folder)
     info = folder.ok("broker", "info", "--json").json
-    assert (info["kind"], info["records"], info["format"]) == ("sqlite", 5, 2)
+    assert (info["kind"], info["records"], info["format"]) == ("sqlite", 5, FORMAT)
     assert info["persistence"] == "WAL, synchronous=FULL"
     assert "SQLite 3." in folder.ok("broker", "info").out
 
