@@ -134,6 +134,8 @@ def test_a_reader_that_keeps_the_log_sees_each_commit(storage: Storage) -> None:
         assert len(read_all(storage, logs.overlay(storage, CURSOR), 10)) == number + 1
     kept = logs.overlay(storage, CURSOR)
     assert logs.overlay(storage, CURSOR) is kept
+    storage.run("UPDATE cursors SET commit_id = x'01'")  # another cursor of the same number
+    assert logs.overlay(storage, CURSOR) is not kept
     assert logs.overlay(storage, OTHER).is_empty
 
 

@@ -165,13 +165,14 @@ class Logs:
     """The log of the cursor that was looked at last: who reads a window by pages does not read the log each time."""
 
     def __init__(self) -> None:
-        self._version: tuple[int, int] | None = None
+        self._version: tuple[int, int, bytes | None] | None = None
         self._overlay = Overlay()
 
     def overlay(self, storage: Storage, cursor_id: int) -> Overlay:
         """Return what the log of a cursor says now."""
-        row = storage.row("SELECT sequence FROM cursors WHERE cursor_id = ?", (cursor_id,))
-        version = None if row is None else (cursor_id, row[0])
+        # With the commit's id, for the number of a cursor that was deleted may come to be another's.
+        row = storage.row("SELECT sequence, commit_id FROM cursors WHERE cursor_id = ?", (cursor_id,))
+        version = None if row is None else (cursor_id, *row)
         if version is None or version != self._version:
             self._overlay, self._version = load(storage, cursor_id), version
         return self._overlay
