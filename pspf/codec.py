@@ -13,6 +13,7 @@ import orjson
 from pydantic import ValidationError
 from pydantic_core import from_json, to_jsonable_python
 
+from pspf.compact import compact
 from pspf.errors import EventRejected, SchemaError
 
 MAX_DEPTH: Final = 100
@@ -45,7 +46,7 @@ def dumps(tree: Any) -> bytes:
     if value.find(b"null") >= 0:
         check_finite(tree)
     check_depth(value)
-    return value
+    return compact(value)
 
 
 def loads(value: bytes) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import orjson
 from pydantic import BaseModel
 
 from pspf import codec, faults
+from pspf.compact import compact
 from pspf.encoding import encode
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
@@ -235,7 +236,7 @@ def encode_value(name: str, value: object) -> bytes:
         raise EventRejected(f"state {name!r} can't be stored as JSON: {error}") from error
     if encoded.find(b"null") >= 0:
         codec.check_finite({name: plain})
-    return encoded
+    return compact(encoded)
 
 
 class State:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from pspf.compact import compact
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
 
 _LOW_BITS: Final = 64
@@ -160,7 +161,7 @@ def encode_headers(headers: Mapping[str, str] | None) -> bytes | None:
     if not all(isinstance(name, str) and isinstance(value, str) for name, value in pairs):
         raise EventRejected(f"headers map text to text, not {headers!r:.120}")
     try:
-        return orjson.dumps(dict(headers))
+        return compact(orjson.dumps(dict(headers)))
     except orjson.JSONEncodeError as error:
         raise EventRejected(f"headers can't be stored: {error}") from error
 

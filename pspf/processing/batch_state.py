@@ -6,6 +6,7 @@ from urllib.parse import quote_from_bytes
 
 import orjson
 
+from pspf.compact import compact
 from pspf.records import StateKey
 from pspf.state.base import StateStore
 
@@ -97,7 +98,7 @@ class StoreState:
     async def load(self, key: bytes, name: str) -> None:
         loaded = self._loaded  # of this batch: what comes later is for nobody
         value = await self._store.get(self._place(key, name))
-        loaded[key, name] = None if value is None else orjson.dumps(value)
+        loaded[key, name] = None if value is None else compact(orjson.dumps(value))
 
     def get(self, key: bytes, name: str) -> bytes | None:
         if (key, name) in self._changes:

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 
 from pspf import codec
 from pspf.aggregations import Aggregation
+from pspf.compact import compact
 from pspf.context import encode_value
 from pspf.errors import ConfigurationError
 from pspf.windows import Windowing
@@ -71,7 +72,7 @@ class ReadyFold(Fold):
 
 def _dumps(tree: Any) -> bytes:
     try:
-        return orjson.dumps(tree)
+        return compact(orjson.dumps(tree))
     except orjson.JSONEncodeError:  # a sum of more than 64 bits
         return json.dumps(tree).encode()
 
@@ -117,7 +118,7 @@ def dump_state(state: Any) -> bytes | None:
             return encode_value("of a window", state)  # which says what is wrong
         if stored.find(b"null") >= 0:  # orjson writes NaN as null
             codec.check_finite({"state": state})
-        return stored
+        return compact(stored)
     return encode_value("of a window", state)
 
 

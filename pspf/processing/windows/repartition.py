@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from pspf.compact import compact
 from pspf.errors import SchemaError
 from pspf.processing.windows.place import Key
 from pspf.processing.windows.spans import BEGINNING
@@ -61,13 +62,13 @@ def send_on(record: Record, key: Key, source_ms: int) -> NewRecord:
         except SchemaError:
             headers[_RAW_HEADERS] = record.raw_headers.decode("latin-1")
     raw_key = b"" if key is None else key.encode()
-    return NewRecord(raw_key, record.value, orjson.dumps(headers), record.timestamp_ms)
+    return NewRecord(raw_key, record.value, compact(orjson.dumps(headers)), record.timestamp_ms)
 
 
 def mark(source: int, source_ms: int, raw_key: bytes) -> NewRecord:
     """Return what tells a partition the time of a source; `raw_key` is one that leads there."""
     headers = {_PARTITION: str(source), _TIME: str(source_ms)}
-    return NewRecord(raw_key, b'{"event_type":"Watermark"}', orjson.dumps(headers))
+    return NewRecord(raw_key, b'{"event_type":"Watermark"}', compact(orjson.dumps(headers)))
 
 
 def keys_of_partitions(partitions: int) -> Sequence[bytes]:
