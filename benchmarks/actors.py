@@ -19,9 +19,7 @@ from benchmarks.events import BATCH, TOPIC, Stamped, Tick, ready_dicts
 from benchmarks.handlers import make_handler, pace, run_until
 from pspf import Stream
 from pspf.connectors.sqlite import SQLiteBackend
-
-# As `pspf worker` sets it: the broker's thread gets the interpreter soon after it asked for it.
-SWITCH_INTERVAL_S = 0.0005
+from pspf.runtime.interpreter import tune_interpreter
 
 
 def open_stream(path: str, *, group: str = "bench") -> Stream:
@@ -182,7 +180,7 @@ def main() -> None:
     if not Path(arguments["path"]).parent.is_dir():
         raise SystemExit(f"no folder for {arguments['path']}")
     loop_name = arguments.pop("loop", "uvloop")
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tune_interpreter()  # as `pspf worker` does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop_name == "uvloop" else None) as runner:
 
         async def run() -> dict[str, Any]:

@@ -16,9 +16,7 @@ import uvloop
 from benchmarks.events import BATCH, TOPIC, Stamped, Tick, ready_dicts
 from benchmarks.handlers import make_handler, pace, run_until
 from pspf import Stream, ValkeyConnector, ValkeyStreamBackend
-
-# As `pspf worker` sets it: a thread gets the interpreter soon after it asked for it.
-SWITCH_INTERVAL_S = 0.0005
+from pspf.runtime.interpreter import tune_interpreter
 
 
 def open_backend(port: int, group: str) -> ValkeyStreamBackend:
@@ -138,7 +136,7 @@ def main() -> None:
     """Run the actor that the command line names."""
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
     loop_name = arguments.pop("loop", "uvloop")
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    tune_interpreter()  # as `pspf worker` does
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop_name == "uvloop" else None) as runner:
 
         async def run() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -12,6 +11,7 @@ from pspf.assignment import Assignment
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.processor import BatchProcessor
 from pspf.runtime.burst import finish, read_lag, wait_until_drained
+from pspf.runtime.interpreter import tune_interpreter
 from pspf.runtime.logs import configure_logging
 from pspf.runtime.patience import connect_patiently
 from pspf.runtime.plan import Totals, WorkerOptions
@@ -26,7 +26,6 @@ SHARED: Final = (Assignment, BatchProcessor)
 """What a Stream imports only when it runs: here before its processes are forked, which share it."""
 BURST_TIMED_OUT: Final = 9
 _LAG_TIMEOUT_S: Final = 5.0
-_SWITCH_INTERVAL_S: Final = 0.0005
 
 Only = Callable[[Subscription], bool]
 
@@ -50,7 +49,7 @@ class Ended:
 
 
 def prepare_process(options: WorkerOptions) -> None:
-    """Set up what is the process's, not the worker's: log, fault points, standard output, thread switching.
+    """Set up what is the process's, not the worker's: log, fault points, standard output, interpreter.
 
     Raises:
         ConfigurationError: The log level, the log format or the fault is none.
@@ -58,9 +57,7 @@ def prepare_process(options: WorkerOptions) -> None:
     configure_logging(options.log_level, options.log_format)
     faults.arm(settings.FAULT)
     show_prints()
-    # The broker's thread needs the interpreter between rows. While a handler computes, the default
-    # of 5 ms would be the price of each of these turns.
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    tune_interpreter()
 
 
 def run_process(work: Coroutine[Any, Any, Ended], loop: str) -> Ended:
