@@ -244,6 +244,10 @@ WindowPlace = tuple[int, bytes]
 """(slot, key): a window's start, or that of a slice that windows share, and a grouping key as it is stored."""
 
 
+WindowStates = Mapping[int, Mapping[bytes, bytes | None]]
+"""States by slot, then by key; None is none. By slot, because nearly all that a batch changes is in one or two."""
+
+
 @dataclass(frozen=True, slots=True)
 class WindowChanges:
     """What a batch did to the windows of an ordered cursor.
@@ -256,7 +260,7 @@ class WindowChanges:
     watermark_ms: int | None
     progress: bytes
     dropped: Sequence[int] = ()
-    states: Mapping[WindowPlace, bytes | None] = field(default_factory=dict)
+    states: WindowStates = field(default_factory=dict)
     late: Sequence[NewRecord] = ()
 
 

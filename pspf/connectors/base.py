@@ -62,7 +62,7 @@ class Limits:
         """Raise EventRejected where one of `records` is larger than a stored record may be."""
         if len(records) == 1:
             self.check(records[0])
-        elif (
+        elif records and (
             max([len(record[1]) for record in records]) > self.max_record_bytes
             or max([len(record[0] or b"") for record in records]) > self.max_key_bytes
             or max([len(record[2] or b"") for record in records]) > self.max_headers_bytes

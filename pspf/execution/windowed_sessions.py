@@ -18,7 +18,7 @@ from pspf.processing.windows.progress import Progress
 from pspf.processing.windows.sessions import Session, Sessions, decode_sessions, encode_sessions
 from pspf.processing.windows.spans import NEVER
 from pspf.processing.windows.table import Changes
-from pspf.records import Record, WindowPlace
+from pspf.records import Record
 from pspf.subscription import Subscription
 
 _SLOT: Final = 0
@@ -198,17 +198,17 @@ class SessionWindows(Windowed):
 
     def take_changes(self) -> Changes:
         sessions = self._sessions
-        states: dict[WindowPlace, bytes | None] = {}
+        states: dict[bytes, bytes | None] = {}
         for key in sessions.dirty:
             mine = sessions.of_key.get(key)
             if mine:
-                states[_SLOT, encode_key(key)] = encode_sessions(mine, self.fold.encode)
+                states[encode_key(key)] = encode_sessions(mine, self.fold.encode)
                 self._stored.add(key)
             elif key in self._stored:
-                states[_SLOT, encode_key(key)] = None
+                states[encode_key(key)] = None
                 self._stored.discard(key)
         sessions.dirty.clear()
-        return Changes((), states)
+        return Changes((), {_SLOT: states} if states else {})
 
     def note(self, held_ms: Mapping[int, int]) -> Progress:
         return Progress(watermark_ms=self.watermark_ms, frontier_ms=self.watermark_ms, held=held_ms)

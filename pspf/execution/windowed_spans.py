@@ -36,7 +36,7 @@ class SpanWindows(Windowed):
     ) -> None:
         super().__init__(subscription, decode, read, around, room)
         self._spans = Spans(self.windowing)
-        self._table = Table(self.fold.encode, self.fold.decode, room.max_entries, ())
+        self._table = Table(self.fold.encode_all, self.fold.decode, room.max_entries, ())
         self._slices = self._make_slices()
         self._closing: tuple[int, Key] | None = None
         self._left: tuple[int, Iterator[tuple[Key, Any]]] | None = None
@@ -52,7 +52,7 @@ class SpanWindows(Windowed):
 
     async def restore(self, progress: Progress, *, is_new: bool) -> None:
         slots = [] if is_new else await self.ask("read windows", self.room.consumer.read_slots)
-        self._table = Table(self.fold.encode, self.fold.decode, self.room.max_entries, slots)
+        self._table = Table(self.fold.encode_all, self.fold.decode, self.room.max_entries, slots)
         self._spans = Spans(self.windowing, progress.frontier_ms)
         self._slices = self._make_slices()
         self._closing = progress.closing

@@ -10,6 +10,7 @@ from pspf.connectors.base import Broker
 from pspf.errors import CommitFenced, Refused, TooManyEffects
 from pspf.records import Commit, Cursor, NewRecord, WindowChanges, WindowPlace
 from tests.support.brokers import World
+from tests.support.windows import by_slot
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -44,7 +45,7 @@ def windows(
     late: tuple[NewRecord, ...] = (),
 ) -> Commit:
     """Return a commit that does nothing else."""
-    return replace(settle(), windows=WindowChanges(watermark_ms, progress, dropped, states or {}, late))
+    return replace(settle(), windows=WindowChanges(watermark_ms, progress, dropped, by_slot(states or {}), late))
 
 
 async def test_a_new_cursor_has_no_windows(member: Member) -> None:

@@ -90,7 +90,7 @@ async def windows_kept_as_something_else_are_not_written_in_part(stage: Stage) -
     for key in ("slots:billing:app.total", "win:billing:app.total:0", "wkeys:billing:app.total:0"):
         member, records = await open_batch(stage, is_ordered=True)
         stage.call("SET", f"pspf:{{{TOPIC}}}:{key}", "mine")
-        changes = WindowChanges(5, b"{}", (), {(0, b"a"): b"1"})
+        changes = WindowChanges(5, b"{}", (), {0: {b"a": b"1"}})
         commit = settle(records, position=records[-1].offset + 1, emits=[emit(records[0], "x")])
         before = await read_lag(stage.broker, ORDERED)
         assert await refused(member.consumer.commit(replace(commit, windows=changes)), BackendCorrupt)

@@ -13,6 +13,7 @@ from tests.faults.valkey import SECONDS_MS, Site, scripts
 from tests.integration.running import drain, read_events, running
 from tests.support.proxy import Loss
 from tests.support.waiting import wait_until
+from tests.support.windows import by_slot
 from tests.support.workers import GROUP, HANDLER, TOPIC, Member, numbered, own, settle, take_batch
 
 CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
@@ -20,7 +21,7 @@ CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
 
 def windows(states: dict[WindowPlace, bytes | None], *dropped: int) -> Commit:
     """Return a commit that does nothing else."""
-    return replace(settle(), windows=WindowChanges(5, b"{}", dropped, states))
+    return replace(settle(), windows=WindowChanges(5, b"{}", dropped, by_slot(states)))
 
 
 def window_keys(site: Site) -> list[bytes]:

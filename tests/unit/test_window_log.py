@@ -12,6 +12,7 @@ from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.window_log import Overlay, Pool, Size, decode, encode
 from pspf.errors import BackendCorrupt
 from pspf.records import WindowChanges, WindowPlace
+from tests.support.windows import by_place, by_slot
 
 CURSOR = 7
 OTHER = 8
@@ -20,7 +21,7 @@ SIZES = (Size(commits=1), Size(commits=3), Size(states=4), Size(size_bytes=150),
 slots = st.integers(-2, 2).map(lambda number: number * 10_000)
 keys = st.sampled_from([b"", b"=", b"=a", b"=a\0", b"=b", b"=\xff", b"=zz"])
 changes = st.builds(
-    lambda dropped, states: WindowChanges(None, b"", tuple(dropped), states),
+    lambda dropped, states: WindowChanges(None, b"", tuple(dropped), by_slot(states)),
     st.lists(slots, max_size=2, unique=True),
     st.dictionaries(st.tuples(slots, keys), st.none() | st.binary(max_size=20), max_size=6),
 )
@@ -38,7 +39,7 @@ def settle(model: dict[WindowPlace, bytes], change: WindowChanges) -> None:
     """Do to a plain dict what a commit does."""
     for place in [place for place in model if place[0] in change.dropped]:
         del model[place]
-    for place, state in change.states.items():
+    for place, state in by_place(change.states).items():
         model.pop(place, None)
         if state is not None:
             model[place] = state
@@ -89,7 +90,7 @@ def test_what_is_read_is_what_the_commits_came_to(
             overlay = windows.load(storage, CURSOR, Pool(size))
         assert read_all(storage, overlay, page) == model
         assert windows.read_slots(storage, CURSOR, overlay) == sorted({slot for slot, _ in model})
-        places = [*model, *change.states]
+        places = [*model, *by_place(change.states)]
         assert windows.read_windows(storage, CURSOR, overlay, places) == model
         assert windows.count_windows(storage, CURSOR) == len(model)
     storage.close()
@@ -98,7 +99,7 @@ def test_what_is_read_is_what_the_commits_came_to(
 def test_what_has_no_room_in_the_log_becomes_rows_and_the_log_is_empty(storage: Storage) -> None:
     overlay = windows.load(storage, CURSOR, Pool(Size(commits=2)))
     for number in range(3):
-        write(storage, overlay, WindowChanges(None, b"", (), {(0, b"=%d" % number): b"s"}))
+        write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s"}}))
         logged = storage.rows("SELECT count(*) FROM window_log")[0][0]
         rows = storage.rows("SELECT count(*) FROM windows")[0][0]
         assert (logged, rows) == ((number + 1, 0) if number < 2 else (0, 3))
@@ -107,16 +108,16 @@ def test_what_has_no_room_in_the_log_becomes_rows_and_the_log_is_empty(storage: 
 
 def test_a_window_that_came_and_went_has_never_been_among_the_rows(storage: Storage) -> None:
     overlay = windows.load(storage, CURSOR, Pool(Size(commits=2)))
-    write(storage, overlay, WindowChanges(None, b"", (), {(0, b"=a"): b"s"}))
-    write(storage, overlay, WindowChanges(None, b"", (0,), {(10_000, b"=a"): b"s"}))
-    write(storage, overlay, WindowChanges(None, b"", (10_000,), {(20_000, b"=a"): b"s"}))
+    write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=a": b"s"}}))
+    write(storage, overlay, WindowChanges(None, b"", (0,), {10_000: {b"=a": b"s"}}))
+    write(storage, overlay, WindowChanges(None, b"", (10_000,), {20_000: {b"=a": b"s"}}))
     assert storage.rows("SELECT slot FROM windows") == [(20_000,)]
 
 
 def test_the_logs_of_a_worker_share_what_they_may_hold(storage: Storage) -> None:
     pool = Pool(Size(states=4))
     one, other = windows.load(storage, CURSOR, pool), windows.load(storage, OTHER, pool)
-    write(storage, one, WindowChanges(None, b"", (), {(0, b"=%d" % number): b"s" for number in range(3)}))
+    write(storage, one, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s" for number in range(3)}}))
     assert not other.has_room(0, 2)
     assert other.has_room(0, 1)
     del one  # the cursor was given back, or taken
@@ -129,7 +130,7 @@ def test_a_reader_that_keeps_the_log_sees_each_commit(storage: Storage) -> None:
     )
     logs, overlay = windows.Logs(), windows.load(storage, CURSOR)
     for number in range(3):
-        write(storage, overlay, WindowChanges(None, b"", (), {(0, b"=%d" % number): b"s"}))
+        write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s"}}))
         storage.run("UPDATE cursors SET sequence = sequence + 1")
         assert len(read_all(storage, logs.overlay(storage, CURSOR), 10)) == number + 1
     kept = logs.overlay(storage, CURSOR)
@@ -147,7 +148,7 @@ def test_changes_are_read_as_they_were_written(change: WindowChanges) -> None:
 
 @pytest.mark.parametrize("length", [0, 7, 16, 40, 44])
 def test_changes_that_were_cut_are_an_error(length: int) -> None:
-    whole = encode((), {(0, b"=a"): b"state"})
+    whole = encode((), {0: {b"=a": b"state"}})
     assert len(whole) > length
     with pytest.raises(BackendCorrupt, match="a change of windows"):
         decode(whole[:length])

@@ -11,16 +11,14 @@ as arrays of 64 bits in little-endian order; the keys; the states.
 import sys
 from array import array
 from bisect import bisect_right, insort
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise, repeat
 from typing import Final
 from weakref import WeakSet
 
 from pspf.errors import BackendCorrupt
-from pspf.records import WindowPlace
-
-States = Mapping[WindowPlace, bytes | None]
+from pspf.records import WindowStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +36,21 @@ class Size:
 _HEAD_BYTES: Final = 16
 
 
-def encode(dropped: Sequence[int], states: States) -> bytes:
+def encode(dropped: Sequence[int], states: WindowStates) -> bytes:
     """Return what a commit did: slots are dropped first, then states are set (None: gone)."""
-    keys = [key for _, key in states]
-    values = list(states.values())
+    keys = [key for keys in states.values() for key in keys]
+    values = [value for keys in states.values() for value in keys.values()]
     numbers = array("q", (len(dropped), len(keys)))
     numbers.extend(dropped)
-    numbers.extend([slot for slot, _ in states])
+    for slot, found in states.items():
+        numbers.extend(repeat(slot, len(found)))
     numbers.extend(map(len, keys))
     numbers.extend([-1 if value is None else len(value) for value in values])
     _swap(numbers)
     return b"".join((numbers.tobytes(), *keys, *[value for value in values if value is not None]))
 
 
-def decode(stored: bytes) -> tuple[Sequence[int], dict[WindowPlace, bytes | None]]:
+def decode(stored: bytes) -> tuple[Sequence[int], WindowStates]:
     """Return the dropped slots and the states that `encode` was given.
 
     Raises:
@@ -74,7 +73,13 @@ def decode(stored: bytes) -> tuple[Sequence[int], dict[WindowPlace, bytes | None
     values = [
         None if length < 0 else stored[at : at + length] for at, length in zip(value_ends, value_bytes, strict=False)
     ]
-    return numbers[:dropped], dict(zip(zip(slots, keys, strict=True), values, strict=True))
+    states: dict[int, dict[bytes, bytes | None]] = {}
+    begin = 0
+    for slot, group in groupby(slots):
+        end = begin + len(list(group))
+        states.setdefault(slot, {}).update(zip(keys[begin:end], values[begin:end], strict=True))
+        begin = end
+    return numbers[:dropped], states
 
 
 def _numbers(stored: bytes) -> "array[int]":
@@ -129,7 +134,7 @@ class Overlay:
         """Whether one more commit of this size can go into the log."""
         return self._commits < self._pool.most.commits and self._pool.has_room(size_bytes, states)
 
-    def add(self, dropped: Iterable[int], states: States, size_bytes: int) -> None:
+    def add(self, dropped: Iterable[int], states: WindowStates, size_bytes: int) -> None:
         """Take in a commit that is in the log with so many bytes."""
         self._commits += 1
         self.size_bytes += size_bytes
@@ -138,16 +143,15 @@ class Overlay:
             self.states -= len(slots.pop(slot, ()))
             self._ordered.pop(slot, None)
             self.dropped.add(slot)
-        ordered = self._ordered
-        for (slot, key), state in states.items():
-            keys = slots.get(slot)
-            if keys is None:
-                keys = slots[slot] = {}
-            if key not in keys:
-                self.states += 1
-                if slot in ordered:
-                    insort(ordered[slot], key)
-            keys[key] = state
+        for slot, changed in states.items():
+            keys = slots.setdefault(slot, {})
+            ordered = self._ordered.get(slot)
+            if ordered is not None:
+                for key in changed.keys() - keys.keys():
+                    insort(ordered, key)
+            before = len(keys)
+            keys.update(changed)
+            self.states += len(keys) - before
 
     def clear(self) -> None:
         """Forget all: it is in the rows."""

@@ -36,7 +36,7 @@ def write_windows(storage: Storage, cursor_id: int, overlay: Overlay, changes: W
     if not changes.dropped and not changes.states:
         return 0
     encoded = encode(changes.dropped, changes.states)
-    if overlay.has_room(len(encoded), len(changes.states)):
+    if overlay.has_room(len(encoded), sum(map(len, changes.states.values()))):
         storage.run("INSERT INTO window_log (cursor_id, changes) VALUES (?, ?)", (cursor_id, encoded))
         return len(encoded)
     last = Overlay()

@@ -38,23 +38,16 @@ def pack_windows(changes: WindowChanges | None, keys: CursorKeys) -> PackedWindo
     """Return the windows of an ordered commit, slot by slot."""
     if changes is None:
         return _NO_WINDOWS
-    kept: dict[int, list[Argument]] = {}
-    gone: dict[int, list[Argument]] = {}
-    for (slot, key), state in changes.states.items():
-        pairs = kept.setdefault(slot, [])
-        if state is None:
-            gone.setdefault(slot, []).append(key)
-        else:
-            pairs += (key, state)
-    dropped = changes.dropped
+    states, dropped = changes.states, changes.dropped
     arguments: list[Argument] = [*dropped]
-    for slot, pairs in kept.items():
-        forgotten = gone.get(slot, ())
-        arguments += (slot, len(pairs) // 2, len(forgotten), *pairs, *forgotten)
+    for slot, keys_of_slot in states.items():
+        gone = [key for key, state in keys_of_slot.items() if state is None]
+        pairs = [part for key, state in keys_of_slot.items() if state is not None for part in (key, state)]
+        arguments += (slot, len(pairs) // 2, len(gone), *pairs, *gone)
     watermark_ms = "" if changes.watermark_ms is None else changes.watermark_ms
     return PackedWindows(
-        [keys_of(slot) for slots in (kept, dropped) for keys_of in (keys.window, keys.window_keys) for slot in slots],
-        (len(kept), len(dropped), watermark_ms, changes.progress),
+        [keys_of(slot) for slots in (states, dropped) for keys_of in (keys.window, keys.window_keys) for slot in slots],
+        (len(states), len(dropped), watermark_ms, changes.progress),
         arguments,
     )
 

@@ -7,7 +7,7 @@ garbage collector's sight, which at several 100,000 keys costs more than parsing
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import orjson
@@ -32,6 +32,10 @@ class Fold(ABC):
     @abstractmethod
     def encode(self, state: Any) -> bytes:
         """Return a state as it is stored."""
+
+    def encode_all(self, states: Sequence[Any]) -> Sequence[bytes]:
+        """Return states as they are stored."""
+        return [self.encode(state) for state in states]
 
     @abstractmethod
     def decode(self, stored: bytes) -> Any:
@@ -90,6 +94,9 @@ class HandlerFold(Fold):
     def encode(self, state: Any) -> bytes:
         stored: bytes = state
         return stored
+
+    def encode_all(self, states: Sequence[Any]) -> Sequence[bytes]:
+        return states
 
     def decode(self, stored: bytes) -> Any:
         return stored

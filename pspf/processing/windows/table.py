@@ -11,9 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from pspf.processing.windows.place import Key, decode_key, encode_key
-
-Place = tuple[int, bytes]
-"""(slot, stored key)."""
+from pspf.records import WindowPlace, WindowStates
 
 
 class Slot:
@@ -32,19 +30,23 @@ class Changes(NamedTuple):
     """What a commit has to write: `dropped` slots go whole and first, then `states` (None: gone)."""
 
     dropped: Sequence[int]
-    states: Mapping[Place, bytes | None]
+    states: WindowStates
 
 
 class Table:
     """All slots of one operator. `max_entries` is how many states stay in memory."""
 
     def __init__(
-        self, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any], max_entries: int, stored: Iterable[int]
+        self,
+        encode_all: Callable[[Sequence[Any]], Sequence[bytes]],
+        decode: Callable[[bytes], Any],
+        max_entries: int,
+        stored: Iterable[int],
     ) -> None:
         self.slots: dict[int, Slot] = {start: Slot(is_stored=True) for start in stored}
         self.touched: set[int] = set()
         """The slots that may have dirty keys."""
-        self._encode = encode
+        self._encode_all = encode_all
         self._decode = decode
         self._max_entries = max_entries
         self._dropped: list[int] = []
@@ -72,9 +74,9 @@ class Table:
         """Whether there is a slot that is not whole."""
         return bool(self._partial)
 
-    def missing(self, places: Iterable[tuple[int, Key]]) -> list[Place]:
+    def missing(self, places: Iterable[tuple[int, Key]]) -> list[WindowPlace]:
         """Return which states have to be loaded before these are folded."""
-        wanted: dict[Place, None] = {}
+        wanted: dict[WindowPlace, None] = {}
         for start, key in places:
             if start in self._partial:
                 slot = self.slots[start]
@@ -82,7 +84,7 @@ class Table:
                     wanted[start, encode_key(key)] = None
         return list(wanted)
 
-    def fill(self, found: Mapping[Place, bytes]) -> None:
+    def fill(self, found: Mapping[WindowPlace, bytes]) -> None:
         """Take in what was loaded."""
         for (start, stored_key), value in found.items():
             self.slots[start].entries[decode_key(stored_key)] = self._decode(value)
@@ -133,24 +135,29 @@ class Table:
 
     def take_changes(self) -> Changes:
         """Return what changed since the last call, for the commit, and make room."""
-        states: dict[Place, bytes | None] = {}
-        encode = self._encode
+        states: dict[int, dict[bytes, bytes | None]] = {}
         for start in sorted(self.touched):
             slot = self.slots[start]
-            entries = slot.entries
-            for key in slot.dirty:
-                state = entries.get(key)
-                if state is not None:
-                    states[start, encode_key(key)] = encode(state)
-                elif slot.is_stored:
-                    states[start, encode_key(key)] = None
             if slot.dirty:
+                changed = self._changes_of(slot)
+                if changed:
+                    states[start] = changed
                 slot.is_stored = True
                 slot.dirty = set()
         self.touched.clear()
         dropped, self._dropped = self._dropped, []
         self._make_room()
         return Changes(dropped, states)
+
+    def _changes_of(self, slot: Slot) -> dict[bytes, bytes | None]:
+        entries, dirty = slot.entries, slot.dirty
+        kept = [key for key in dirty if key in entries]
+        changed: dict[bytes, bytes | None] = dict(
+            zip(map(encode_key, kept), self._encode_all([entries[key] for key in kept]), strict=True)
+        )
+        if slot.is_stored and len(kept) < len(dirty):
+            changed.update((encode_key(key), None) for key in dirty if key not in entries)
+        return changed
 
     def _make_room(self) -> None:
         """Forget states that are stored, the oldest slots' first, down to three quarters of what may stay."""

@@ -2,12 +2,13 @@
 
 from pspf.processing.windows.place import encode_key
 from pspf.processing.windows.table import Table
+from tests.support.windows import by_place
 
 MOST = 1_000
 
 
 def make_table() -> Table:
-    return Table(lambda state: state, lambda stored: stored, MOST, ())
+    return Table(lambda states: states, lambda stored: stored, MOST, ())
 
 
 def in_memory(table: Table) -> int:
@@ -26,7 +27,7 @@ def test_memory_holds_no_more_than_it_may_however_many_keys_there_are() -> None:
     for batch in range(200):
         for n in range(500):
             put(table, batch % 7, f"key-{batch}-{n}")
-        stored.update(table.take_changes().states)
+        stored.update(by_place(table.take_changes().states))
         assert in_memory(table) <= MOST
     assert len(stored) == 100_000
 
@@ -35,7 +36,7 @@ def test_what_had_to_go_is_told_to_be_missing_and_comes_back_as_it_was_stored() 
     table, stored = make_table(), {}
     for n in range(3 * MOST):
         put(table, 0, f"key-{n}")
-    stored.update(table.take_changes().states)
+    stored.update(by_place(table.take_changes().states))
     missing = table.missing([(0, f"key-{n}") for n in range(3 * MOST)])
     assert len(missing) == 3 * MOST - in_memory(table)
     table.fill({place: stored[place] or b"" for place in missing})
@@ -47,4 +48,4 @@ def test_nothing_that_a_commit_has_not_stored_has_to_go() -> None:
     for n in range(3 * MOST):
         put(table, 0, f"key-{n}")
     assert table.missing([(0, f"key-{n}") for n in range(3 * MOST)]) == []
-    assert set(table.take_changes().states) == {(0, encode_key(f"key-{n}")) for n in range(3 * MOST)}
+    assert set(by_place(table.take_changes().states)) == {(0, encode_key(f"key-{n}")) for n in range(3 * MOST)}
