@@ -5,7 +5,7 @@ All that a handler does here is buffered and takes effect with its batch's commi
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -92,6 +92,10 @@ class Surroundings(Protocol):
 
     def check(self, record: NewRecord) -> None:
         """Raise EventRejected where a record is too large to be stored."""
+        ...
+
+    def check_all(self, records: Sequence[NewRecord]) -> None:
+        """Raise EventRejected where one of some records is."""
         ...
 
     spans: "HandlerSpans | None"

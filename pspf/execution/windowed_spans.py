@@ -5,7 +5,7 @@ them (sliding windows of a handler, which can't merge: each has a state of its o
 """
 
 import asyncio
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -24,8 +24,14 @@ from pspf.subscription import Subscription
 from pspf.windows import SlidingWindow
 
 _PAGE: Final = 1_000
+_RESULTS: Final = 64
+"""How many results are made at once."""
 _LOADED_RECORDS: Final = 1_000
 """The most records of a section whose states may have to be loaded: a read costs more than what it reads."""
+
+
+Entry = tuple[Key, Any]
+"""A grouping key and its state."""
 
 
 class SpanWindows(Windowed):
@@ -39,8 +45,8 @@ class SpanWindows(Windowed):
         self._table = Table(self.fold.encode_all, self.fold.decode, room.max_entries, ())
         self._slices = self._make_slices()
         self._closing: tuple[int, Key] | None = None
-        self._left: tuple[int, Iterator[tuple[Key, Any]]] | None = None
-        """The states of the window at `closing` that are in memory and still to be emitted."""
+        self._left: tuple[int, list[Entry]] | None = None
+        """The states of the window at `closing` that are in memory and still to be emitted, the next one last."""
         window = self.windowing.window
         self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
         self.stretch_ms = 0 if self._many is not None else self._spans.slot_ms
@@ -291,31 +297,44 @@ class SpanWindows(Windowed):
         return self._emit_all(start, self._left_of(start, slot.entries), dirty, source, run)
 
     def _emit_all(
-        self, start: int, states: Iterator[tuple[Key, Any]], dirty: Collection[Key] | None, source: int, run: BatchRun
+        self, start: int, left: list[Entry], dirty: Collection[Key] | None, source: int, run: BatchRun
     ) -> bool:
-        """Emit the states of a window, of those that are `dirty` if that is given; return whether all had room."""
+        """Emit the states of a window, from the end of `left`, of those that are `dirty` if that is given.
+
+        Return whether all had room; then nothing is left.
+        """
         end = start + self._spans.size_ms
         has_held = not self._spans.is_sliced and len(self.room.held) > 0
-        for key, state in states:
-            if has_held and self.is_held(key):
-                self._spans.withhold(start, key)
-            elif dirty is None or key in dirty:
-                self.emit(key, start, end, state, source, run)
-                if run.is_closed:
-                    self._closing, self._left = (start, key), (start, states)
-                    return False
+        while left:
+            if not has_held and dirty is None:
+                some = left[: -_RESULTS - 1 : -1]
+                done = self.emit_all(start, end, some, source, run)
+                key = some[done - 1][0]
+                del left[-done:]
+            else:
+                key, state = left.pop()
+                if has_held and self.is_held(key):
+                    self._spans.withhold(start, key)
+                elif dirty is None or key in dirty:
+                    self.emit(key, start, end, state, source, run)
+                else:
+                    continue
+            if run.is_closed:
+                self._closing, self._left = (start, key), (start, left)
+                return False
         self._closing = self._left = None
         return True
 
-    def _left_of(self, start: int, states: Mapping[Key, Any]) -> Iterator[tuple[Key, Any]]:
-        """Return the states of a window in the order of keys, behind the one that was emitted last."""
+    def _left_of(self, start: int, states: Mapping[Key, Any]) -> list[Entry]:
+        """Return the states of a window that were not emitted yet, the first key of them last."""
         if self._left is not None and self._left[0] == start:
             return self._left[1]
-        ordered = sorted(states.items(), key=_text_of) if None in states else sorted(states.items(), key=itemgetter(0))
+        order = _text_of if None in states else itemgetter(0)
+        ordered = sorted(states.items(), key=order, reverse=True)
         if self._closing is not None and self._closing[0] == start:  # by the owner before
             last = _text_of((self._closing[1], None))
             ordered = [entry for entry in ordered if _text_of(entry) > last]
-        return iter(ordered)
+        return ordered
 
     async def _close_stored(self, start: int, source: int, run: BatchRun) -> bool:
         """Close a window of which not all is in memory, page by page."""
@@ -329,7 +348,7 @@ class SpanWindows(Windowed):
                 lambda: consumer.scan_windows(start, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
             )
             is_last = len(page) < _PAGE
-            states = table.overlay(start, page, low, is_last=is_last)
+            states = [*table.overlay(start, page, low, is_last=is_last)][::-1]
             if not self._emit_all(start, states, slot.dirty if self._updates else None, source, run):
                 self._left = None
                 return False
@@ -449,7 +468,7 @@ class SpanWindows(Windowed):
         return Progress(self.watermark_ms, self._spans.frontier_ms, self._closing, withheld, held_ms)
 
 
-def _text_of(entry: tuple[Key, Any]) -> tuple[bool, str]:
+def _text_of(entry: Entry) -> tuple[bool, str]:
     """Return what entries are sorted by: the keyless one first."""
     key = entry[0]
     return key is not None, key or ""

@@ -44,6 +44,9 @@ class Around:
     def check(self, record: NewRecord) -> None:
         self.broker.limits.check(record)
 
+    def check_all(self, records: Sequence[NewRecord]) -> None:
+        self.broker.limits.check_all(records)
+
 
 @dataclass(frozen=True, slots=True)
 class Wiring:

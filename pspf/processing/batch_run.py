@@ -4,6 +4,7 @@ import secrets
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Final
 
 from pspf.clock import Clock
@@ -65,6 +66,11 @@ class EffectBudget:
             return False
         self._operations, self._bytes = after, bytes_after
         return True
+
+    def has_room(self, operations: int, size_bytes: int) -> bool:
+        """Whether these leave the batch open."""
+        limits = self._limits
+        return self._operations + operations < limits.operations and self._bytes + size_bytes < limits.effect_bytes
 
     def add(self, operations: int, size_bytes: int) -> None:
         """Count what has to fit."""
@@ -175,6 +181,15 @@ class BatchRun:
         """Emit a record that no handler's context emitted: what windows have come to."""
         self._emits.append(Emit(source, topic, record))
         self.count(1, len(record.value))
+
+    def send_all(self, source: int, topic: str, records: Sequence[NewRecord]) -> bool:
+        """Emit records as `send` does, where they leave room in the batch; return whether they did."""
+        size_bytes = sum([len(record[1]) for record in records])
+        if not self._effects.has_room(len(records), size_bytes):
+            return False
+        self._effects.add(len(records), size_bytes)
+        self._emits += map(Emit, repeat(source), repeat(topic), records)
+        return True
 
     def count(self, operations: int, size_bytes: int) -> None:
         """Count effects that no handler's context counted; the batch is closed where it is full."""

@@ -2,6 +2,8 @@
 
 from array import array
 from collections.abc import Collection, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 import apsw
@@ -22,6 +24,7 @@ from pspf.records import (
 )
 
 _TRIM_EVERY_MS: Final = 1_000
+_topic_of: Final = itemgetter(1)
 
 
 def forget_retries(storage: Storage, cursor_id: int, offsets: Sequence[int]) -> None:
@@ -46,14 +49,13 @@ class Effects:
     ) -> None:
         """Write what the records that are not `lost` emitted, and their dead letters; trim their partition."""
         now_ms = self._engine.clock.now_ms()
+        emits = [emit for emit in commit.emits if emit.source not in lost] if lost else commit.emits
         topics: dict[str, list[NewRecord]] = {}
-        for emit in commit.emits:
-            if not lost or emit.source not in lost:
-                # De-duplication is for emits from outside: these are exactly once by the commit.
-                record = emit.record
-                topics.setdefault(emit.topic, []).append(
-                    record if record.event_id is None else record._replace(event_id=None)
-                )
+        for topic, group in groupby(emits, key=_topic_of):
+            records = [emit[2] for emit in group]
+            if not all(record[4] is None for record in records):  # by which keyless ones would be routed
+                records = [record._replace(event_id=None) for record in records]
+            topics.setdefault(topic, []).extend(records)
         for topic, records in topics.items():
             append_and_tell(self._engine, self._log, storage, topic, records, now_ms)
         for letter in commit.dead:
@@ -96,9 +98,7 @@ class Trimmer:
 
 def append_and_tell(
     engine: Engine, log: Log, storage: Storage, topic: str, records: Sequence[NewRecord], now_ms: int
-) -> list[tuple[int, int]]:
-    """Append inside a commit, and let waiting polls know."""
+) -> None:
+    """Append inside a commit, which makes records exactly once without their event_ids; let waiting polls know."""
     found = ensure_topic(storage, topic, now_ms)
-    places = log.append(storage, found, records, now_ms)
-    engine.grown.update(found.partitions[number].partition_id for number in {place.partition for place in places})
-    return [(place.partition, place.offset) for place in places]
+    engine.grown.update(partition.partition_id for partition in log.append_all(storage, found, records, now_ms))

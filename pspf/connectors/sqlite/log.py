@@ -40,6 +40,19 @@ class Log:
             )
         return [places[index] for index in range(len(records))]
 
+    def append_all(
+        self, storage: Storage, topic: Topic, records: Sequence[NewRecord], now_ms: int
+    ) -> Sequence[Partition]:
+        """Append records that have no event_id; return the partitions that they went to."""
+        partitions = topic.partitions
+        if len(partitions) == 1:
+            self._store(storage, partitions[0], records, now_ms)
+            return partitions
+        routes = self._router.route(topic.topic, len(partitions), records)
+        for number, indices in routes.items():
+            self._store(storage, partitions[number], [records[index] for index in indices], now_ms)
+        return [partitions[number] for number in routes]
+
     def append_partition(
         self, storage: Storage, partition: Partition, records: Sequence[NewRecord], now_ms: int
     ) -> list[Appended]:
@@ -86,11 +99,10 @@ class Log:
         assert row is not None
         begin: int = row[0] - len(records)
         place = partition_id << OFFSET_BITS | begin
-        rows = [
-            (at, raw_key, value, raw_headers, now_ms if timestamp_ms is None else timestamp_ms)
-            for at, (raw_key, value, raw_headers, timestamp_ms, _) in enumerate(records, place)
-        ]
-        storage.insert("records", 5, rows)
+        keys, values, headers, times, _ = zip(*records, strict=True)  # by column: a third of the price
+        stored_at = [now_ms if timestamp_ms is None else timestamp_ms for timestamp_ms in times]
+        rows = zip(range(place, place + len(records)), keys, values, headers, stored_at, strict=True)
+        storage.insert("records", 5, list(rows))
         return begin
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -184,7 +185,7 @@ class Storage:
         if full:
             sql = f"{verb} INTO {table} VALUES {','.join([values] * 100)}"
             for begin in range(0, full, 100):
-                execute(sql, [value for row in rows[begin : begin + 100] for value in row])
+                execute(sql, list(chain.from_iterable(rows[begin : begin + 100])))
         if full < len(rows):
             self.connection.executemany(f"{verb} INTO {table} VALUES {values}", rows[full:])
 

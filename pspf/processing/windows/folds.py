@@ -49,6 +49,10 @@ class Fold(ABC):
     def to_json(self, state: Any) -> bytes:
         """Return what users see of a state, as JSON."""
 
+    def to_json_all(self, states: Sequence[Any]) -> Sequence[bytes]:
+        """Return what users see of states."""
+        return [self.to_json(state) for state in states]
+
 
 class ReadyFold(Fold):
     """A ready aggregation: states are its own objects."""
@@ -108,6 +112,9 @@ class HandlerFold(Fold):
 
     def to_json(self, state: Any) -> bytes:
         return self.encode(state)
+
+    def to_json_all(self, states: Sequence[Any]) -> Sequence[bytes]:
+        return states
 
 
 def dump_state(state: Any) -> bytes | None:

@@ -1,6 +1,6 @@
 """Results and late records, as they are stored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
@@ -33,11 +33,19 @@ def _head(start_ms: int, end_ms: int) -> bytes:
     return orjson.dumps(fields)[:-1]
 
 
+def encode_results(start_ms: int, end_ms: int, keys: Sequence[Key], values: Sequence[bytes]) -> list[NewRecord]:
+    """Return what a window has come to for some keys as events; values are JSON."""
+    head = _head(start_ms, end_ms)
+    raw_keys = [None if key is None else key.encode() for key in keys]
+    events = [
+        b'%b,"key":%b,"value":%b}' % (head, orjson.dumps(key), value) for key, value in zip(keys, values, strict=True)
+    ]
+    return list(map(NewRecord, raw_keys, events))
+
+
 def encode_result(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
     """Return a result as its event; `value` is JSON."""
-    if key is None:
-        return NewRecord(None, b'%b,"key":null,"value":%b}' % (_head(start_ms, end_ms), value))
-    return NewRecord(key.encode(), b'%b,"key":%b,"value":%b}' % (_head(start_ms, end_ms), orjson.dumps(key), value))
+    return encode_results(start_ms, end_ms, (key,), (value,))[0]
 
 
 Encoder = Callable[[Key, int, int, bytes], NewRecord]
