@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from math import isfinite
 from typing import Any, Final
 
+from pydantic_core import SchemaValidator, core_schema
+
 from pspf import codec
 from pspf.errors import EventRejected, SchemaError
 from pspf.records import Record
@@ -13,7 +15,10 @@ Key = str | None
 """A grouping key; None: all records without one are together."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_EPOCH_SECONDS: Final = _EPOCH.toordinal() * 86_400
+_NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (naive times are UTC)
+_READ_EPOCH: Final[datetime] = SchemaValidator(core_schema.datetime_schema()).validate_json(b'"1970-01-01T00:00:00Z"')
+"""The epoch in the zone object that UTC has where pydantic reads it."""
+_READ_UTC: Final = _READ_EPOCH.tzinfo
 _MS: Final = timedelta(milliseconds=1)
 _SECONDS_BELOW: Final = 2e10
 """Numbers above are milliseconds: what events of PSPF's own model mean by a number, too."""
@@ -30,11 +35,12 @@ def time_of(event: Any, record: Record) -> int:
     """
     value = event.get("timestamp") if isinstance(event, dict) else getattr(event, "timestamp", None)
     if type(value) is datetime:
+        # Of two times whose zones are one object the difference is taken without asking it: a fifth of the price.
         zone = value.tzinfo
-        if zone is None or not zone.utcoffset(value):  # a third of what value.utcoffset() costs
-            # By its fields: half the price of a difference.
-            seconds = value.toordinal() * 86_400 + value.hour * 3_600 + value.minute * 60 + value.second
-            return (seconds - _EPOCH_SECONDS) * 1_000 + value.microsecond // 1_000
+        if zone is _READ_UTC:
+            return (value - _READ_EPOCH) // _MS
+        if zone is None:
+            return (value - _NAIVE_EPOCH) // _MS
     return record.timestamp_ms if value is None else _as_ms(value)
 
 
