@@ -62,13 +62,15 @@ class Limits:
         """Raise EventRejected where one of `records` is larger than a stored record may be."""
         if len(records) == 1:
             self.check(records[0])
-        elif records and (
-            max([len(record[1]) for record in records]) > self.max_record_bytes
-            or max([len(record[0] or b"") for record in records]) > self.max_key_bytes
-            or max([len(record[2] or b"") for record in records]) > self.max_headers_bytes
-        ):
-            for record in records:
-                self.check(record)
+        elif records:
+            keys, values, headers, _, _ = zip(*records, strict=True)
+            if (
+                max(map(len, values)) > self.max_record_bytes
+                or max(map(len, filter(None, keys)), default=0) > self.max_key_bytes
+                or max(map(len, filter(None, headers)), default=0) > self.max_headers_bytes
+            ):
+                for record in records:
+                    self.check(record)
 
     def check(self, record: NewRecord) -> None:
         """Raise EventRejected where `record` is larger than a stored record may be."""

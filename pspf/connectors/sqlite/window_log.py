@@ -25,15 +25,17 @@ from pspf.records import WindowStates
 class Size:
     """What logs hold before one is written as rows, commits of each and all else together: they are in memory, too.
 
-    A new owner reads as much before its first event.
+    A new owner reads as much before its first event. A window of 600,000 keys that closes before has no rows.
     """
 
     commits: int = 1_000
-    states: int = 200_000
-    size_bytes: int = 32 << 20
+    states: int = 1_000_000
+    size_bytes: int = 48 << 20
 
 
 _HEAD_BYTES: Final = 16
+_FEW: Final = 16
+"""Of so many changes in a log one or none is still a row to be written, where it is written ahead of time."""
 
 
 def encode(dropped: Sequence[int], states: WindowStates) -> bytes:
@@ -120,7 +122,9 @@ class Overlay:
         self.size_bytes = 0
         """What the log takes."""
         self.states = 0
+        """What would be written as rows."""
         self._commits = 0
+        self._changes = 0
         self._pool = pool or Pool()
         self._pool.enter(self)
         self._ordered: dict[int, list[bytes]] = {}
@@ -132,7 +136,10 @@ class Overlay:
 
     def has_room(self, size_bytes: int, states: int) -> bool:
         """Whether one more commit of this size can go into the log."""
-        return self._commits < self._pool.most.commits and self._pool.has_room(size_bytes, states)
+        most = self._pool.most
+        if self.size_bytes >= most.size_bytes // 4 and self.states * _FEW <= self._changes:
+            return False  # now it costs next to nothing: most of it was dropped since
+        return self._commits < most.commits and self._pool.has_room(size_bytes, states)
 
     def add(self, dropped: Iterable[int], states: WindowStates, size_bytes: int) -> None:
         """Take in a commit that is in the log with so many bytes."""
@@ -152,13 +159,14 @@ class Overlay:
             before = len(keys)
             keys.update(changed)
             self.states += len(keys) - before
+            self._changes += len(changed)
 
     def clear(self) -> None:
         """Forget all: it is in the rows."""
         self.slots.clear()
         self.dropped.clear()
         self._ordered.clear()
-        self._commits = self.size_bytes = self.states = 0
+        self._commits = self._changes = self.size_bytes = self.states = 0
 
     def keys_between(self, slot: int, after: bytes | None, last: bytes | None) -> Sequence[bytes]:
         """Return the keys of a slot behind `after`, up to and with `last` (None: the slot's end), in order."""
