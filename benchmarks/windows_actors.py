@@ -100,6 +100,8 @@ async def aggregate(*, path: str, total: int, group: str, kind: str, sizes_ms: l
         while not progress or progress[-1][1] < total:
             await asyncio.sleep(LOOK_S)
             progress.append((time.perf_counter(), sum(each.processed for each in stream.telemetry.snapshot())))
+        while not stream.processor.is_at_rest:  # a large window is closed beside what comes
+            await asyncio.sleep(LOOK_S)
         await stream.stop()
 
     cpu, started = time.process_time(), time.perf_counter()

@@ -47,6 +47,8 @@ class SpanWindows(Windowed):
         self._closing: tuple[int, Key] | None = None
         self._left: tuple[int, list[Entry]] | None = None
         """The states of the window at `closing` that are in memory and still to be emitted, the next one last."""
+        self._is_pausing = False
+        """Whether a window that is closed takes half of a batch, and records the rest."""
         window = self.windowing.window
         self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
         self.stretch_ms = 0 if self._many is not None else self._spans.slot_ms
@@ -270,15 +272,25 @@ class SpanWindows(Windowed):
 
     # Closing
 
-    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
+    @property
+    def is_behind(self) -> bool:
+        return self._spans.is_paused
+
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun, *, may_pause: bool) -> bool:
         spans = self._spans
-        if spans.next_ms > watermark_ms:
+        if spans.next_ms > watermark_ms and not spans.is_paused:
             spans.pass_by(watermark_ms)
             return True
+        # What comes beside must not change the window: no slice is shared, no record that belongs to it is held back.
+        may_pause = may_pause and not spans.is_sliced and not self._updates and len(self.room.held) == 0
         while (start := spans.get_due(watermark_ms)) is not None:
+            self._is_pausing = may_pause and spans.is_alone(watermark_ms)
             close = self._close_sliced if spans.is_sliced else self._close
             if not await close(start, source, run):
-                return False
+                if run.is_closed:
+                    return False
+                spans.pause()
+                return True
             spans.close(start)
         for slot in spans.take_drops(watermark_ms):
             self._drop(slot, source, run)
@@ -301,7 +313,7 @@ class SpanWindows(Windowed):
     ) -> bool:
         """Emit the states of a window, from the end of `left`, of those that are `dirty` if that is given.
 
-        Return whether all had room; then nothing is left.
+        Return whether all had room, or half of it where it is pausing; then nothing is left.
         """
         end = start + self._spans.size_ms
         has_held = not self._spans.is_sliced and len(self.room.held) > 0
@@ -319,7 +331,7 @@ class SpanWindows(Windowed):
                     self.emit(key, start, end, state, source, run)
                 else:
                     continue
-            if run.is_closed:
+            if run.is_closed or (self._is_pausing and run.is_half_full):
                 self._closing, self._left = (start, key), (start, left)
                 return False
         self._closing = self._left = None
@@ -404,7 +416,7 @@ class SpanWindows(Windowed):
     # Once a batch
 
     async def conclude(self, source: int, run: BatchRun) -> None:
-        if self._spans.next_ms > self.watermark_ms:
+        if self._spans.next_ms > self.watermark_ms and not self._spans.is_paused:
             self._spans.pass_by(self.watermark_ms)
         if self._spans.withheld:
             await self._release(source, run)
