@@ -25,7 +25,7 @@ from pspf.windows import SlidingWindow
 
 _PAGE: Final = 1_000
 _RESULTS: Final = 64
-"""How many results are made at once."""
+"""How many results are made at once, at most."""
 _LOADED_RECORDS: Final = 1_000
 """The most records of a section whose states may have to be loaded: a read costs more than what it reads."""
 
@@ -49,6 +49,7 @@ class SpanWindows(Windowed):
         """The states of the window at `closing` that are in memory and still to be emitted, the next one last."""
         self._is_pausing = False
         """Whether a window that is closed takes half of a batch, and records the rest."""
+        self._chunk = max(1, min(_RESULTS, room.limits.operations // 4))
         window = self.windowing.window
         self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
         self.stretch_ms = 0 if self._many is not None else self._spans.slot_ms
@@ -319,7 +320,7 @@ class SpanWindows(Windowed):
         has_held = not self._spans.is_sliced and len(self.room.held) > 0
         while left:
             if not has_held and dirty is None:
-                some = left[: -_RESULTS - 1 : -1]
+                some = left[: -self._chunk - 1 : -1]
                 done = self.emit_all(start, end, some, source, run)
                 key = some[done - 1][0]
                 del left[-done:]

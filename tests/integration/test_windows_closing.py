@@ -1,21 +1,20 @@
 """Windows with more keys than a commit or the memory holds."""
 
-from dataclasses import replace
+from collections.abc import Callable
 
 import pytest
 
 from pspf import Collect, Sum, TumblingWindow
 from pspf.connectors.base import StreamingBackend
-from pspf.processing.batch_run import EffectLimits
 from pspf.stream import Stream
 from pspf.windows import SlidingWindow
 from tests.integration.running import read_events, read_letters, run_until_drained
 
+Setting = Callable[[str, object], None]
 
-def open_stream(backend: StreamingBackend, cached: int, slide_ms: int | None, operations: int) -> Stream:
+
+def open_stream(backend: StreamingBackend, slide_ms: int | None) -> Stream:
     stream = Stream(backend)
-    limits = EffectLimits(operations=operations)
-    stream.processor.tuning = replace(stream.processor.tuning, effects=limits, window_cache_states=cached)
     window = TumblingWindow(10_000) if slide_ms is None else SlidingWindow(10_000, slide_ms)
     stream.window("ticks", window, emit="final", to="out", name="t")(Sum("n"))
     return stream
@@ -25,14 +24,16 @@ def open_stream(backend: StreamingBackend, cached: int, slide_ms: int | None, op
 @pytest.mark.parametrize("cached", [4, 1_000])
 @pytest.mark.parametrize(("count", "operations"), [(23, 5), (230, 100)])
 async def test_a_window_that_closes_over_several_commits_emits_each_key_once_in_order(
-    backend: StreamingBackend, cached: int, slide_ms: int | None, count: int, operations: int
+    backend: StreamingBackend, setting: Setting, cached: int, slide_ms: int | None, count: int, operations: int
 ) -> None:
+    setting("PSPF_MAX_OPERATIONS", operations)
+    setting("PSPF_WINDOW_CACHE_STATES", cached)
     keys = [f"k{number:03}" for number in range(count)]
     ticks = [{"timestamp": 10 + at, "key": key, "n": 1} for at in (1, 6, 7) for key in reversed(keys)]
-    stream = open_stream(backend, cached, slide_ms, operations)
+    stream = open_stream(backend, slide_ms)
     await stream.emit_many(ticks, "ticks")
     await run_until_drained(stream)
-    stream = open_stream(backend, cached, slide_ms, operations)  # its slots are read page by page
+    stream = open_stream(backend, slide_ms)  # its slots are read page by page
     await stream.emit_many([{"timestamp": 16, "key": keys[3], "n": 1}, {"timestamp": 20, "key": "k", "n": 1}], "ticks")
     await run_until_drained(stream)
     found = [
