@@ -37,8 +37,6 @@ from pspf.subscription import Subscription
 T = TypeVar("T")
 
 BREATH_RECORDS: Final = 64
-BESIDE_RECORDS: Final = 1_000
-"""How many records a batch takes beside half a batch of results: a large window is closed before long."""
 
 Item = tuple[Record, Any, Key, Any, int]
 """A record that is about to be folded: its event, key, where it belongs, and the watermark at its position."""
@@ -182,10 +180,8 @@ class Windowed(Executor):
             self.watermark_ms = max(self.watermark_ms, self.last_due_ms())
         elif not records and not self._has_more:
             return 0
-        fits = await self.settle(self.watermark_ms, first, run, may_pause=bool(records))
+        fits = await self.settle(self.watermark_ms, first, run)
         while fits and taken < len(records) and not run.is_closed:
-            if self.is_behind and taken >= BESIDE_RECORDS:
-                break
             section, ahead_ms, stops = self._prepare(records, taken)
             await self.load(section)
             done = await self.fold_section(section, run)
@@ -199,12 +195,12 @@ class Windowed(Executor):
                 fits = False
             self.watermark_ms = max(self.watermark_ms, ahead_ms)
             if stops:
-                fits = await self.settle(self.watermark_ms, records[taken].offset, run, may_pause=True)
+                fits = await self.settle(self.watermark_ms, records[taken].offset, run)
         await self.conclude(run.batch.end if not records else records[max(taken, 1) - 1].offset, run)
         if fits and is_final:
             self._is_final = False
         self._is_finished = fits and (is_final or (self._is_finished and not records))
-        self._has_more = self.is_behind or (not fits and taken == len(records))
+        self._has_more = not fits and taken == len(records)
         self._store(run)
         if self.has_late:
             self.room.on_more()
@@ -342,16 +338,8 @@ class Windowed(Executor):
         """Aggregate records until all are or the run is closed; return how many were taken."""
 
     @abstractmethod
-    async def settle(self, watermark_ms: int, source: int, run: BatchRun, *, may_pause: bool) -> bool:
-        """Close all that is due; return whether records can go on: not where the batch had no room for it.
-
-        `source` is whom results come from. With `may_pause` a large window can be closed beside the records.
-        """
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether something that is due is being closed beside what comes."""
-        return False
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
+        """Close all that is due; return whether the batch had room for it. `source` is whom results come from."""
 
     @abstractmethod
     async def conclude(self, source: int, run: BatchRun) -> None:

@@ -25,7 +25,7 @@ from pspf.windows import SlidingWindow
 
 _PAGE: Final = 1_000
 _RESULTS: Final = 64
-"""How many results are made at once, at most."""
+"""How many results are made at once."""
 _LOADED_RECORDS: Final = 1_000
 """The most records of a section whose states may have to be loaded: a read costs more than what it reads."""
 
@@ -47,9 +47,6 @@ class SpanWindows(Windowed):
         self._closing: tuple[int, Key] | None = None
         self._left: tuple[int, list[Entry]] | None = None
         """The states of the window at `closing` that are in memory and still to be emitted, the next one last."""
-        self._is_pausing = False
-        """Whether a window that is closed takes half of a batch, and records the rest."""
-        self._chunk = max(1, min(_RESULTS, room.limits.operations // 4))
         window = self.windowing.window
         self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
         self.stretch_ms = 0 if self._many is not None else self._spans.slot_ms
@@ -273,25 +270,15 @@ class SpanWindows(Windowed):
 
     # Closing
 
-    @property
-    def is_behind(self) -> bool:
-        return self._spans.is_paused
-
-    async def settle(self, watermark_ms: int, source: int, run: BatchRun, *, may_pause: bool) -> bool:
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
         spans = self._spans
-        if spans.next_ms > watermark_ms and not spans.is_paused:
+        if spans.next_ms > watermark_ms:
             spans.pass_by(watermark_ms)
             return True
-        # What comes beside must not change the window: no slice is shared, no record that belongs to it is held back.
-        may_pause = may_pause and not spans.is_sliced and not self._updates and len(self.room.held) == 0
         while (start := spans.get_due(watermark_ms)) is not None:
-            self._is_pausing = may_pause and spans.is_alone(watermark_ms)
             close = self._close_sliced if spans.is_sliced else self._close
             if not await close(start, source, run):
-                if run.is_closed:
-                    return False
-                spans.pause()
-                return True
+                return False
             spans.close(start)
         for slot in spans.take_drops(watermark_ms):
             self._drop(slot, source, run)
@@ -314,13 +301,13 @@ class SpanWindows(Windowed):
     ) -> bool:
         """Emit the states of a window, from the end of `left`, of those that are `dirty` if that is given.
 
-        Return whether all had room, or half of it where it is pausing; then nothing is left.
+        Return whether all had room; then nothing is left.
         """
         end = start + self._spans.size_ms
         has_held = not self._spans.is_sliced and len(self.room.held) > 0
         while left:
             if not has_held and dirty is None:
-                some = left[: -self._chunk - 1 : -1]
+                some = left[: -_RESULTS - 1 : -1]
                 done = self.emit_all(start, end, some, source, run)
                 key = some[done - 1][0]
                 del left[-done:]
@@ -332,7 +319,7 @@ class SpanWindows(Windowed):
                     self.emit(key, start, end, state, source, run)
                 else:
                     continue
-            if run.is_closed or (self._is_pausing and run.is_half_full):
+            if run.is_closed:
                 self._closing, self._left = (start, key), (start, left)
                 return False
         self._closing = self._left = None
@@ -417,7 +404,7 @@ class SpanWindows(Windowed):
     # Once a batch
 
     async def conclude(self, source: int, run: BatchRun) -> None:
-        if self._spans.next_ms > self.watermark_ms and not self._spans.is_paused:
+        if self._spans.next_ms > self.watermark_ms:
             self._spans.pass_by(self.watermark_ms)
         if self._spans.withheld:
             await self._release(source, run)

@@ -10,6 +10,7 @@ import orjson
 
 from pspf import BaseEvent, RetryPolicy, Stream
 from pspf.connectors.base import Broker, StoredDeadLetter, StreamingBackend
+from pspf.processing.windows.progress import read_standing
 
 TOPIC: Final = "numbers"
 GROUP: Final = "sums"
@@ -57,7 +58,9 @@ async def drain(*streams: Stream, within_ms: int = 5_000) -> None:
         infos = await broker.list_cursors()
         mine = [info for info in infos if (info.cursor.topic, info.cursor.group, info.cursor.handler) in wanted]
         found = {(info.cursor.topic, info.cursor.group, info.cursor.handler) for info in mine}
-        return found == wanted and all(info.lag == 0 for info in mine)
+        if found != wanted or any(info.lag != 0 for info in mine):
+            return False
+        return not any(read_standing(kept.progress).has_more for kept in await broker.list_windows())
 
     await broker.connect()
     await wait_until(nothing_is_left, within_ms=within_ms)
