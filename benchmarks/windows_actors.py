@@ -97,7 +97,8 @@ async def aggregate(*, path: str, total: int, group: str, kind: str, sizes_ms: l
     progress: list[tuple[float, int]] = []
 
     async def watch() -> None:
-        while not progress or progress[-1][1] < total:
+        # A large window is closed beside what comes, and behind it.
+        while not progress or progress[-1][1] < total or not stream.processor.is_at_rest:
             await asyncio.sleep(LOOK_S)
             progress.append((time.perf_counter(), sum(each.processed for each in stream.telemetry.snapshot())))
         await stream.stop()

@@ -37,6 +37,8 @@ from pspf.subscription import Subscription
 T = TypeVar("T")
 
 BREATH_RECORDS: Final = 64
+BESIDE_RECORDS: Final = 1_000
+"""How many records a batch takes beside half a batch of results: a large window is closed before long."""
 
 Item = tuple[Record, Any, Key, Any, int]
 """A record that is about to be folded: its event, key, where it belongs, and the watermark at its position."""
@@ -124,7 +126,7 @@ class Windowed(Executor):
         self.is_async = handler.is_async and windowing.aggregation is None
         self._in_thread = not handler.is_async and windowing.aggregation is None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._breath: Breath | None = None
+        self._breath = None if self._in_thread else Breath()
         self._span = span_batches(subscription, around.spans)
         self.function = _armed(handler.function, self.is_async)
         self.stretch_ms = 0
@@ -136,8 +138,8 @@ class Windowed(Executor):
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         with self._span(records):
-            if not self._in_thread:
-                self._breath = Breath()
+            if self._breath is not None:
+                await self._breath.take()  # a window may close over many batches that read nothing
                 return await self._work(records, run)
             self._loop = asyncio.get_running_loop()
             # In the thread nothing waits but `_ask`, which blocks: the coroutine runs through in one go.
@@ -180,8 +182,10 @@ class Windowed(Executor):
             self.watermark_ms = max(self.watermark_ms, self.last_due_ms())
         elif not records and not self._has_more:
             return 0
-        fits = await self.settle(self.watermark_ms, first, run)
+        fits = await self.settle(self.watermark_ms, first, run, may_pause=bool(records))
         while fits and taken < len(records) and not run.is_closed:
+            if self.is_behind and taken >= BESIDE_RECORDS:
+                break
             section, ahead_ms, stops = self._prepare(records, taken)
             await self.load(section)
             done = await self.fold_section(section, run)
@@ -195,12 +199,12 @@ class Windowed(Executor):
                 fits = False
             self.watermark_ms = max(self.watermark_ms, ahead_ms)
             if stops:
-                fits = await self.settle(self.watermark_ms, records[taken].offset, run)
+                fits = await self.settle(self.watermark_ms, records[taken].offset, run, may_pause=True)
         await self.conclude(run.batch.end if not records else records[max(taken, 1) - 1].offset, run)
         if fits and is_final:
             self._is_final = False
         self._is_finished = fits and (is_final or (self._is_finished and not records))
-        self._has_more = not fits and taken == len(records)
+        self._has_more = self.is_behind or (not fits and taken == len(records))
         self._store(run)
         if self.has_late:
             self.room.on_more()
@@ -338,8 +342,16 @@ class Windowed(Executor):
         """Aggregate records until all are or the run is closed; return how many were taken."""
 
     @abstractmethod
-    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
-        """Close all that is due; return whether the batch had room for it. `source` is whom results come from."""
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun, *, may_pause: bool) -> bool:
+        """Close all that is due; return whether records can go on: not where the batch had no room for it.
+
+        `source` is whom results come from. With `may_pause` a large window can be closed beside the records.
+        """
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something that is due is being closed beside what comes."""
+        return False
 
     @abstractmethod
     async def conclude(self, source: int, run: BatchRun) -> None:

@@ -145,7 +145,7 @@ class SessionWindows(Windowed):
 
     # Closing
 
-    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun, *, may_pause: bool) -> bool:
         sessions = self._sessions
         if sessions.next_ms > watermark_ms:
             return True

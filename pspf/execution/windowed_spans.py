@@ -25,7 +25,7 @@ from pspf.windows import SlidingWindow
 
 _PAGE: Final = 1_000
 _RESULTS: Final = 64
-"""How many results are made at once."""
+"""How many results are made at once, at most."""
 _LOADED_RECORDS: Final = 1_000
 """The most records of a section whose states may have to be loaded: a read costs more than what it reads."""
 
@@ -47,6 +47,9 @@ class SpanWindows(Windowed):
         self._closing: tuple[int, Key] | None = None
         self._left: tuple[int, list[Entry]] | None = None
         """The states of the window at `closing` that are in memory and still to be emitted, the next one last."""
+        self._is_pausing = False
+        """Whether a window that is closed takes half of a batch, and records the rest."""
+        self._chunk = max(1, min(_RESULTS, room.limits.operations // 4))
         window = self.windowing.window
         self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
         self.stretch_ms = 0 if self._many is not None else self._spans.slot_ms
@@ -270,15 +273,24 @@ class SpanWindows(Windowed):
 
     # Closing
 
-    async def settle(self, watermark_ms: int, source: int, run: BatchRun) -> bool:
+    @property
+    def is_behind(self) -> bool:
+        return self._spans.is_paused
+
+    async def settle(self, watermark_ms: int, source: int, run: BatchRun, *, may_pause: bool) -> bool:
         spans = self._spans
-        if spans.next_ms > watermark_ms:
+        if spans.next_ms > watermark_ms and not spans.is_paused:
             spans.pass_by(watermark_ms)
             return True
+        # What comes beside must not change the window: no slice is shared, no record that belongs to it is held back.
+        self._is_pausing = may_pause and not spans.is_sliced and len(self.room.held) == 0
         while (start := spans.get_due(watermark_ms)) is not None:
             close = self._close_sliced if spans.is_sliced else self._close
             if not await close(start, source, run):
-                return False
+                if run.is_closed:
+                    return False
+                spans.pause()
+                return True
             spans.close(start)
         for slot in spans.take_drops(watermark_ms):
             self._drop(slot, source, run)
@@ -301,25 +313,27 @@ class SpanWindows(Windowed):
     ) -> bool:
         """Emit the states of a window, from the end of `left`, of those that are `dirty` if that is given.
 
-        Return whether all had room; then nothing is left.
+        Return whether all had room, or half of it where it is pausing; then nothing is left. What is dirty always has:
+        it is no more than the batch changed.
         """
         end = start + self._spans.size_ms
         has_held = not self._spans.is_sliced and len(self.room.held) > 0
         while left:
             if not has_held and dirty is None:
-                some = left[: -_RESULTS - 1 : -1]
+                some = left[: -self._chunk - 1 : -1]
                 done = self.emit_all(start, end, some, source, run)
                 key = some[done - 1][0]
                 del left[-done:]
             else:
                 key, state = left.pop()
-                if has_held and self.is_held(key):
+                is_withheld = has_held and self.is_held(key)
+                if is_withheld:
                     self._spans.withhold(start, key)
-                elif dirty is None or key in dirty:
+                if key in dirty if dirty is not None else not is_withheld:
                     self.emit(key, start, end, state, source, run)
-                else:
+                if dirty is not None:
                     continue
-            if run.is_closed:
+            if run.is_closed or (self._is_pausing and run.is_half_full):
                 self._closing, self._left = (start, key), (start, left)
                 return False
         self._closing = self._left = None
@@ -364,6 +378,7 @@ class SpanWindows(Windowed):
         assert slices is not None
         if self._left is not None and self._left[0] == start:
             return self._emit_all(start, self._left[1], None, source, run)
+        dirty: Collection[Key] | None = None
         if self._updates:
             slots = [slot for slot in self._spans.slots_of(start) if slot in table.slots]
             dirty = {key for slot in slots for key in table.slots[slot].dirty}
@@ -376,7 +391,7 @@ class SpanWindows(Windowed):
                     await self._make_whole(slot)
             await self._load_places([place for place in places if place[0] in table.slots])
             states = slices.combine(start, table.slots)
-        return self._emit_all(start, self._left_of(start, states), None, source, run)
+        return self._emit_all(start, self._left_of(start, states), dirty, source, run)
 
     async def _make_whole(self, slot: int) -> None:
         table, consumer = self._table, self.room.consumer
@@ -404,7 +419,7 @@ class SpanWindows(Windowed):
     # Once a batch
 
     async def conclude(self, source: int, run: BatchRun) -> None:
-        if self._spans.next_ms > self.watermark_ms:
+        if self._spans.next_ms > self.watermark_ms and not self._spans.is_paused:
             self._spans.pass_by(self.watermark_ms)
         if self._spans.withheld:
             await self._release(source, run)

@@ -57,6 +57,12 @@ class EffectBudget:
         """Whether the batch is to be closed."""
         return self._operations >= self._limits.operations or self._bytes >= self._limits.effect_bytes
 
+    @property
+    def is_half_full(self) -> bool:
+        """Whether it holds as much as what is not of its own records should take of a batch."""
+        limits = self._limits
+        return 2 * self._operations >= limits.operations or 2 * self._bytes >= limits.effect_bytes
+
     def take(self, operations: int, size_bytes: int) -> bool:
         """Return whether these fit; the first ones always do."""
         limits = self._limits
@@ -123,6 +129,11 @@ class BatchRun:
         """How long their handlers took together."""
         self.windows: WindowChanges | None = None
         """What a windowed handler's operator has to write; put here when the batch has run."""
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether its effects take half of what closes it."""
+        return self._effects.is_half_full
 
     def admit(self, record: Record) -> bool:
         """Return whether a record may run; one that may not is held back, or settled already."""

@@ -163,7 +163,7 @@ MANY: Final = [f"key-{n:03}" for n in range(60)]
 async def test_what_was_due_at_a_crash_goes_out_once_without_another_event(
     tmp_path: Path, place: Place, done: int
 ) -> None:
-    """The last event closes 60 windows, with room for 25 results a commit; `done` such commits came before."""
+    """The last event closes 60 windows, with room for 25 results a commit at most, half of it beside an event."""
     inputs = [*(Input(n, key, 1) for n, key in enumerate(MANY)), Input(99, MANY[0], 100)]
     await fill(place, inputs, partitions=1)
     few = {"PSPF_MAX_OPERATIONS": "25", "FAULTS_BATCH_SIZE": "61"}
@@ -171,7 +171,7 @@ async def test_what_was_due_at_a_crash_goes_out_once_without_another_event(
         code = forks.wait(forks.start(f"commit.built:{done + 1}:kill"))
         assert code == -9, f"exit code {code}\n{forks.tail_of_log()}"
         async with place.open() as broker:
-            assert len(await read_results(broker, "tumbled")) == 25 * done
+            assert 12 * done < len(await read_results(broker, "tumbled")) < len(MANY)
         forks.finish()
     async with place.open() as broker:
         expected = expect(app.TUMBLING, inputs, app.DELAY_MS, 0)

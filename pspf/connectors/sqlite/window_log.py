@@ -30,7 +30,7 @@ class Size:
 
     commits: int = 1_000
     states: int = 1_000_000
-    size_bytes: int = 48 << 20
+    size_bytes: int = 64 << 20
 
 
 _HEAD_BYTES: Final = 16

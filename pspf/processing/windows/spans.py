@@ -33,6 +33,8 @@ class Spans:
         self._drop_after_ms = windowing.retention_ms + (self.due_after_ms if self.closes else self.size_ms)
         self.frontier_ms = frontier_ms
         self.next_ms = NEVER
+        self.is_paused = False
+        """Whether the earliest window is due and being closed, beside what comes; `next_ms` is of the one behind it."""
         self._open: list[int] = []
         self._known: set[int] = set()
         self._drops: list[tuple[int, int]] = []
@@ -78,8 +80,19 @@ class Spans:
         assert self._open[0] == start
         heappop(self._open)
         self._known.discard(start)
+        self.is_paused = False
         self.frontier_ms = max(self.frontier_ms, start + self.due_after_ms)
         self._look()
+
+    def pause(self) -> None:
+        """Let the earliest window, which is due, be closed beside what comes; what is to be dropped waits for it."""
+        self.is_paused = True
+        self._look()
+
+    @property
+    def _due_behind_ms(self) -> int:
+        behind = self._open[1:3]  # it is a heap
+        return min(behind) + self.due_after_ms if behind else NEVER
 
     def take_drops(self, watermark_ms: int) -> list[int]:
         """Return the slots that are to be dropped, once nothing that is due is open."""
@@ -127,4 +140,4 @@ class Spans:
     def _look(self) -> None:
         due_ms = self._open[0] + self.due_after_ms if self._open else NEVER
         drop_ms = self._drops[0][0] if self._drops else NEVER
-        self.next_ms = min(due_ms, drop_ms)
+        self.next_ms = self._due_behind_ms if self.is_paused else min(due_ms, drop_ms)
