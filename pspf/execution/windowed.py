@@ -37,7 +37,7 @@ from pspf.subscription import Subscription
 T = TypeVar("T")
 
 BREATH_RECORDS: Final = 64
-BESIDE_RECORDS: Final = 1_000
+BESIDE_RECORDS: Final = 2_000
 """How many records a batch takes beside half a batch of results: a large window is closed before long."""
 
 Item = tuple[Record, Any, Key, Any, int]
