@@ -3,6 +3,8 @@
 import shutil
 import signal
 
+import pytest
+
 from tests.process.commands import Folder, wait_until
 
 
@@ -38,6 +40,21 @@ def test_what_a_process_prints_shows_at_once(folder: Folder) -> None:
     folder.emit(do="sleep", seconds=60)
     with folder.worker(from_nothing=True) as worker:  # how output is buffered is decided at an interpreter's start
         worker.wait_for("start 1")
+
+
+@pytest.mark.parametrize("where", [(), ("--in-process",)])
+def test_the_interpreter_of_a_worker_is_set_for_batches(folder: Folder, where: tuple[str, ...]) -> None:
+    (folder.path / "told.py").write_text(
+        "import gc, sys\n"
+        "from pspf import Stream\n"
+        "stream = Stream()\n"
+        "@stream.subscribe('orders')\n"
+        "async def tell(event):\n"
+        "    print('set', gc.get_threshold()[0], sys.getswitchinterval())\n"
+    )
+    folder.emit(n=1)
+    ended = folder.run("worker", "told:stream", "--burst", *where)
+    assert "set 10000 0.0005" in ended.out
 
 
 def test_a_pspf_backend_variable_counts_unless_the_flag_is_given(folder: Folder) -> None:

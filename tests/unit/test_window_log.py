@@ -114,6 +114,19 @@ def test_a_window_that_came_and_went_has_never_been_among_the_rows(storage: Stor
     assert storage.rows("SELECT slot FROM windows") == [(20_000,)]
 
 
+@pytest.mark.parametrize(("kept", "rows"), [(1, 1), (20, 0)])
+def test_a_log_is_written_ahead_of_time_where_next_to_nothing_of_it_is_left(
+    storage: Storage, kept: int, rows: int
+) -> None:
+    overlay = windows.load(storage, CURSOR, Pool(Size(size_bytes=4_000)))
+    write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s" * 10 for number in range(30)}}))
+    assert overlay.size_bytes > 1_000  # a quarter
+    write(storage, overlay, WindowChanges(None, b"", (0,), {10_000: {b"=%d" % number: b"s" for number in range(kept)}}))
+    write(storage, overlay, WindowChanges(None, b"", (), {10_000: {b"=0": b"t"}}))
+    assert storage.rows("SELECT count(*) FROM windows")[0][0] == rows
+    assert overlay.is_empty == bool(rows)
+
+
 def test_the_logs_of_a_worker_share_what_they_may_hold(storage: Storage) -> None:
     pool = Pool(Size(states=4))
     one, other = windows.load(storage, CURSOR, pool), windows.load(storage, OTHER, pool)
