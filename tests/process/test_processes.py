@@ -47,7 +47,7 @@ def test_the_interpreter_of_a_worker_is_set_for_batches(folder: Folder, where: t
     (folder.path / "told.py").write_text(
         "import gc, sys\n"
         "from pspf import Stream\n"
-        "stream = Stream()\n"
+        "stream = Stream(topic='orders', group='told')\n"
         "@stream.subscribe('orders')\n"
         "async def tell(event):\n"
         "    print('set', gc.get_threshold()[0], sys.getswitchinterval())\n"
