@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.progress import read_standing
 from pspf.records import Commit
 from pspf.settings import settings as tuning
-from tests.integration.running import read_events, read_letters, running, until, wait_until
+from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until
 from tests.integration.test_windows_reference import Input, Tick, event_of, fold_spans
 
 QUICK = RetryPolicy(max_attempts=9, initial_ms=1, max_ms=2)
@@ -138,15 +138,6 @@ def make(backend: StreamingBackend) -> Stream:
     return stream
 
 
-async def run(backend: StreamingBackend, events: Sequence[dict[str, Any]]) -> Stream:
-    stream = make(backend)
-    await stream.emit_many(events, "ticks")
-    async with running(stream):
-        await wait_until(lambda: is_done(stream))
-        await until(lambda: stream.processor.is_at_rest)
-    return stream
-
-
 async def test_records_are_aggregated_while_a_window_is_closed(
     backend: StreamingBackend, monkeypatch: pytest.MonkeyPatch, setting: Callable[[str, object], None]
 ) -> None:
@@ -156,7 +147,9 @@ async def test_records_are_aggregated_while_a_window_is_closed(
     commits = Commits(monkeypatch)
     first = [{"timestamp": 10, "key": key} for key in keys]
     then = [{"timestamp": 20, "key": key} for key in keys]
-    stream = await run(backend, [*first, *then])
+    stream = make(backend)
+    await stream.emit_many([*first, *then], "ticks")
+    await run_until_drained(stream)
     beside = [(done, results) for done, results in commits.sizes if done and results]
     assert beside  # how often depends on how fast a batch is read
     assert all(50 <= results < 100 for _, results in beside)  # half of what a commit may hold
@@ -183,8 +176,7 @@ async def test_what_a_stop_leaves_of_a_window_is_emitted_by_the_next_owner(
     emitted = await read_events(stream.broker, "out")
     assert 0 < len(emitted) < len(keys)
     stream = make(backend)
-    async with running(stream):
-        await wait_until(lambda: is_done(stream))
+    await run_until_drained(stream)
     assert [event["key"] for event in await read_events(stream.broker, "out")] == keys
 
 
@@ -212,8 +204,7 @@ async def test_late_records_change_no_sliding_window_whose_slices_are_shared(
     commits.stop_at = frozenset()
     stream = open_one()
     await stream.emit_many([{"timestamp": 20, "key": "then"}], "ticks")
-    async with running(stream):
-        await wait_until(lambda: is_done(stream))
+    await run_until_drained(stream)
     events = await read_events(stream.broker, "out")
     found = [(e["window_start_ms"], e["key"], e["value"]) for e in events if e["key"] != "then"]
     assert found == [*((0, key, 1) for key in keys), *((5_000, key, 2) for key in keys)]
@@ -238,7 +229,6 @@ async def test_a_key_that_is_held_back_when_its_window_begins_to_close_is_emitte
     stream.window("ticks", TumblingWindow(10_000), 500, **options)(count_last)
     first = [{"timestamp": at, "key": key} for at in (10, 11) for key in keys]
     await stream.emit_many([*first, *({"timestamp": 20, "key": f"then-{n}"} for n in range(30))], "ticks")
-    async with running(stream):
-        await wait_until(lambda: is_done(stream), within_ms=20_000)
+    await run_until_drained(stream, within_ms=20_000)
     found = Counter((event["key"], event["value"]) for event in await read_events(stream.broker, "out"))
     assert found == Counter((key, 2) for key in keys)
