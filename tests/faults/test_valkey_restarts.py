@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
@@ -125,6 +126,14 @@ class Seen:
 
         self.stream.subscribe(TOPIC, 5, ordering=ordering, name="note")(note)
 
+    @asynccontextmanager
+    async def going_on(self) -> AsyncIterator[None]:
+        """Let the handler go on at the end of the block, whatever failed there: the stream's end waits for it."""
+        try:
+            yield
+        finally:
+            self.may_go.set()
+
     async def has(self, *numbers: int) -> None:
         """Return when the handler has had exactly these since it was last asked."""
         await until(lambda: set(self.numbers) >= set(numbers), within_ms=SECONDS_MS)
@@ -156,7 +165,7 @@ async def test_after_everything_is_gone_new_events_flow_by_themselves(
         seen = Seen(site, ordering=ordering)
         if at == "handler":
             seen.may_go.clear()
-        async with running(seen.stream):
+        async with running(seen.stream), seen.going_on():
             if at == "handler":
                 await until(lambda: bool(seen.numbers), within_ms=SECONDS_MS)
                 seen.numbers.clear()
