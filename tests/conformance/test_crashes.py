@@ -265,3 +265,29 @@ async def test_a_machine_that_crashes_by_itself_loses_no_record(
             emits = [emit(record, record.value.decode()) for record in batch.records]
             await member.consumer.commit(settle(batch.records, emits=emits, position=batch.end if handler else None))
     assert sorted(values(await read_all(world.broker, "alerts")), key=int) == [str(n) for n in range(100)]
+
+
+@MODES
+async def test_crashes_of_one_record_are_not_charged_to_another(
+    world: World, clock: ManualClock, handler: str | None
+) -> None:
+    await world.broker.append(TOPIC, numbered(2))
+    member = await join(world.broker, handler)
+    retried, poison = (await take_batch(member.consumer)).records
+    waiting = retry(retried, due_ms=clock.now_ms() + 3_600_000)
+    position = poison.offset if handler else None
+    await member.consumer.commit(settle(retries=[waiting], position=position))
+    for _ in range(3):
+        await crash(world, member)
+        member = await join(world.broker, handler)
+        batch = await take_batch(member.consumer)
+        assert offsets(batch.records) == [poison.offset]
+        await member.consumer.intend([poison.offset])
+    await crash(world, member)
+    clock.advance(3_600_000)
+    member = await join(world.broker, handler)
+    batch = await take_batch(member.consumer, 1)
+    while batch.records[0].offset != retried.offset:
+        await member.consumer.commit(settle(batch.records, position=batch.end if handler else None))
+        batch = await take_batch(member.consumer, 1)
+    assert batch.crashes == 0

@@ -106,3 +106,21 @@ async def test_any_text_is_an_event_id(broker: Broker, event_id: str) -> None:
     first = (await broker.append(TOPIC, [new("first", event_id=event_id)]))[0]
     again = (await broker.append(TOPIC, [new("again", event_id=event_id)]))[0]
     assert (first.duplicate, again.duplicate, again.offset) == (False, True, first.offset)
+
+
+async def test_as_many_event_ids_are_remembered_as_are_promised(broker: Broker, limits: Limits) -> None:
+    ids = [f"e{n}" for n in range(2 * limits.dedup_max_ids)]
+    for start in range(0, len(ids), 50):
+        await broker.append(TOPIC, [new("x", event_id=name) for name in ids[start : start + 50]])
+    promised = ids[-limits.dedup_max_ids :]
+    again = await broker.append(TOPIC, [new("x", event_id=name) for name in promised])
+    assert [place.duplicate for place in again].count(False) == 0
+
+
+async def test_an_event_id_is_new_soon_after_the_window(broker: Broker, clock: ManualClock, limits: Limits) -> None:
+    """Ids are dropped by buckets of time: a quarter of the window later at the most, however many come meanwhile."""
+    await broker.append(TOPIC, [new("first", event_id="e1")])
+    for n in range(1, 27):
+        clock.advance(limits.dedup_window_ms // 20)
+        await broker.append(TOPIC, [new("other", event_id=f"other-{n}")])
+    assert not (await broker.append(TOPIC, [new("again", event_id="e1")]))[0].duplicate

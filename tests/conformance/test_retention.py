@@ -8,6 +8,7 @@ from tests.support.workers import (
     HANDLER,
     TOPIC,
     Member,
+    letter,
     new,
     numbered,
     own,
@@ -15,6 +16,7 @@ from tests.support.workers import (
     retry,
     settle,
     share,
+    take_all,
     take_batch,
     values,
 )
@@ -196,3 +198,27 @@ async def test_a_group_made_after_trimming_starts_at_the_first_retained(
     left = values(await read_all(broker, TOPIC))
     late = await join(broker, handler, "late")
     assert values((await take_batch(late.consumer)).records) == left
+
+
+@MODES
+async def test_a_dead_letter_that_was_replayed_is_kept_until_it_is_done(
+    broker: Broker, clock: ManualClock, handler: str | None
+) -> None:
+    await broker.create_topic(TOPIC, retention_ms=60_000)
+    await broker.append(TOPIC, numbered(10))
+    member = await join(broker, handler)
+    batch = await take_batch(member.consumer)
+    dead = batch.records[3]
+    done = [record for record in batch.records if record is not dead]
+    await member.consumer.commit(settle(done, dead=[letter(dead, group="g")], position=batch.end if handler else None))
+    await work_on(broker, [member], clock)  # by now it is known that all ten were passed
+    assert await broker.replay_dead_letters(await broker.list_dead_letters()) == 1
+    for n in range(3):
+        clock.advance(40_000)
+        await broker.append(TOPIC, numbered(1, start=2_000 + n))
+        await broker.ping()
+    left = values(await read_all(broker, TOPIC))
+    assert left[0] == "3", "what is before it was kept long enough"
+    await member.session.close()
+    member = await join(broker, handler)
+    assert "3" in values(await take_all(member.consumer))
