@@ -129,7 +129,7 @@ def make_section_decoder(model: Any, decode: Decoder) -> SectionDecoder:
                 if extra:
                     codec.refuse_non_finite(extra)
             stamp_all(events, records)
-        except _FAILURES:  # whose it is, each tells for itself
+        except BaseException:  # whatever a validator raises; whose it is, each tells for itself
             return read_each(records)
         return events
 
@@ -170,14 +170,12 @@ def _left_open(field: Any) -> dict[str, Any]:
 
 _extra_of: Final = attrgetter("__pydantic_extra__")
 _value_of: Final = itemgetter(4)
-_FAILURES: Final = (Exception, SystemExit)
-"""What a validator of the user's may raise and is its record's failure alone."""
 
 
 def _read_one(decode: Decoder, record: Record) -> Any:
     try:
         return decode(record)
-    except _FAILURES as error:  # the boundary of a record
+    except BaseException as error:  # the boundary of a record: whoever runs it decides
         return Unreadable(error)
 
 

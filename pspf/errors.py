@@ -148,6 +148,6 @@ def text_of(error: BaseException) -> str:
     """Return an error's message, as text that any store can hold, cut where it is long."""
     try:
         text = str(error)
-    except Exception as failure:  # the boundary of the user's own __str__: the record's failure is told anyway
+    except BaseException as failure:  # the boundary of the user's own __str__: the record's failure is told anyway
         text = f"no message: its __str__ raised {type(failure).__name__}"
     return text[:_MAX_TEXT].encode("utf-8", "backslashreplace").decode()

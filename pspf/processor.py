@@ -4,13 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 
 from pspf import faults
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Broker, Consumer
-from pspf.errors import BackendUnavailable, HandlerCrashed
+from pspf.errors import BackendUnavailable, CommitStale, HandlerCrashed
+from pspf.execution.executor import drop_cancellations
 from pspf.execution.windowed import Windowed
 from pspf.loop.insistence import Insistence
 from pspf.loop.reads import Reads
@@ -66,7 +67,7 @@ class BatchProcessor:
         loop = _CursorLoop(self, subscription, broker, consumer, stop)
         self._loops.add(loop)
         try:
-            await loop.run()
+            await loop.run_apart()
         finally:
             self._loops.discard(loop)
             await asyncio.shield(loop.close())
@@ -126,11 +127,34 @@ class _CursorLoop:
         self._last: Batch
         self._left: Sequence[Record] = ()
         self._run: BatchRun | None = None
+        self._is_given_up = False
         self._committing: asyncio.Task[None] | None = None
         self._commit_name = f"commit {cursor}"
         # In shared mode each record stands for itself, so that the next batch needn't wait for the outcome.
         self._commits_aside = consumer.is_remote and consumer.lease is None and self._state is None
         stop.add(self._on_stop)
+
+    async def run_apart(self) -> None:
+        """Run in a task of its own, which nobody but this cancels.
+
+        So a cancellation that a handler leaves with its task is told from one that is meant: time-outs of older
+        libraries leave theirs counted.
+
+        Raises:
+            CommitStale: Something that is not PSPF's has cancelled it between two calls.
+        """
+        task = asyncio.create_task(self.run(), name=f"{self.cursor}: {self._subscription.name}")
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            self._is_given_up = True
+            if self._run is not None:
+                self._run.give_up()
+            await _end(task)
+            raise
+        if task.cancelled() and not self._processor.is_abandoned:
+            raise CommitStale(f"{self.cursor}: its task was cancelled by a handler, or a library in it")
+        task.result()
 
     async def run(self) -> None:
         batch = await self._next()
@@ -183,8 +207,9 @@ class _CursorLoop:
             begun_ns = time.monotonic_ns()
             taken = await self._executor.run(batch.records, run)
             run.handler_us = (time.monotonic_ns() - begun_ns) // 1000
-        if _is_cancelled():
+        if self._is_given_up:
             raise asyncio.CancelledError  # a handler has swallowed it; what it did is not to count
+        await drop_cancellations(run)
         run.taken = taken
         self._left = batch.records[taken:]
         if not taken and not run.failures and run.windows is None:
@@ -321,9 +346,14 @@ def _times_of(run: BatchRun, commit_us: int, finished: int, now_ms: int) -> Batc
     )
 
 
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+async def _end(task: "asyncio.Task[None]") -> None:
+    """Cancel a task and wait for its end, however often this is cancelled itself meanwhile."""
+    while not task.done():
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # seen: what it raised on its way out is of no more use
 
 
 def _crashed(subscription: Subscription, crashes: int) -> HandlerCrashed:

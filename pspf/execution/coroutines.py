@@ -8,7 +8,7 @@ from pspf import faults
 from pspf.context import Call, Context, Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import HandlerTimeout
-from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked, leave
+from pspf.execution.executor import Breath, Executor, current_task, drop_cancellations, ends_run, enter_call, leave
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
@@ -28,7 +28,7 @@ class Plain(Executor):
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         function, call = self._function, enter_call(self._name, self._warned)
-        breath = Breath()
+        breath, task = Breath(), current_task()
         asks = run.has_to_ask
         for begin in range(0, len(records), _BREATH_RECORDS):
             await breath.take()
@@ -43,17 +43,16 @@ class Plain(Executor):
                     if isinstance(event, Unreadable):
                         raise event.error
                     await function(event)
-                except asyncio.CancelledError as error:
-                    if not is_leaked(error):
+                except BaseException as error:  # the boundary of the record
+                    if ends_run(error, run):
                         raise
-                    run.fail(record, error)
-                    asks = run.has_to_ask
-                except FAILURES as error:
                     run.fail(record, error)
                     asks = run.has_to_ask
                 else:
                     if asks:
                         run.succeed(record)
+                if task.cancelling():
+                    await drop_cancellations(run)
         return len(records)
 
 
@@ -77,14 +76,15 @@ class Calls:
     async def call(self, record: Record, run: BatchRun) -> None:
         """Run one record and report its outcome."""
         context = Context(record, self._around)
-        error = await self.attempt(record, context)
+        error = await self.attempt(record, context, run)
         if error is None:
             run.merge([record], context)
         else:
             context.close()
             run.fail(record, error)
+        await drop_cancellations(run)
 
-    async def attempt(self, record: Record, context: Context) -> BaseException | None:
+    async def attempt(self, record: Record, context: Context, run: BatchRun) -> BaseException | None:
         """Run one record; return its error."""
         try:
             arguments = self._arguments(record, context)
@@ -94,12 +94,10 @@ class Calls:
             else:
                 await self._call_in_time(arguments, self._timeout_ms)
             faults.reach("handler.after")
-        except asyncio.CancelledError as error:
-            if not is_leaked(error):
+        except BaseException as error:  # the boundary of the record
+            if ends_run(error, run):
                 context.close()
                 raise
-            return error
-        except FAILURES as error:
             return error
         return None
 
@@ -161,6 +159,13 @@ class SideBySide(Executor):
         return leave(records, unstarted, run)
 
     async def _work(self, lanes: Lanes, run: BatchRun, unstarted: list[Record]) -> None:
+        try:
+            await self._run_lanes(lanes, run, unstarted)
+        except BaseException:
+            run.give_up()  # the others are cancelled, and that is nothing of their records
+            raise
+
+    async def _run_lanes(self, lanes: Lanes, run: BatchRun, unstarted: list[Record]) -> None:
         call = self._calls.enter()
         breath = Breath()
         for lane in lanes:

@@ -6,6 +6,8 @@ Whatever a handler raises stops at its record.
 """
 
 import asyncio
+import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,9 +20,6 @@ from pspf.records import Record
 
 _BREATH_SECONDS: Final = 0.05
 _PATIENCE_MS: Final = 5_000
-
-# SystemExit from a handler is its record's failure too: only signals end a worker.
-FAILURES: Final = (Exception, SystemExit)
 
 
 class Executor(ABC):
@@ -60,10 +59,52 @@ def leave(records: Sequence[Record], unstarted: Sequence[Record], run: BatchRun)
     return taken
 
 
-def is_leaked(error: asyncio.CancelledError) -> bool:
-    """Return whether a cancellation is the handler's own, and not of the task that runs it."""
+def ends_run(error: BaseException, run: BatchRun) -> bool:
+    """Return whether what came out of a call ends the run, and is not its record's failure.
+
+    Only signals end a worker: a panic of a library in another language, a SystemExit, a KeyboardInterrupt or a
+    cancellation of the handler's own are failures as any. Not so what is thrown into a call from outside: the
+    end of a run that is given up, of a coroutine that nobody awaits any more, of a program without a loop that
+    took SIGINT over.
+    """
+    if run.is_given_up:
+        return True
+    if not isinstance(error, GeneratorExit | KeyboardInterrupt):
+        return False
+    if threading.current_thread() is not threading.main_thread():  # nothing comes from outside there
+        return False
+    if isinstance(error, GeneratorExit):
+        return not _has_running_loop()
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def drop_cancellations(run: BatchRun) -> None:
+    """Forget the cancellations that a handler has left with the task that called it: they were none of ours."""
+    task = current_task()
+    if run.is_given_up or not task.cancelling():
+        return
+    while task.uncancel():
+        pass
+    try:
+        await asyncio.sleep(0)  # one that was asked for and not thrown yet
+    except asyncio.CancelledError:
+        if run.is_given_up:
+            raise
+
+
+def current_task() -> "asyncio.Task[object]":
+    """Return the task that this is called in."""
     task = asyncio.current_task()
-    return task is None or task.cancelling() == 0
+    assert task is not None
+    return task
 
 
 def enter_call(handler: str, warned: set[str]) -> Call:

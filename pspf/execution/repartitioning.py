@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from pspf.decoding import Decoder
-from pspf.execution.executor import FAILURES, Breath, Executor
+from pspf.execution.executor import Breath, Executor, ends_run
 from pspf.execution.windowed import BREATH_RECORDS, Room
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.silence import Silence
@@ -90,7 +90,9 @@ class Repartitioning(Executor):
                 check_future(time_ms, self._windowing.max_future_ms, self._room.clock.now_ms())
             self._note(time_ms)
             routed = send_on(record, key, self._source_ms)
-        except FAILURES as error:
+        except BaseException as error:  # the boundary of the record
+            if ends_run(error, run):
+                raise
             run.fail(record, error)
             return
         run.send(record.offset, self._hop.topic, routed)

@@ -1,6 +1,5 @@
 """The same calls, each in a span. Chosen once a cursor, where somebody sees spans."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -10,9 +9,9 @@ from pspf.context import Context, Surroundings, SyncContext, current_call
 from pspf.decoding import Decoder
 from pspf.errors import HandlerTimeout
 from pspf.execution.coroutines import Calls
-from pspf.execution.executor import FAILURES
 from pspf.execution.threads import PlainCalls
 from pspf.execution.whole import WholeBatch, find_culprits
+from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
 from pspf.subscription import Subscription
 
@@ -31,9 +30,9 @@ class TracedCalls(Calls):
         super().__init__(subscription, decode, around)
         self._spans = spans
 
-    async def attempt(self, record: Record, context: Context) -> BaseException | None:
+    async def attempt(self, record: Record, context: Context, run: BatchRun) -> BaseException | None:
         with self._spans.one(record) as span:
-            error = await super().attempt(record, context)
+            error = await super().attempt(record, context, run)
             if error is not None:
                 span.fail(error, [(record, error)])
         return error
@@ -66,9 +65,11 @@ class TracedWholeBatch(WholeBatch):
         super().__init__(subscription, decode, around)
         self._spans = spans
 
-    async def attempt(self, events: list[Any], part: Sequence[Record], context: Context) -> BaseException | None:
+    async def attempt(
+        self, events: list[Any], part: Sequence[Record], context: Context, run: BatchRun
+    ) -> BaseException | None:
         with self._spans.many(part) as span:
-            error = await super().attempt(events, part, context)
+            error = await super().attempt(events, part, context, run)
             if error is not None:
                 span.fail(error, find_culprits(part, error))
         return error
@@ -100,7 +101,7 @@ def _trace_async(function: Callable[..., Any], spans: "HandlerSpans") -> Callabl
         with spans.one(record) as span:
             try:
                 return await function(event, state)
-            except (*FAILURES, asyncio.CancelledError) as error:
+            except BaseException as error:  # noted, and raised again
                 span.charge([(record, error)])
                 raise
 
@@ -113,7 +114,7 @@ def _trace_plain(function: Callable[..., Any], spans: "HandlerSpans") -> Callabl
         with spans.one(record) as span:
             try:
                 return function(event, state)
-            except FAILURES as error:
+            except BaseException as error:  # noted, and raised again
                 span.charge([(record, error)])
                 raise
 

@@ -10,7 +10,7 @@ from pspf import faults
 from pspf.context import Context, Surroundings, SyncContext
 from pspf.decoding import Decoder
 from pspf.errors import BatchError, HandlerTimeout
-from pspf.execution.executor import FAILURES, Executor, enter_call, is_leaked, leave
+from pspf.execution.executor import Executor, drop_cancellations, ends_run, enter_call, leave
 from pspf.execution.threads import call_plain, start_thread
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
@@ -48,14 +48,17 @@ class WholeBatch(Executor):
                 continue
             try:
                 events[record.offset] = self._decode(record)
-            except FAILURES as error:
+            except BaseException as error:  # the boundary of the record
+                if ends_run(error, run):
+                    raise
                 run.fail(record, error)
         return events
 
     async def _run_part(self, part: Sequence[Record], events: dict[int, Any], run: BatchRun) -> list[list[Record]]:
         """Run records as one call; return what is to run again, the first part last."""
         context = self._make_context(part[0])
-        error = await self.attempt([events[record.offset] for record in part], part, context)
+        error = await self.attempt([events[record.offset] for record in part], part, context, run)
+        await drop_cancellations(run)
         if error is None:
             run.merge(part, context)
             return []
@@ -75,7 +78,9 @@ class WholeBatch(Executor):
             return Context(record, self._around)
         return SyncContext(record, self._around, asyncio.get_running_loop())
 
-    async def attempt(self, events: list[Any], part: Sequence[Record], context: Context) -> BaseException | None:
+    async def attempt(
+        self, events: list[Any], part: Sequence[Record], context: Context, run: BatchRun
+    ) -> BaseException | None:
         """Run records as one call; return its error."""
         handler = self._subscription.handler
         arguments = [events, context] if handler.takes_context else [events]
@@ -90,11 +95,9 @@ class WholeBatch(Executor):
             else:
                 await self._call_in_thread(handler.function, arguments, context)
             faults.reach("handler.after")
-        except asyncio.CancelledError as error:
-            if not is_leaked(error):
+        except BaseException as error:  # the boundary of the records
+            if ends_run(error, run):
                 raise
-            return error
-        except FAILURES as error:
             return error
         return None
 
@@ -103,7 +106,7 @@ class WholeBatch(Executor):
         try:
             async with limit:
                 await function(*arguments)
-        except FAILURES as error:
+        except BaseException as error:
             if limit.expired():
                 raise self._timeout() from error
             raise

@@ -17,7 +17,7 @@ from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import text_of
-from pspf.execution.executor import FAILURES, Breath, Executor, enter_call, is_leaked
+from pspf.execution.executor import Breath, Executor, ends_run, enter_call
 from pspf.execution.threads import run_in_thread
 from pspf.execution.traced import span_batches
 from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
@@ -247,7 +247,7 @@ class Windowed(Executor):
                 key = key_of(event, record)
                 if max_future_ms is not None:
                     check_future(time_ms, max_future_ms, self.room.clock.now_ms())
-            except FAILURES as error:
+            except BaseException as error:  # the boundary of the record: it tells when its turn comes
                 add((record, None, None, Broken(error), watermark_ms))
                 continue
             if time_ms - delay_ms > watermark_ms:
@@ -287,7 +287,7 @@ class Windowed(Executor):
                 times.hear(arrival.source, arrival.source_ms)
                 event = None if arrival.record is None else self._decode(arrival.record)
                 time_ms = 0 if arrival.record is None else time_of(event, arrival.record)
-            except FAILURES as error:
+            except BaseException as error:  # the boundary of the record: it tells when its turn comes
                 section.append((record, None, None, Broken(error), watermark_ms))
                 heard.append((0, BEGINNING))
                 continue
@@ -423,7 +423,7 @@ class Windowed(Executor):
     def fail(self, item: Item, error: BaseException, run: BatchRun) -> None:
         """Note a failure; the record keeps the watermark of its position for its next run."""
         record, _, key, where, at_ms = item
-        if isinstance(error, asyncio.CancelledError) and not is_leaked(error):
+        if ends_run(error, run):
             raise error
         if not isinstance(where, Broken):
             self._keys[record.offset] = order_of(key)
@@ -474,7 +474,9 @@ class Windowed(Executor):
         try:
             record = self._encode_result(key, start_ms, end_ms, value)
             self._around.check(record)
-        except FAILURES as error:
+        except BaseException as error:  # the boundary of the result
+            if ends_run(error, run):
+                raise
             self._bury(encode_result(key, start_ms, end_ms, value), source, error, run)
             return
         run.send(source, topic, record)
@@ -502,7 +504,9 @@ class Windowed(Executor):
         try:
             records = encode_results(start_ms, end_ms, keys, self.fold.to_json_all(values))
             self._around.check_all(records)
-        except FAILURES:  # whose it is, each tells for itself
+        except BaseException as error:  # whose it is, each tells for itself
+            if ends_run(error, run):
+                raise
             return False
         return run.send_all(source, topic, records)
 

@@ -4,13 +4,11 @@ Two states become one where the aggregation can merge them. Where it can't, a se
 while it is open, and one that bridges two has all of them folded again, in the order they came in.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
-from pspf.execution.executor import FAILURES
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.place import Key, decode_key, encode_key
@@ -93,7 +91,7 @@ class SessionWindows(Windowed):
             self.call.record = item[0]
             try:
                 is_late = await self._fold(item, run)
-            except (*FAILURES, asyncio.CancelledError) as error:
+            except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 continue
             if run.has_to_ask and not is_late:

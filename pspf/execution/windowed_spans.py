@@ -4,14 +4,12 @@ A record belongs to one slot (a tumbling window, or a slice that sliding windows
 them (sliding windows of a handler, which can't merge: each has a state of its own).
 """
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
-from pspf.execution.executor import FAILURES
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.folds import HandlerFold, ReadyFold
@@ -166,7 +164,7 @@ class SpanWindows(Windowed):
             call.record = record
             try:
                 grown = dump(await function(event, None if state is None else load(state)))
-            except (*FAILURES, asyncio.CancelledError) as error:
+            except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 asks = run.has_to_ask
                 continue
@@ -205,7 +203,7 @@ class SpanWindows(Windowed):
             call.record = record
             try:
                 grown = grow(event, record[2], entries.get(key))
-            except (*FAILURES, asyncio.CancelledError) as error:
+            except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 asks = run.has_to_ask
                 continue
@@ -238,7 +236,7 @@ class SpanWindows(Windowed):
             try:
                 # All windows of a record or none: one that fails in its last window has changed none.
                 grown = [await grow(event, record, slots[start].entries.get(key)) for start in starts]
-            except (*FAILURES, asyncio.CancelledError) as error:
+            except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 continue
             for start, state in zip(starts, grown, strict=True):

@@ -105,6 +105,8 @@ class BatchRun:
         self.failures: list[Failure] = []
         self.is_closed = False
         """Set from outside or by size: the records not started yet are left for the next batch."""
+        self.is_given_up = False
+        """Whether it is to end at once and has no effect: what its calls raise from then on is nobody's failure."""
         first = batch.records[0].offset if batch.records else 0
         self.has_to_ask = held is not None and (len(held) > 0 or first < held.position)
         """Whether `admit` may say no; kept apart so that a batch without failures never asks."""
@@ -134,6 +136,10 @@ class BatchRun:
     def is_half_full(self) -> bool:
         """Whether its effects take half of what closes it."""
         return self._effects.is_half_full
+
+    def give_up(self) -> None:
+        """Let it end at once, without effect."""
+        self.is_given_up = self.is_closed = True
 
     def admit(self, record: Record) -> bool:
         """Return whether a record may run; one that may not is held back, or settled already."""

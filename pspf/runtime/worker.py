@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -21,6 +22,8 @@ from pspf.runtime.work import CursorName, Work
 from pspf.settings import settings
 from pspf.stream import Stream
 from pspf.subscription import Subscription
+
+logger = logging.getLogger(__name__)
 
 SHARED: Final = (Assignment, BatchProcessor)
 """What a Stream imports only when it runs: here before its processes are forked, which share it."""
@@ -79,9 +82,27 @@ def run_process(work: Coroutine[Any, Any, Ended], loop: str) -> Ended:
                 raise ConfigurationError("--loop uvloop: uvloop is not installed; use --loop asyncio") from None
         else:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                return runner.run(work)
+                return _run_through(runner, work)
     with asyncio.Runner() as runner:
-        return runner.run(work)
+        return _run_through(runner, work)
+
+
+def _run_through(runner: asyncio.Runner, work: Coroutine[Any, Any, Ended]) -> Ended:
+    """Run `work` to its end: only signals end a worker, and those are taken by its stages.
+
+    A SystemExit or a KeyboardInterrupt in a task that a handler has started would end the event loop. Whoever
+    awaits that task gets it as well.
+    """
+    loop = runner.get_loop()
+    task = loop.create_task(work, name="pspf worker")
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done():
+                raise
+            kind = type(error).__name__
+            logger.error("a task that a handler has started raised %s: the worker goes on", kind, exc_info=error)
 
 
 class Worker:
