@@ -5,6 +5,7 @@ PSPFError
 │   ├── AppNotFound             the MODULE:OBJECT can't be loaded
 │   ├── TopicMismatch           the topic was made with another number of partitions
 │   ├── NotAvailable            this version does not have it
+│   ├── OrphanedCursors         the app's group has cursors of handlers that the app lacks
 │   └── StateUnavailable        the handler has no state here (is a RuntimeError)
 ├── EventRejected               fix the event (is a ValueError)
 │   ├── SchemaError             the payload is not what the model asks for
@@ -49,6 +50,10 @@ class TopicMismatch(ConfigurationError):
 
 class NotAvailable(ConfigurationError):
     """A documented feature that this version does not have."""
+
+
+class OrphanedCursors(ConfigurationError):
+    """A handler was renamed, removed or given another ordering: what it has done would be done again."""
 
 
 class StateUnavailable(ConfigurationError, RuntimeError):

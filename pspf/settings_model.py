@@ -143,6 +143,9 @@ class Settings(_Variables):
     LOOP_STALL_MS: Annotated[int, Field(ge=1_000)] = 30_000  # loops and processes show themselves about once a second
     DRAIN_TIMEOUT_MS: NonNegativeInt = 25_000
 
+    # Whether handlers start though their group has cursors of others, which the app lacks: renamed ones, say.
+    ACCEPT_ORPHANS: bool = False
+
     # A worker's processes: how long one that crashed waits, and after how long it counts as healthy.
     RESTART_INITIAL_MS: PositiveInt = 1_000
     RESTART_MAX_MS: PositiveInt = 60_000

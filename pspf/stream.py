@@ -18,6 +18,7 @@ from pspf.connectors.urls import make_backend
 from pspf.context import current_call
 from pspf.encoding import encode, identify
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
+from pspf.loop.orphans import find_orphans, refuse_orphans
 from pspf.loop.tuning import Tuning
 from pspf.processing.stop import Backoff, Stop
 from pspf.processing.windows.folds import make_loader
@@ -65,7 +66,8 @@ class Stream:
         lifespan: Called with the Stream; its async context is entered once per worker process.
         name: What worker ids start with, instead of the host's name.
 
-    `session_id` is the id of this process as a worker, None while it does not run.
+    `session_id` is the id of this process as a worker, None while it does not run. With `accepts_orphans`
+    (or PSPF_ACCEPT_ORPHANS) it runs though its groups have cursors of handlers that it lacks.
 
     Raises:
         ConfigurationError: No backend, and no topic or group (a ValueError).
@@ -98,6 +100,7 @@ class Stream:
         self._partitions = partitions
         self._lifespan = lifespan
         self.name = name
+        self.accepts_orphans = False
         self.session_id: str | None = None
         self._session: Session | None = None
         self._stop: Stop | None = None
@@ -419,16 +422,29 @@ class Stream:
         self._check([mine])
         await self._run([mine])
 
-    async def run_forever(self, *, only: Callable[[Subscription], bool] | None = None) -> None:
-        """Run all registered handlers, or those that `only` picks, until `stop`."""
+    async def run_forever(
+        self,
+        *,
+        only: Callable[[Subscription], bool] | None = None,
+        places: Collection[tuple[str, str]] | None = None,
+    ) -> None:
+        """Run all registered handlers, or those that `only` picks, until `stop`.
+
+        `places` are the (topic, group)s where every cursor has to be the app's, those that run unless given.
+
+        Raises:
+            OrphanedCursors: There is one of a handler that the app lacks, by another name or ordering.
+        """
         self.check()
         chosen = [subscription for subscription in self.subscriptions if only is None or only(subscription)]
         if not chosen:
             logger.warning("no handlers to run: decorate some with @stream.subscribe(...)")
             return
-        await self._run(chosen)
+        await self._run(chosen, places)
 
-    async def _run(self, subscriptions: Sequence[Subscription]) -> None:
+    async def _run(
+        self, subscriptions: Sequence[Subscription], places: Collection[tuple[str, str]] | None = None
+    ) -> None:
         from pspf.assignment import Assignment  # start-up, as the processor
 
         if self._stop is not None:
@@ -440,12 +456,10 @@ class Stream:
         was_connected = self._is_connected
         try:
             await self._connect()
+            where = places or {(each.topic, each.group) for each in subscriptions}
+            await self._look_for_orphans([*self.subscriptions, *subscriptions], where, stop)
             async with self._lifespan_entered(), self._session_entered() as session:
                 self.processor.tuning = Tuning.from_settings(settings)
-                try:
-                    await self._warn_of_the_forgotten([*self.subscriptions, *subscriptions])
-                except BackendUnavailable as error:  # the handlers wait for it; a warning is not worth that
-                    logger.warning("can't look for cursors that the app lacks: %s", error)
                 async with asyncio.TaskGroup() as group:
                     for subscription in subscriptions:
                         assignment = Assignment(subscription, self.broker, session, self.processor, stop)
@@ -487,19 +501,29 @@ class Stream:
             self.session_id = self._session = None
             await asyncio.shield(_leave(session))
 
-    async def _warn_of_the_forgotten(self, subscriptions: Sequence[Subscription]) -> None:
-        """Warn of ordered cursors whose handler the app no longer has: a renamed one would start anew."""
-        names = {subscription.name for subscription in subscriptions}
-        groups = {subscription.group for subscription in subscriptions}
-        known: set[tuple[str, str]] = set()
-        for group in groups:
-            for info in await self.broker.list_cursors(group=group):
-                handler = info.cursor.handler
-                if handler is not None and handler not in names and (group, handler) not in known:
-                    known.add((group, handler))
-                    logger.warning(
-                        "group %s has a cursor of handler %s, which the app lacks: renamed? pass name=", group, handler
-                    )
+    async def _look_for_orphans(
+        self, subscriptions: Sequence[Subscription], places: Collection[tuple[str, str]], stop: Stop
+    ) -> None:
+        """Raise OrphanedCursors where there are some, or only tell of them; wait until the broker can say."""
+        backoff = Backoff()
+        while not stop.is_set:
+            try:
+                orphans = await find_orphans(self.broker, subscriptions, places)
+            except BackendUnavailable as error:
+                if backoff.is_first:
+                    logger.warning("can't look for cursors that the app lacks, waits until it can: %s", error)
+                await stop.wait(backoff.next_ms())
+                continue
+            if not (self.accepts_orphans or settings.ACCEPT_ORPHANS):
+                refuse_orphans(orphans, subscriptions)
+            for orphan in orphans:
+                logger.warning(
+                    "group %s has %s on %s, which the app lacks; it is left as it is",
+                    orphan.group,
+                    orphan,
+                    orphan.topic,
+                )
+            return
 
     def finish(self, cursors: Collection[Cursor] | None = None) -> None:
         """Close and emit all windows that are open on the cursors in hand, or on some, as at the end of the input.

@@ -31,6 +31,10 @@ def dev(
             show_default=False,
         ),
     ] = None,
+    accept_orphans: Annotated[
+        bool,
+        typer.Option("--accept-orphans", help="Start though handlers were renamed or removed; new ones begin anew."),
+    ] = False,
     log_level: Annotated[
         str | None,
         typer.Option("--log-level", metavar="LEVEL", help="Default PSPF_LOG_LEVEL, else INFO.", show_default=False),
@@ -54,6 +58,7 @@ def dev(
         log_level=log_level,
         log_format=LogFormat.RICH if sys.stderr.isatty() else LogFormat.PLAIN,
         admin=admin,
+        accept_orphans=accept_orphans,
         backend=_EMBEDDED,
         verbose=verbose,
     )

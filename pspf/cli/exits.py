@@ -11,6 +11,7 @@ from pspf.errors import (
     EmitIncomplete,
     EventRejected,
     NotFound,
+    OrphanedCursors,
     PSPFError,
     Refused,
 )
@@ -50,6 +51,7 @@ class Interrupted(PSPFError):
 _CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     (AppNotFound, ExitCode.APP_NOT_LOADED),
     (UsageError, ExitCode.USAGE),
+    (OrphanedCursors, ExitCode.REFUSED),
     (ConfigurationError, ExitCode.USAGE),
     (EventRejected, ExitCode.USAGE),
     (NotFound, ExitCode.NOT_FOUND),

@@ -176,11 +176,19 @@ def seek(
 
 
 @app.command(
-    cls=Command, epilog=examples("pspf groups delete old-audit", "pspf groups delete audit --topic orders --execute")
+    cls=Command,
+    epilog=examples(
+        "pspf groups delete old-audit",
+        "pspf groups delete audit --topic orders --execute",
+        "pspf groups delete audit --topic orders --handler app.total --execute",
+    ),
 )
 def delete(
     group: Annotated[str, typer.Argument(metavar="GROUP", help="The group.")],
     topic: Topic = None,
+    handler: Annotated[
+        str | None, typer.Option("--handler", help="Only this ordered handler; '' only what is shared.")
+    ] = None,
     force: Force = False,
     execute: Execute = False,
     backend: Backend = None,
@@ -192,7 +200,7 @@ def delete(
     A worker of it that starts later begins as a new group does.
     """
     from pspf.cli import brokers
-    from pspf.cli.hops import find_hops
+    from pspf.cli.hops import find_hops, hops_of
     from pspf.cli.lag import read_groups
 
     async def work() -> None:
@@ -200,7 +208,12 @@ def delete(
             say(f"broker: {broker.name}")
             found = await read_groups(broker, group=group, topic=topic)
             hops = await find_hops(broker, group=group, topic=topic)
-            cursors = await broker.operations.delete_group(group, topic=topic, force=force, dry_run=not execute)
+            if handler is not None:
+                found = [g for g in found if (g.handler or "") == handler]
+                hops = hops_of(hops, group, handler)
+            cursors = await broker.operations.delete_group(
+                group, topic=topic, handler=handler, force=force, dry_run=not execute
+            )
             for hop in hops:  # what is left in them would be counted again when the group begins anew
                 await broker.operations.delete_topic(hop, force=True, dry_run=not execute)
         if as_json:
@@ -215,8 +228,58 @@ def delete(
         if not execute:
             say("its progress and state would be forgotten; nothing changed, add --execute to do it")
             return
-        write(f"{group} deleted")
+        write(f"{group} deleted" if handler is None else f"{group}: {handler or 'the shared cursor'} deleted")
         if busy := sum(len(g.consumers) for g in found):
             say(f"{count_of(busy, 'worker')} of it ran: on a server they begin anew, else restart them")
+
+    brokers.run(work())
+
+
+@app.command(
+    "rename-handler",
+    cls=Command,
+    epilog=examples(
+        "pspf groups rename-handler billing app.total app.sum",
+        "pspf groups rename-handler billing app.total app.sum --topic orders --execute",
+    ),
+)
+def rename_handler(
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="The group.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="The ordered handler's name so far.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its name from now on, as pspf show has it.")],
+    topic: Topic = None,
+    execute: Execute = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Let an ordered handler go on under another name: where it is, with all that it remembers.
+
+    Stop its workers first. Nothing is done without --execute. Its dead letters keep the old name: replay them before,
+    or with --to.
+    """
+    from pspf.cli import brokers
+    from pspf.cli.hops import find_hops, hops_of
+    from pspf.cli.lag import read_groups
+    from pspf.errors import Refused
+
+    async def work() -> None:
+        async with brokers.open_broker(backend) as broker:
+            say(f"broker: {broker.name}")
+            found = [g for g in await read_groups(broker, group=group, topic=topic) if g.handler == old]
+            if hops := hops_of(await find_hops(broker, group=group, topic=topic), group, old):
+                raise Refused(
+                    f"handler {old!r} has an internal topic of its name, {hops[0]}, which can't be renamed\n"
+                    f"  keep its name in the code instead: name={old!r}"
+                )
+            cursors = await broker.operations.rename_handler(group, old, new, topic=topic, dry_run=not execute)
+        if as_json:
+            write_json({"groups": [g.as_summary() for g in found], "cursors": cursors, "executed": execute})
+            return
+        write_table(
+            ("group", "topic", "handler", "new name", "partitions", "lag"),
+            [(g.group, g.topic, g.handler, new, len(g.cursors), g.lag) for g in found],
+        )
+        say("renamed" if execute else "nothing changed; add --execute to do it")
 
     brokers.run(work())

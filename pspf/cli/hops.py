@@ -30,6 +30,11 @@ async def find_hops(broker: Broker, *, group: str | None = None, topic: str | No
     )
 
 
+def hops_of(hops: list[str], group: str, handler: str) -> list[str]:
+    """Return those of internal topics that are one handler's."""
+    return [hop for hop in hops if hop == repartition_topic(group, handler)]
+
+
 async def check_idle(broker: Broker, hops: list[str], *, reset_state: bool) -> None:
     """Raise Refused where something is on its way through internal topics, or would be forgotten with them."""
     for hop in hops:

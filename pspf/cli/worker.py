@@ -111,6 +111,10 @@ def worker(
         LogFormat | None, typer.Option(help="Default PSPF_LOG_FORMAT, else rich on a terminal.", show_default=False)
     ] = None,
     loop: Annotated[Loop, typer.Option(help="The event loop.")] = Loop.AUTO,
+    accept_orphans: Annotated[
+        bool,
+        typer.Option("--accept-orphans", help="Start though handlers were renamed or removed; new ones begin anew."),
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Load the app, print the plan, exit.")] = False,
     backend: Backend = None,
     verbose: Verbose = False,
@@ -141,6 +145,7 @@ def worker(
         loop=loop.value,
         log_level=log_level or settings.LOG_LEVEL,
         log_format=log_format.value if log_format else _default_format(settings.LOG_FORMAT),
+        accept_orphans=accept_orphans,
     )
     target, folder = find_app(app)
     request = Request(

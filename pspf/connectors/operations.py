@@ -157,15 +157,38 @@ class Operations(ABC):
 
     @abstractmethod
     async def delete_group(
-        self, group: str, *, topic: str | None = None, force: bool = False, dry_run: bool = False
+        self,
+        group: str,
+        *,
+        topic: str | None = None,
+        handler: str | None = None,
+        force: bool = False,
+        dry_run: bool = False,
     ) -> int:
         """Forget a group, its progress and its state, on one topic or all; return how many cursors it had.
 
-        Live workers of it begin anew, or do nothing more until they are started again.
+        With `handler` only the cursors of this ordered handler, with an empty one only the shared ones. Live
+        workers of it begin anew, or do nothing more until they are started again.
 
         Raises:
             NotFound: There is no such group.
             Refused: A live worker is in it, and not `force`.
+        """
+
+    @abstractmethod
+    async def rename_handler(
+        self, group: str, old: str, new: str, *, topic: str | None = None, dry_run: bool = False
+    ) -> int:
+        """Give the cursors of an ordered handler another name, with all that is theirs; return how many.
+
+        Position, state, windows, retries and held-back records go with them. Who had a lease has lost it.
+        A cursor of `new` that was made and never committed or moved is replaced.
+        Each partition is renamed in one step; what an error left undone, a second call does.
+
+        Raises:
+            NotFound: The group has no cursor of `old`.
+            Refused: A live worker consumes as one of the two, `new` has begun there, or there is more
+                state than one step moves.
         """
 
     # Records that are not done
@@ -250,3 +273,19 @@ class Operations(ABC):
     @abstractmethod
     async def diagnose(self) -> Sequence[Check]:
         """Look for what is unsafe; takes up to a few seconds."""
+
+
+def describe_missing(group: str, topic: str | None, handler: str | None) -> str:
+    """Return what to say where a group, or a handler of it, has no cursor."""
+    where = "" if topic is None else f" on {topic}"
+    if handler is None:
+        return f"no group {group!r}{where}"
+    return f"group {group!r} has no {f'cursor of handler {handler!r}' if handler else 'shared cursor'}{where}"
+
+
+def describe_taken(group: str, new: str) -> str:
+    """Return what to say where a handler can't be renamed because there is one of the other name."""
+    return (
+        f"group {group!r} has a cursor of handler {new!r} already, which has begun by itself\n"
+        f"  forget that one first: pspf groups delete {group} --handler {new} --execute"
+    )

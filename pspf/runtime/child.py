@@ -20,7 +20,7 @@ from pspf.errors import PSPFError
 from pspf.runtime.heart import Heart
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.monitor import Monitor
-from pspf.runtime.overrides import with_concurrency, with_name
+from pspf.runtime.overrides import with_concurrency, with_name, with_orphans
 from pspf.runtime.plan import ChildSpec
 from pspf.runtime.prctl import name_process
 from pspf.runtime.prints import show_prints
@@ -74,6 +74,7 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
     stream = loaded.stream
     with_concurrency(stream, spec.options.concurrency)
     with_name(stream, spec.options.name)
+    with_orphans(stream, spec.options.accept_orphans)
     if spec.options.backend is not None:
         stream.bind(make_broker(spec.options.backend))
 

@@ -7,7 +7,7 @@ from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.logs import configure_logging, make_talk
-from pspf.runtime.overrides import with_concurrency, with_name
+from pspf.runtime.overrides import with_concurrency, with_name, with_orphans
 from pspf.runtime.plan import AppPlan, describe_plan
 from pspf.runtime.prints import show_prints
 from pspf.runtime.request import Request, shape_plan
@@ -49,6 +49,7 @@ def _launch(request: Request, run: Callable[[LoadedApp, AppPlan], int], say: Cal
         loaded = load_app(request.target, request.folder)
     with_concurrency(loaded.stream, request.options.concurrency)
     with_name(loaded.stream, request.options.name)
+    with_orphans(loaded.stream, request.options.accept_orphans)
     if request.options.backend is not None:
         loaded.stream.bind(make_broker(request.options.backend))
     loaded.stream.check()

@@ -19,6 +19,11 @@ def with_name(stream: Stream, name: str | None) -> None:
         stream.name = name
 
 
+def with_orphans(stream: Stream, accept_orphans: bool) -> None:
+    """Let the stream run though its groups have cursors of handlers that it lacks."""
+    stream.accepts_orphans |= accept_orphans
+
+
 def _with(subscription: Subscription, concurrency: int) -> Subscription:
     if subscription.handler.takes is Takes.BATCH:
         return subscription

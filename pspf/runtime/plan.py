@@ -144,6 +144,7 @@ class WorkerOptions:
     loop: str = "auto"
     log_level: str = "INFO"
     log_format: str = "plain"
+    accept_orphans: bool = False
 
 
 @dataclass(frozen=True, slots=True)

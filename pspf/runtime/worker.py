@@ -164,7 +164,9 @@ class Worker:
                 if self._options.burst:
                     beside.append(tasks.create_task(self._stop_when_drained()))
                 try:
-                    await self._stream.run_forever(only=self._only)
+                    # All processes of a worker look at all of its places: what one refuses, none begins.
+                    places = {(cursor.topic, cursor.group) for cursor in self._work.cursors}
+                    await self._stream.run_forever(only=self._only, places=places)
                 finally:
                     self._stopping.set()
                     for task in beside:

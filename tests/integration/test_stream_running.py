@@ -433,23 +433,6 @@ async def test_two_ordered_handlers_of_one_name_are_refused(backend: StreamingBa
         await stream.run_forever()
 
 
-async def test_a_renamed_handler_is_warned_about(backend: StreamingBackend, caplog: pytest.LogCaptureFixture) -> None:
-    for name in ("before", "after"):
-        stream = Stream(backend)
-
-        @stream.subscribe(TOPIC, ordering="key", name=name)
-        async def handle(event: Number) -> None: ...
-
-        async with running(stream):
-            await drain(stream)
-    warnings = [
-        record.getMessage()
-        for record in caplog.records
-        if record.levelno >= logging.WARNING and record.name == "pspf.stream"
-    ]
-    assert warnings == [f"group {GROUP} has a cursor of handler before, which the app lacks: renamed? pass name="]
-
-
 async def test_a_handler_without_a_policy_of_its_own_is_retried_as_the_settings_say(
     backend: StreamingBackend, setting: Callable[[str, object], None]
 ) -> None:

@@ -42,17 +42,36 @@ class SQLOperations(Operations):
         return (await self._engine.read(plan))[0] if dry_run else await self._engine.write(move)
 
     async def delete_group(
-        self, group: str, *, topic: str | None = None, force: bool = False, dry_run: bool = False
+        self,
+        group: str,
+        *,
+        topic: str | None = None,
+        handler: str | None = None,
+        force: bool = False,
+        dry_run: bool = False,
     ) -> int:
         def plan(storage: Storage) -> list[tuple[int, int]]:
-            return seek.plan_delete(storage, group, topic, force, self._is_dead)
+            return seek.plan_delete(storage, group, topic, handler, force, self._is_dead)
 
         def delete(storage: Storage) -> int:
             cursors = plan(storage)
-            seek.delete_cursors(storage, self._engine, group, topic, cursors)
+            seek.delete_cursors(storage, self._engine, group, topic, handler, cursors)
             return len(cursors)
 
         return len(await self._engine.read(plan)) if dry_run else await self._engine.write(delete)
+
+    async def rename_handler(
+        self, group: str, old: str, new: str, *, topic: str | None = None, dry_run: bool = False
+    ) -> int:
+        def plan(storage: Storage) -> tuple[list[int], list[int]]:
+            return seek.plan_rename(storage, group, old, new, topic, self._is_dead)
+
+        def rename(storage: Storage) -> int:
+            cursors, untouched = plan(storage)
+            seek.rename(storage, cursors, untouched, new)
+            return len(cursors)
+
+        return len((await self._engine.read(plan))[0]) if dry_run else await self._engine.write(rename)
 
     async def list_pending(
         self, group: str, *, topic: str | None = None, max_records: int = 1_000

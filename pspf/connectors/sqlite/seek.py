@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from pspf.connectors.operations import Seek
+from pspf.connectors.operations import Seek, describe_missing, describe_taken
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ids_used_once
@@ -63,21 +63,70 @@ def move(storage: Storage, engine: Engine, cursor_id: int, partition_id: int, of
     engine.grown.add(partition_id)
 
 
-def plan_delete(storage: Storage, group: str, topic: str | None, force: bool, is_dead: IsDead) -> list[tuple[int, int]]:
+def plan_delete(
+    storage: Storage, group: str, topic: str | None, handler: str | None, force: bool, is_dead: IsDead
+) -> list[tuple[int, int]]:
     """Return (cursor id, partition id) of a group on one topic or all. Errors: see `Operations.delete_group`."""
+    rows = find_cursors(storage, group, topic, handler)
+    if not rows:
+        raise NotFound(describe_missing(group, topic, handler))
+    refuse_in_use(group, live_members(storage, is_dead, topic=topic, group=group, handler=handler), force)
+    return rows
+
+
+def find_cursors(storage: Storage, group: str, topic: str | None, handler: str | None) -> list[tuple[int, int]]:
+    """Return (cursor id, partition id) of a group's cursors, of one topic or handler or of all."""
     rows = storage.rows(
         "SELECT c.cursor_id, c.partition_id FROM cursors c JOIN partitions p USING (partition_id)"
-        " JOIN topics t USING (topic_id) WHERE c.group_name = ?1 AND (?2 IS NULL OR t.topic = ?2)",
-        (group, topic),
+        " JOIN topics t USING (topic_id) WHERE c.group_name = ?1 AND (?2 IS NULL OR t.topic = ?2)"
+        " AND (?3 IS NULL OR c.handler = ?3)",
+        (group, topic, handler),
     )
-    if not rows:
-        raise NotFound(f"no group {group!r}{'' if topic is None else f' on {topic}'}")
-    refuse_in_use(group, live_members(storage, is_dead, topic=topic, group=group), force)
     return [(row[0], row[1]) for row in rows]
 
 
+def plan_rename(
+    storage: Storage, group: str, old: str, new: str, topic: str | None, is_dead: IsDead
+) -> tuple[list[int], list[int]]:
+    """Return the ids of a handler's cursors, and those in their place that never got on.
+
+    Errors: see `Operations.rename_handler`.
+    """
+    found = find_cursors(storage, group, topic, old)
+    if not found:
+        raise NotFound(describe_missing(group, topic, old))
+    partitions = {partition_id for _, partition_id in found}
+    untouched = []
+    for cursor_id, partition_id in find_cursors(storage, group, topic, new):
+        if partition_id in partitions:
+            row = storage.row("SELECT sequence = 0 FROM cursors WHERE cursor_id = ?", (cursor_id,))
+            if row is None or not row[0]:
+                raise Refused(describe_taken(group, new))
+            untouched.append(cursor_id)
+    for handler in (old, new):
+        refuse_in_use(group, live_members(storage, is_dead, topic=topic, group=group, handler=handler), force=None)
+    return [cursor_id for cursor_id, _ in found], untouched
+
+
+def rename(storage: Storage, cursors: Sequence[int], untouched: Sequence[int], new: str) -> None:
+    """Give cursors another handler's name. Whether a crash is to be charged goes with them."""
+    with ids_used_once(storage):
+        for cursor_id in untouched:
+            delete_cursor(storage, cursor_id)
+    for cursor_id in cursors:
+        storage.run(
+            "UPDATE cursors SET handler = ?, sequence = sequence + 1, session = NULL, token = NULL WHERE cursor_id = ?",
+            (new, cursor_id),
+        )
+
+
 def delete_cursors(
-    storage: Storage, engine: Engine, group: str, topic: str | None, cursors: Sequence[tuple[int, int]]
+    storage: Storage,
+    engine: Engine,
+    group: str,
+    topic: str | None,
+    handler: str | None,
+    cursors: Sequence[tuple[int, int]],
 ) -> None:
     """Forget a group on one topic or all: these cursors of it."""
     with ids_used_once(storage):
@@ -85,9 +134,9 @@ def delete_cursors(
             delete_cursor(storage, cursor_id)
             engine.grown.add(partition_id)
     storage.run(
-        "DELETE FROM members WHERE group_name = ?1"
+        "DELETE FROM members WHERE group_name = ?1 AND (?3 IS NULL OR handler = ?3)"
         " AND (?2 IS NULL OR topic_id = (SELECT topic_id FROM topics WHERE topic = ?2))",
-        (group, topic),
+        (group, topic, handler),
     )
 
 
@@ -123,8 +172,10 @@ def live_members(
     return [row[0] for row in rows if not is_dead(row[0])]
 
 
-def refuse_in_use(group: str, consumers: Sequence[str], force: bool) -> None:
-    """Raise Refused where live workers consume a group, and it was not said to mean it."""
+def refuse_in_use(group: str, consumers: Sequence[str], force: bool | None) -> None:
+    """Raise Refused where live workers consume a group, and it was not said to mean it; None: nobody can."""
     if consumers and not force:
         shown = ", ".join(consumers[:3]) + (f" and {len(consumers) - 3} more" if len(consumers) > 3 else "")
-        raise Refused(f"group {group!r} is in use by {shown}\n  stop them first, or add --force")
+        raise Refused(
+            f"group {group!r} is in use by {shown}\n  stop them first{'' if force is None else ', or add --force'}"
+        )

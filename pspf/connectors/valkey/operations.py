@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pspf.connectors.operations import BrokerInfo, Check, Operations, PendingRecord, Seek, Trimmed
 from pspf.connectors.valkey import deleting, doctor, pending, seeking, trimming
 from pspf.connectors.valkey.core import Core
+from pspf.connectors.valkey.renaming import rename_handler
 from pspf.connectors.valkey.repartition import repartition
 from pspf.records import Cursor
 
@@ -21,9 +22,20 @@ class ValkeyOperations(Operations):
         return await seeking.seek(self._core, cursor, offset, keep_state, force, dry_run)
 
     async def delete_group(
-        self, group: str, *, topic: str | None = None, force: bool = False, dry_run: bool = False
+        self,
+        group: str,
+        *,
+        topic: str | None = None,
+        handler: str | None = None,
+        force: bool = False,
+        dry_run: bool = False,
     ) -> int:
-        return await seeking.delete_group(self._core, group, topic, force, dry_run)
+        return await seeking.delete_group(self._core, group, topic, handler, force, dry_run)
+
+    async def rename_handler(
+        self, group: str, old: str, new: str, *, topic: str | None = None, dry_run: bool = False
+    ) -> int:
+        return await rename_handler(self._core, group, old, new, topic, dry_run)
 
     async def list_pending(
         self, group: str, *, topic: str | None = None, max_records: int = 1_000

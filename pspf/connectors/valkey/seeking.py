@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from pspf.connectors.operations import Seek
+from pspf.connectors.operations import Seek, describe_missing
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id, parse_entry_id
 from pspf.connectors.valkey.inspect import find_cursors
@@ -86,11 +86,15 @@ async def _forget_state(core: Core, keys: CursorKeys, *, leave: int) -> None:
         await core.commands.run(_FORGET_STATE, [keys.meta, keys.keys, keys.slots, *some.names], some.arguments)
 
 
-async def delete_group(core: Core, group: str, topic: str | None, force: bool, dry_run: bool) -> int:
+async def delete_group(
+    core: Core, group: str, topic: str | None, handler: str | None, force: bool, dry_run: bool
+) -> int:
     """Forget a group on one topic or all; return how many cursors it had. See `Operations.delete_group`."""
     found = await find_cursors(core, group, topic)
+    if handler is not None:
+        found = [(cursor, keys) for cursor, keys in found if (cursor.handler or "") == handler]
     if not found:
-        raise NotFound(f"no group {group!r}{'' if topic is None else f' on {topic}'}")
+        raise NotFound(describe_missing(group, topic, handler))
     consumers = await live_consumers(core, [keys for _, keys in found])
     refuse_in_use(group, consumers, force)
     if not dry_run:
@@ -123,8 +127,10 @@ async def delete_cursor(core: Core, keys: CursorKeys) -> None:
         reply = await core.commands.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
 
 
-def refuse_in_use(group: str, consumers: Sequence[str], force: bool) -> None:
-    """Raise Refused where live workers consume a group, and it was not said to mean it."""
+def refuse_in_use(group: str, consumers: Sequence[str], force: bool | None) -> None:
+    """Raise Refused where live workers consume a group, and it was not said to mean it; None: nobody can."""
     if consumers and not force:
         shown = ", ".join(consumers[:3]) + (f" and {len(consumers) - 3} more" if len(consumers) > 3 else "")
-        raise Refused(f"group {group!r} is in use by {shown}\n  stop them first, or add --force")
+        raise Refused(
+            f"group {group!r} is in use by {shown}\n  stop them first{'' if force is None else ', or add --force'}"
+        )
