@@ -1,7 +1,6 @@
 """A Stream's life: what it opens, how it ends, what it refuses."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
