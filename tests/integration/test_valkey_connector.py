@@ -235,8 +235,9 @@ def push(connector: ValkeyConnector) -> None:
 async def test_a_reply_that_nobody_asked_for_closes_the_connection(connector: ValkeyConnector) -> None:
     lane = Lane(connector, "test")
     before = await lane.call("CLIENT", "ID")
-    assert lane._link is not None
-    lane._link._transport.write(b"PING\r\n")
+    (end,) = lane._ends.values()
+    assert end.link is not None
+    end.link._transport.write(b"PING\r\n")
     await asyncio.sleep(0.05)
     assert await lane.call("CLIENT", "ID") != before
     await lane.close()

@@ -6,6 +6,7 @@ their own records are stored, or are not, or may be.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -44,8 +45,7 @@ class Sender:
     def __init__(self, core: "Core") -> None:
         self._core = core
         self._lane = core.open_lane("appends")
-        self._waiting: list[_Waiting] = []
-        self._task: asyncio.Task[None] | None = None
+        self._queues: dict[asyncio.AbstractEventLoop, _Queue] = {}
 
     async def send_one(self, part: Part) -> Outcome:
         """Return what became of one part: at once where nothing is on its way. Errors: as in `send`, or its own."""
@@ -65,17 +65,23 @@ class Sender:
             return await self._exchange(parts)
         loop = asyncio.get_running_loop()
         waiting = _Waiting(parts, loop.create_future())
-        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
-            self._waiting = [waiting]
-            self._task = loop.create_task(self._send_all(), name="pspf appends")
-        else:
-            self._waiting.append(waiting)
+        queue = self._queues.get(loop)
+        if queue is None:
+            queue = self._queues[loop] = _Queue([])
+            queue.task = loop.create_task(self._send_all(loop, queue), name="pspf appends")
+        queue.waiting.append(waiting)
         return await waiting.outcomes  # a caller that is cancelled takes nothing back: the others go on
 
-    async def _send_all(self) -> None:
-        while self._waiting:
+    async def _send_all(self, loop: asyncio.AbstractEventLoop, queue: "_Queue") -> None:
+        try:
+            await self._send_queue(queue)
+        finally:
+            self._queues.pop(loop, None)
+
+    async def _send_queue(self, queue: "_Queue") -> None:
+        while queue.waiting:
             await self._lane.wait_for_turn()  # so that what comes meanwhile goes along
-            sent = self._take_some()
+            sent = queue.take_some()
             try:
                 outcomes = await self._exchange([part for waiting in sent for part in waiting.parts])
             except Exception as error:  # the boundary of the senders: each gets the error
@@ -86,19 +92,6 @@ class Sender:
             for waiting in sent:
                 waiting.succeed(outcomes[at : at + len(waiting.parts)])
                 at += len(waiting.parts)
-
-    def _take_some(self) -> "list[_Waiting]":
-        """Take what fits one send: a server does nothing else meanwhile."""
-        taken = records = size_bytes = 0
-        for waiting in self._waiting:
-            if taken and (records > _RECORDS_AT_ONCE or size_bytes > _BYTES_AT_ONCE):
-                break
-            taken += 1
-            for part in waiting.parts:
-                records += len(part.records)
-                size_bytes += sum([len(record[1]) for record in part.records])
-        sent, self._waiting = self._waiting[:taken], self._waiting[taken:]
-        return sent
 
     async def _exchange(self, parts: Sequence[Part]) -> list[Outcome]:
         merged = [(part, [index]) for index, part in enumerate(parts)] if len(parts) == 1 else _merge(parts)
@@ -143,9 +136,30 @@ class Sender:
 
     async def close(self) -> None:
         """Wait for what is on its way."""
-        task, self._task = self._task, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            await asyncio.wait([task])
+        queue = self._queues.get(asyncio.get_running_loop())
+        if queue is not None and queue.task is not None:
+            await asyncio.wait([queue.task])
+
+
+@dataclass(slots=True)
+class _Queue:
+    """The appends of one event loop that wait, and the task that sends them."""
+
+    waiting: "list[_Waiting]"
+    task: asyncio.Task[None] | None = None
+
+    def take_some(self) -> "list[_Waiting]":
+        """Take what fits one send: a server does nothing else meanwhile."""
+        taken = records = size_bytes = 0
+        for waiting in self.waiting:
+            if taken and (records > _RECORDS_AT_ONCE or size_bytes > _BYTES_AT_ONCE):
+                break
+            taken += 1
+            for part in waiting.parts:
+                records += len(part.records)
+                size_bytes += sum([len(record[1]) for record in part.records])
+        sent, self.waiting = self.waiting[:taken], self.waiting[taken:]
+        return sent
 
 
 class _Waiting:

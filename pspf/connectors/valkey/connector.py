@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 
@@ -17,6 +18,7 @@ from pspf.errors import ConfigurationError
 
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 5.0
+_DISTRUST_S: Final = 5.0
 
 # CLIENT SETINFO is newer than the oldest server; older clients have two arguments for it.
 _TAKES: Final = inspect.signature(redis.asyncio.Connection.__mro__[1]).parameters
@@ -83,6 +85,19 @@ class ValkeyConnector:
                 "ssl_check_hostname": ssl_check_hostname and ssl_cert_reqs != "none",
             }
         self._is_ssl = ssl
+        self.trust = 0
+        """Goes up when the connections that stand are to be replaced; each is opened again on its next use."""
+        self._distrusted_at = -_DISTRUST_S
+
+    def distrust(self) -> None:
+        """Have all connections opened again, the name looked up anew: the server at their other end is no primary.
+
+        At most once in a few seconds: until the name leads to the new primary, new connections meet the old one.
+        """
+        now = time.monotonic()
+        if now - self._distrusted_at >= _DISTRUST_S:
+            self._distrusted_at = now
+            self.trust += 1
 
     def _describe(self, *, ssl: bool, username: str | None) -> str:
         who = f"{username}@" if username else ""

@@ -10,7 +10,7 @@ from pspf.connectors.routing import Router
 from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.retention import Trimmer
 from pspf.connectors.valkey.topics import Topics
-from pspf.connectors.valkey.wire import Lane
+from pspf.connectors.valkey.wire import Lane, Lanes
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.reading import Reads
@@ -27,7 +27,7 @@ class Core:
         self.limits = limits
         self.has_own_clock: Final = clock is not None
         self.clock: Final[Clock] = clock or SystemClock()
-        self._open_lanes: set[Lane] = set()
+        self._lanes = Lanes()
         self._ticks: list[Callable[[], Awaitable[None]]] = []
         self.reads: Final[WeakSet[Reads]] = WeakSet()
         self.commands = self.open_lane("commands")
@@ -42,12 +42,11 @@ class Core:
 
     def open_lane(self, purpose: str) -> Lane:
         """Return a lane that is closed with the broker, if not before."""
-        return Lane(self.connector, purpose, self._open_lanes)
+        return Lane(self.connector, purpose, self._lanes)
 
     async def close_lanes(self) -> None:
         """Close all lanes; a lane that is used afterwards opens again."""
-        for lane in list(self._open_lanes):
-            await lane.close()
+        await self._lanes.close()
 
     def add_tick(self, tick: Callable[[], Awaitable[None]]) -> None:
         """Have `tick` run by `tick()`."""

@@ -1,6 +1,7 @@
 """The one table of what a server can answer, by what the caller has to do."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import hiredis
@@ -27,6 +28,9 @@ class GroupGone(BackendUnavailable):
 _WAIT: Final = frozenset(
     "LOADING BUSY READONLY TRYAGAIN CLUSTERDOWN MASTERDOWN NOREPLICAS UNKILLABLE NOTBUSY".split()  # noqa: SIM905 (a table of words reads better)
 )
+_NO_PRIMARY: Final = ("READONLY", "MASTERDOWN", "LOADING")
+_DEMOTED: Final = "instance state changed"
+"""In what a blocked read is told when its server becomes a replica."""
 _FULL: Final = frozenset({"OOM", "MISCONF"})
 _PERMIT: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _GROUP: Final = frozenset({"NOGROUP", "UNBLOCKED"})
@@ -42,6 +46,20 @@ def is_no_script(reply: object) -> bool:
     return isinstance(reply, ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
+def is_of_no_primary(replies: Sequence[object]) -> bool:
+    """Tell whether a server says in one of its replies that it is no primary, or not yet.
+
+    After a failover behind a name or a proxy the connections that stand lead to the old primary, and new
+    ones to the new one.
+    """
+    for reply in replies:
+        if isinstance(reply, ReplyError):
+            text = str(reply)
+            if text.startswith(_NO_PRIMARY) or _DEMOTED in text:
+                return True
+    return False
+
+
 def translate(error: ReplyError, name: str, doing: str) -> Exception:
     """Return what PSPF raises for a server's error; `doing` is the command or the script.
 
@@ -54,9 +72,9 @@ def translate(error: ReplyError, name: str, doing: str) -> Exception:
         return _not_permitted(message)
     if word in _FULL:
         return DiskFull(message)
-    if word in _GROUP:
+    if word in _GROUP and _DEMOTED not in text:
         return GroupGone(message)
-    if word in _WAIT or "-LOADING" in text:
+    if word in _WAIT or "-LOADING" in text or _DEMOTED in text:
         return BackendUnavailable(message)
     if word == "WRONGTYPE":
         return BackendCorrupt(f"{message}; a key that PSPF uses holds something else")

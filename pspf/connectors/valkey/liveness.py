@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from redis.exceptions import RedisError
+from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError
 
 from pspf import faults
 from pspf.connectors.valkey.keys import PartitionKeys
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _ENTER: Final = load_script("enter")
 _LEAVE: Final = load_script("leave")
+_NO_PRIMARY: Final = (ReadOnlyError, MasterDownError, BusyLoadingError)
 _STOP_STEPS: Final = 100
 _STOP_STEP_S: Final = 0.002
 
@@ -154,6 +155,8 @@ class Renewal:
                 self._renew(connection, stop)
                 is_failing, wait_ms = False, limits.renew_ms
             except (RedisError, OSError) as error:
+                if isinstance(error, _NO_PRIMARY):
+                    self._core.connector.distrust()  # reads, which a replica answers, would not find it out
                 if connection is not None:
                     connection.disconnect()
                     connection = None

@@ -28,15 +28,16 @@ class Roll:
         now_ms = self._core.clock.monotonic_ms()
         if self._read_ms is not None and now_ms - self._read_ms < max_age_ms:
             return
+        entries = self._entries
         while True:  # until we have asked for the lease of each one that is listed
-            asked = list(self._entries)
+            asked = list(entries)
             keys = [self._keys.sessions, *(self._keys.live(session) for session in asked)]
             left, raw = await lane.run(_MEMBERS, keys, (self._core.now(),))
-            self._entries = {session.decode(): entry for session, entry in zip(raw[::2], raw[1::2], strict=True)}
-            self._left_ms = dict(zip(asked, left, strict=True))
-            if self._entries.keys() <= set(asked):
+            entries = {session.decode(): entry for session, entry in zip(raw[::2], raw[1::2], strict=True)}
+            if entries.keys() <= set(asked):
                 break
-        self._read_ms = now_ms
+        # All at once: several subscriptions share it, and one may look while another waits for a reply.
+        self._entries, self._left_ms, self._read_ms = entries, dict(zip(asked, left, strict=True)), now_ms
 
     @property
     def live(self) -> dict[str, list[tuple[str, str | None]]]:

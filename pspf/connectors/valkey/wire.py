@@ -6,12 +6,12 @@ hiredis does both, for all commands of a call at once. Nothing is ever sent agai
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from pspf.connectors.valkey.failures import OutcomeUnknown, ReplyError, is_no_script, translate
+from pspf.connectors.valkey.failures import OutcomeUnknown, ReplyError, is_no_script, is_of_no_primary, translate
 from pspf.connectors.valkey.link import Link, Replies
 from pspf.connectors.valkey.scripts import Command, Script, ScriptCall
 from pspf.errors import BackendUnavailable
@@ -35,38 +35,41 @@ class Lane:
     One call at a time is on its way; others wait their turn. A call that fails or is cancelled in
     the middle of its replies closes the connection, so that no reply is ever taken for another's;
     one that is cancelled and has a `keep` goes on, keeps its turn, and `keep` gets its reply.
-    A lane belongs to the event loop that uses it; in another loop it opens a new connection.
+    Each event loop that uses a lane has a connection of its own, which ends with the loop.
     """
 
-    def __init__(self, connector: "ValkeyConnector", purpose: str, opened: "set[Lane] | None" = None) -> None:
+    def __init__(self, connector: "ValkeyConnector", purpose: str, lanes: "Lanes | None" = None) -> None:
         self.name = connector.name
-        self._opened = set() if opened is None else opened
+        self._lanes = Lanes() if lanes is None else lanes
         """Where the lane is found while it is open."""
         self._connector = connector
         self._purpose = purpose
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._turn = asyncio.Lock()
-        self._link: Link | None = None
-        self.client_id = 0
-        """The server's number of the connection, where `track` was called; 0 while there is none."""
+        self._ends: dict[asyncio.AbstractEventLoop, _End] = {}
         self._is_tracked = False
 
     @property
     def is_open(self) -> bool:
-        return self._link is not None
+        return any(end.link is not None for end in list(self._ends.values()))
 
     @property
     def is_busy(self) -> bool:
-        """Whether a call is on its way."""
-        is_taken = self._turn.locked() or (self._link is not None and self._link.is_busy)
-        return is_taken and self._loop is asyncio.get_running_loop()
+        """Whether a call of the running event loop is on its way."""
+        end = self._ends.get(asyncio.get_running_loop())
+        return end is not None and end.is_busy
+
+    @property
+    def client_id(self) -> int:
+        """The server's number of the connection, where `track` was called; 0 while there is none."""
+        end = self._ends.get(asyncio.get_running_loop())
+        return 0 if end is None else end.client_id
 
     async def wait_for_turn(self) -> None:
         """Return when the calls are done that are on their way or wait now."""
-        if self.is_busy:
-            async with self._turn:
-                if self._link is not None:
-                    await self._link.settled()
+        end = self._ends.get(asyncio.get_running_loop())
+        if end is not None and end.is_busy:
+            async with end.turn:
+                if end.link is not None:
+                    await end.link.settled()
 
     def track(self) -> None:
         """Ask for the server's number of each new connection, so that another lane can unblock it."""
@@ -135,74 +138,176 @@ class Lane:
         return replies
 
     async def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        self._opened.discard(self)
-        link, self._link = self._link, None
-        if link is None or self._loop is not asyncio.get_running_loop():
+        """Close the connection; the next call opens another. Other event loops' are closed soon."""
+        here = asyncio.get_running_loop()
+        self._lanes.discard(self)
+        for end in list(self._ends.values()):
+            if end.loop is not here:
+                end.drop_soon()
+        mine = self._ends.get(here)
+        if mine is None or mine.link is None:
             return
+        link, mine.link = mine.link, None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_S):
                 await link.close()
 
     def drop(self) -> None:
-        """Close the connection at once, whatever is on its way."""
-        self._opened.discard(self)
-        link, self._link = self._link, None
-        self.client_id = 0
-        if link is not None:
-            link.abort()
+        """Close the connection at once, whatever is on its way. Other event loops' are closed soon."""
+        here = asyncio.get_running_loop()
+        self._lanes.discard(self)
+        for end in list(self._ends.values()):
+            if end.loop is here:
+                end.drop()
+            else:
+                end.drop_soon()
+
+    def leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget the connection of an event loop that ends."""
+        end = self._ends.pop(loop, None)
+        if end is not None:
+            end.drop()
+        if not self._ends:
+            self._lanes.discard(self)
 
     async def _exchange(
         self, commands: Sequence[Sequence[bytes | str | int]], timeout_ms: int, keep: Keep | None = None
     ) -> Replies:
         packed = _pack(commands)
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self.drop()
-            self._loop, self._turn = loop, asyncio.Lock()
-        async with self._turn:
-            link = self._link
+        end = self._ends.get(loop) or self._begin(loop)
+        async with end.turn:
+            link = end.link
             if link is not None and link.is_busy:
                 await link.settled()
-            if link is None or not link.is_open:
-                link = await self._open()
+            if link is None or not link.is_open or end.trust != self._connector.trust:
+                link = await self._open(end)
             replies = link.send(packed, len(commands), timeout_ms)
             try:
-                return await replies
+                found = await replies
             except asyncio.CancelledError:
                 if keep is None:
-                    self.drop()
+                    end.drop()
                 else:
                     _leave(link, replies, keep)
                 raise
             except TimeoutError:
-                self.drop()
+                end.drop()
                 raise OutcomeUnknown(f"{self.name}: no answer to {_shown(commands[0])} in {timeout_ms} ms") from None
             except (OSError, EOFError) as error:
-                self.drop()
+                end.drop()
                 raise OutcomeUnknown(f"{self.name}: the connection broke: {_said(error)}") from error
             except hiredis.ProtocolError as error:
-                self.drop()
+                end.drop()
                 raise OutcomeUnknown(f"{self.name}: no Valkey or Redis server answers there: {error}") from error
             except BaseException:
-                self.drop()
+                end.drop()
                 raise
+            if is_of_no_primary(found):
+                end.drop()
+                self._connector.distrust()
+            return found
 
-    async def _open(self) -> Link:
-        self.drop()
-        link = self._link = Link(await self._connector.open_connection(self._purpose))
-        self._opened.add(self)
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> "_End":
+        for other in [other for other in self._ends if other.is_closed()]:
+            self._ends.pop(other, None)
+        end = self._ends[loop] = _End(loop)
+        return end
+
+    async def _open(self, end: "_End") -> Link:
+        end.drop()
+        end.trust = self._connector.trust
+        await self._lanes.add(self, end.loop)
+        link = end.link = Link(await self._connector.open_connection(self._purpose))
         if self._is_tracked:
             try:
                 reply = (await link.send(_pack_one(("CLIENT", "ID")), 1, CALL_TIMEOUT_MS))[0]
             except (OSError, EOFError) as error:
-                self.drop()
+                end.drop()
                 raise BackendUnavailable(f"{self.name}: {_said(error)}") from error
             except BaseException:
-                self.drop()
+                end.drop()
                 raise
-            self.client_id = reply if isinstance(reply, int) else 0
+            end.client_id = reply if isinstance(reply, int) else 0
         return link
+
+
+class _End:
+    """A lane's connection in one event loop."""
+
+    __slots__ = ("client_id", "link", "loop", "trust", "turn")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.turn = asyncio.Lock()
+        self.link: Link | None = None
+        self.client_id = 0
+        self.trust = 0
+        """What the connector's `trust` was when the connection was opened."""
+
+    @property
+    def is_busy(self) -> bool:
+        return self.turn.locked() or (self.link is not None and self.link.is_busy)
+
+    def drop(self) -> None:
+        link, self.link = self.link, None
+        self.client_id = 0
+        if link is not None:
+            link.abort()
+
+    def drop_soon(self) -> None:
+        """Drop it from another event loop's thread."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed, and the connection with it
+            self.loop.call_soon_threadsafe(self.drop)
+
+
+class Lanes:
+    """The open lanes of one broker object, by which they are closed: all of them, or those of an event loop that ends.
+
+    An asynchronous generator waits in each event loop that has connections: when the loop ends, as
+    at the end of `asyncio.run`, it is closed by the loop, and closes these.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[Lane] = set()
+        self._holds: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
+
+    async def add(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
+        """Note a lane that opens a connection in the running event loop."""
+        self._open.add(lane)
+        if loop not in self._holds:
+            self._forget_closed_loops()
+            hold = self._holds[loop] = self._hold(loop)
+            await anext(hold)
+
+    def discard(self, lane: Lane) -> None:
+        """Forget a lane that is closed."""
+        self._open.discard(lane)
+
+    async def close(self) -> None:
+        """Close all lanes; a lane that is used afterwards opens again."""
+        for lane in list(self._open):
+            await lane.close()
+        hold = self._holds.pop(asyncio.get_running_loop(), None)
+        if hold is not None:
+            await hold.aclose()
+
+    async def _hold(self, loop: asyncio.AbstractEventLoop) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._leave(loop)
+
+    def _leave(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._holds.pop(loop, None)
+        for lane in list(self._open):
+            lane.leave(loop)
+
+    def _forget_closed_loops(self) -> None:
+        """Forget loops that were closed without being shut down, as `run_until_complete` leaves them."""
+        for loop in list(self._holds):
+            if loop.is_closed():
+                self._leave(loop)
 
 
 def _leave(link: Link, replies: "asyncio.Future[Replies]", keep: Keep) -> None:
