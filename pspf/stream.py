@@ -38,6 +38,7 @@ from pspf.subscription import (
     read_default_retry,
 )
 from pspf.telemetry import TelemetryManager
+from pspf.turn import Turn
 from pspf.windows import Emission, Window, Windowing
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Stream:
         self._finished: asyncio.Event | None = None
         self._gave_up = False
         self._is_connected = False
+        self._turn = Turn()
+        """Taken by who connects or disconnects."""
 
     @cached_property
     def processor(self) -> "BatchProcessor":
@@ -540,8 +543,11 @@ class Stream:
         """
         finished = self._finished
         if self._stop is None:
-            if self._is_connected:
-                await self._disconnect()
+            await self._disconnect()
+            return
+        runs_in = None if self._runner is None else self._runner.get_loop()
+        if runs_in is not None and runs_in is not asyncio.get_running_loop():
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.stop(), runs_in))
             return
         self._stop.set()
         if finished is not None and current_call.get() is None:
@@ -632,27 +638,40 @@ class Stream:
         await self._disconnect()
 
     async def _connect(self) -> None:
-        if self._is_connected:
+        """Connect where that is not done, or where the broker was closed past this Stream; one task at a time."""
+        if self._is_connected and self.broker.is_open:
             return
+        caller = object()
+        await self.broker.enter(caller)  # before the turn: tasks that ask together share the wait and the failure
         try:
-            await self.broker.enter(self)
+            async with self._turn:
+                await self.broker.enter(self)
+                if not self._is_connected:
+                    await self._prepare()
+        finally:
+            await asyncio.shield(self.broker.leave(caller))
+
+    async def _prepare(self) -> None:
+        try:
             if self._partitions is not None:
                 await self.broker.create_topic(self._topic, partitions=self._partitions)
             if self.state_store is not None:
                 await self.state_store.start()
         except BaseException:
-            if not self._is_connected:  # nor has another task connected meanwhile
-                await self.broker.leave(self)
+            await asyncio.shield(self.broker.leave(self))
             raise
         self._is_connected = True
 
     async def _disconnect(self) -> None:
-        if not self._is_connected:
-            return
-        self._is_connected = False
-        if self.state_store is not None:
-            await self.state_store.stop()
-        await self.broker.leave(self)
+        async with self._turn:
+            if not self._is_connected:
+                return
+            self._is_connected = False
+            try:
+                if self.state_store is not None:
+                    await self.state_store.stop()
+            finally:
+                await self.broker.leave(self)
 
 
 async def _leave(session: Session) -> None:

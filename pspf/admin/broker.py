@@ -85,7 +85,6 @@ class BrokerDesk:
         """Whether it answered the last time, None before the first."""
         self.error: str | None = None
         self._broker: Broker | None = None if secret_url is None else make_broker(secret_url)
-        self._opening = asyncio.Lock()
         self._measuring = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._lag: Lag | None = None
@@ -100,8 +99,7 @@ class BrokerDesk:
             raise Trouble(409, f"{self.name} lives in the worker's process and can't be seen from here")
         try:
             async with asyncio.timeout(_ANSWER_S):
-                async with self._opening:
-                    await self._broker.connect()
+                await self._broker.connect()
                 yield self._broker
         except (PSPFError, TimeoutError) as error:
             trouble = trouble_of(error)

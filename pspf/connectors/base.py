@@ -34,6 +34,7 @@ from pspf.records import (
     check_name,
     encode_headers,
 )
+from pspf.turn import Turn
 
 START: Final = "start"
 END: Final = "end"
@@ -349,6 +350,14 @@ class Broker(ABC):
     roster: Roster
     """Who works on it."""
 
+    def __init__(self) -> None:
+        self.is_open = False
+        """Whether it was opened and not closed since."""
+        self._turn = Turn()
+        self._users: frozenset[object] = frozenset()
+        self._tries = 0
+        self._failure: tuple[int, Exception] | None = None
+
     async def __aenter__(self) -> Self:
         await self.connect()
         return self
@@ -366,20 +375,8 @@ class Broker(ABC):
         """
         return None
 
-    _users: frozenset[object] = frozenset()
+    # Opening and closing. Tasks of any event loop share the object, so that one opens or closes it at a time.
 
-    async def enter(self, user: object) -> None:
-        """Connect on behalf of `user`, one of several that share this object. Errors as in `connect`."""
-        self._users |= {user}
-        await self.connect()
-
-    async def leave(self, user: object) -> None:
-        """End what `enter` began; the last user to leave closes."""
-        self._users -= {user}
-        if not self._users:
-            await self.close()
-
-    @abstractmethod
     async def connect(self) -> None:
         """Open the broker; a second call does nothing.
 
@@ -387,10 +384,56 @@ class Broker(ABC):
             BackendUnavailable: It can't be reached.
             BackendCorrupt: It is damaged or of a newer format.
         """
+        begun = self._tries
+        async with self._turn:
+            await self._connect(begun)
 
-    @abstractmethod
     async def close(self) -> None:
         """Close it and all its sessions; a second call does nothing, and `connect` works again."""
+        async with self._turn:
+            await self._shut()
+
+    async def enter(self, user: object) -> None:
+        """Connect on behalf of `user`, one of several that share this object. Errors as in `connect`."""
+        begun = self._tries
+        async with self._turn:
+            await self._connect(begun)
+            self._users |= {user}
+
+    async def leave(self, user: object) -> None:
+        """End what `enter` began; the last user to leave closes."""
+        async with self._turn:
+            self._users -= {user}
+            if not self._users:
+                await self._shut()
+
+    async def _connect(self, begun: int) -> None:
+        """Open it, where `begun` tries had begun when the caller asked: a later one that failed answers for this one.
+
+        A broker that is away would else be waited for by each of many callers, one after the other.
+        """
+        if self._failure is not None and self._failure[0] > begun:
+            raise self._failure[1]
+        self._tries += 1
+        try:
+            await self._open()
+        except Exception as error:
+            self._failure = (self._tries, error)
+            raise
+        self._failure = None
+        self.is_open = True
+
+    async def _shut(self) -> None:
+        self.is_open = False
+        await self._close()
+
+    @abstractmethod
+    async def _open(self) -> None:
+        """Open it, or do nothing where it is open. Where it fails or is cancelled, nothing is left open."""
+
+    @abstractmethod
+    async def _close(self) -> None:
+        """Close it and all its sessions, or do nothing where it is closed."""
 
     @abstractmethod
     async def ping(self) -> None:

@@ -17,6 +17,7 @@ import apsw
 from pspf.clock import Clock
 from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
 from pspf.state.base import Entry, Slot, StateStore
+from pspf.turn import Turn
 
 FORMAT: Final = 1
 """Written into each file; a file of a newer format is refused."""
@@ -50,6 +51,8 @@ class SQLiteStateStore(StateStore):
         self._thread: ThreadPoolExecutor | None = None
         self._connection: apsw.Connection | None = None
         self._pid = 0
+        self._turn = Turn()
+        """Taken by who starts or stops it."""
 
     async def start(self) -> None:
         """Open the file; a second call does nothing.
@@ -58,17 +61,22 @@ class SQLiteStateStore(StateStore):
             BackendUnavailable: It can't be opened.
             BackendCorrupt: It is damaged, of a newer format, or another program's.
         """
-        if self._thread is not None:
-            return
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pspf-state")
-        self._pid = os.getpid()
-        try:
-            await self._run(self._open)
-        except BaseException:
-            await self.stop()
-            raise
+        async with self._turn:
+            if self._thread is not None:
+                return
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="pspf-state")
+            self._pid = os.getpid()
+            try:
+                await self._run(self._open)
+            except BaseException:
+                await self._stop()
+                raise
 
     async def stop(self) -> None:
+        async with self._turn:
+            await self._stop()
+
+    async def _stop(self) -> None:
         thread, self._thread = self._thread, None
         if thread is not None:
             await asyncio.get_running_loop().run_in_executor(thread, self._close)

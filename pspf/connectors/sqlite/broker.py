@@ -44,6 +44,7 @@ class SQLBroker(Broker):
     """The broker on an engine: what the file and the memory one have in common."""
 
     def __init__(self, engine: Engine, liveness: Liveness, limits: Limits, boot_id: str) -> None:
+        super().__init__()
         self.name = engine.storage.name
         self.limits = limits
         self._engine = engine
@@ -61,10 +62,10 @@ class SQLBroker(Broker):
         engine.add_chore(self._renewal)
         engine.add_chore(reaper)
 
-    async def connect(self) -> None:
+    async def _open(self) -> None:
         await self._engine.open()
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         sessions, self._sessions = self._sessions, []
         for session in sessions:
             await session.close()
@@ -212,8 +213,8 @@ class SQLiteBroker(SQLBroker):
     def secret_url(self) -> str:
         return f"sqlite:///{quote(str(self._path.absolute()))}?synchronous={self.limits.synchronous}"
 
-    async def connect(self) -> None:
-        await super().connect()
+    async def _open(self) -> None:
+        await super()._open()
         warn_of_network(self.name, find_filesystem(self._path))
 
 

@@ -6,6 +6,7 @@ looks, and is parked until its partition grows, its next record is due or its ti
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import selectors
@@ -208,6 +209,8 @@ class InlineEngine(Engine):
 
     def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
         super().__init__(storage, clock, limits)
+        self._mutex = threading.RLock()
+        """Held by who uses the connection: tasks of several event loops may, each in a thread of its own."""
         self._waiters: set[asyncio.Future[None]] = set()
 
     async def open(self) -> None:
@@ -221,36 +224,42 @@ class InlineEngine(Engine):
         self._wake()
 
     async def read(self, job: Job[T]) -> T:
-        self.run_chores()
-        return self.read_now(job)
+        with self._mutex:
+            self.run_chores()
+            return self.read_now(job)
 
     async def write(self, job: Job[T], *, durable: bool = True) -> T:
-        self.run_chores()
-        result = self.write_now(job, durable=durable)
-        if self.grown:
-            self._wake()
-        return result
+        with self._mutex:
+            self.run_chores()
+            result = self.write_now(job, durable=durable)
+            if self.grown:
+                self._wake()
+            return result
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
-                waiter.get_loop().call_soon_threadsafe(_finish, waiter, None, None)
+                with contextlib.suppress(RuntimeError):  # its event loop is closed, and nobody waits any more
+                    waiter.get_loop().call_soon_threadsafe(_finish, waiter, None, None)
 
     async def poll(self, poll: Poll) -> Any:
         deadline_ms = self.clock.monotonic_ms() + poll.timeout_ms
         while True:
-            self.run_chores()
-            found = self.read_now(poll.look)
-            if not isinstance(found, Nothing) and poll.take is not None:
-                found = await self.write(poll.take, durable=False)
-            left_ms = deadline_ms - self.clock.monotonic_ms()
-            if not isinstance(found, Nothing) or left_ms <= 0:
-                return found
-            if found.due_ms is not None:
-                left_ms = min(left_ms, max(1, found.due_ms - self.clock.now_ms()))
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
+            with self._mutex:
+                self.run_chores()
+                found = self.read_now(poll.look)
+                if not isinstance(found, Nothing) and poll.take is not None:
+                    found = self.write_now(poll.take)
+                    if self.grown:
+                        self._wake()
+                left_ms = deadline_ms - self.clock.monotonic_ms()
+                if not isinstance(found, Nothing) or left_ms <= 0:
+                    return found
+                if found.due_ms is not None:
+                    left_ms = min(left_ms, max(1, found.due_ms - self.clock.now_ms()))
+                waiter = asyncio.get_running_loop().create_future()
+                self._waiters.add(waiter)
             try:
                 async with asyncio.timeout(min(left_ms, _TICK_MS) / 1000):  # wait_for may drop a cancellation
                     await waiter

@@ -61,6 +61,7 @@ class ValkeyBroker(Broker):
         *,
         consumer_name: str | None = None,
     ) -> None:
+        super().__init__()
         self.name = connector.name
         self.limits = limits or Limits()
         self._consumer_name = consumer_name
@@ -77,7 +78,7 @@ class ValkeyBroker(Broker):
     def secret_url(self) -> str:
         return self._core.connector.secret_url
 
-    async def connect(self) -> None:
+    async def _open(self) -> None:
         if self._warnings is not None:
             return
         try:
@@ -86,7 +87,7 @@ class ValkeyBroker(Broker):
             await self._core.close_lanes()
             raise
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         sessions, self._sessions = self._sessions, []
         for session in sessions:
             try:
