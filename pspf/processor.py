@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from pspf import faults
@@ -19,9 +19,10 @@ from pspf.loop.tuning import Tuning
 from pspf.loop.wiring import Wiring
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.batch_size import BatchSize
+from pspf.processing.gate import SoloGate
 from pspf.processing.held_back import HeldBack
 from pspf.processing.narration import Narrator, fields_of
-from pspf.processing.stop import SoloGate, Stop
+from pspf.processing.stop import Stop
 from pspf.records import Batch, Commit, Cursor, Record
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
@@ -167,10 +168,29 @@ class _CursorLoop:
             batch = await self._next()
         await self._committed()
 
-    def _turn(self, batch: Batch) -> AbstractAsyncContextManager[None]:
-        """Return what to hold until a batch is committed: a record that is alone suspect runs alone."""
-        gate = self._processor.gate
-        return gate.alone() if batch.suspect and len(batch.records) == 1 else gate.together()
+    @asynccontextmanager
+    async def _turn(self, batch: Batch) -> AsyncIterator[None]:
+        """Hold a batch's turn until it is committed: a record that was about to run when a process ended runs alone.
+
+        What else may have been in hand then does not: after a crash that is all that is read next, everywhere.
+        """
+        gate, activity = self._processor.gate, self._activity
+        activity.batch = batch.records
+        activity.waits_alone = batch.crashes > 0
+        activity.waiting_since_ms = _now_ms()
+        try:
+            async with gate.alone(self._tell_of_suspect) if activity.waits_alone else gate.together():
+                activity.waiting_since_ms = None
+                yield
+        finally:
+            activity.waiting_since_ms = None
+            activity.batch = ()
+
+    def _tell_of_suspect(self, text: str) -> None:
+        cursor, suspect = self.cursor, self._activity.batch[0]
+        logger.warning(
+            "%s: %s, which may have ended the process before, %s", cursor, suspect.id, text, extra=fields_of(cursor)
+        )
 
     async def _read_ahead(self, in_hand: int) -> None:
         if not self._left:
@@ -195,7 +215,6 @@ class _CursorLoop:
             if self._held is not None:  # nothing was read, be it that a poll said so or none was asked
                 batch = Batch((), self._held.position)
         run = self._run = self._begin(batch)
-        self._activity.records = len(batch.records)
         self._activity.handling_since_ms = _now_ms()
         if batch.crashes >= self._tuning.max_crashes:
             run.fail(batch.records[0], _crashed(self._subscription, batch.crashes))

@@ -4,13 +4,14 @@ Counting is paid once a batch: prometheus's own `labels().inc()` costs 1.5 us, a
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pspf.instruments import BATCH_EVENTS, COMMIT_US, END_TO_END_MS, HANDLER_US, Distribution, Histogram
+from pspf.records import Record
 
 if TYPE_CHECKING:
     from pspf.tracing import Spans
@@ -106,7 +107,8 @@ class Activity:
     """What the loop of one cursor is at, for whoever watches over it, also from another thread.
 
     Times are monotonic milliseconds, None where it is not doing that. Reading and committing include
-    waiting for a broker that is away; `records` are those of the batch that is handled.
+    waiting for a broker that is away; `batch` are the records that are handled or wait to be, beside other
+    batches, or alone (`waits_alone`): then they may have ended an earlier process.
     """
 
     topic: str
@@ -116,7 +118,9 @@ class Activity:
     reading_since_ms: int | None = None
     handling_since_ms: int | None = None
     committing_since_ms: int | None = None
-    records: int = 0
+    waiting_since_ms: int | None = None
+    waits_alone: bool = False
+    batch: Sequence[Record] = ()
 
 
 @dataclass(slots=True)

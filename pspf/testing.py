@@ -243,7 +243,7 @@ class StreamTester:
             left = ["a batch is under way"]
         if left:
             left += [
-                f"{each.handler} has {each.records} records of {each.topic} in hand"
+                f"{each.handler} has {len(each.batch)} records of {each.topic} in hand"
                 for each in self._stream.telemetry.activities
                 if each.handling_since_ms is not None
             ]

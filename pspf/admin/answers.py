@@ -38,6 +38,14 @@ _SUBSCRIPTION: Final = {
     "rate": float,
     "last_commit_ms": Maybe(int),
 }
+_BATCH: Final = {
+    **_HANDLER,
+    "partition": int,
+    "records": int,
+    "for_ms": int,
+    "state": str,
+    "ids": [str],
+}
 _PROCESS: Final = {
     "place": str,
     "pid": Maybe(int),
@@ -48,7 +56,8 @@ _PROCESS: Final = {
     "crashes_in_a_row": int,
     "last_exit": Maybe(str),
     "next_try_ms": Maybe(int),
-    "busy": [{**_HANDLER, "partition": int, "records": int, "for_ms": int}],
+    "busy": [_BATCH],
+    "waiting": [_BATCH],
     "subscriptions": [_SUBSCRIPTION],
 }
 STATUS: Final = {

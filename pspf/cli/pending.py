@@ -47,7 +47,8 @@ def list_records(
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
             say(f"broker: {broker.name}")
-            found = await select(broker, Choice(group, topic, handler, key, error, tuple(ids or ())))
+            choice = Choice(group, topic, handler, key, error, tuple(ids or ()))
+            found = await select(broker, choice, with_in_hand=True)
         if as_json:
             write_json({"pending": [as_json_record(record) for record in found[:count]]})
         else:

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 from pspf.cli.console import count_of, format_span, shorten, write_table
 from pspf.cli.lag import check_group
+from pspf.cli.roster import processes_of, read_workers
 from pspf.connectors.base import Broker
 from pspf.connectors.operations import PendingRecord, Waiting
 from pspf.errors import NotFound
-from pspf.records import as_text, parse_id
+from pspf.records import Cursor, as_text, parse_id
 
 _MOST: Final = 1_000_000
 _BATCH: Final = 1_000
@@ -37,8 +38,8 @@ class Choice:
         )
 
 
-async def select(broker: Broker, choice: Choice) -> list[PendingRecord]:
-    """Return the records of `choice`.
+async def select(broker: Broker, choice: Choice, *, with_in_hand: bool = False) -> list[PendingRecord]:
+    """Return the records of `choice`, with those that workers say to have in hand first.
 
     Raises:
         NotFound: There is no such group, or it is not on the topic, or a record that was named is done.
@@ -46,7 +47,9 @@ async def select(broker: Broker, choice: Choice) -> list[PendingRecord]:
     """
     for record_id in choice.ids:
         parse_id(record_id.rpartition("/")[2])
-    listed = await broker.operations.list_pending(choice.group, topic=choice.topic, max_records=_MOST)
+    listed = list(await broker.operations.list_pending(choice.group, topic=choice.topic, max_records=_MOST))
+    if with_in_hand:
+        listed = [*await _read_in_hand(broker, choice, listed), *listed]
     if not listed:
         await check_group(broker, choice.group, choice.topic)
     known = {name for record in listed for name in (record.id, f"{record.cursor.topic}/{record.id}")}
@@ -57,6 +60,31 @@ async def select(broker: Broker, choice: Choice) -> list[PendingRecord]:
             f"  pspf pending list {choice.group} shows what is"
         )
     return [record for record in listed if choice.takes(record)]
+
+
+async def _read_in_hand(broker: Broker, choice: Choice, known: Sequence[PendingRecord]) -> list[PendingRecord]:
+    """Return what workers say to have in hand and the broker does not know of: the first records of ordered batches."""
+    places = {(record.cursor.topic, record.id) for record in known}
+    found: list[PendingRecord] = []
+    for process in processes_of(await read_workers(broker)):
+        for batch in (*process.get("busy", []), *process.get("waiting", [])):
+            topic = batch["topic"]
+            if batch["group"] != choice.group or choice.topic not in (None, topic):
+                continue
+            for record_id in batch.get("ids", []):
+                if (topic, record_id) not in places:
+                    cursor = Cursor(topic, batch["group"], batch["handler"], batch["partition"])
+                    record = await _read_busy(broker, cursor, record_id, batch["for_ms"], process["worker"])
+                    found += [] if record is None else [record]
+    return found
+
+
+async def _read_busy(broker: Broker, cursor: Cursor, record_id: str, for_ms: int, worker: str) -> PendingRecord | None:
+    _, offset = parse_id(record_id)
+    for record in await broker.read(cursor.topic, cursor.partition, offset=offset, max_records=1):
+        if record.offset == offset:
+            return PendingRecord(cursor, offset, record.raw_key, Waiting.IN_HAND, 0, "", None, for_ms, worker)
+    return None
 
 
 async def in_batches(act: Callable[[Sequence[PendingRecord]], Awaitable[int]], records: Sequence[PendingRecord]) -> int:

@@ -80,11 +80,13 @@ def _remarks(process: dict[str, Any]) -> list[str]:
     remarks = []
     if process.get("why"):
         remarks.append(f"{process['worker']}: {process['why']}")
-    for busy in process.get("busy", []):
-        if busy["for_ms"] >= 10_000:
+    for each in (*process.get("busy", []), *process.get("waiting", [])):
+        if each["for_ms"] >= 10_000:
+            state = each.get("state", "handling")
             remarks.append(
-                f"{process['worker']}: {busy['handler']} has been at a batch of {busy['records']} of {busy['topic']},"
-                f" partition {busy['partition']}, for {format_span(busy['for_ms'])}"
+                f"{process['worker']}: {each['handler']} {'is at' if state == 'handling' else f'{state}, with'} a batch"
+                f" of {each['records']} of {each['topic']}, partition {each['partition']},"
+                f" for {format_span(each['for_ms'])}"
             )
     return remarks
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 
 class Stop:
@@ -76,58 +75,3 @@ class Backoff:
 
     def reset(self) -> None:
         self._failures = 0
-
-
-class SoloGate:
-    """Lets batches of a process run together, and now and then one alone.
-
-    Whoever waits to be alone keeps later ones from starting. Belongs to no event loop.
-    """
-
-    def __init__(self) -> None:
-        self._running = 0
-        self._is_alone = False
-        self._waiting_alone = 0
-        self._waiters: set[asyncio.Future[None]] = set()
-
-    @asynccontextmanager
-    async def together(self) -> AsyncIterator[None]:
-        """Run beside others; waits while one runs alone or is about to."""
-        while self._is_alone or self._waiting_alone:
-            await self._change()
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._tell()
-
-    @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Run while nothing else does."""
-        self._waiting_alone += 1
-        try:
-            while self._is_alone or self._running:
-                await self._change()
-            self._is_alone = True
-        finally:
-            self._waiting_alone -= 1
-            self._tell()  # one that was cancelled lets the others go on
-        try:
-            yield
-        finally:
-            self._is_alone = False
-            self._tell()
-
-    async def _change(self) -> None:
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.discard(waiter)
-
-    def _tell(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)

@@ -107,10 +107,13 @@ class ProcessControl:
             "last_exit": None,
             "next_try_ms": None,
         }
+        why = [str(each) for each in pulse.waiting]
+        if pulse.session is None:
+            why.append("it has not joined yet")
         return {
             "state": pulse.stage,
-            "ready": pulse.stage == "running" and pulse.session is not None,
-            "why": [] if pulse.session is not None else ["it has not joined yet"],
+            "ready": pulse.stage == "running" and not why,
+            "why": why,
             "processes": [{**process, **describe_pulse(pulse, self._rates)}],
         }
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from pspf.runtime.reports import Busy, Pulse, SubscriptionStatus
+from pspf.runtime.reports import HANDLING, WAITING, WAITING_ALONE, Busy, Pulse, SubscriptionStatus
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 from pspf.telemetry import Activity, HandlerCounters
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.5
 _SLOW_MS: Final = 60_000
+_TOLD_IDS: Final = 20
+"""How many records of a batch are told by name."""
 
 
 class Monitor:
@@ -76,7 +78,7 @@ class Monitor:
             is_connected=self._is_connected,
             is_at_work=self._is_at_work,
             session=self._stream.session_id,
-            busy=tuple(_busy(activity, now_ms) for activity in activities if activity.handling_since_ms is not None),
+            busy=tuple(busy for activity in activities if (busy := _busy(activity, now_ms)) is not None),
             subscriptions=self._subscriptions(activities),
         )
 
@@ -108,7 +110,7 @@ class Monitor:
         known = self._warned
         self._warned = {}
         for activity in activities:
-            since_ms, records = activity.handling_since_ms, activity.records
+            since_ms, records = activity.handling_since_ms, len(activity.batch)
             if since_ms is None or now_ms - since_ms < _SLOW_MS:
                 continue
             before = known.get(activity)
@@ -143,13 +145,22 @@ def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-def _busy(activity: Activity, now_ms: int) -> Busy:
-    since_ms = activity.handling_since_ms
+def _busy(activity: Activity, now_ms: int) -> Busy | None:
+    """Return what a cursor has in hand; None where it is nothing, perhaps since we looked."""
+    waiting_ms, since_ms, batch = activity.waiting_since_ms, activity.handling_since_ms, activity.batch
+    state = HANDLING
+    if since_ms is None:
+        since_ms = waiting_ms
+        state = WAITING_ALONE if activity.waits_alone else WAITING
+    if since_ms is None or not batch:
+        return None
     return Busy(
         activity.topic,
         activity.group,
         activity.handler,
         activity.partition,
-        activity.records,
-        0 if since_ms is None else max(0, now_ms - since_ms),  # it may have ended while we looked
+        len(batch),
+        max(0, now_ms - since_ms),
+        state,
+        tuple(record.id for record in batch[:_TOLD_IDS]),
     )

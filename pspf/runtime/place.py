@@ -68,7 +68,9 @@ class Place:
     def why_not_ready(self) -> str | None:
         """Return why this place does not do its work, None where it does."""
         if self.state is State.RUNNING:
-            return None
+            pulse = None if self.process is None else self.process.pulse
+            waiting = () if pulse is None else pulse.waiting
+            return f"{self}: {waiting[0]}" if waiting else None
         if self.state is State.PAUSED:  # how its process ended says nothing then
             return f"{self} is {self.state}"
         detail = self.trouble or self.last_exit

@@ -16,9 +16,16 @@ STACKS_SIGNAL: Final = signal.SIGUSR1
 """Makes a worker process write where its threads are, whatever they do."""
 
 
+HANDLING: Final = "handling"
+WAITING: Final = "waits for another to run alone"
+WAITING_ALONE: Final = "waits to run alone, as it may have ended the process before"
+WAITS_LONG_MS: Final = 5_000
+"""A batch that waits for longer for its turn is no work that gets done."""
+
+
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """A batch in a handler's hands for `for_ms`."""
+    """A batch that is in a handler's hands for `for_ms`, or waits for that; `ids` are its first records'."""
 
     topic: str
     group: str
@@ -26,6 +33,14 @@ class Busy:
     partition: int
     records: int
     for_ms: int
+    state: str = HANDLING
+    ids: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = f"a batch of {self.records} of {self.topic}, partition {self.partition}"
+        first = f" from {self.ids[0]} on" if self.ids else ""
+        doing = "is at" if self.state == HANDLING else f"{self.state}, with"
+        return f"{self.handler} {doing} {where}{first}, for {self.for_ms / 1000:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +79,11 @@ class Pulse:
         )
 
     @property
+    def waiting(self) -> tuple[Busy, ...]:
+        """What has waited long for its turn."""
+        return tuple(each for each in self.busy if each.state != HANDLING and each.for_ms >= WAITS_LONG_MS)
+
+    @property
     def has_committed(self) -> bool:
         """Whether it has got anything done."""
         return any(each.counters.last_commit_ms is not None for each in self.subscriptions)
@@ -72,7 +92,7 @@ class Pulse:
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
         """Return the pulse of a decoded line."""
         rest = dict(fields)
-        busy = tuple(Busy(**each) for each in rest.pop("busy"))
+        busy = tuple(Busy(**each | {"ids": tuple(each["ids"])}) for each in rest.pop("busy"))
         subscriptions = tuple(
             SubscriptionStatus(HandlerCounters.from_fields(each["counters"]), tuple(each["partitions"]))
             for each in rest.pop("subscriptions")

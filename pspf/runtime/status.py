@@ -4,7 +4,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from pspf.runtime.reports import Pulse
+from pspf.runtime.reports import HANDLING, Busy, Pulse
 
 _RATE_MS: Final = 10_000
 
@@ -39,19 +39,11 @@ class Rates:
 
 def describe_pulse(pulse: Pulse | None, rates: Rates) -> dict[str, Any]:
     """Return the part of a process's status that it tells itself; empty lists where it has not told anything yet."""
+    busy = () if pulse is None else pulse.busy
     return {
         "worker": None if pulse is None else pulse.session,
-        "busy": [
-            {
-                "topic": each.topic,
-                "group": each.group,
-                "handler": each.handler,
-                "partition": each.partition,
-                "records": each.records,
-                "for_ms": each.for_ms,
-            }
-            for each in (() if pulse is None else pulse.busy)
-        ],
+        "busy": [_describe_busy(each) for each in busy if each.state == HANDLING],
+        "waiting": [_describe_busy(each) for each in busy if each.state != HANDLING],
         "subscriptions": [
             {
                 "topic": each.counters.topic,
@@ -66,4 +58,17 @@ def describe_pulse(pulse: Pulse | None, rates: Rates) -> dict[str, Any]:
             }
             for each in (() if pulse is None else pulse.subscriptions)
         ],
+    }
+
+
+def _describe_busy(busy: Busy) -> dict[str, Any]:
+    return {
+        "topic": busy.topic,
+        "group": busy.group,
+        "handler": busy.handler,
+        "partition": busy.partition,
+        "records": busy.records,
+        "for_ms": busy.for_ms,
+        "state": busy.state,
+        "ids": list(busy.ids),
     }
