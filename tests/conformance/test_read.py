@@ -3,6 +3,8 @@
 import asyncio
 import time
 
+from pspf.cli.grammar import Place
+from pspf.cli.places import find_offsets
 from pspf.clock import ManualClock
 from pspf.connectors.base import Broker
 from pspf.records import Appended
@@ -106,3 +108,12 @@ async def test_a_waiting_poll_returns_when_a_retry_becomes_due(live_world: World
     batch = await member.consumer.poll(max_records=10, timeout_ms=20_000)
     assert values(batch.records) == ["0"]
     assert 0 <= time.time() * 1_000 - due_ms < 5_000
+
+
+async def test_the_last_so_many_are_found_where_offsets_are_sparse(broker: Broker, clock: ManualClock) -> None:
+    """On a server an offset is a time: the guess of where the last ten begin is far off behind a burst."""
+    for count, pause_ms in ((500, 1), *[(1, 3_600_000)] * 12):
+        clock.advance(pause_ms)
+        await broker.append(TOPIC, numbered(count))
+    offsets = await find_offsets(broker, TOPIC, Place(last=10))
+    assert len(await broker.read(TOPIC, 0, offset=offsets[0], max_records=100)) == 10

@@ -1,6 +1,7 @@
 """What the admin says of a worker and of its broker."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -322,3 +323,25 @@ async def test_the_topic_between_a_handler_s_records_and_its_windows_is_part_of_
             assert (await it.get("/lag")).json["lag"] == 3
         for member in members:
             await member.session.close()
+
+
+async def test_lag_in_seconds_is_the_age_of_the_oldest_record_that_is_not_done(broker: Broker) -> None:
+    """The one before it, which is done, may be from last year."""
+    now_ms = time.time_ns() // 1_000_000
+    await broker.append("orders", [new("1", "a", timestamp_ms=1_000), new("2", "a", timestamp_ms=now_ms - 50_000)])
+    member = await own(broker, topic="orders", group="billing", handler="app.total")
+    records = await take_all(member.consumer)
+    await member.consumer.commit(settle(records[:1], position=records[1].offset))
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        (group,) = (await it.get("/lag")).json["groups"]
+        assert group["lag"] == 1
+        assert 50 <= group["lag_seconds"] < 1_000
+    await member.session.close()
+
+
+async def test_a_replay_is_seen_at_once_by_who_has_just_looked(broker: Broker) -> None:
+    await fail_two_of(broker, 4)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        assert ((await it.get("/lag")).json["groups"][0]["lag"], (await it.get("/dlq")).json["total"]) == (0, 2)
+        assert (await it.post("/dlq/replay", all=True)).json == {"replayed": 2, "left": 0}
+        assert ((await it.get("/lag")).json["groups"][0]["lag"], (await it.get("/dlq")).json["total"]) == (2, 0)

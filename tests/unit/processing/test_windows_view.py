@@ -52,3 +52,9 @@ def test_progress_that_an_earlier_version_stored_is_read() -> None:
     assert found is not None
     assert found.read(0, b"=a", [b"1"]).value == b"1"
     assert read_view(b'{"version":1,"kind":"router"}') is None
+
+
+def test_a_window_is_closed_at_the_moment_that_its_lateness_is_over() -> None:
+    for frontier_ms, expected in ((14, True), (15, False), (16, False)):
+        found = view(CLOSING, Progress(watermark_ms=frontier_ms, frontier_ms=frontier_ms))
+        assert (is_open(found, 0, "a"), found.is_closed(0)) == (expected, not expected)
