@@ -34,6 +34,12 @@ class Aggregation(ABC):
 
     name: str
     """What it computes, in a word: part of the default handler name."""
+
+    @property
+    def shape(self) -> Any:
+        """What it computes, as JSON: states of another shape are none of its own. A function is known by its name."""
+        return self.name
+
     changes_states: ClassVar[bool] = False
     """Whether `add` changes the state that it is given, instead of returning another one."""
 
@@ -326,6 +332,10 @@ class TopN(_OfField):
         self.name = f"top{n}-{_field_name(field)}"
 
     @property
+    def shape(self) -> Any:
+        return [self.name, None if self._keep is None else _field_name(self._keep.field)]
+
+    @property
     def keeps(self) -> bool:
         """Whether another field is kept with each value."""
         return self._keep is not None
@@ -397,6 +407,10 @@ class Several(Aggregation):
         self._in_order = tuple(self.parts.values())
         self.name = "-".join(self.parts)
         self._fold_alone = not any(part.changes_states for part in self._in_order)
+
+    @property
+    def shape(self) -> Any:
+        return [[name, part.shape] for name, part in self.parts.items()]
 
     def take(self, event: Any, offset: int) -> Any:
         return [part.take(event, offset) for part in self._in_order]

@@ -6,10 +6,11 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pspf.connectors.base import Broker, Consumer, Session
-from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, TopicMismatch
+from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, StateUnreadable, TopicMismatch
+from pspf.processing.narration import fields_of
 from pspf.processing.stop import Backoff, Stop
 from pspf.processor import BatchProcessor
 from pspf.records import Cursor
@@ -18,6 +19,9 @@ from pspf.subscription import Subscription
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_REFUSED_MS: Final = 30_000
+"""When a handler whose state can't be read tries again: it may have been reset."""
 
 
 @dataclass(slots=True)
@@ -209,6 +213,11 @@ class Assignment:
             )
             logger.warning("%s: its lease was ended", error)
             await self._insist("join", self._register)  # its group may have been deleted
+        except StateUnreadable as error:
+            if self._processor.ends_on_refusal:
+                raise
+            logger.error("%s stands still, others go on: %s", consumer.cursor, error, extra=fields_of(consumer.cursor))
+            await stop.wait(_REFUSED_MS)  # it is kept meanwhile: others could read it no better
         if not self._processor.is_abandoned:
             await self._insist("give back", consumer.release)  # the broker may have been away when the loop tried
 

@@ -17,6 +17,7 @@ PSPFError
 ├── BackendCorrupt              stop: the broker's data is damaged or not ours
 ├── EmitUnknown                 it may be stored or not: emit again with the same event_id
 ├── EmitIncomplete              some of many are not stored: `ids` says which
+├── StateUnreadable             reset what the handler remembers, or mend how it is read
 ├── CommitFenced                stop: another worker owns the cursor
 │   └── CommitStale             reload: someone moved the cursor under its owner
 ├── HandlerTimeout              the handler took longer than its `timeout_ms`
@@ -90,6 +91,10 @@ class DiskFull(BackendUnavailable):
 
 class BackendCorrupt(PSPFError):
     """The broker's data is damaged, was replaced, or is of a format this version can't read."""
+
+
+class StateUnreadable(PSPFError):
+    """What a handler remembers can't be read by it any more; it alone stops, until that is mended or reset."""
 
 
 class EmitUnknown(PSPFError):

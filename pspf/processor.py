@@ -45,6 +45,8 @@ class BatchProcessor:
     """The handlers that were told that they emit past their commit."""
     is_abandoned: bool = False
     """Whether cursors are left as a killed process leaves them, instead of given back."""
+    ends_on_refusal: bool = False
+    """Whether a handler that can't read its state ends the app, instead of standing still alone."""
     _loops: "set[_CursorLoop]" = field(default_factory=set)
 
     @property

@@ -219,6 +219,7 @@ class Stream:
         emit: Emission | None = None,
         result: Callable[..., Any] | None = None,
         merge: Callable[[Any, Any], Any] | None = None,
+        upcast: Callable[[Any], Any] | None = None,
         allowed_lateness_ms: int = 0,
         idle_timeout_ms: int | None = None,
         max_future_ms: int | None = None,
@@ -250,6 +251,8 @@ class Stream:
             result: A model or a function of a WindowResult that makes the event which goes out.
             merge: How two states of sessions that a record bridges become one; without it their records
                 are kept and folded again.
+            upcast: A function from a stored state that does not fit the model of the handler's state, as JSON
+                has it, to one that does: for a model that has changed since.
             allowed_lateness_ms: How long behind its end a window still takes records.
             idle_timeout_ms: Close what is open once a partition had nothing new to read for so long; what
                 comes after is judged by the windows that were closed. None: never.
@@ -273,6 +276,7 @@ class Stream:
                 emit=emit,
                 result=result,
                 merge=merge,
+                upcast=upcast,
                 watermark_delay_ms=watermark_delay_ms,
                 allowed_lateness_ms=allowed_lateness_ms,
                 idle_timeout_ms=idle_timeout_ms,
@@ -284,7 +288,7 @@ class Stream:
                 handler, state_model = inspect_fold(function, name)
                 windowing = replace(windowing, state_model=state_model)
                 windowing.check(f"handler {handler.name}")
-                make_loader(state_model)
+                make_loader(state_model, upcast)
             else:
                 windowing.check(f"handler {name or topic}")
                 named = name or name_aggregation(topic, windowing)
@@ -507,14 +511,21 @@ class Stream:
     async def _look_for_orphans(
         self, subscriptions: Sequence[Subscription], places: Collection[tuple[str, str]], stop: Stop
     ) -> None:
-        """Raise OrphanedCursors where there are some, or only tell of them; wait until the broker can say."""
+        """Raise OrphanedCursors where there are some, or only tell of them; wait until the broker can say.
+
+        Raises:
+            ConfigurationError: A handler has other windows in the broker than in the code.
+        """
+        from pspf.loop.stored import check_stored  # start-up, as the processor
+
         backoff = Backoff()
         while not stop.is_set:
             try:
+                await check_stored(self.broker, subscriptions)
                 orphans = await find_orphans(self.broker, subscriptions, places)
             except BackendUnavailable as error:
                 if backoff.is_first:
-                    logger.warning("can't look for cursors that the app lacks, waits until it can: %s", error)
+                    logger.warning("can't look at what is stored of the app's handlers, waits until it can: %s", error)
                 await stop.wait(backoff.next_ms())
                 continue
             if not (self.accepts_orphans or settings.ACCEPT_ORPHANS):

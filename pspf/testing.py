@@ -84,6 +84,7 @@ class StreamTester:
             for topic, number in self._partitions.items():
                 await broker.create_topic(topic, partitions=number)
             self._open.enter_context(self._stream.on(broker, self._clock or SystemClock()))
+            self._stream.processor.ends_on_refusal = True
             self._start()
             await self.settle()
         except BaseException as error:

@@ -140,6 +140,7 @@ class Windowing:
     emit: Emission | None = None
     result: Callable[..., Any] | None = None
     merge: Callable[[Any, Any], Any] | None = None
+    upcast: Callable[[Any], Any] | None = None
     watermark_delay_ms: int = 0
     allowed_lateness_ms: int = 0
     idle_timeout_ms: int | None = None
@@ -173,6 +174,12 @@ class Windowing:
             raise ConfigurationError(f"{where}: key={self.key!r:.80}; use a field's name or a function of the event")
         if self.merge is not None and not (isinstance(given, SessionWindow) and callable(self.merge)):
             raise ConfigurationError(f"{where}: merge= is a function of two states, for session windows")
+        upcast: object = self.upcast
+        if upcast is not None and (self.state_model is None or not callable(upcast)):
+            raise ConfigurationError(
+                f"{where}: upcast= is a function from a stored state, as JSON has it, to one of the model that the"
+                " handler's state is annotated with"
+            )
         if self.merge is not None and self.aggregation is not None:
             raise ConfigurationError(f"{where}: a ready aggregation merges by itself; leave merge= out")
 
@@ -190,6 +197,13 @@ class Windowing:
     def closes(self) -> bool:
         """Whether windows close and records can be late."""
         return self.emit == "final" or self.watermark_delay_ms > 0 or self.allowed_lateness_ms > 0
+
+    @property
+    def due_after_ms(self) -> int:
+        """From a window's start (a session's last record) to the watermark at which it is due, or ends."""
+        if isinstance(self.window, SessionWindow):
+            return self.window.gap_ms + (self.allowed_lateness_ms + 1 if self.closes else 0)
+        return self.window.size_ms + self.allowed_lateness_ms
 
     @property
     def retention_ms(self) -> int:

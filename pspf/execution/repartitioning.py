@@ -11,11 +11,13 @@ from typing import Any, Final
 import orjson
 
 from pspf.decoding import Decoder
+from pspf.errors import ConfigurationError, StateUnreadable
 from pspf.execution.executor import Breath, Executor, ends_run
 from pspf.execution.windowed import BREATH_RECORDS, Room
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.silence import Silence
 from pspf.processing.windows.place import check_future, make_key_reader, time_of
+from pspf.processing.windows.progress import check_hop
 from pspf.processing.windows.repartition import keys_of_partitions, mark, send_on
 from pspf.processing.windows.spans import BEGINNING
 from pspf.records import Record, WindowChanges, partition_of
@@ -29,6 +31,25 @@ ReadTimes = Callable[[], Awaitable[Mapping[int, int]]]
 """From nothing to the times of the other source partitions, by partition."""
 
 
+def _read_times(stored: bytes, name: str) -> tuple[int, int]:
+    """Return the highest event time of a source partition, and the time that is told of it.
+
+    Raises:
+        StateUnreadable: It is damaged, or of a handler that did not send its records on.
+    """
+    try:
+        check_hop(stored, name)
+        tree: dict[str, Any] = orjson.loads(stored)
+        return int(tree["highest_ms"]), int(tree["watermark_ms"])
+    except ConfigurationError as error:
+        raise StateUnreadable(str(error)) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateUnreadable(
+            f"the time that handler {name} has sent records on to can't be read ({type(error).__name__}: {error}): seek"
+            " with --reset-state to start anew, or restore the broker's data"
+        ) from error
+
+
 class Repartitioning(Executor):
     """One source partition on its way through the internal topic."""
 
@@ -37,6 +58,7 @@ class Repartitioning(Executor):
         assert subscription.repartition is not None
         self._windowing = subscription.windowing
         self._hop = subscription.repartition
+        self._name = subscription.name
         self._read = read
         self._room = room
         self._read_others = read_others
@@ -58,8 +80,7 @@ class Repartitioning(Executor):
     async def _open(self) -> None:
         stored = await self._room.insist("read progress", self._room.consumer.read_progress)
         if stored is not None:
-            tree: dict[str, Any] = orjson.loads(stored)
-            self._highest_ms, self._source_ms = tree["highest_ms"], tree["watermark_ms"]
+            self._highest_ms, self._source_ms = _read_times(stored, self._name)
         self._is_open = True
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:

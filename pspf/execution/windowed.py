@@ -7,7 +7,7 @@ the batches were. What is not in memory is loaded before a section is folded; fo
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
-from pspf.errors import text_of
+from pspf.errors import ConfigurationError, StateUnreadable, text_of
 from pspf.execution.executor import Breath, Executor, ends_run, enter_call
 from pspf.execution.threads import run_in_thread
 from pspf.execution.traced import span_batches
@@ -25,7 +25,7 @@ from pspf.processing.held_back import HeldBack
 from pspf.processing.silence import Silence
 from pspf.processing.windows.folds import ReadyFold, make_fold
 from pspf.processing.windows.place import Key, KeyReader, check_future, make_key_reader, make_strict_key_reader, time_of
-from pspf.processing.windows.progress import Progress, decode, describe
+from pspf.processing.windows.progress import Progress, decode, describe, rules_of
 from pspf.processing.windows.repartition import SourceTimes, receive
 from pspf.processing.windows.results import encode_late, encode_result, encode_results, make_encoder
 from pspf.processing.windows.spans import BEGINNING
@@ -97,11 +97,15 @@ class Windowed(Executor):
         assert subscription.windowing is not None
         self.windowing = windowing = subscription.windowing
         self.fold = make_fold(windowing)
+        self.fold.owner = f"handler {subscription.name}"
         self.room = room
         self.watermark_ms = BEGINNING
+        self.floor_ms = BEGINNING
+        """No new record is judged by an earlier watermark: what was closed under other rules stays closed."""
         self.held_ms: dict[int, int] = {}
         """The watermark at the position of each record that was read and is not done, by offset."""
         self._subscription = subscription
+        self._name = subscription.name
         self._around = around
         self._read = read
         self._key_of = _key_reader(subscription)
@@ -110,8 +114,8 @@ class Windowed(Executor):
         self._heard: list[tuple[int, int]] = []
         """What each record of the section in hand tells of its source."""
         self._decode = decode
-        self._described = describe(windowing, self.fold.name)
-        self._told = self._described | tell(windowing)
+        self._described = describe(windowing, self.fold)
+        self._told = self._described | tell(windowing) | rules_of(windowing)
         self._encode_result = make_encoder(windowing.result)
         self._keys: dict[int, bytes] = {}
         self._late: list[NewRecord] = []
@@ -194,7 +198,9 @@ class Windowed(Executor):
                 for source, source_ms in self._heard[:done]:
                     self._times.hear(source, source_ms)
             if done < len(section):
-                ahead_ms = max((item[4] for item in section[:done]), default=self.watermark_ms)
+                # Nothing gets due within a section, and what its records are judged by may be ahead of the watermark.
+                judged_ms = max((item[4] for item in section[:done]), default=self.watermark_ms)
+                ahead_ms = min(ahead_ms, judged_ms, self.next_ms() - 1)
                 stops = False
                 fits = False
             self.watermark_ms = max(self.watermark_ms, ahead_ms)
@@ -212,15 +218,25 @@ class Windowed(Executor):
 
     async def _open(self) -> None:
         stored = await self.ask("read windows", self.room.consumer.read_progress)
-        progress = Progress() if stored is None else decode(stored, self._described, self._subscription.name)
+        progress = Progress() if stored is None else self._read_progress(stored)
         self.watermark_ms = progress.watermark_ms
-        self.held_ms = dict(progress.held)
+        # What waits is judged as it was when it was read, by the lateness of then.
+        closes = self.windowing.closes and progress.due_after_ms is not None
+        later_ms = self.windowing.due_after_ms - (progress.due_after_ms or 0) if closes else 0
+        self.held_ms = {offset: at_ms + later_ms for offset, at_ms in progress.held.items()}
         await self.restore(progress, is_new=stored is None)
         hop = self._subscription.repartition
         if hop is not None:
             self._times = SourceTimes(hop.partitions, progress.source_times)
-        self._has_more, self._is_finished = progress.has_more, progress.is_finished
+        is_due = self.next_ms() <= self.watermark_ms or self.count_dirty() > 0
+        self._has_more, self._is_finished = progress.has_more or is_due, progress.is_finished
         self._is_open = True
+
+    def _read_progress(self, stored: bytes) -> Progress:
+        try:
+            return decode(stored, self._described, self._name)
+        except ConfigurationError as error:  # since this worker has begun: another version of the app is at work
+            raise StateUnreadable(str(error)) from error
 
     def _prepare(self, records: Sequence[Record], begin: int) -> tuple[list[Item], int, bool]:
         """Return some of the records from `begin` on, at most up to the one before which something is due.
@@ -234,7 +250,7 @@ class Windowed(Executor):
         add, place = section.append, self.place
         key_of, held_ms = self._key_of, self.held_ms
         delay_ms, max_future_ms = self.windowing.watermark_delay_ms, self.windowing.max_future_ms
-        watermark_ms, next_ms = self.watermark_ms, self.next_ms()
+        watermark_ms, next_ms, floor_ms = self.watermark_ms, self.next_ms(), self.floor_ms
         # Where the last record went; one of the same stretch goes there, as nothing gets due within a section.
         low_ms = high_ms = 0
         events = self._read_on(records, begin)
@@ -248,17 +264,19 @@ class Windowed(Executor):
                 if max_future_ms is not None:
                     check_future(time_ms, max_future_ms, self.room.clock.now_ms())
             except BaseException as error:  # the boundary of the record: it tells when its turn comes
-                add((record, None, None, Broken(error), watermark_ms))
+                add((record, None, None, Broken(error), max(watermark_ms, floor_ms)))
                 continue
             if time_ms - delay_ms > watermark_ms:
                 watermark_ms = time_ms - delay_ms
             if watermark_ms >= next_ms and (section or watermark_ms > self.watermark_ms):
                 self._carried = record, events[at:]
                 return section, watermark_ms, True
+            at_ms = watermark_ms if watermark_ms > floor_ms else floor_ms
             if low_ms <= time_ms < high_ms:
-                add((record, event, key, low_ms, watermark_ms))
+                add((record, event, key, low_ms, at_ms))
                 continue
-            at_ms = held_ms.get(record.offset, watermark_ms) if held_ms else watermark_ms
+            if held_ms:
+                at_ms = held_ms.get(record.offset, at_ms)
             where = place(time_ms, key, at_ms)
             next_ms = self.next_ms()
             if type(where) is int and not held_ms:
@@ -288,13 +306,13 @@ class Windowed(Executor):
                 event = None if arrival.record is None else self._decode(arrival.record)
                 time_ms = 0 if arrival.record is None else time_of(event, arrival.record)
             except BaseException as error:  # the boundary of the record: it tells when its turn comes
-                section.append((record, None, None, Broken(error), watermark_ms))
+                section.append((record, None, None, Broken(error), max(watermark_ms, self.floor_ms)))
                 heard.append((0, BEGINNING))
                 continue
             watermark_ms = max(watermark_ms, times.watermark_ms(delay_ms))
             if watermark_ms >= self.next_ms() and (section or watermark_ms > self.watermark_ms):
                 return section, watermark_ms, True
-            at_ms = self.held_ms.get(record.offset, watermark_ms)
+            at_ms = self.held_ms.get(record.offset, max(watermark_ms, self.floor_ms))
             where = Mark() if arrival.record is None else self.place(time_ms, arrival.key, at_ms)
             section.append((record, event, arrival.key, where, at_ms))
             heard.append(arrival[:2])
@@ -347,6 +365,10 @@ class Windowed(Executor):
 
         `source` is whom results come from. With `may_pause` a large window can be closed beside the records.
         """
+
+    @abstractmethod
+    def states_of(self, item: Item) -> Iterable[Any]:
+        """Return the states that a record was to be aggregated with."""
 
     @property
     def is_behind(self) -> bool:
@@ -423,8 +445,10 @@ class Windowed(Executor):
     def fail(self, item: Item, error: BaseException, run: BatchRun) -> None:
         """Note a failure; the record keeps the watermark of its position for its next run."""
         record, _, key, where, at_ms = item
-        if ends_run(error, run):
-            raise error
+        if isinstance(error, StateUnreadable) or ends_run(error, run):
+            raise error  # it is not the record's fault
+        for state in self.states_of(item):
+            self.fold.check(state)
         if not isinstance(where, Broken):
             self._keys[record.offset] = order_of(key)
         run.fail(record, error)
@@ -515,6 +539,11 @@ class Windowed(Executor):
         now_ms = self.room.clock.now_ms()
         record = Record(cursor.topic, cursor.partition, source, plain.raw_key, plain.value, None, now_ms)
         run.bury(Failure(record, error, 1, None, text_of(error)))
+
+    def held_keys(self) -> set[Key]:
+        """Return the grouping keys that a record is not done of."""
+        keys = self.room.held.keys
+        return {raw.decode() for raw in keys} | ({None} if b"" in keys else set())
 
     def is_held(self, key: Key) -> bool:
         """Return whether a record of a grouping key is not done."""

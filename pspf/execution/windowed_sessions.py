@@ -4,19 +4,21 @@ Two states become one where the aggregation can merge them. Where it can't, a se
 while it is open, and one that bridges two has all of them folded again, in the order they came in.
 """
 
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
+from pspf.errors import StateUnreadable
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.place import Key, decode_key, encode_key
 from pspf.processing.windows.progress import Progress
 from pspf.processing.windows.sessions import Session, Sessions, decode_sessions, encode_sessions
-from pspf.processing.windows.spans import NEVER
+from pspf.processing.windows.spans import BEGINNING, NEVER
 from pspf.processing.windows.table import Changes
-from pspf.records import Record
+from pspf.records import Cursor, Record
 from pspf.subscription import Subscription
 
 _SLOT: Final = 0
@@ -34,6 +36,8 @@ class SessionWindows(Windowed):
         self._sessions = Sessions(self.windowing)
         self._bound_ms = NEVER
         """The earliest watermark at which a session of the section in hand could be due."""
+        self._closed_ms = BEGINNING
+        """Sessions whose last record is not after it are closed."""
         self._withheld: set[Key] = set()
         self._stored: set[Key] = set()
         self._updates = self.windowing.emit == "updates"
@@ -52,12 +56,48 @@ class SessionWindows(Windowed):
             )
             for stored_key, stored in page:
                 key = decode_key(stored_key)
-                found = decode_sessions(stored, self.fold.decode, cursor.topic, cursor.partition)
+                found = self._read_sessions(stored, cursor)
+                self._check_records(found)
                 self._sessions.restore(key, found)
                 self._stored.add(key)
             if len(page) < _PAGE:
-                return
+                break
             after = page[-1][0]
+        self._closed_ms = progress.closed_ms
+        self.floor_ms = BEGINNING if self._closed_ms == BEGINNING else self._closed_ms + self.windowing.due_after_ms
+        if self._updates and progress.emission != "updates":
+            self._mark_unsent()
+
+    def _read_sessions(self, stored: bytes, cursor: Cursor) -> list[Session]:
+        try:
+            return decode_sessions(stored, self.fold.decode, cursor.topic, cursor.partition)
+        except (struct.error, OverflowError) as error:
+            raise self.fold.unreadable(error) from error
+
+    def _check_records(self, sessions: Sequence[Session]) -> None:
+        if self._keeps_records and any(one.records is None and not one.is_closed for one in sessions):
+            raise StateUnreadable(
+                f"handler {self._name} has open sessions that were made with merge=, and has none now: without their"
+                " records they can't be joined; give merge= again, or another name="
+            )
+
+    def _mark_unsent(self) -> None:
+        """Let what is open go out with the next commit: its updates were not asked for before.
+
+        Raises:
+            StateUnreadable: It is more than one commit may hold.
+        """
+        sessions, most = self._sessions, self.room.limits.record_operations // 2
+        for key, mine in sessions.of_key.items():
+            for session in mine:
+                session.is_fresh = not session.is_closed
+            sessions.dirty.add(key)
+        count = sum(map(len, sessions.of_key.values()))
+        if count > most:
+            raise StateUnreadable(
+                f"handler {self._name} has over {most:,} open sessions to emit as updates, which it did not emit"
+                " before: give it another name=, or close them first by a worker with --final"
+            )
 
     def next_ms(self) -> int:
         return min(self._bound_ms, self._sessions.next_ms)
@@ -108,9 +148,10 @@ class SessionWindows(Windowed):
         touching = sessions.touching(key, time_ms, at_ms)
         first_ms = min([time_ms, *(session.first_ms for session in touching)])
         last_ms = max([time_ms, *(session.last_ms for session in touching)])
-        due_ms = last_ms + sessions.due_after_ms
-        if sessions.closes and due_ms <= at_ms:
-            self.send_late(item, TooLate(first_ms, last_ms + sessions.gap_ms, at_ms - due_ms + 1), run)
+        due_ms = last_ms + self.windowing.due_after_ms
+        limit_ms = at_ms if sessions.closes else self.floor_ms
+        if due_ms <= limit_ms:
+            self.send_late(item, TooLate(first_ms, last_ms + sessions.gap_ms, limit_ms - due_ms + 1), run)
             return True
         if len(touching) == 1:
             session = touching[0]
@@ -189,6 +230,9 @@ class SessionWindows(Windowed):
                     if session.is_fresh and not session.is_closed and session.state is not None:
                         self._emit_session(key, session, source, run)
 
+    def states_of(self, item: Item) -> Iterable[Any]:
+        return () if isinstance(item[3], Aside) else [one.state for one in self._sessions.of_key.get(item[2], ())]
+
     def count_dirty(self) -> int:
         return len(self._sessions.dirty)
 
@@ -209,4 +253,6 @@ class SessionWindows(Windowed):
         return Changes((), {_SLOT: states} if states else {})
 
     def note(self, held_ms: Mapping[int, int]) -> Progress:
-        return Progress(watermark_ms=self.watermark_ms, frontier_ms=self.watermark_ms, held=held_ms)
+        if self._sessions.closes and self.watermark_ms > BEGINNING:
+            self._closed_ms = max(self._closed_ms, self.watermark_ms - self.windowing.due_after_ms)
+        return Progress(self.watermark_ms, self.watermark_ms, self._closed_ms, held=held_ms)

@@ -4,19 +4,20 @@ A record belongs to one slot (a tumbling window, or a slice that sliding windows
 them (sliding windows of a handler, which can't merge: each has a state of its own).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
+from pspf.errors import StateUnreadable
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.folds import HandlerFold, ReadyFold
 from pspf.processing.windows.place import Key, encode_key
 from pspf.processing.windows.progress import Progress
 from pspf.processing.windows.slices import Slices
-from pspf.processing.windows.spans import BEGINNING, Spans
+from pspf.processing.windows.spans import BEGINNING, NEVER, Spans
 from pspf.processing.windows.table import Changes, Table
 from pspf.subscription import Subscription
 from pspf.windows import SlidingWindow
@@ -60,12 +61,41 @@ class SpanWindows(Windowed):
     async def restore(self, progress: Progress, *, is_new: bool) -> None:
         slots = [] if is_new else await self.ask("read windows", self.room.consumer.read_slots)
         self._table = Table(self.fold.encode_all, self.fold.decode, self.room.max_entries, slots)
-        self._spans = Spans(self.windowing, progress.frontier_ms)
+        closed_ms = max(progress.closed_ms, progress.gone_ms) if self.windowing.closes else progress.closed_ms
+        spans = self._spans = Spans(self.windowing, closed_ms)
         self._slices = self._make_slices()
         self._closing = progress.closing
-        self._spans.restore_withheld(progress.withheld)
+        spans.restore_withheld(progress.withheld)
         for slot in slots:
-            self._spans.open(slot, progress.frontier_ms)
+            spans.open(slot, spans.frontier_ms)
+        self.floor_ms = spans.frontier_ms
+        if self._closing is not None:  # some of its results are out already
+            self.floor_ms = max(self.floor_ms, self._closing[0] + spans.due_after_ms)
+        if self._updates and progress.emission != "updates":
+            await self._mark_unsent(slots)
+
+    async def _mark_unsent(self, slots: Sequence[int]) -> None:
+        """Let what is open go out with the next commit: its updates were not asked for before.
+
+        Raises:
+            StateUnreadable: It is more than one commit may hold.
+        """
+        spans, table = self._spans, self._table
+        count, most = 0, self.room.limits.record_operations // 2
+        for slot in slots:
+            starts = [start for start in spans.starts_in(slot) if start > spans.closed_ms]
+            if not starts:
+                continue
+            await self._make_whole(slot)
+            entries = table.slots[slot].entries
+            count += (1 + len(starts)) * len(entries)
+            if count > most:
+                raise StateUnreadable(
+                    f"handler {self._name} has over {most:,} results of open windows to emit as updates, which it did"
+                    " not emit before: give it another name=, or close its windows first by a worker with --final"
+                )
+            table.slots[slot].dirty.update(entries)
+            table.touched.add(slot)
 
     def next_ms(self) -> int:
         return self._spans.next_ms
@@ -79,27 +109,27 @@ class SpanWindows(Windowed):
     def place(self, time_ms: int, key: Key, at_ms: int) -> Any:
         spans = self._spans
         if self._many is not None:
-            return self._place_in_many(self._many, time_ms, at_ms)
+            return self._place_in_many(self._many, time_ms, at_ms if spans.closes else self.floor_ms)
         slot = time_ms - time_ms % spans.slot_ms
-        if spans.closes:
-            start = slot if not spans.is_sliced else time_ms - time_ms % spans.slide_ms
-            if start + spans.due_after_ms <= at_ms:
-                return TooLate(start, start + spans.size_ms, at_ms - start - spans.due_after_ms)
+        start = slot if not spans.is_sliced else time_ms - time_ms % spans.slide_ms
+        limit_ms = at_ms if spans.closes else self.floor_ms
+        if start + spans.due_after_ms <= limit_ms and (spans.closes or not spans.is_withheld(start, key)):
+            return TooLate(start, start + spans.size_ms, limit_ms - start - spans.due_after_ms)
         if slot not in self._table.slots:
             self._open_slot(slot, at_ms)
         return slot
 
-    def _place_in_many(self, window: SlidingWindow, time_ms: int, at_ms: int) -> Any:
+    def _place_in_many(self, window: SlidingWindow, time_ms: int, limit_ms: int) -> Any:
         spans = self._spans
         starts: Sequence[int] = window.starts_of(time_ms)
-        if spans.closes and starts:
+        if limit_ms > BEGINNING and starts:
             start = starts[-1]
-            if start + spans.due_after_ms <= at_ms:
-                return TooLate(start, start + spans.size_ms, at_ms - start - spans.due_after_ms)
-            starts = [start for start in starts if start + spans.due_after_ms > at_ms]
+            if start + spans.due_after_ms <= limit_ms:
+                return TooLate(start, start + spans.size_ms, limit_ms - start - spans.due_after_ms)
+            starts = [start for start in starts if start + spans.due_after_ms > limit_ms]
         for start in starts:
             if start not in self._table.slots:
-                self._open_slot(start, at_ms)
+                self._open_slot(start, limit_ms)
         return tuple(starts)
 
     def _open_slot(self, slot: int, at_ms: int) -> None:
@@ -181,7 +211,7 @@ class SpanWindows(Windowed):
     async def _fold_sync(self, section: Sequence[Item], run: BatchRun) -> int:
         grow = self.fold.add if isinstance(self.fold, ReadyFold) else self.fold_one
         slots, touched, call = self._table.slots, self._table.touched, self.call
-        slices = self._slices
+        slices, spans = self._slices, self._spans
         merged_ms = BEGINNING if slices is None else slices.merged_ms
         asks = run.has_to_ask
         last: object = None
@@ -200,6 +230,8 @@ class SpanWindows(Windowed):
                 touched.add(where)
             if asks and not self.admit(item, run):
                 continue
+            if slices is not None and spans.withheld and key in spans.withheld:
+                await self._release([key], item[4], record[2], run)  # those that this one is too late for
             call.record = record
             try:
                 grown = grow(event, record[2], entries.get(key))
@@ -257,13 +289,20 @@ class SpanWindows(Windowed):
 
     def _succeed(self, item: Item, run: BatchRun) -> None:
         """Note the success of a record that was asked for; its windows may have been waiting for it alone."""
-        record, _, key, where, _ = item
+        record, _, key, where, at_ms = item
         spans = self._spans
-        if spans.closes and not spans.is_sliced:
-            for start in (where,) if type(where) is int else where:
-                if start + spans.due_after_ms <= max(spans.frontier_ms, self.watermark_ms):
+        if spans.closes:
+            for start in spans.starts_in(where) if type(where) is int else where:
+                if at_ms < start + spans.due_after_ms <= max(spans.frontier_ms, self.watermark_ms):
                     spans.withhold(start, key)
         run.succeed(record)
+
+    def states_of(self, item: Item) -> Iterable[Any]:
+        key, where = item[2], item[3]
+        if isinstance(where, Aside):
+            return ()
+        slots = self._table.slots
+        return [slots[start].entries.get(key) for start in ((where,) if type(where) is int else where)]
 
     def count_dirty(self) -> int:
         count = self._table.dirty
@@ -315,7 +354,7 @@ class SpanWindows(Windowed):
         it is no more than the batch changed.
         """
         end = start + self._spans.size_ms
-        has_held = not self._spans.is_sliced and len(self.room.held) > 0
+        has_held = len(self.room.held) > 0
         while left:
             if not has_held and dirty is None:
                 some = left[: -self._chunk - 1 : -1]
@@ -327,7 +366,7 @@ class SpanWindows(Windowed):
                 is_withheld = has_held and self.is_held(key)
                 if is_withheld:
                     self._spans.withhold(start, key)
-                if key in dirty if dirty is not None else not is_withheld:
+                if not is_withheld and (dirty is None or key in dirty):
                     self.emit(key, start, end, state, source, run)
                 if dirty is not None:
                     continue
@@ -380,8 +419,10 @@ class SpanWindows(Windowed):
         if self._updates:
             slots = [slot for slot in self._spans.slots_of(start) if slot in table.slots]
             dirty = {key for slot in slots for key in table.slots[slot].dirty}
-            await self._load_places([(slot, key) for slot in slots for key in dirty])
-            states = {key: slices.combine_one(start, key, table.slots) for key in dirty}
+            wanted = dirty | self.held_keys()  # of what is held back a window stays open, changed or not
+            await self._load_places([(slot, key) for slot in slots for key in wanted])
+            combined = {key: slices.combine_one(start, key, table.slots) for key in wanted}
+            states = {key: state for key, state in combined.items() if state is not None}
         else:
             whole, places = slices.wanted(start)
             for slot in whole:
@@ -420,31 +461,43 @@ class SpanWindows(Windowed):
         if self._spans.next_ms > self.watermark_ms and not self._spans.is_paused:
             self._spans.pass_by(self.watermark_ms)
         if self._spans.withheld:
-            await self._release(source, run)
+            free = [key for key in self._spans.withheld if not self.is_held(key)]
+            await self._release(sorted(free, key=lambda key: key or ""), NEVER, source, run)
+        for slot in self._spans.take_postponed():
+            if slot in self._table.slots:
+                self._table.drop(slot)
         if self._updates:
             await self._update(source, run)
 
-    async def _release(self, source: int, run: BatchRun) -> None:
-        """Close the windows that waited for keys of which nothing is held back any more."""
+    async def _release(self, keys: Sequence[Key], watermark_ms: int, source: int, run: BatchRun) -> None:
+        """Close the windows that waited for keys, those that were due at a watermark."""
         spans, table = self._spans, self._table
-        free = sorted((key for key in spans.withheld if not self.is_held(key)), key=lambda key: key or "")
-        places = [(start, key) for key in free for start in spans.take_withheld(key)]
-        await self._load_places(places)
+        places = [(start, key) for key in keys for start in spans.take_withheld(key, watermark_ms)]
+        slots_of = {start: [slot for slot in spans.slots_of(start) if slot in table.slots] for start, _ in places}
+        await self._load_places([(slot, key) for start, key in places for slot in slots_of[start]])
         for start, key in places:
-            slot = table.slots.get(start)
-            state = None if slot is None else slot.entries.get(key)
-            if slot is not None and state is not None and (not self._updates or key in slot.dirty):
+            state = self._state_of(start, key)
+            is_news = not self._updates or any(key in table.slots[slot].dirty for slot in slots_of[start])
+            if state is not None and is_news:
                 self.emit(key, start, start + spans.size_ms, state, source, run)
-        for slot_start in spans.take_postponed():
-            if slot_start in table.slots:
-                table.drop(slot_start)
+
+    def _state_of(self, start: int, key: Key) -> Any:
+        """Return the state of a window for a key; None where it has none. It is loaded."""
+        if self._slices is not None:
+            return self._slices.combine_one(start, key, self._table.slots)
+        slot = self._table.slots.get(start)
+        return None if slot is None else slot.entries.get(key)
+
+    def _is_told(self, start: int, key: Key) -> bool:
+        """Return whether a change of a window is told now: what is closed was told of when it was."""
+        spans = self._spans
+        return not spans.closes or start + spans.due_after_ms > spans.frontier_ms or spans.is_withheld(start, key)
 
     async def _update(self, source: int, run: BatchRun) -> None:
         spans, table = self._spans, self._table
         if not spans.is_sliced:
             for start in sorted(table.touched):
-                if not spans.closes or start + spans.due_after_ms > spans.frontier_ms:
-                    self._update_slot(start, source, run)
+                self._update_slot(start, source, run)
             return
         changed = sorted(
             {
@@ -452,15 +505,14 @@ class SpanWindows(Windowed):
                 for slot in table.touched
                 for key in table.slots[slot].dirty
                 for start in spans.starts_in(slot)
-                if not spans.closes or start + spans.due_after_ms > spans.frontier_ms
+                if self._is_told(start, key)
             },
             key=lambda place: (place[0], place[1] or ""),
         )
         parts = [(slot, key) for start, key in changed for slot in spans.slots_of(start) if slot in table.slots]
         await self._load_places(parts)
         for start, key in changed:
-            assert self._slices is not None
-            state = self._slices.combine_one(start, key, table.slots)
+            state = self._state_of(start, key)
             if state is not None:
                 self.emit(key, start, start + spans.size_ms, state, source, run)
 
@@ -468,7 +520,7 @@ class SpanWindows(Windowed):
         slot = self._table.slots[start]
         for key in sorted(slot.dirty, key=lambda key: key or ""):
             state = slot.entries.get(key)
-            if state is not None:
+            if state is not None and self._is_told(start, key):
                 self.emit(key, start, start + self._spans.size_ms, state, source, run)
 
     # For the commit
@@ -478,7 +530,15 @@ class SpanWindows(Windowed):
 
     def note(self, held_ms: Mapping[int, int]) -> Progress:
         withheld = [(start, key) for key, starts in self._spans.withheld.items() for start in sorted(starts)]
-        return Progress(self.watermark_ms, self._spans.frontier_ms, self._closing, withheld, held_ms)
+        spans = self._spans
+        return Progress(
+            self.watermark_ms,
+            spans.frontier_ms,
+            spans.closed_ms,
+            closing=self._closing,
+            withheld=withheld,
+            held=held_ms,
+        )
 
 
 def _text_of(entry: Entry) -> tuple[bool, str]:

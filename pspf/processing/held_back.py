@@ -6,7 +6,7 @@ before the first of its key: a broker would give it again and again, and none co
 """
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from enum import Enum
 
@@ -59,6 +59,11 @@ class HeldBack:
     def is_waiting(self, offset: int) -> bool:
         """Return whether the record at `offset` was read and is not done."""
         return offset in self._rows
+
+    @property
+    def keys(self) -> Collection[bytes]:
+        """The keys of which a record is not done."""
+        return self._of_key.keys()
 
     def holds(self, key: bytes) -> bool:
         """Return whether a record of `key` is not done."""

@@ -132,6 +132,7 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = asyncio.Event()
         self._code = 0
+        stream.processor.ends_on_refusal = options.burst  # it would never be drained
         self.stages = Stages(drain_timeout_ms=options.drain_timeout_ms, drain=self._drain, give_up=self._give_up)
 
     async def run(self) -> Ended:

@@ -18,14 +18,18 @@ from pspf import codec
 from pspf.aggregations import Aggregation
 from pspf.compact import compact
 from pspf.context import encode_value
-from pspf.errors import ConfigurationError
+from pspf.errors import ConfigurationError, StateUnreadable
 from pspf.windows import Windowing
 
 
 class Fold(ABC):
     """A way to aggregate. A state in memory is whatever `decode` gives; None is no state."""
 
+    owner: str = "a handler"
+    """Whose states these are, for messages."""
     name: str
+    shape: Any
+    """Of what kind states are, as JSON; it has to stay the same for stored ones to be read."""
     can_merge: bool
     """Whether two states can become one without the records."""
 
@@ -40,6 +44,17 @@ class Fold(ABC):
     @abstractmethod
     def decode(self, stored: bytes) -> Any:
         """Return the state that `encode` gave."""
+
+    def check(self, state: Any) -> None:  # noqa: B027 (most have read it when it was loaded)
+        """Raise StateUnreadable for a state in memory that can't be aggregated with."""
+
+    def unreadable(self, error: BaseException) -> StateUnreadable:
+        """Return what to raise where a stored state can't be read."""
+        return StateUnreadable(
+            f"a stored state of the windows of {self.owner} can't be read ({type(error).__name__}: {str(error)[:300]}):"
+            " read it as its old form too (defaults for new fields, or upcast=), give the new form another name=, or"
+            " seek with --reset-state"
+        )
 
     @abstractmethod
     def merge(self, one: Any, other: Any) -> Any:
@@ -61,6 +76,7 @@ class ReadyFold(Fold):
 
     def __init__(self, aggregation: Aggregation) -> None:
         self.name = aggregation.name
+        self.shape = aggregation.shape
         self._aggregation = aggregation
         self.add = aggregation.make_fold()
         """From an event, its record's offset and a state to the next state. SchemaError: it can't be aggregated."""
@@ -69,7 +85,10 @@ class ReadyFold(Fold):
         return _dumps(self._aggregation.dump(state))
 
     def decode(self, stored: bytes) -> Any:
-        return self._aggregation.load(from_json(stored))
+        try:
+            return self._aggregation.load(from_json(stored))
+        except (ValueError, TypeError, IndexError, KeyError) as error:
+            raise self.unreadable(error) from error
 
     def merge(self, one: Any, other: Any) -> Any:
         return self._aggregation.merge(one, other)
@@ -89,11 +108,18 @@ class HandlerFold(Fold):
     """A user's handler: states are JSON, `load` and `dump` stand around each call."""
 
     def __init__(self, windowing: Windowing) -> None:
-        self.name = "handler"
-        self.load = make_loader(windowing.state_model)
+        self.name = self.shape = "handler"
+        self.load = make_loader(windowing.state_model, windowing.upcast)
         self.dump = dump_state
         self._merge = windowing.merge
         self.can_merge = self._merge is not None
+
+    def check(self, state: Any) -> None:
+        if state is not None:
+            try:
+                self.load(state)
+            except Exception as error:  # whatever the model's own validators raise
+                raise self.unreadable(error) from error
 
     def encode(self, state: Any) -> bytes:
         stored: bytes = state
@@ -136,12 +162,29 @@ def dump_state(state: Any) -> bytes | None:
     return encode_value("of a window", state)
 
 
-def make_loader(model: Any) -> Callable[[bytes], Any]:
+def make_loader(model: Any, upcast: Callable[[Any], Any] | None = None) -> Callable[[bytes], Any]:
     """Return what reads a state's JSON as `model`; None reads it as it is.
+
+    What does not fit is given to `upcast`, and what that returns is read as the model.
 
     Raises:
         ConfigurationError: Pydantic can't validate `model`.
     """
+    load = _make_loader(model)
+    if upcast is None:
+        return load
+    lift, validate = upcast, TypeAdapter(model).validate_python
+
+    def load_or_lift(stored: bytes) -> Any:
+        try:
+            return load(stored)
+        except ValueError:
+            return validate(lift(orjson.loads(stored)))
+
+    return load_or_lift
+
+
+def _make_loader(model: Any) -> Callable[[bytes], Any]:
     chosen = [each for each in get_args(model) if each is not type(None)] if type(None) in get_args(model) else [model]
     if len(chosen) == 1 and chosen[0] in (None, Any, dict, list, int, float, str, object):
         return orjson.loads

@@ -2,7 +2,8 @@
 
 A window is due at the watermark `end + allowed lateness` and closed there, once. A slot is dropped when
 its last window closed and `retention_ms` passed; where windows never close, that long after their end.
-All windows that were due at `frontier_ms` are closed, except for keys that are withheld.
+All windows that were due at `frontier_ms` are closed, except for keys that are withheld; it stands still while
+none closes. `closed_ms` tells the same by the windows' starts, which stay what they are when lateness changes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ BEGINNING: Final = -(1 << 62)
 class Spans:
     """What is open and due. Slots are told by `open`; `next_ms` is the watermark that something waits for."""
 
-    def __init__(self, windowing: Windowing, frontier_ms: int = BEGINNING) -> None:
+    def __init__(self, windowing: Windowing, closed_ms: int = BEGINNING) -> None:
         window = windowing.window
         assert isinstance(window, TumblingWindow | SlidingWindow)
         self.size_ms = window.size_ms
@@ -28,10 +29,10 @@ class Spans:
         self.is_sliced = windowing.is_sliced
         self.slot_ms = window.slice_ms if isinstance(window, SlidingWindow) and self.is_sliced else self.slide_ms
         self.closes = windowing.closes
-        self.due_after_ms = self.size_ms + windowing.allowed_lateness_ms
+        self.due_after_ms = windowing.due_after_ms
         """From a window's start to when it is due."""
         self._drop_after_ms = windowing.retention_ms + (self.due_after_ms if self.closes else self.size_ms)
-        self.frontier_ms = frontier_ms
+        self.frontier_ms = BEGINNING if closed_ms == BEGINNING else closed_ms + self.due_after_ms
         self.next_ms = NEVER
         self.is_paused = False
         """Whether the earliest window is due and being closed, beside what comes; `next_ms` is of the one behind it."""
@@ -41,6 +42,15 @@ class Spans:
         self.withheld: dict[Key, set[int]] = {}
         """Windows that are due, by a key that has a record held back: they close when it is done."""
         self._postponed: set[int] = set()
+
+    @property
+    def closed_ms(self) -> int:
+        """The start of the last windows that are closed."""
+        return BEGINNING if self.frontier_ms == BEGINNING else self.frontier_ms - self.due_after_ms
+
+    def is_withheld(self, start: int, key: Key) -> bool:
+        """Return whether a window that is due is open for a key."""
+        return start in self.withheld.get(key, ())
 
     def starts_in(self, slot: int) -> range:
         """Return the windows that a slot is part of."""
@@ -97,33 +107,44 @@ class Spans:
     def take_drops(self, watermark_ms: int) -> list[int]:
         """Return the slots that are to be dropped, once nothing that is due is open."""
         dropped = []
+        waiting = self._waiting_slots() if self._drops and self._drops[0][0] <= watermark_ms else ()
         while self._drops and self._drops[0][0] <= watermark_ms:
             slot = heappop(self._drops)[1]
-            if any(slot in starts for starts in self.withheld.values()):
+            if slot in waiting:
                 self._postponed.add(slot)
             else:
                 dropped.append(slot)
         self._look()
         return dropped
 
+    def _waiting_slots(self) -> set[int]:
+        """Return the slots of the windows that stay open for a key."""
+        starts = set().union(*self.withheld.values())
+        return {slot for start in starts for slot in self.slots_of(start)}
+
     def pass_by(self, watermark_ms: int) -> None:
         """Note that all that was due at a watermark is done."""
-        self.frontier_ms = max(self.frontier_ms, watermark_ms)
+        if self.closes:
+            self.frontier_ms = max(self.frontier_ms, watermark_ms)
 
     def withhold(self, start: int, key: Key) -> None:
         """Let a window that is due stay open for one key."""
         self.withheld.setdefault(key, set()).add(start)
 
-    def take_withheld(self, key: Key) -> list[int]:
-        """Return the windows that stayed open for a key, in order."""
-        return sorted(self.withheld.pop(key, ()))
+    def take_withheld(self, key: Key, watermark_ms: int = NEVER) -> list[int]:
+        """Return the windows that stayed open for a key and were due at a watermark, in order; they are closed."""
+        starts = self.withheld.get(key, set())
+        taken = sorted(start for start in starts if start + self.due_after_ms <= watermark_ms)
+        starts.difference_update(taken)
+        if not starts:
+            self.withheld.pop(key, None)
+        return taken
 
     def take_postponed(self) -> list[int]:
         """Return the slots that could not be dropped when it was time, and now can."""
         if not self._postponed:
             return []
-        waiting = set().union(*self.withheld.values())
-        free = sorted(self._postponed - waiting)
+        free = sorted(self._postponed - self._waiting_slots())
         self._postponed -= set(free)
         return free
 

@@ -22,6 +22,7 @@ from pspf.aggregations import (
     Sum,
     TopN,
 )
+from pspf.errors import StateUnreadable
 from pspf.processing.windows.folds import ReadyFold
 from pspf.processing.windows.place import Key, decode_key
 from pspf.processing.windows.sessions import decode_sessions
@@ -171,8 +172,14 @@ class View:
 
 def read_view(progress: bytes) -> View | None:
     """Return what a cursor's progress says of windows, None where it is not about windows."""
-    tree = orjson.loads(progress)
-    return View(tree) if "window" in tree else None
+    try:
+        tree = orjson.loads(progress)
+        return View(tree) if "window" in tree else None
+    except (ValueError, KeyError, TypeError) as error:
+        raise StateUnreadable(
+            f"what a handler remembers of its windows can't be read ({type(error).__name__}: {error}):"
+            f" {progress!r:.120}; see `pspf groups inspect`, and seek its cursor with --reset-state"
+        ) from error
 
 
 def _order_of(key: Key) -> tuple[bool, str]:

@@ -1,6 +1,7 @@
 """What stored progress says of windows to those who look from outside."""
 
 from pspf import Count, SlidingWindow, TumblingWindow
+from pspf.processing.windows.folds import make_fold
 from pspf.processing.windows.place import encode_key
 from pspf.processing.windows.progress import Progress, describe
 from pspf.processing.windows.view import View, read_view, tell
@@ -8,7 +9,7 @@ from pspf.windows import Windowing
 
 
 def view(windowing: Windowing, progress: Progress) -> View:
-    found = read_view(progress.encode(describe(windowing, "count") | tell(windowing)))
+    found = read_view(progress.encode(describe(windowing, make_fold(windowing)) | tell(windowing)))
     assert found is not None
     return found
 
@@ -48,7 +49,7 @@ def test_slices_are_parts_of_the_windows_that_begin_before_them() -> None:
 
 
 def test_progress_that_an_earlier_version_stored_is_read() -> None:
-    found = read_view(Progress(watermark_ms=5, frontier_ms=5).encode(describe(CLOSING, "count")))
+    found = read_view(Progress(watermark_ms=5, frontier_ms=5).encode(describe(CLOSING, make_fold(CLOSING))))
     assert found is not None
     assert found.read(0, b"=a", [b"1"]).value == b"1"
     assert read_view(b'{"version":1,"kind":"router"}') is None
