@@ -199,3 +199,32 @@ async def test_what_an_earlier_run_left_open_closes_without_a_further_record(bac
 
         await wait_until(is_out, within_ms=20_000)
     assert await values(later) == [("a", 0, 2)]
+
+
+async def test_a_window_that_waits_for_a_key_is_not_forgotten_by_a_restart(backend: StreamingBackend) -> None:
+    is_mended = False
+
+    async def flaky(event: BaseEvent, state: int | None) -> int:
+        if event.model_extra == {"is_bad": True} and not is_mended:
+            raise RuntimeError("not yet")
+        return (state or 0) + 1
+
+    def make_it(retry_ms: int) -> Stream:
+        stream = Stream(backend)
+        policy = RetryPolicy(max_attempts=100, initial_ms=retry_ms, max_ms=retry_ms)
+        stream.window(TOPIC, TumblingWindow(10_000), emit="final", to="out", name="t", retry=policy)(flaky)
+        return stream
+
+    first = make_it(500)
+    await first.emit_many([tick(1), tick(2, is_bad=True), tick(3, "b"), tick(30, "c")], TOPIC)
+
+    async def so_many(count: int) -> bool:
+        return len(await values(first)) >= count
+
+    async with running(first):
+        await wait_until(lambda: so_many(1))
+    assert await values(first) == [("b", 0, 1)]
+    is_mended = True
+    async with running(make_it(500)):
+        await wait_until(lambda: so_many(2))
+    assert await values(first) == [("b", 0, 1), ("a", 0, 2)]

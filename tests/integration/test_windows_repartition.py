@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Count, RetryPolicy, SessionWindow, Stream, TumblingWindow
+from pspf.clock import SystemClock
 from pspf.connectors.base import StreamingBackend
+from pspf.decoding import make_decoder
 from pspf.errors import TopicMismatch
+from pspf.execution.repartitioning import Repartitioning
+from pspf.execution.windowed import Room
+from pspf.processing.batch_run import EffectLimits
+from pspf.processing.held_back import HeldBack
+from pspf.processing.silence import Silence
 from pspf.records import NewRecord
 from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until
 from tests.support.brokers import KINDS
+from tests.support.workers import key_in, own
 
 SOME = pytest.mark.parametrize(
     "kind", [kind for kind in KINDS if kind.name in ("memory", "valkey")], ids=lambda kind: kind.name, indirect=True
@@ -299,3 +307,69 @@ async def test_another_number_of_partitions_than_the_internal_topic_has_is_refus
     await stream.broker.create_topic(THROUGH, partitions=3)
     with pytest.raises(TopicMismatch, match=f"pspf topics delete {THROUGH}"):
         await stream.run_forever()
+
+
+async def test_a_record_on_its_way_through_the_internal_topic_is_counted_once(backend: StreamingBackend) -> None:
+    stream = await make(backend)
+    await stream.emit_many(ticks(200), TOPIC)
+    await finish(stream, 1)
+    assert sum(counters.processed for counters in stream.telemetry.snapshot()) == 200
+
+
+@SOME
+async def test_time_stands_still_over_a_record_that_waits_before_the_internal_topic(backend: StreamingBackend) -> None:
+    """Its grouping key can't be told at first; windows that close meanwhile would make it late."""
+    fails = iter((True, True))
+
+    def colour(event: BaseEvent) -> Any:
+        extra = event.model_extra or {}
+        if extra["n"] == 1 and next(fails, False):
+            raise RuntimeError("not now")
+        return extra["colour"]
+
+    stream = await make(backend, key=colour, retry=RetryPolicy(max_attempts=5, initial_ms=300, max_ms=300))
+    one = key_in(0, 4)
+    other = key_in(0, 4, beside=[one])  # whose records come in between, as nothing holds them back
+    events = [
+        {"timestamp": at, "key": key, "colour": "red", "n": n}
+        for n, (at, key) in enumerate(((1, one), (2, one), (40, other), (41, other)))
+    ]
+    await stream.emit_many(events, TOPIC)
+
+    async def is_out() -> bool:
+        return bool(await results(stream))
+
+    async with running(stream):
+        await wait_until(is_out, within_ms=20_000)
+    assert await results(stream) == [(("red", 0), 2)]
+    assert await read_events(stream.broker, f"{TOPIC}-late") == []
+
+
+@SOME
+async def test_the_time_of_others_is_taken_over_only_after_a_read_that_began_when_it_was_known(
+    backend: StreamingBackend,
+) -> None:
+    """What they told may lie behind a record of our own that the read under way then has not seen."""
+    stream = await make(backend)
+    subscription, _ = stream.subscriptions[0].over(4)
+    member = await own(backend.broker, topic=TOPIC, group=GROUP, handler="t")
+
+    async def ask(_doing: str, act: Any) -> Any:
+        return await act()
+
+    async def read_others() -> dict[int, int]:
+        return {1: 100}
+
+    room = Room(member.consumer, HeldBack((), 0), ask, SystemClock(), EffectLimits(), 1_000, lambda: None)
+    hop = Repartitioning(subscription, make_decoder(subscription.model), room, read_others)
+    silence = Silence()
+    silence.begin_read(0)
+    silence.go_on()
+    await hop.notice(silence)
+    await hop.notice(silence)
+    assert not hop.has_late, "the only read began before anything was known of the others"
+    silence.begin_read(1)
+    silence.go_on()
+    await hop.notice(silence)
+    assert hop.has_late
+    await member.session.close()

@@ -187,3 +187,56 @@ def test_a_process_that_somebody_stops_is_started_again(folder: Folder) -> None:
         wait_until(lambda: len(worker.children()) == 2)
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
+
+
+def test_an_error_in_the_code_that_shows_later_does_not_stop_a_worker_that_works(folder: Folder) -> None:
+    """At the start it would: then nothing of it has ever worked."""
+    folder.environment |= FAST
+    (folder.path / "two.py").write_text(
+        "import contextlib, os\n"
+        "from pathlib import Path\n"
+        "from pspf import Stream\n"
+        "from pspf.errors import ConfigurationError\n"
+        "@contextlib.asynccontextmanager\n"
+        "async def lifespan(stream):\n"
+        "    if Path('broken').exists():\n"
+        "        raise ConfigurationError('the settings are gone')\n"
+        "    yield\n"
+        "stream = Stream(topic='orders', group='billing', lifespan=lifespan)\n"
+        "@stream.subscribe('orders', group='good', name='good')\n"
+        "async def good(order: dict):\n"
+        "    print('good', order['n'])\n"
+        "@stream.subscribe('orders', group='bad', name='bad')\n"
+        "async def bad(order: dict):\n"
+        "    print('bad', order['n'])\n"
+    )
+    folder.emit(1)
+    with folder.worker("two:stream") as worker:
+        worker.wait_for("good 1")
+        worker.wait_for("bad 1")
+        (folder.path / "broken").touch()
+        os.kill(pid_of(worker, "orders/bad"), signal.SIGKILL)
+        worker.wait_for("ended: the settings are gone; another one starts")
+        folder.emit(1, n=2)
+        worker.wait_for("good 2")
+        (folder.path / "broken").unlink()
+        worker.wait_for("bad 2")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+
+
+def test_a_process_that_a_stop_meets_without_its_handler_of_signals_is_no_failure(folder: Folder) -> None:
+    (folder.path / "bare.py").write_text(
+        "import signal\n"
+        "from pspf import Stream\n"
+        "stream = Stream(topic='orders', group='billing')\n"
+        "@stream.subscribe('orders')\n"
+        "async def handle(order: dict):\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "    print('without it')\n"
+    )
+    folder.emit(1)
+    with folder.worker("bare:stream") as worker:
+        worker.wait_for("without it")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
