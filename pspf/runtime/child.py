@@ -63,7 +63,7 @@ def run_child(
             traceback.print_exc()
         pipe.write(Ending(None, (type(error).__name__, str(error))))
         return 1
-    pipe.write(Ending(ended.totals))
+    pipe.write(Ending(ended.totals, is_drained=ended.is_drained))
     return ended.code
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from pspf.connectors.identity import make_session_id
+from pspf.errors import ConfigurationError
 from pspf.runtime.admin import AdminThread
 from pspf.runtime.control import SupervisorControl
 from pspf.runtime.forking import serve, why_not_forkable
@@ -50,6 +51,8 @@ def run_children(
 
     def make_specs(new: AppPlan) -> list[ChildSpec]:
         shaped = shape_plan(new, request)
+        if not shaped.groups:
+            raise ConfigurationError(f"{shaped.target} has no handlers any more")
         if admin is not None:
             admin.handlers = shaped.shapes
         return _make_specs(shaped, request.options)

@@ -8,6 +8,7 @@ from typing import Final
 import pspf.errors
 from pspf.errors import PSPFError
 from pspf.runtime.plan import Totals
+from pspf.runtime.reports import Ending
 
 BURST_TIMED_OUT: Final = 9
 STOPPED: Final = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -30,6 +31,17 @@ def error_from(kind_name: str, message: str) -> PSPFError:
     except TypeError:  # an error with more than a message
         error = PSPFError(message)
     return error if isinstance(error, PSPFError) else PSPFError(message)
+
+
+def judge_burst(returncode: int, ending: Ending | None) -> int:
+    """Return what a process of a burst counts as that ended without being asked to.
+
+    A handler may end it, have it stopped, or put another program in its place: only its last words say that nothing is
+    left to do, and a code of its own means something only with them.
+    """
+    if returncode < 0 or (ending is not None and (ending.is_drained or ending.error is not None)):
+        return returncode
+    return 1 if ending is None or returncode in (0, *STOPPED) else returncode
 
 
 def describe_end(returncode: int) -> str:

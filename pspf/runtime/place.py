@@ -49,6 +49,8 @@ class Place:
     last_exit: str | None = None
     trouble: str | None = None
     """Why it is stalled, or does not get started."""
+    is_gone: bool = False
+    """Whether the app, loaded anew, has no handlers for it any more."""
     rates: Rates = field(default_factory=Rates)
 
     def __str__(self) -> str:

@@ -55,6 +55,11 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
+    def end_group(self, number: int) -> None:
+        """Send what it has forked and left behind a signal; what leads a session of its own is left alone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
     def drain(self, timeout_ms: int) -> None:
         """Let it finish what it has in hand, and end."""
         self.tell(do="drain", timeout_ms=timeout_ms)

@@ -102,10 +102,14 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """A process's last words: what it did, None where an error ended it, given as kind and message."""
+    """A process's last words: what it did, None where an error ended it, given as kind and message.
+
+    `is_drained` says of a burst's that nothing was left to do.
+    """
 
     totals: Totals | None
     error: tuple[str, str] | None = None
+    is_drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +151,8 @@ def decode_report(line: bytes) -> Report | None:
     if kind == Tasks.__name__:
         return Tasks(**fields)
     totals, error = fields["totals"], fields["error"]
-    return Ending(None if totals is None else Totals(**totals), None if error is None else (error[0], error[1]))
+    return Ending(
+        None if totals is None else Totals(**totals),
+        None if error is None else (error[0], error[1]),
+        fields["is_drained"],
+    )

@@ -12,12 +12,23 @@ from typing import Final, NamedTuple
 
 GIVE_UP_MS: Final = 1_000
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_DEFAULTS: Final = (
+    (signal.SIGTERM, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+)
 
 
 def end_quietly_on_signals() -> None:
     """Until there is something to drain, a signal ends the process at once, with exit code 0. Main thread only."""
     for number in _SIGNALS:
         signal.signal(number, lambda number, frame: os._exit(0))
+
+
+def _take_no_signals() -> None:
+    """Be ended by signals as any process: what a handler forks has nothing to drain, and its parent waits for it."""
+    for number, handler in _DEFAULTS:
+        signal.signal(number, handler)
 
 
 class Stage(Enum):
@@ -63,6 +74,8 @@ class Stages:
         self.stage = Stage.RUNNING
         self.code = 0
         """The exit code, should nothing else decide it."""
+        self.signal: int = signal.SIGTERM
+        """The first signal that came."""
 
     def install(self, *, escalates: bool = True) -> None:
         """Take SIGTERM and SIGINT over, for the rest of the process; main thread only.
@@ -71,6 +84,7 @@ class Stages:
         """
         for number in _SIGNALS:
             signal.signal(number, self._on_signal if escalates else lambda number, frame: self.begin_drain())
+        os.register_at_fork(after_in_child=_take_no_signals)
 
     def begin_drain(self, *, timeout_ms: int | None = None) -> None:
         """Drain as the first signal does; a shorter `timeout_ms` than the worker's own counts."""
@@ -86,6 +100,7 @@ class Stages:
         # a first signal doesn't make it give up.
         self._signals += 1
         if self._signals == 1:
+            self.signal = number
             self.begin_drain()
         elif self._signals == 2:
             self.begin_give_up(128 + number)

@@ -22,11 +22,12 @@ from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.loading import App, Loading
 from pspf.runtime.looks import Looks
 from pspf.runtime.nursery import Nursery
-from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from
+from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from, judge_burst
 from pspf.runtime.place import Place, State, number_specs
 from pspf.runtime.plan import ChildSpec, Totals
 from pspf.runtime.prctl import adopt_orphans
 from pspf.runtime.process import YOUNG_MS, Process, Spawner, now_ms
+from pspf.runtime.reaping import collect, ended_children
 from pspf.runtime.restarts import RestartPolicy, Restarts
 from pspf.runtime.terminal import has_hung_up
 from pspf.runtime.watchdog import find_trouble
@@ -76,6 +77,7 @@ class Supervisor:
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _wake_fd: int = -1
     _signals_passed_on: int = 0
+    _first_signal: int = signal.SIGTERM
     _returncodes: list[int] = field(default_factory=list)
     _error: PSPFError | None = None
     _looks: Looks = field(default_factory=Looks)
@@ -131,9 +133,9 @@ class Supervisor:
 
     def _turn(self) -> None:
         self._wait()
-        self._collect()
-        while not self._inbox.empty():
+        while not self._inbox.empty():  # before: where a whole group is signalled, its processes end by our wish
             self._inbox.get()()
+        self._collect()
         self._watch()
         self._looks.tell_due()
         self._start_due()
@@ -173,6 +175,7 @@ class Supervisor:
             self._kill_all()
             os._exit(128 + number)
         if self._signals_passed_on == 0:
+            self._first_signal = number
             self._tell("stopping: batches in hand are finished; a second signal gives them up")
         self._pass_on(number)
 
@@ -233,18 +236,18 @@ class Supervisor:
 
     def _collect(self) -> None:
         """Notice who has ended; orphans that came to this process are collected, too."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if not pid:
-                return
-            returncode = os.waitstatus_to_exitcode(status)
+        for pid in ended_children():
+            mine = [
+                (place, place.process)
+                for place in self.places
+                if place.process is not None and place.process.pid == pid
+            ]
+            for _, process in mine:
+                process.end_group(signal.SIGTERM)  # now, while nobody else can have its number
+            returncode = collect(pid)
             self.spawner.forget(pid, returncode)
-            for place in self.places:
-                if place.process is not None and place.process.pid == pid:
-                    self._end(place, place.process, returncode)
+            for place, process in mine:
+                self._end(place, process, returncode)
 
     def _end(self, place: Place, process: Process, returncode: int) -> None:
         """Decide what becomes of a place whose process has ended."""
@@ -259,7 +262,10 @@ class Supervisor:
         place.last_exit = describe_end(returncode)
         if self._is_stopping:
             is_young = returncode in (-signal.SIGTERM, -signal.SIGINT)  # it had no handler for our signal yet
-            self._finish(place, name, process, 0 if is_young else returncode)
+            code = (128 + self._first_signal if self.is_burst else 0) if is_young else returncode
+            if self.is_burst and code == 128 + signal.SIGTERM:  # what we tell them all with
+                code = 128 + self._first_signal
+            self._finish(place, name, process, code)
         elif place.state is State.DRAINING and place.after is not State.CRASHING:
             place.due_ms = 0 if place.after is State.STARTING else None
             self._move(place, place.after)
@@ -267,20 +273,22 @@ class Supervisor:
             self._finish(place, name, process, returncode)
             self.stop()
         elif self.is_burst:
-            self._finish(place, name, process, returncode)
-            if returncode != 0:
+            counts_as = judge_burst(returncode, process.ending)
+            self._finish(place, name, process, returncode, counts_as)
+            if counts_as != 0:
                 self.stop()
         else:
             self._crash(place, name, process, returncode)
 
-    def _finish(self, place: Place, name: str, process: Process, returncode: int) -> None:
-        """End a place for good."""
+    def _finish(self, place: Place, name: str, process: Process, returncode: int, counts_as: int | None = None) -> None:
+        """End a place for good; its process `counts_as` another code where its own can't be believed."""
         error = process.ending.error if process.ending is not None else None
         if error is not None and self._error is None:
             self._error = error_from(*error)
-        if returncode not in (0, 9, *STOPPED) and error is None:
-            self._tell(f"worker process {name} {describe_end(returncode)}")
-        self._returncodes.append(returncode)
+        is_belied = counts_as is not None and counts_as != returncode
+        if error is None and (is_belied or returncode not in (0, 9, *STOPPED)):
+            self._tell(f"worker process {name} {describe_end(returncode)}{', with work left' if is_belied else ''}")
+        self._returncodes.append(returncode if counts_as is None else counts_as)
         self._move(place, State.ENDED)
 
     def _is_fatal(self, process: Process) -> bool:
@@ -330,10 +338,13 @@ class Supervisor:
         for place in self.places:
             if place.process is not None:
                 place.process.signal(signal.SIGKILL)
+                place.process.end_group(signal.SIGKILL)
                 with suppress(ChildProcessError):
                     os.waitpid(place.process.pid, 0)
 
     def _move(self, place: Place, state: State) -> None:
+        if state in (State.ENDED, State.PAUSED):
+            place.due_ms = None  # a crash before, or a reload, may have left one
         if state is not place.state or state is State.CRASHING:
             place.state = state
             self._has_changed = True
@@ -391,14 +402,15 @@ class Supervisor:
         if place.process is not None:
             self._drain(place, State.PAUSED, self.drain_timeout_ms)
         elif place.state is not State.ENDED:
-            place.due_ms = None
             self._move(place, State.PAUSED)
 
     def resume(self, place: Place) -> None:
-        """Start a process in a place that is paused, or that waits after a crash."""
-        if place.state is State.DRAINING and place.after is State.PAUSED:
+        """Start a process in a place that is paused, was stopped alone, or waits after a crash."""
+        if self._is_stopping or self.is_burst or place.is_gone:
+            return
+        if place.state is State.DRAINING and place.after in (State.PAUSED, State.ENDED):
             place.after = State.STARTING
-        elif place.state in (State.PAUSED, State.CRASHING):
+        elif place.state in (State.PAUSED, State.CRASHING, State.ENDED):
             place.restarts.reset()
             place.due_ms = 0
             self._move(place, State.STARTING)
@@ -408,7 +420,6 @@ class Supervisor:
         if place.process is not None:
             self._drain(place, State.ENDED, self.drain_timeout_ms)
         else:
-            place.due_ms = None
             self._move(place, State.ENDED)
 
     def set_log_level(self, level: str) -> None:
@@ -435,6 +446,7 @@ class Supervisor:
         wanted = {(spec.label, number): spec for spec, number in number_specs(specs)}
         for place in self.places:
             spec = wanted.pop((place.spec.label, place.number), None)
+            place.is_gone = spec is None
             if spec is None:
                 self.end(place)
             else:
@@ -444,9 +456,16 @@ class Supervisor:
 
     def _replace_all(self) -> None:
         for place in self.places:
+            if place.is_gone:
+                continue
             place.restarts.reset()
-            if place.process is not None and (place.state is not State.DRAINING or place.after is State.CRASHING):
+            if place.process is not None and place.state is not State.DRAINING:
                 self._drain(place, State.STARTING, self.drain_timeout_ms)
+            elif place.process is not None and place.after is not State.PAUSED:
+                self._drain(place, State.STARTING, self.drain_timeout_ms)  # also one that was to be the last
+            elif place.state is State.ENDED:
+                place.due_ms = 0
+                self._move(place, State.STARTING)
             elif place.state is State.CRASHING:
                 place.due_ms = 0
 

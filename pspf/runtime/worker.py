@@ -45,10 +45,11 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a worker process ended."""
+    """How a worker process ended; `is_drained` says of a burst that nothing was left to do."""
 
     code: int
     totals: Totals
+    is_drained: bool = False
 
 
 def prepare_process(options: WorkerOptions) -> None:
@@ -133,6 +134,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._code = 0
         stream.processor.ends_on_refusal = options.burst  # it would never be drained
+        self._is_drained = False
         self.stages = Stages(drain_timeout_ms=options.drain_timeout_ms, drain=self._drain, give_up=self._give_up)
 
     async def run(self) -> Ended:
@@ -154,7 +156,10 @@ class Worker:
             finally:
                 # What runs beside the handlers may have asked the broker something after the stream had closed it.
                 await self._stream.broker.close()
-        return Ended(self.stages.code or self._code, totals_of(self._stream))
+        code = self.stages.code or self._code
+        if code == 0 and self._options.burst and not self._is_drained:
+            code = 128 + self.stages.signal  # told to stop: whoever started it must not take it for done
+        return Ended(code, totals_of(self._stream), self._is_drained)
 
     async def _run_stream(self) -> None:
         """Run the handlers beside what may stop them, and always end by stopping the stream, once."""
@@ -187,6 +192,7 @@ class Worker:
                 await wait_until_drained(broker, self._work)
                 if self._options.final:
                     await finish(broker, self._work, self._stream.finish)
+            self._is_drained = True
         except TimeoutError:
             self._code = BURST_TIMED_OUT
             self._say(f"not drained within {self._options.burst_timeout_ms} ms")

@@ -164,3 +164,51 @@ def test_a_save_replaces_an_import_that_does_not_end_and_none_outlives_the_worke
 def test_reload_is_not_for_bursts_and_single_processes(folder: Folder) -> None:
     assert folder.look("worker", "--reload", "--burst").code == 2
     assert folder.look("worker", "--reload", "--in-process").code == 2
+
+
+def test_a_handler_that_is_taken_out_and_put_back_runs_again(folder: Folder) -> None:
+    with folder.worker() as worker:
+        wait_until(lambda: len(worker.children()) == 2)
+        save(folder, APP.replace('@stream.subscribe("large", group="audit", name="app.audit")', ""))
+        worker.signal(SIGHUP)
+        wait_until(lambda: list(map(name_of, worker.children())) == ["pspf orders/bil"])
+        save(folder, APP)
+        worker.signal(SIGHUP)
+        worker.wait_for("the new code is loaded", times=2)
+        folder.ok("emit", "large", '{"n": 7}')
+        worker.wait_for("audit 7")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+
+
+def test_a_handler_that_is_put_back_while_its_process_still_ends_runs_again(folder: Folder) -> None:
+    slow = APP.replace('print("audit", order.n)', 'print("audit", order.n); await asyncio.sleep(order.seconds)')
+    save(folder, slow)
+    folder.ok("emit", "large", '{"n": 7, "seconds": 2}')
+    with folder.worker() as worker:
+        worker.wait_for("audit 7")
+        save(folder, slow.replace('@stream.subscribe("large", group="audit", name="app.audit")', ""))
+        worker.signal(SIGHUP)
+        worker.wait_for("the new code is loaded")
+        save(folder, slow)
+        worker.signal(SIGHUP)
+        worker.wait_for("the new code is loaded", times=2)
+        folder.ok("emit", "large", '{"n": 8}')
+        worker.wait_for("audit 8")
+        assert not worker.says("audit 7", times=2)
+        worker.signal(SIGTERM)
+        assert worker.end() == 0
+
+
+def test_an_app_without_handlers_is_not_taken_over(folder: Folder) -> None:
+    folder.emit(1)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        save(folder, "from pspf import Stream\nstream = Stream(topic='orders', group='billing')\n")
+        worker.signal(SIGHUP)
+        worker.wait_for("SIGHUP: not reloaded, the old code goes on")
+        assert worker.says("has no handlers any more")
+        folder.emit_lines('{"n": 2, "key": "k"}')
+        worker.wait_for("start 2")
+        worker.signal(SIGTERM)
+        assert worker.end() == 0

@@ -240,3 +240,20 @@ def test_a_process_that_a_stop_meets_without_its_handler_of_signals_is_no_failur
         worker.wait_for("without it")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
+
+
+def test_a_process_that_waits_to_start_again_is_not_started_after_a_signal(folder: Folder) -> None:
+    folder.environment |= FAST
+    write_app(folder, "os._exit(7)", before="import time")
+    (folder.path / "crashing.py").write_text(
+        (folder.path / "crashing.py").read_text().replace('print("good", order["n"])', 'print("good"); time.sleep(1)')
+    )
+    folder.emit(1)
+    with folder.worker("crashing:stream") as worker:
+        worker.wait_for("good")
+        worker.wait_for("another one starts in")
+        worker.signal(signal.SIGTERM)
+        worker.wait_for("stopping:")
+        started = worker.log.read_text().count("bad ")
+        assert worker.end(within_s=10) == 0
+        assert worker.log.read_text().count("bad ") == started

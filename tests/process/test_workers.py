@@ -100,12 +100,16 @@ def test_a_worker_is_stopped_from_anywhere(folder: Folder) -> None:
     assert folder.lag()["billing"] == 0
 
 
-def test_one_process_is_stopped_alone_and_the_last_one_ends_the_worker(folder: Folder) -> None:
+def test_one_process_is_stopped_alone_has_its_way_back_and_the_last_one_ends_the_worker(folder: Folder) -> None:
     with folder.worker() as worker:
         found = wait_for_both(folder)
         folder.ok("workers", "stop", found["large/audit#0"]["worker"])
         wait_until(lambda: [each["place"] for each in listed(folder)] == ["orders/billing#0"])
         wait_until(lambda: folder.look("health", "ready").code == 0)
+        folder.ok("workers", "resume", found["orders/billing#0"]["supervisor"])
+        wait_until(lambda: len(listed(folder)) == 2)
+        folder.ok("workers", "stop", wait_for_both(folder)["large/audit#0"]["worker"])
+        wait_until(lambda: [each["place"] for each in listed(folder)] == ["orders/billing#0"])
         folder.ok("workers", "stop", found["orders/billing#0"]["worker"])
         assert worker.end() == 0
 
