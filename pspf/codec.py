@@ -5,12 +5,14 @@ here they are refused in both directions, because an event must not change on it
 """
 
 import re
+from collections import deque
+from dataclasses import fields, is_dataclass
 from math import isfinite
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import from_json, to_jsonable_python
 
 from pspf.compact import compact
@@ -35,7 +37,7 @@ def dumps(tree: Any) -> bytes:
 
     Raises:
         EventRejected: Another type, a key that is no str, an integer of more than 64 bits, a lone
-            surrogate, NaN, infinity, or more than `MAX_DEPTH` levels.
+            surrogate, NaN, infinity, a secret, or more than `MAX_DEPTH` levels.
     """
     try:
         value = orjson.dumps(tree, to_jsonable_python)
@@ -45,6 +47,8 @@ def dumps(tree: Any) -> bytes:
     # orjson writes NaN as null. `find` because `in` costs twice as much on bytes.
     if value.find(b"null") >= 0:
         check_finite(tree)
+    if value.find(STARS) >= 0:
+        check_no_secrets(tree)
     check_depth(value)
     return compact(value)
 
@@ -86,6 +90,36 @@ def find_non_finite(tree: Any, path: str = "") -> str | None:
             if type(value) is not str and (found := find_non_finite(value, f"{path}[{index}]")):
                 return found
     return None
+
+
+STARS: Final = b'"**********"'
+"""What JSON has of a secret of pydantic's."""
+
+
+def check_no_secrets(tree: Any) -> None:
+    """Raise EventRejected where `tree` (models and dataclasses included) has a secret: JSON would have stars of it."""
+    path = _find_secret(tree, "")
+    if path is not None:
+        raise EventRejected(
+            f"can't be stored as JSON: {path or 'the value'} is a secret, of which only stars would be kept;"
+            " declare it as str, or give it a serializer"
+        )
+
+
+def _find_secret(tree: Any, path: str) -> str | None:
+    if isinstance(tree, Secret | SecretStr | SecretBytes):
+        return path
+    if isinstance(tree, BaseModel):
+        tree = tree.model_dump()
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        tree = {field.name: getattr(tree, field.name) for field in fields(tree)}
+    if isinstance(tree, dict):
+        parts = [(f"{path}.{name}" if path else str(name), value) for name, value in tree.items()]
+    elif isinstance(tree, list | tuple | set | frozenset | deque):
+        parts = [(f"{path}[{index}]", value) for index, value in enumerate(tree)]
+    else:
+        return None
+    return next((found for where, value in parts if (found := _find_secret(value, where)) is not None), None)
 
 
 def may_have_non_finite_tokens(value: bytes) -> bool:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
-from operator import attrgetter, itemgetter
+from datetime import datetime
+from functools import partial
+from operator import itemgetter
 from typing import Any, Final, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, PydanticUserError, RootModel, TypeAdapter, ValidationError
@@ -12,10 +12,11 @@ from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic_core import SchemaValidator, core_schema, to_json
 
 from pspf import codec
-from pspf.codec import LETTER_I, LETTER_N
 from pspf.errors import ConfigurationError
-from pspf.event import MADE_UP, PLACE, BaseEvent, is_struct, setter_for
+from pspf.event import MADE_UP, BaseEvent, is_struct, setter_for
 from pspf.records import Record
+from pspf.repairs import computed_names, repair, takes_objects
+from pspf.stamps import EventKind, stamp_for, time_of
 
 Decoder = Callable[[Record], Any]
 """From a record to what the handler gets. Raises SchemaError, and nothing else."""
@@ -98,8 +99,9 @@ def make_decoder(model: Any = None) -> Decoder:
             model.model_rebuild()  # does nothing where the model is complete
             if issubclass(model, BaseEvent):
                 return _event_decoder(name, model)
-            return _plain_decoder(name, model, model.__pydantic_validator__.validate_json)
-        decoder = _plain_decoder(name, model, TypeAdapter(model).validator.validate_json)
+            return _plain_decoder(name, model, model.__pydantic_validator__, model.__pydantic_core_schema__)
+        adapter = TypeAdapter(model)
+        decoder = _plain_decoder(name, model, adapter.validator, adapter.core_schema)
         return _filled(name, model, decoder) if is_dataclass(model) else decoder
     except (PydanticUserError, PydanticUndefinedAnnotation, NameError) as error:
         raise ConfigurationError(f"events can't be read as {name}: {error}") from error
@@ -117,20 +119,31 @@ def make_section_decoder(model: Any, decode: Decoder) -> SectionDecoder:
     if not (isinstance(model, type) and issubclass(model, BaseEvent)) or model is BaseEvent:
         return read_each
     validate_json = _make_validate_json(model)
-    stamp_all = _stamp_for(model)
+    kind = EventKind.of(model)
 
     def read(records: Sequence[Record]) -> list[Any]:
         values = list(map(_value_of, records))
+        rest, events = iter(values), list[Any]()
+        failed: dict[int, Any] = {}
+        while True:  # it goes on behind one that fails: validators of the user's run once a record
+            try:
+                events.extend(map(validate_json, rest))
+                break
+            except BaseException as error:  # whatever a validator raises
+                at = len(events) + len(failed)
+                failed[at] = _read_one(partial(kind.read_again, error=error), records[at])
+        good = records if not failed else [record for at, record in enumerate(records) if at not in failed]
         try:
-            events = list(map(validate_json, values))
             if codec.may_have_non_finite_tokens(b"".join(values)):
-                return read_each(records)
-            for extra in map(_extra_of, events):
-                if extra:
-                    codec.refuse_non_finite(extra)
-            stamp_all(events, records)
-        except BaseException:  # whatever a validator raises; whose it is, each tells for itself
-            return read_each(records)
+                raise ValueError("NaN or Infinity in one of them")
+            kind.finish(events, good)
+        except Exception:  # whose it is, each tells for itself
+            events = [
+                _read_one(partial(kind.finish_one, event), record) for event, record in zip(events, good, strict=True)
+            ]
+        if failed:
+            rest_of = iter(events)
+            return [failed[at] if at in failed else next(rest_of) for at in range(len(records))]
         return events
 
     return read
@@ -168,7 +181,6 @@ def _left_open(field: Any) -> dict[str, Any]:
     return {**field, "schema": {**schema, "default": None}}
 
 
-_extra_of: Final = attrgetter("__pydantic_extra__")
 _value_of: Final = itemgetter(4)
 
 
@@ -179,69 +191,16 @@ def _read_one(decode: Decoder, record: Record) -> Any:
         return Unreadable(error)
 
 
-_Stamp = Callable[[Sequence[BaseEvent], Sequence[Record]], None]
-_STAMPED: Final[tuple[str, ...]] = ("event_id", "timestamp", "key")
-
-
-def _stamp(events: Sequence[BaseEvent], records: Sequence[Record]) -> None:
-    """Give events their records' ids, and for what their payloads left open values that a redelivery repeats."""
-    for event, record in zip(events, records, strict=True):
-        values = event.__dict__  # written to directly: what we put there must not count as set
-        fields_set = event.__pydantic_fields_set__
-        topic, partition, offset, raw_key, _, _, timestamp_ms, _ = record
-        values[PLACE] = (partition, offset)
-        if "event_id" not in fields_set:
-            is_plain = not partition and not offset >> 64  # then the id is the offset alone
-            values["event_id"] = f"{topic}/{offset}" if is_plain else f"{topic}/{record.id}"
-        if "timestamp" not in fields_set:
-            values["timestamp"] = _time_of(timestamp_ms)
-        if raw_key is not None and values["key"] is None:
-            values["key"] = record.key
-
-
-@lru_cache(256)  # the records of one append share their time
-def _time_of(timestamp_ms: int) -> datetime:
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
-
-
-def _stamp_for(model: type[BaseEvent]) -> _Stamp:
-    """Return `_stamp`, or one that spares the fields that `model` declares anew with another type."""
-    own = [name for name in _STAMPED if name in model.model_fields and not _is_ours(model, name)]
-    if not own:
-        return _stamp
-
-    def stamp(events: Sequence[BaseEvent], records: Sequence[Record]) -> None:
-        kept = [{name: event.__dict__[name] for name in own} for event in events]
-        _stamp(events, records)
-        for event, values in zip(events, kept, strict=True):
-            event.__dict__.update(values)
-
-    return stamp
-
-
-def _is_ours(model: type[BaseEvent], name: str) -> bool:
-    """Return whether a field means for `model` what it means for BaseEvent."""
-    ours = BaseEvent.model_fields.get(name)
-    return ours is not None and model.model_fields[name].annotation == ours.annotation
-
-
 def _event_decoder(name: str, model: type[BaseEvent]) -> Decoder:
-    validate_json = model.__pydantic_validator__.validate_json
-    stamp = _stamp_for(model)
+    kind = EventKind.of(model)
+    validate_json = kind.validate_json
 
     def decode(record: Record) -> Any:
-        value = record.value
         try:
-            event = validate_json(value)
-            if LETTER_N in value or LETTER_I in value:  # a call for each event would cost as much again
-                codec.refuse_non_finite_tokens(value)
-            extra = event.__pydantic_extra__
-            if extra:
-                codec.refuse_non_finite(extra)
-            stamp((event,), (record,))
+            event = validate_json(record.value)
         except Exception as error:  # a validator of the user's may raise anything
-            raise codec.schema_error(name, error) from codec.cause_of(error)
-        return event
+            return kind.read_again(record, error=error)
+        return kind.finish_one(event, record)
 
     return decode
 
@@ -250,8 +209,24 @@ decode_base_event: Final = _event_decoder("BaseEvent", BaseEvent)
 """Reads any JSON object as a BaseEvent."""
 
 
-def _plain_decoder(name: str, model: Any, validate_json: Callable[[bytes], Any]) -> Decoder:
+def _plain_decoder(name: str, model: Any, validator: Any, core_schema: Any) -> Decoder:
+    if not takes_objects(core_schema):
+        raise ConfigurationError(f"events can't be read as {name}: an event is a JSON object, and that is none")
     strips_type = _refuses_event_type(model)
+    computed = computed_names(core_schema)
+    validate_json = validator.validate_json
+
+    def read(value: bytes) -> Any:
+        try:
+            return validate_json(value)
+        except ValidationError as error:
+            repaired = repair(value, error, computed)
+            if repaired is None:
+                raise
+            try:
+                return validate_json(repaired)
+            except ValidationError:  # the first reason says what the payload has
+                raise error from None
 
     def decode(record: Record) -> Any:
         value = record.value
@@ -260,10 +235,10 @@ def _plain_decoder(name: str, model: Any, validate_json: Callable[[bytes], Any])
                 payload = codec.loads(value)
                 payload.pop("event_type", None)
                 value = to_json(payload)
-            event = validate_json(value)
+            event = read(value)
             codec.refuse_non_finite_tokens(value)
             if isinstance(event, BaseEvent):  # one of a union
-                _stamp_for(type(event))((event,), (record,))
+                stamp_for(type(event))((event,), (record,))
         except Exception as error:  # a validator of the user's may raise anything
             raise codec.schema_error(name, error) from codec.cause_of(error)
         return event
@@ -300,7 +275,7 @@ _FILLS: Final[tuple[tuple[str, type, _Fill], ...]] = (
     ("offset", str, lambda record: record.id),
     ("event_id", str, lambda record: f"{record.topic}/{record.id}"),
     ("key", str, lambda record: record.key),
-    ("timestamp", datetime, lambda record: _time_of(record.timestamp_ms)),
+    ("timestamp", datetime, lambda record: time_of(record.timestamp_ms)),
 )
 
 

@@ -2,6 +2,8 @@
 
 from copy import copy
 from dataclasses import fields, is_dataclass
+from functools import cached_property, lru_cache
+from inspect import getattr_static
 from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
@@ -23,7 +25,7 @@ def encode(event: object, *, key: str | None = None, raw_headers: bytes | None =
     """Return `event`, a model, a dataclass, a msgspec Struct or a dict, as it is stored; itself it stays as it is.
 
     Without an `event_type` it gets the class's name, a dict `GenericEvent`. The key is `key`, else
-    the event's `key` field (text, an integer or a UUID), else none. Models are written by alias.
+    the event's `key` field or property (text, an integer or a UUID), else none. Models are written by alias.
     `event_id` is set only where the caller chose it: then it de-duplicates. Of a dataclass or a Struct
     it is the caller's wherever it is not None.
 
@@ -44,7 +46,7 @@ def encode(event: object, *, key: str | None = None, raw_headers: bytes | None =
         own_key = event.get("key") if key is None else key
     elif isinstance(event, BaseModel):
         value = _dump_model(event)
-        event_id = getattr(event, "event_id", None) if "event_id" in event.__pydantic_fields_set__ else None
+        event_id = _own_id(event)
         own_key = _field(event, "key") if key is None else key
     elif is_struct(type(event)) or (is_dataclass(event) and not isinstance(event, type)):
         value = _dump_plain(event)
@@ -79,7 +81,29 @@ def _field(event: BaseModel, name: str) -> Any:
     value = event.__dict__.get(name)
     if value is None and event.__pydantic_extra__:
         value = event.__pydantic_extra__.get(name)
+    if value is None and (attribute := _attribute_for(type(event), name)) is not None:
+        return getattr(event, attribute)
     return value
+
+
+def _own_id(event: BaseModel) -> Any:
+    """Return the `event_id` that the caller chose, None where it was made up."""
+    if "event_id" in event.__pydantic_fields_set__:
+        return getattr(event, "event_id", None)
+    attribute = _attribute_for(type(event), "event_id")
+    return None if attribute is None else getattr(event, attribute)
+
+
+@lru_cache(1024)
+def _attribute_for(model: type[BaseModel], name: str) -> str | None:
+    """Return the attribute that a model computes for `name`, or writes under it; None of a field of that name."""
+    if name in model.model_fields:
+        return None
+    if isinstance(getattr_static(model, name, None), property | cached_property):
+        return name
+    declared: dict[str, Any] = {**model.model_fields, **model.model_computed_fields}
+    aliases = {getattr(field, "serialization_alias", None) or field.alias: at for at, field in declared.items()}
+    return name if name in model.model_computed_fields else aliases.get(name)
 
 
 def _with_type(value: bytes, event_type: str, *, replace: bool) -> bytes:
@@ -101,6 +125,8 @@ def _dump_model(event: BaseModel) -> bytes:
     except ValueError as error:
         raise EventRejected(f"{type(event).__name__} can't be stored as JSON: {error}") from error
     codec.check_depth(value)
+    if value.find(codec.STARS) >= 0:
+        codec.check_no_secrets(event)
     if isinstance(event, BaseEvent):
         event_type = event.event_type
     else:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from itertools import repeat
 from random import Random
 from typing import Annotated, Any, Final, overload
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, overload
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from pspf.errors import ConfigurationError
 from pspf.records import format_id
 
 
@@ -106,6 +107,12 @@ class BaseEvent(BaseModel):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        for name in ("event_id", "event_type", "timestamp", "key"):
+            if isinstance(cls.__dict__.get(name), property | cached_property):
+                raise ConfigurationError(
+                    f"{cls.__name__}.{name} is a property, and a field of BaseEvent: set it in a"
+                    ' @model_validator(mode="after"), or derive from pydantic.BaseModel'
+                )
         if "event_type" in cls.__dict__ or "event_type" in cls.__dict__.get("__annotations__", {}):  # noqa: RUF063 (evaluates forward references)
             return
         parent = next(base for base in cls.__mro__[1:] if issubclass(base, BaseEvent))
