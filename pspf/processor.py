@@ -129,6 +129,11 @@ class _CursorLoop:
         )
         self._last: Batch
         self._left: Sequence[Record] = ()
+        self._taken = 0
+        """How many records of the last batch were handled."""
+        self._is_cut = False
+        """Whether that batch ended because its time was up."""
+        self._limit_s = None if self._size.limit_ms is None else self._size.limit_ms / 1000
         self._run: BatchRun | None = None
         self._is_given_up = False
         self._committing: asyncio.Task[None] | None = None
@@ -166,7 +171,8 @@ class _CursorLoop:
             async with self._turn(batch):
                 started = time.monotonic()
                 await self._commit(await self._handle(batch))
-                self._size.learn(len(batch.records) - len(self._left), (time.monotonic() - started) * 1000)
+                elapsed_ms = (time.monotonic() - started) * 1000
+                self._size.learn(self._taken, elapsed_ms, is_cut=self._is_cut)
             batch = await self._next()
         await self._committed()
 
@@ -210,6 +216,7 @@ class _CursorLoop:
 
     async def _handle(self, batch: Batch) -> Commit | None:
         """Run a batch's handlers; return its commit, None where there is nothing to commit."""
+        self._taken = 0
         if not batch.records:
             await self._executor.notice(self._reads.silence)
             if not self._executor.has_late:
@@ -226,18 +233,38 @@ class _CursorLoop:
                 offsets = [record.offset for record in batch.records]
                 await self._insist("note what is about to run", lambda: self._consumer.intend(offsets))
             begun_ns = time.monotonic_ns()
-            taken = await self._executor.run(batch.records, run)
+            taken = await self._run_in_time(batch.records, run)
             run.handler_us = (time.monotonic_ns() - begun_ns) // 1000
         if self._is_given_up:
             raise asyncio.CancelledError  # a handler has swallowed it; what it did is not to count
         await drop_cancellations(run)
-        run.taken = taken
-        self._left = batch.records[taken:]
+        run.taken = self._taken = taken
+        self._is_cut = run.is_cut
+        self._left = self._give_back(batch.records[taken:], run)
         if not taken and not run.failures and run.windows is None:
             return None
         commit = run.as_commit(batch.records[:taken], self._left, whole=self._subscription.handler.takes is Takes.BATCH)
         faults.reach("commit.built")
         return commit
+
+    async def _run_in_time(self, records: Sequence[Record], run: BatchRun) -> int:
+        """Run records until their time is up; return how many were taken."""
+        if self._limit_s is None or not self._executor.can_be_cut:
+            return await self._executor.run(records, run)
+        limit = asyncio.get_running_loop().call_later(self._limit_s, run.cut)
+        try:
+            return await self._executor.run(records, run)
+        finally:
+            limit.cancel()
+
+    def _give_back(self, left: Sequence[Record], run: BatchRun) -> Sequence[Record]:
+        """Return which of the records not started to keep; others of a shared cursor go to any worker."""
+        if not run.is_cut or not run.taken or self._held is not None:
+            return left
+        kept = self._size.fitting(run.taken, run.handler_us / 1000)
+        for record in left[kept:]:
+            run.put_off(record, 0, "given back: its batch took too long")
+        return left[:kept]
 
     def _begin(self, batch: Batch) -> BatchRun:
         if self._state is not None and self._subscription.handler.takes_context:

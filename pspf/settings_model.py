@@ -169,7 +169,7 @@ class Settings(_Variables):
     SQLITE_SYNCHRONOUS: Annotated[Literal["FULL", "NORMAL"], _Upper] = "FULL"
 
     # Batches, and what one of them, or one record alone, may change: at most what a commit can hold.
-    MIN_BATCH_RECORDS: PositiveInt = 10
+    MIN_BATCH_RECORDS: PositiveInt = 1
     MAX_BATCH_RECORDS: PositiveInt = 1_000
     MAX_WINDOW_BATCH_RECORDS: PositiveInt = 5_000  # of windowed handlers: a state that changed is written once a commit
     TARGET_COMMIT_MS: PositiveInt = 100

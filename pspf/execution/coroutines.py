@@ -20,6 +20,8 @@ _BREATH_RECORDS: Final = 64
 class Plain(Executor):
     """One async handler after the other, nothing but the event: the fast way. Records are read by sections."""
 
+    can_be_cut = True
+
     def __init__(self, subscription: Subscription, read: SectionDecoder, around: Surroundings) -> None:
         self._function: Callable[[Any], Awaitable[Any]] = subscription.handler.function
         self._read = read
@@ -124,6 +126,8 @@ class Calls:
 class InTurn(Executor):
     """One async handler after the other, with a context, raw arguments or a time limit."""
 
+    can_be_cut = True
+
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
@@ -144,6 +148,8 @@ class InTurn(Executor):
 
 class SideBySide(Executor):
     """`concurrency` async handlers at a time."""
+
+    can_be_cut = True
 
     def __init__(self, subscription: Subscription, calls: Calls) -> None:
         self._calls = calls

@@ -25,6 +25,9 @@ _PATIENCE_MS: Final = 5_000
 class Executor(ABC):
     """Runs the records of batches. One per cursor."""
 
+    can_be_cut: bool = False
+    """Whether a run that is closed half-way costs nothing: each record is a call of its own."""
+
     @abstractmethod
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         """Run records until all are taken or the run is closed; return how many were taken."""

@@ -220,6 +220,8 @@ def now_ms() -> int:
 class Threads(Executor):
     """Plain `def` handlers in `concurrency` threads. `on_late` is called when a late outcome is known."""
 
+    can_be_cut = True
+
     def __init__(
         self, subscription: Subscription, calls: PlainCalls, around: Surroundings, on_late: Callable[[], None]
     ) -> None:

@@ -10,7 +10,7 @@ from pspf.settings import Settings
 class Tuning:
     """The numbers of the loop. Times are milliseconds, sizes bytes."""
 
-    smallest_batch: int = 10
+    smallest_batch: int = 1
     largest_batch: int = 1_000
     largest_window_batch: int = 5_000
     target_commit_ms: int = 100

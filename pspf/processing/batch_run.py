@@ -108,6 +108,8 @@ class BatchRun:
         self.is_given_up = False
         """Whether it is to end at once and has no effect: what its calls raise from then on is nobody's failure."""
         first = batch.records[0].offset if batch.records else 0
+        self.is_cut = False
+        """Whether it was closed because its time was up."""
         self.has_to_ask = held is not None and (len(held) > 0 or first < held.position)
         """Whether `admit` may say no; kept apart so that a batch without failures never asks."""
         self._held = held
@@ -252,6 +254,10 @@ class BatchRun:
         else:
             self._held.put_off(record, record.attempts, due_ms, reason)
             self.has_to_ask = True
+
+    def cut(self) -> None:
+        """Start no more records: the time of the batch is up."""
+        self.is_cut = self.is_closed = True
 
     def keep(self, record: Record) -> None:
         """Leave a record as it is, in hand: its outcome comes with a later batch."""

@@ -156,7 +156,7 @@ async def test_giving_up_commits_nothing_of_the_batch_in_hand(backend: Streaming
     seen: list[int] = []
     runs: list[int] = []
 
-    @stream.subscribe(TOPIC, ordering=ordering)
+    @stream.subscribe(TOPIC, ordering=ordering, batch_size=3)
     async def handle(event: Number, ctx: Context) -> None:
         runs.append(ctx.attempt)
         ctx.emit({"n": event.n}, topic="out")

@@ -180,7 +180,7 @@ async def test_a_call_of_many_records_is_one_span_with_a_link_to_each(
     def take_plainly(events: list[Number], ctx: SyncContext) -> None:
         ctx.emit({}, topic="out")
 
-    stream.subscribe(TOPIC)(take_plainly if is_plain else take)
+    stream.subscribe(TOPIC, batch_size=10)(take_plainly if is_plain else take)
     for n in range(3):
         await stream.emit({"n": n})
     await run_until_drained(stream)
@@ -221,7 +221,7 @@ async def test_a_payload_that_fits_no_model_has_a_span_that_says_so(stream: Stre
 
 
 async def test_the_culprits_of_a_batch_are_named_on_its_span(stream: Stream, tracing: Tracing) -> None:
-    @stream.subscribe(TOPIC)
+    @stream.subscribe(TOPIC, batch_size=10)
     async def take(events: list[Number]) -> None:
         culprits = {event.offset: EventRejected("odd") for event in events if event.n % 2}
         if culprits:
@@ -279,7 +279,7 @@ async def test_a_windowed_handler_has_a_span_a_record(stream: Stream, tracing: T
 
 
 async def test_a_ready_aggregation_has_a_span_a_batch(stream: Stream, tracing: Tracing) -> None:
-    stream.window(TOPIC, TumblingWindow(1_000), name="count")(Count())
+    stream.window(TOPIC, TumblingWindow(1_000), name="count", batch_size=10)(Count())
     await stream.emit_many([{"n": 1, "key": "a"}, {"n": 2, "key": "a"}])
     await run_until_drained(stream, within_ms=20_000)
     span = tracing.one(f"process {TOPIC}")

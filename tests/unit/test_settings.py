@@ -20,7 +20,7 @@ def test_the_defaults_are_those_of_the_docs() -> None:
     assert (settings.MAX_RECORD_BYTES, settings.MAX_KEY_BYTES, settings.MAX_HEADERS_BYTES) == (1 << 20, 1024, 16_384)
     assert (settings.DEDUP_WINDOW_MS, settings.DEDUP_MAX_IDS) == (3_600_000, 1_000_000)
     assert (settings.EMIT_TIMEOUT_MS, settings.LOOP_STALL_MS, settings.DRAIN_TIMEOUT_MS) == (30_000, 30_000, 25_000)
-    assert (settings.MIN_BATCH_RECORDS, settings.MAX_BATCH_RECORDS, settings.TARGET_COMMIT_MS) == (10, 1_000, 100)
+    assert (settings.MIN_BATCH_RECORDS, settings.MAX_BATCH_RECORDS, settings.TARGET_COMMIT_MS) == (1, 1_000, 100)
     assert (settings.valkey.HOST, settings.valkey.PORT, settings.valkey.IS_HOST_SET) == ("127.0.0.1", 6379, False)
 
 
