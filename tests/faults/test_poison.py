@@ -33,6 +33,22 @@ async def test_a_record_that_always_kills_is_the_only_dead_letter(
     run.check()
 
 
+@pytest.mark.parametrize(("handler", "at"), [("totals", 3), ("alerts", 7)], ids=["ordered", "shared"])
+@pytest.mark.parametrize("times", [MAX_CRASHES, MAX_CRASHES + 1])
+async def test_a_record_is_given_up_after_so_many_crashes_alone_and_not_before(
+    tmp_path: Path, handler: str, at: int, times: int
+) -> None:
+    """The first crash is nobody's: it was not noted what ran."""
+    events = make_events(9, 2)
+    run = Run(tmp_path, partitions=1)
+    await run.fill([event.as_record() for event in events])
+    for _ in range(times):
+        assert run.start(FAULTS_KILL=f"{handler}:{at}", FAULTS_BATCH_SIZE="1").wait(SECONDS) == -9, run.tail_of_log()
+    run.finish()
+    async with run.open() as broker:
+        await check_exactly_once(broker, events, dead={handler: [at]} if times > MAX_CRASHES else {})
+
+
 GOOD: Final = make_events(60, 4)
 
 BAD_VALUES: Final = {

@@ -146,6 +146,27 @@ async def test_other_keys_go_on_while_one_waits(backend: StreamingBackend) -> No
     assert done[10:] == list(range(0, 20, 2))
 
 
+@pytest.mark.parametrize("shape", ["async", "plain", "batch"])
+async def test_a_failed_record_holds_back_its_own_key_and_no_other(backend: StreamingBackend, shape: str) -> None:
+    """A record without a key has no order to keep: it neither waits nor is waited for."""
+    stream = Stream(backend)
+    failing = Failing({0: 10**9, 2: 10**9})
+    policy = RetryPolicy(10**6, initial_ms=20, max_ms=20)
+    failing.subscribe(stream, shape, ordering="key", retry=policy, batch_size=5)
+    keys = ["a", "b", None]
+    await stream.emit_many([{"n": n, **({"key": keys[n % 3]} if keys[n % 3] else {})} for n in range(18)])
+    others = {n for n in range(18) if n % 3} - {2}
+    async with running(stream):
+        await until(lambda: others <= set(failing.runs))
+        await until(lambda: failing.runs.count(0) >= 3)
+        assert not {3, 6, 9, 12, 15} & set(failing.runs), "they are behind 0, of their key"
+        failing.failures.clear()
+        await drain(stream)
+    done = [n for n in failing.runs if not n % 3]
+    assert done[-6:] == [0, 3, 6, 9, 12, 15]
+    assert sorted(event["n"] for event in await read_events(backend.broker, "out")) == list(range(18))
+
+
 async def test_after_a_dead_letter_the_later_records_of_its_key_go_on(backend: StreamingBackend) -> None:
     stream = Stream(backend)
     failing = Failing({0: 9})

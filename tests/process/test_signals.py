@@ -124,7 +124,7 @@ def test_a_signal_during_the_start_ends_the_worker_quietly(folder: Folder) -> No
         assert not worker.says("Traceback")
 
 
-def test_what_was_given_up_is_handled_by_the_next_worker_without_a_failed_attempt(folder: Folder) -> None:
+def test_what_a_killed_worker_had_in_hand_is_handled_by_the_next_one_without_a_failed_attempt(folder: Folder) -> None:
     folder.emit(do="sleep", seconds=1.5)
     with folder.worker() as worker:
         worker.wait_for("start 1")
@@ -132,3 +132,39 @@ def test_what_was_given_up_is_handled_by_the_next_worker_without_a_failed_attemp
     ended = folder.run("worker", "--burst")
     assert "handled 1, failed 0, dead 0, lag 0" in ended.err
     assert folder.ok("state", "get", "total", "k").json == 1
+
+
+ONCE = """
+import asyncio
+from pathlib import Path
+from pspf import RetryPolicy, Stream
+
+stream = Stream(topic="orders", group="billing")
+
+
+@stream.subscribe("orders", ordering=%r, name="once", retry=RetryPolicy(max_attempts=1))
+async def once(order: dict):
+    print("start", order["n"])
+    if not Path("free").exists():
+        await asyncio.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("ordering", ["none", "key"])
+@pytest.mark.parametrize("how", ["deadline", "second signal"])
+def test_what_was_given_up_is_handled_by_the_next_worker_without_a_failed_attempt(folder: Folder, how: str, ordering: str) -> None:
+    """Its handler has one attempt: were it charged, the record would be a dead letter."""
+    (folder.path / "once.py").write_text(ONCE % ordering)
+    folder.emit()
+    drain = ("--drain-timeout", "300ms") if how == "deadline" else ()
+    with folder.worker("once:stream", *drain) as worker:
+        worker.wait_for("start 1")
+        worker.signal(SIGTERM)
+        if how == "second signal":
+            worker.wait_for("stopping")
+            worker.signal(SIGTERM)
+        assert worker.end() == 143
+        assert worker.says("handled 0, failed 0, dead 0, lag 1")
+    (folder.path / "free").touch()
+    assert "handled 1, failed 0, dead 0, lag 0" in folder.run("worker", "once:stream", "--burst").err
+    assert folder.ok("dlq", "list", "--json").json == {"dead_letters": []}
