@@ -152,7 +152,9 @@ async def once(order: dict):
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
 @pytest.mark.parametrize("how", ["deadline", "second signal"])
-def test_what_was_given_up_is_handled_by_the_next_worker_without_a_failed_attempt(folder: Folder, how: str, ordering: str) -> None:
+def test_what_was_given_up_is_handled_by_the_next_worker_without_a_failed_attempt(
+    folder: Folder, how: str, ordering: str
+) -> None:
     """Its handler has one attempt: were it charged, the record would be a dead letter."""
     (folder.path / "once.py").write_text(ONCE % ordering)
     folder.emit()
