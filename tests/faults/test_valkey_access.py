@@ -70,12 +70,14 @@ def run(*arguments: str, url: str) -> Result:
 
 
 async def test_a_permission_that_comes_late_is_waited_for(own_server: OwnServer) -> None:
-    server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all -xreadgroup -pexpire -pexpireat\n")
+    server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all\n")
     events = make_events(50, 5)
     with Proxy(server.port) as proxy:
         site = LoggedIn(server, proxy)
-        await site.fill(events)
         async with site.working():
+            await until(lambda: server.call("EXISTS", TOPIC) == 1, within_ms=SECONDS_MS)
+            server.call("ACL", "SETUSER", "app", "-xreadgroup", "-pexpire", "-pexpireat", "-xpending")
+            await site.fill(events, partitions=1)
             await asyncio.sleep(3)
             server.call("ACL", "SETUSER", "app", "+@all")
             await site.finish()

@@ -12,7 +12,7 @@ import pytest
 
 from pspf.connectors.valkey import ordered, shared
 from pspf.errors import BackendCorrupt, CommitFenced, CommitStale, DiskFull
-from pspf.records import WindowChanges
+from pspf.records import WindowChanges, partition_of
 from tests.faults.guards import ORDERED, SHARED, Guard, Stage, lose_to_an_heir, open_batch, refused, scenarios_of
 from tests.support.workers import (
     GROUP,
@@ -82,10 +82,6 @@ async def a_batch_of_a_deleted_stream_is_stale(stage: Stage) -> None:
     assert list(await stage.broker.list_state()) == []
 
 
-async def an_ordered_commit_to_something_else_writes_nothing(stage: Stage) -> None:
-    await _commit_to_something_else(stage, is_ordered=True)
-
-
 async def windows_kept_as_something_else_are_not_written_in_part(stage: Stage) -> None:
     for key in ("slots:billing:app.total", "win:billing:app.total:0", "wkeys:billing:app.total:0"):
         member, records = await open_batch(stage, is_ordered=True)
@@ -99,18 +95,51 @@ async def windows_kept_as_something_else_are_not_written_in_part(stage: Stage) -
         await member.session.close()
 
 
-async def a_shared_commit_to_something_else_writes_nothing(stage: Stage) -> None:
-    await _commit_to_something_else(stage, is_ordered=False)
+async def a_shared_commit_beside_something_else_writes_nothing(stage: Stage) -> None:
+    member, records = await open_batch(stage, is_ordered=False)
+    stage.call("SET", f"pspf:{{{TOPIC}}}:retry:{GROUP}:", "no hash")
+    commit = settle(retries=[retry(record, due_ms=0) for record in records])
+    assert await refused(member.consumer.commit(commit), BackendCorrupt)
+    assert stage.call("XPENDING", TOPIC, GROUP)[0] == 2
 
 
-async def _commit_to_something_else(stage: Stage, *, is_ordered: bool) -> None:
+async def an_ordered_commit_to_a_stream_without_ids_left_writes_nothing(stage: Stage) -> None:
+    await _commit_to_a_full_stream(stage, is_ordered=True)
+
+
+async def a_shared_commit_to_a_stream_without_ids_left_writes_nothing(stage: Stage) -> None:
+    await _commit_to_a_full_stream(stage, is_ordered=False)
+
+
+async def _commit_to_a_full_stream(stage: Stage, *, is_ordered: bool) -> None:
     member, records = await open_batch(stage, is_ordered=is_ordered)
     await stage.broker.create_topic("alerts")
-    stage.call("SET", "alerts", "no stream")
+    stage.call("XADD", "alerts", f"{2**64 - 1}-{2**64 - 1}", "data", "{}")
     position = records[-1].offset + 1 if is_ordered else None
     commit = settle(records, position=position, emits=[emit(records[0], "x")])
-    assert await refused(member.consumer.commit(commit), BackendCorrupt)
+    await refused(member.consumer.commit(commit), BackendCorrupt)
     assert await read_lag(stage.broker, ORDERED if is_ordered else SHARED) == 2
+
+
+async def an_ordered_commit_follows_its_target_to_its_partitions(stage: Stage) -> None:
+    await _commit_to_a_moved_topic(stage, is_ordered=True)
+
+
+async def a_shared_commit_follows_its_target_to_its_partitions(stage: Stage) -> None:
+    await _commit_to_a_moved_topic(stage, is_ordered=False)
+
+
+async def _commit_to_a_moved_topic(stage: Stage, *, is_ordered: bool) -> None:
+    member, records = await open_batch(stage, is_ordered=is_ordered)
+    await stage.broker.append("alerts", numbered(1))  # so that it is known with one partition
+    operator = await stage.world.open_other()
+    await operator.operations.repartition("alerts", 3)
+    keys = ["key-1", "key-2", "key-3", "key-4"]
+    emits = [emit(records[0], key, key=key) for key in keys]
+    await member.consumer.commit(settle(records, position=records[-1].offset + 1 if is_ordered else None, emits=emits))
+    for key in keys:
+        stored = await read_all(operator, "alerts", partition_of(key.encode(), 3))
+        assert key in values(stored)
 
 
 async def a_full_server_takes_nothing_of_an_ordered_commit(stage: Stage) -> None:
@@ -161,9 +190,7 @@ async def a_zombie_says_nothing_of_what_its_heir_runs(stage: Stage) -> None:
 
 async def a_zombie_finishes_nothing_that_its_heir_has(stage: Stage) -> None:
     zombie, records, heir = await lose_to_an_heir(stage, is_ordered=False)
-    commit = settle(records, emits=[emit(record, "zombie") for record in records])
-    assert sorted(await zombie.consumer.commit(commit)) == [record.offset for record in records]
-    assert await alerts(stage) == []
+    assert sorted(await zombie.consumer.commit(settle(records))) == [record.offset for record in records]
     assert not await heir.consumer.commit(settle(records))
 
 
@@ -173,9 +200,7 @@ async def a_commit_finishes_nothing_that_was_given_back_behind_it(stage: Stage) 
     await same_session.release()
     heir = await share(await stage.world.open_other())
     assert len(await take(heir.consumer)) == 2
-    commit = settle(records, emits=[emit(record, "late") for record in records])
-    assert sorted(await member.consumer.commit(commit)) == [record.offset for record in records]
-    assert await alerts(stage) == []
+    assert sorted(await member.consumer.commit(settle(records))) == [record.offset for record in records]
 
 
 async def what_is_in_hand_is_not_recovered(stage: Stage) -> None:
@@ -192,9 +217,7 @@ async def a_commit_finishes_nothing_that_was_recovered_behind_it(stage: Stage) -
     assert await same_session._recover()
     heir = await share(await stage.world.open_other())
     assert len(await take(heir.consumer)) == 2
-    commit = settle(records, emits=[emit(record, "late") for record in records])
-    assert sorted(await member.consumer.commit(commit)) == [record.offset for record in records]
-    assert await alerts(stage) == []
+    assert sorted(await member.consumer.commit(settle(records))) == [record.offset for record in records]
 
 
 async def a_record_that_was_acknowledged_by_hand_has_no_effect(stage: Stage) -> None:
@@ -203,6 +226,14 @@ async def a_record_that_was_acknowledged_by_hand_has_no_effect(stage: Stage) -> 
     commit = settle(records, emits=[emit(record, record.value.decode()) for record in records])
     assert list(await member.consumer.commit(commit)) == [records[0].offset]
     assert await alerts(stage) == ["1"]
+
+
+async def a_record_that_was_acknowledged_by_hand_is_not_tried_again(stage: Stage) -> None:
+    member, records = await open_batch(stage, is_ordered=False)
+    assert stage.call("XACK", TOPIC, GROUP, records[0].id) == 1
+    commit = settle(retries=[retry(record, due_ms=0) for record in records])
+    assert list(await member.consumer.commit(commit)) == [records[0].offset]
+    assert values(await take(member.consumer)) == ["1"]
 
 
 async def a_batch_that_stands_together_is_not_applied_in_part(stage: Stage) -> None:
@@ -232,10 +263,12 @@ async def a_slow_worker_keeps_its_own_while_it_lives(stage: Stage) -> None:
 
 
 _FENCE: Final = "if cursor[1] ~= ARGV[3] or cursor[2] ~= ARGV[4] then return {'FENCED'} end"
-_STREAM: Final = "if redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end"
+_STREAM: Final = "if not has_group(stream, ARGV[2]) then return {'GONE'} end"
 _TYPES: Final = "if wrong then return wrong end"
-_SLOTS: Final = "or check_kinds(6, 6, 'set')"
-_WINDOW_KEYS: Final = "or check_kinds(7 + states + windows, 6 + states + 2 * windows, 'zset')"
+_SLOTS: Final = "check_keys(6, 6, 'set', 'SADD', 'SREM')\n    or "
+_WINDOW_KEYS: Final = "or check_keys(first_window + windows, first_window + 2 * windows - 1, 'zset', 'ZADD', 'ZREM')"
+_MOVED: Final = "if moved then return moved end"
+_APPENDED: Final = "if failed then return failed end"
 _TAKES: Final = "redis.call('HINCRBY', meta, 'takes', 1)"
 _IS_ALIVE: Final = "elseif not is_alive(live[name], now_ms, shift) then"
 
@@ -257,13 +290,17 @@ GUARDS: Final = (
         a_moved_cursor_takes_no_commit,
     ),
     Guard(ordered, "_COMMIT", _STREAM, "", a_batch_of_a_deleted_stream_is_stale),
-    Guard(ordered, "_COMMIT", _TYPES, "", an_ordered_commit_to_something_else_writes_nothing),
+    Guard(ordered, "_COMMIT", _TYPES, "", windows_kept_as_something_else_are_not_written_in_part),
+    Guard(ordered, "_COMMIT", _APPENDED, "", an_ordered_commit_to_a_stream_without_ids_left_writes_nothing),
+    Guard(shared, "_COMMIT", _APPENDED, "", a_shared_commit_to_a_stream_without_ids_left_writes_nothing),
+    Guard(ordered, "_COMMIT", _MOVED, "", an_ordered_commit_follows_its_target_to_its_partitions),
+    Guard(shared, "_COMMIT", _MOVED, "", a_shared_commit_follows_its_target_to_its_partitions),
     Guard(ordered, "_COMMIT", _SLOTS, "", windows_kept_as_something_else_are_not_written_in_part),
     Guard(
         ordered,
         "_COMMIT",
-        "check_kinds(7, 6 + states + windows, 'hash')",
-        "check_kinds(7, 6 + states, 'hash')",
+        "check_keys(first_window, first_window + windows - 1, 'hash', 'HSET', 'HDEL')\n    or ",
+        "",
         windows_kept_as_something_else_are_not_written_in_part,
     ),
     Guard(ordered, "_COMMIT", _WINDOW_KEYS, "", windows_kept_as_something_else_are_not_written_in_part),
@@ -312,6 +349,13 @@ GUARDS: Final = (
         "_COMMIT",
         "if redis.call('XACK', stream, group, id) == 0 then",
         "if redis.call('XACK', stream, group, id) < 0 then",
+        a_record_that_was_acknowledged_by_hand_is_not_tried_again,
+    ),
+    Guard(
+        shared,
+        "_COMMIT",
+        "local is_exact = is_doubtful or streams > 0",
+        "local is_exact = is_doubtful",
         a_record_that_was_acknowledged_by_hand_has_no_effect,
     ),
     Guard(
@@ -328,7 +372,7 @@ GUARDS: Final = (
         "if false then",
         a_shared_commit_sent_again_takes_nothing_back,
     ),
-    Guard(shared, "_COMMIT", _TYPES, "", a_shared_commit_to_something_else_writes_nothing),
+    Guard(shared, "_COMMIT", _TYPES, "", a_shared_commit_beside_something_else_writes_nothing),
     Guard(
         shared,
         "_COMMIT",

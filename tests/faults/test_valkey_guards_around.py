@@ -129,9 +129,31 @@ async def who_joins_a_deleted_stream_forgets_what_was_known_of_it(stage: Stage) 
     assert await refused(owner.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
 
 
+async def a_stream_made_anew_is_another(stage: Stage) -> None:
+    _owner, _ = await _have_state(stage)
+    stage.call("DEL", TOPIC)
+    stage.clock.advance(1_000)
+    await stage.broker.append(TOPIC, numbered(3, start=7))
+    heir = await (await stage.world.open_other()).open_session()
+    await heir.register(TOPIC, GROUP, HANDLER)
+    assert await stage.broker.list_state() == []
+
+
+async def a_group_destroyed_from_outside_forgets_nothing(stage: Stage) -> None:
+    owner, keys = await _have_state(stage)
+    position = stage.call("HGET", keys.meta, "position")
+    stage.call("XGROUP", "DESTROY", TOPIC, f"{GROUP}/{HANDLER}")
+    assert await refused(owner.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitStale)
+    heir = await owner.session.acquire(ORDERED)
+    assert heir is not None
+    assert (stage.call("HGET", keys.meta, "position"), len(await stage.broker.list_state())) == (position, 1)
+    assert not await refused(heir.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
+
+
 async def what_lives_is_not_reset(stage: Stage) -> None:
     member, keys = await _have_state(stage)
-    await gone.forget_cursor(stage.core.commands, keys, ordered.marker_group(ORDERED))
+    forgetting = gone.forget_cursor(stage.core.commands, keys, ordered.marker_group(ORDERED))
+    assert not await refused(forgetting, Exception)
     assert len(await stage.broker.list_state()) == 1
     assert not await refused(member.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
 
@@ -365,7 +387,7 @@ GUARDS: Final = (
     Guard(
         ordered,
         "_LOOK",
-        " or redis.pcall('XPENDING', KEYS[1], ARGV[2])['err'] then return",
+        " or not has_group(KEYS[1], ARGV[2]) then return",
         " then return",
         an_owner_that_only_reads_notices_that_its_stream_was_deleted,
     ),
@@ -391,21 +413,30 @@ GUARDS: Final = (
         "",
         who_knows_a_topic_as_it_was_joins_it_as_it_is,
     ),
+    Guard(gone, "_RESET", "if is_same() then", "if false then", a_group_made_again_starts_where_it_was_made_to),
+    Guard(gone, "_RESET", "if is_same() then", "if false then", a_group_destroyed_from_outside_forgets_nothing),
     Guard(
-        session,
-        "_REGISTER",
-        "start, before = kept[1] or start, kept[2] or before",
-        "",
-        a_group_made_again_starts_where_it_was_made_to,
+        gone,
+        "_RESET",
+        "return info['entries-added'] - info['length'] >= tonumber(passed or 1)",
+        "return true",
+        a_stream_made_anew_is_another,
     ),
     Guard(
-        session,
-        "_REGISTER",
-        "if redis.pcall('XPENDING', stream, ARGV[3])['err'] then return -1 end",
+        gone,
+        "_RESET",
+        "if is_before(after(info['last-generated-id']), position) then return false end",
         "",
         who_joins_a_deleted_stream_forgets_what_was_known_of_it,
     ),
-    Guard(gone, "_RESET", "if not pending['err'] then return 'HERE' end", "", what_lives_is_not_reset),
+    Guard(
+        session,
+        "_REGISTER",
+        "if not has_it and redis.call('HEXISTS', cursor, 'position') == 1 then return -1 end",
+        "",
+        who_joins_a_deleted_stream_forgets_what_was_known_of_it,
+    ),
+    Guard(gone, "_RESET", "if has_group(stream, group) then return 'HERE' end", "", what_lives_is_not_reset),
     Guard(seeking, "_SEEK", _LEASE_ENDS, "", a_batch_read_before_a_seek_counts_for_nothing),
     Guard(
         dead_letters,

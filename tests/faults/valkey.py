@@ -36,7 +36,7 @@ def scripts(*names: str) -> Matcher:
 
     It fails where there is no such script: a test of a fault that never comes proves nothing.
     """
-    known = _find_scripts()
+    known = {script.name: script.sha for script in find_scripts()}
     wanted = {known[name].encode() for name in names}
 
     def picks(command: Command) -> bool:
@@ -48,13 +48,13 @@ def scripts(*names: str) -> Matcher:
     return picks
 
 
-def _find_scripts() -> dict[str, str]:
-    """Return the hashes of all scripts, by name."""
-    found: dict[str, str] = {}
+def find_scripts() -> list[Script]:
+    """Return all scripts."""
+    found: dict[str, Script] = {}
     for module in pkgutil.iter_modules(pspf.connectors.valkey.__path__):
         loaded = import_module(f"pspf.connectors.valkey.{module.name}")
-        found |= {value.name: value.sha for value in vars(loaded).values() if isinstance(value, Script)}
-    return found
+        found |= {value.name: value for value in vars(loaded).values() if isinstance(value, Script)}
+    return list(found.values())
 
 
 class Site:

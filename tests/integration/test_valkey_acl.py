@@ -1,6 +1,7 @@
 """The least that PSPF needs of a server: the conformance tests themselves, as a user who may nothing else."""
 
 import inspect
+import pkgutil
 import re
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
@@ -11,32 +12,31 @@ import pytest
 import pytest_asyncio
 
 import pspf.connectors.valkey
+import tests.conformance
 from pspf.clock import ManualClock
 from pspf.connectors.base import Limits
 from pspf.connectors.operations import Check, Status
-from pspf.connectors.valkey.acl import COMMANDS, least_acl
+from pspf.connectors.valkey.acl import COMMANDS, OPERATORS, OPTIONAL, find_missing, least_acl
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.doctor import find_missing
 from pspf.errors import BackendUnavailable
 from tests.support.brokers import Kind, World
 from tests.support.servers import Server, find
-from tests.support.workers import HANDLER, numbered, settle, share, take
+from tests.support.workers import HANDLER, numbered, own, settle, share, take
 
 FOLDER: Final = Path(pspf.connectors.valkey.__file__).parent
-MODULES: Final = (
-    "append commit crashes dead_letters dedup delete groups lag ordered pending read repartition retention retries seek"
-    " shared topics trim"
+MODULES: Final = sorted(
+    module.name for module in pkgutil.iter_modules(tests.conformance.__path__, "tests.conformance.")
 )
-GIVEN: Final = {"world", "broker", "clock", "handler"}
+GIVEN: Final = {"world", "broker", "clock", "handler", "live_world", "member"}
 """What these tests may ask for; others of conformance are left out."""
 SECRET: Final = "correct-horse"
 
 
 def find_tests() -> Iterator[Any]:
     """Yield the conformance tests that ask for nothing else than `GIVEN`, in both modes where they ask for one."""
-    for module in MODULES.split():
-        loaded = import_module(f"tests.conformance.test_{module}")
+    for module in MODULES:
+        loaded = import_module(module)
         if "limits" in vars(loaded):
             continue  # it has limits of its own
         for name, test in vars(loaded).items():
@@ -45,7 +45,7 @@ def find_tests() -> Iterator[Any]:
             parameters = set(inspect.signature(test).parameters)
             if parameters <= GIVEN:
                 for handler in (None, HANDLER) if "handler" in parameters else (None,):
-                    yield pytest.param(test, handler, id=f"{module}-{name}-{handler}")
+                    yield pytest.param(test, handler, id=f"{module.rpartition('.')[2]}-{name}-{handler}")
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,11 @@ def limits() -> Limits:
     return Limits()
 
 
-def connect(server: Server, limits: Limits | None = None, clock: ManualClock | None = None) -> ValkeyBroker:
+def connect(
+    server: Server, limits: Limits | None = None, clock: ManualClock | None = None, database: int = 3
+) -> ValkeyBroker:
     """Return a broker that logs in as the user, to a database that has to be selected."""
-    connector = ValkeyConnector("127.0.0.1", server.port, 3, username="pspf", password=SECRET)
+    connector = ValkeyConnector("127.0.0.1", server.port, database, username="pspf", password=SECRET)
     return ValkeyBroker(connector, limits, clock)
 
 
@@ -82,11 +84,24 @@ async def world(server: Server, tmp_path: Path, limits: Limits, clock: ManualClo
     await opened.stop()
 
 
+@pytest_asyncio.fixture
+async def live_world(server: Server, tmp_path: Path, limits: Limits) -> AsyncIterator[World]:
+    kind = Kind("valkey", lambda _, limits, clock: connect(server, limits, clock, 4), is_shared=True)
+    opened = World(kind, tmp_path, limits, None)
+    await opened.start()
+    yield opened
+    await opened.stop()
+
+
 @pytest.mark.parametrize(("test", "handler"), list(find_tests()))
 async def test_conformance_needs_no_more(
-    test: Any, handler: str | None, world: World, clock: ManualClock, server: Server
+    test: Any, handler: str | None, world: World, live_world: World, clock: ManualClock, server: Server
 ) -> None:
-    given = {"world": world, "broker": world.broker, "clock": clock, "handler": handler}
+    given: dict[str, Any] = {"world": world, "live_world": live_world, "broker": world.broker, "clock": clock}
+    given["handler"] = handler
+    if "member" in inspect.signature(test).parameters:  # as the tests of windows have it
+        await world.broker.append("orders", numbered(3))
+        given["member"] = await own(world.broker)
     await test(**{name: given[name] for name in inspect.signature(test).parameters})
     denied = {entry[entry.index(b"object") + 1] for entry in server.call("ACL", "LOG")}
     assert denied <= {b"config|get"}, "which is asked for where it may be, and not needed"
@@ -97,6 +112,17 @@ def test_every_command_of_the_scripts_is_permitted() -> None:
         for command, sub in re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.read_text()):
             name = f"{command}|{sub}" if command in ("XGROUP", "XINFO") else command
             assert name.lower() in COMMANDS, f"{script.name} calls {name}"
+
+
+def test_every_command_that_a_client_sends_is_permitted() -> None:
+    asked_where_permitted = {"config", *(command.partition("|")[0] for command in OPTIONAL)}
+    known = {command.partition("|")[0] for command in COMMANDS} | asked_where_permitted
+    for path in sorted(FOLDER.glob("*.py")):
+        source = path.read_text() if path.name != "failures.py" else ""
+        for command in re.findall(r"""(?:call\(|\()\s*"([A-Z]{2,})"(?!\s*[:%])""", source):
+            if command == "STREAMS":
+                continue  # an option
+            assert command.lower() in known, f"{path.name} sends {command}"
 
 
 async def test_every_permitted_command_is_needed(server: Server, limits: Limits) -> None:
@@ -156,7 +182,7 @@ async def test_looking_for_what_is_missing_changes_nothing(server: Server) -> No
     async with connect(server) as broker:
         await broker.append("orders", numbered(2))
         before = sorted(server.call("INFO", "keyspace").splitlines())
-        assert await find_missing(broker._core) == []
+        assert await find_missing(broker._core.commands) == []
         assert sorted(server.call("INFO", "keyspace").splitlines()) == before
 
 
@@ -173,6 +199,26 @@ async def find_refusal(server: Server) -> str:
     """Return what the user may not send, by the doctor or, where it needs it itself, by the error."""
     try:
         async with connect(server) as broker:
-            return " ".join(await find_missing(broker._core))
+            return " ".join(await find_missing(broker._core.commands))
     except BackendUnavailable as error:
         return str(error).lower()
+
+
+@pytest.mark.parametrize("command", ["xadd", "xpending", "zadd", "xgroup|setid"])
+async def test_a_worker_that_may_not_do_all_it_needs_is_told_so_before_it_begins(server: Server, command: str) -> None:
+    server.call("ACL", "SETUSER", "pspf", f"-{command}")
+    try:
+        async with connect(server) as broker:
+            with pytest.raises(BackendUnavailable, match=f"may not: {command.replace('|', ' ')}\n.*pspf broker doctor"):
+                await broker.open_session()
+    finally:
+        server.call("ACL", "SETUSER", "pspf", f"+{command}")
+
+
+async def test_a_worker_may_do_without_what_only_operators_send(server: Server) -> None:
+    server.call("ACL", "SETUSER", "pspf", *[f"-{command}" for command in OPERATORS])
+    try:
+        async with connect(server) as broker:
+            await (await broker.open_session()).close()
+    finally:
+        server.call("ACL", "SETUSER", "pspf", *[f"+{command}" for command in OPERATORS])

@@ -19,6 +19,7 @@ from pspf.connectors.base import (
 )
 from pspf.connectors.identity import make_session_id
 from pspf.connectors.valkey import dead_letters, inspect, windows
+from pspf.connectors.valkey.acl import refuse_unpermitted
 from pspf.connectors.valkey.checks import check_server
 from pspf.connectors.valkey.connector import ValkeyConnector
 from pspf.connectors.valkey.core import Core
@@ -109,6 +110,7 @@ class ValkeyBroker(Broker):
         for warning in self._warnings or ():
             logger.warning("%s: %s", self.name, warning)
         self._warnings = []
+        await refuse_unpermitted(self._core.commands)
         member = Member(self._core, make_session_id(name or self._consumer_name))
         session = ValkeySession(self._core, member, self._renewal)
         self._sessions = [other for other in self._sessions if other.is_open]

@@ -1,13 +1,16 @@
 """Commits as the arguments of their scripts: flat lists, in which payloads and ids are opaque."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pspf.connectors.letters import encode_letter
 from pspf.connectors.valkey.fields import format_entry_id, pack_records, pack_retry
-from pspf.connectors.valkey.keys import CursorKeys
-from pspf.connectors.valkey.scripts import Argument
+from pspf.connectors.valkey.keys import CursorKeys, PartitionKeys
+from pspf.connectors.valkey.scripts import Argument, ScriptCall
+from pspf.connectors.valkey.topics import Topic
+from pspf.connectors.valkey.wire import Lane
+from pspf.errors import BackendUnavailable
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX, Commit, Cursor, NewRecord, Retry, check_name
 
 if TYPE_CHECKING:
@@ -19,13 +22,42 @@ ALWAYS: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What a commit appends, as effects.lua takes it: the streams, and what stands in ARGV about them."""
+    """What a commit appends, as effects.lua takes it: the keys, and what stands in ARGV about them.
 
-    streams: Sequence[bytes]
+    `topics` has the topic of each stream.
+    """
+
+    topics: Sequence[str]
+    keys: Sequence[bytes]
     arguments: Sequence[Argument]
 
 
-NO_EFFECTS: Final = Effects((), ())
+NO_EFFECTS: Final = Effects((), (), ())
+_TRIES: Final = 5
+
+
+async def run_commit(
+    core: "Core",
+    lane: Lane,
+    cursor: Cursor,
+    commit: Commit,
+    numbers: Mapping[int, int] | None,
+    make_call: Callable[[Effects], ScriptCall],
+) -> Any:
+    """Run the script of a commit, with what it appends where that belongs by now; return its reply.
+
+    A topic that was deleted or repartitioned since we saw it is looked up again: the script writes nothing then.
+    """
+    for _ in range(_TRIES):
+        effects = await pack_effects(core, cursor, commit, numbers)
+        call = make_call(effects)
+        reply = await lane.run(call.script, call.keys, call.arguments)
+        if reply[0] != b"MOVED":
+            return reply
+        moved = {effects.topics[number - 1] for number in reply[1:]}
+        for name in moved:
+            core.topics.forget(name)
+    raise BackendUnavailable(f"{cursor}: topics {sorted(moved)} vanish while it appends to them; nothing was committed")
 
 
 async def pack_effects(core: "Core", cursor: Cursor, commit: Commit, numbers: Mapping[int, int] | None) -> Effects:
@@ -48,33 +80,50 @@ async def pack_effects(core: "Core", cursor: Cursor, commit: Commit, numbers: Ma
         sources.append(emit.source)
     for name in by_topic:
         check_name("topic", name)
-    streams: dict[bytes, tuple[list[NewRecord], list[int]]] = {}
+    places: dict[bytes, _Place] = {}
     for name, (records, sources) in by_topic.items():
         topic = await core.topics.ensure(name)
         for partition, indices in core.router.route(topic.name, topic.count, records).items():
-            stream = topic.partitions[partition].stream
-            streams[stream] = ([records[at] for at in indices], [sources[at] for at in indices])
+            place = _place(places, topic, partition)
+            place.records.extend([records[at] for at in indices])
+            place.sources.extend([sources[at] for at in indices])
     if late:
         topic = await core.topics.ensure(cursor.topic + LATE_SUFFIX)
-        stream = topic.partitions[cursor.partition % topic.count].stream
-        records, sources = streams.setdefault(stream, ([], []))
-        records += late
-        sources += [ALWAYS] * len(late)
+        place = _place(places, topic, cursor.partition % topic.count)
+        place.records.extend(late)
+        place.sources.extend([ALWAYS] * len(late))
     for letter in commit.dead:
         record = letter.record
         topic = await core.topics.ensure(record.topic + DEAD_LETTER_SUFFIX)
-        stream = topic.partitions[record.partition % topic.count].stream
-        records, sources = streams.setdefault(stream, ([], []))
-        records.append(NewRecord(record.raw_key, record.value, encode_letter(letter, ordered=numbers is None)))
-        sources.append(record.offset)
+        place = _place(places, topic, record.partition % topic.count)
+        place.records.append(NewRecord(record.raw_key, record.value, encode_letter(letter, ordered=numbers is None)))
+        place.sources.append(record.offset)
     heads: list[Argument] = []
     parts: list[Argument] = []
-    for records, sources in streams.values():
-        shapes, of_records = pack_records(records)
-        heads.append(shapes)
-        heads.append("" if numbers is None else " ".join([str(numbers.get(offset, ALWAYS)) for offset in sources]))
+    for place in places.values():
+        shapes, of_records = pack_records(place.records)
+        sources_text = ""
+        if numbers is not None:
+            sources_text = " ".join([str(numbers.get(offset, ALWAYS)) for offset in place.sources])
+        heads += (shapes, sources_text, place.topic.count)
         parts += of_records
-    return Effects(tuple(streams), heads + parts)
+    metas = [place.keys.meta for place in places.values()]
+    return Effects([place.topic.name for place in places.values()], [*places, *metas], heads + parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What is appended to one partition of a topic, and which offset each record comes from."""
+
+    topic: Topic
+    keys: PartitionKeys
+    records: list[NewRecord]
+    sources: list[int]
+
+
+def _place(places: dict[bytes, _Place], topic: Topic, partition: int) -> _Place:
+    keys = topic.partitions[partition]
+    return places.setdefault(keys.stream, _Place(topic, keys, [], []))
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from pspf.connectors.operations import BrokerInfo, Check, Status
-from pspf.connectors.valkey.acl import COMMANDS, least_acl
+from pspf.connectors.valkey.acl import find_missing, least_acl, name_commands
 from pspf.connectors.valkey.checks import parse_info, read_version
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.failures import ReplyError
@@ -175,97 +175,13 @@ async def _check_permissions(core: Core) -> list[Check]:
     """Return whether the user may send all that PSPF needs, and how to make one who may nothing else."""
     user = core.connector.username or "default"
     line = least_acl("pspf" if user == "default" else user)
-    missing = await find_missing(core)
+    missing = await find_missing(core.commands)
     if missing:
-        shown = ", ".join(command.replace("|", " ") for command in missing[:8])
-        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-        return [Check("permissions", Status.FAIL, f"user {user} may not: {shown}{more}", line)]
+        return [Check("permissions", Status.FAIL, f"user {user} may not: {name_commands(missing)}", line)]
     return [
         Check("permissions", Status.OK, f"user {user} may do all that PSPF needs"),
         Check("least ACL", Status.OK, line),
     ]
-
-
-async def find_missing(core: Core) -> list[str]:
-    """Return the commands that the user may not send.
-
-    Each is put into a transaction that is thrown away: the server refuses there what is not
-    permitted, and runs nothing of it.
-    """
-    lane = core.open_lane("doctor")
-    try:
-        (begun,) = await lane.call_many([("MULTI",)])
-        if isinstance(begun, ReplyError):
-            return ["multi"]
-        probed = [command for command in COMMANDS if command not in ("multi", "discard")]
-        replies = await lane.call_many([*map(_probe, probed), ("DISCARD",)])
-    finally:
-        lane.drop()  # whatever state the transaction is in
-    missing = [command for command, reply in zip(probed, replies, strict=False) if _is_denied(reply)]
-    return [*missing, *(["discard"] if _is_denied(replies[-1]) else [])]
-
-
-def _probe(command: str) -> tuple[str, ...]:
-    """Return a command with arguments of the right number."""
-    name, _, sub = command.partition("|")
-    arguments = _ARGUMENTS.get(command, ("pspf:probe",))
-    return (name, *([sub] if sub else []), *arguments)
-
-
-_ARGUMENTS: Final[dict[str, tuple[str, ...]]] = {
-    "blpop": ("pspf:probe", "1"),
-    "client|id": (),
-    "client|setname": ("pspf",),
-    "client|unblock": ("0",),
-    "eval": ("return 1", "0"),
-    "evalsha": ("0" * 40, "0"),
-    "info": (),
-    "ping": (),
-    "time": (),
-    "select": ("0",),
-    "hdel": ("pspf:probe", "f"),
-    "hexists": ("pspf:probe", "f"),
-    "hget": ("pspf:probe", "f"),
-    "hincrby": ("pspf:probe", "f", "1"),
-    "hmget": ("pspf:probe", "f"),
-    "hscan": ("pspf:probe", "0"),
-    "hset": ("pspf:probe", "f", "v"),
-    "hsetnx": ("pspf:probe", "f", "v"),
-    "pexpire": ("pspf:probe", "1"),
-    "pexpireat": ("pspf:probe", "1"),
-    "rename": ("pspf:probe", "pspf:probe2"),
-    "sadd": ("pspf:probe", "m"),
-    "srem": ("pspf:probe", "m"),
-    "set": ("pspf:probe", "v"),
-    "xack": ("pspf:probe", "g", "0-1"),
-    "xadd": ("pspf:probe", "*", "f", "v"),
-    "xclaim": ("pspf:probe", "g", "c", "0", "0-1"),
-    "xdel": ("pspf:probe", "0-1"),
-    "xgroup|create": ("pspf:probe", "g", "0"),
-    "xgroup|delconsumer": ("pspf:probe", "g", "c"),
-    "xgroup|destroy": ("pspf:probe", "g"),
-    "xgroup|setid": ("pspf:probe", "g", "0"),
-    "xinfo|consumers": ("pspf:probe", "g"),
-    "xpending": ("pspf:probe", "g"),
-    "xrange": ("pspf:probe", "-", "+"),
-    "xread": ("STREAMS", "pspf:probe", "0"),
-    "xreadgroup": ("GROUP", "g", "c", "STREAMS", "pspf:probe", ">"),
-    "xrevrange": ("pspf:probe", "+", "-"),
-    "xtrim": ("pspf:probe", "MAXLEN", "0"),
-    "zadd": ("pspf:probe", "1", "m"),
-    "zcount": ("pspf:probe", "0", "1"),
-    "zrange": ("pspf:probe", "0", "1"),
-    "zrangebyscore": ("pspf:probe", "0", "1"),
-    "zrem": ("pspf:probe", "m"),
-    "zremrangebyscore": ("pspf:probe", "0", "1"),
-    "zrevrange": ("pspf:probe", "0", "1"),
-    "zrevrangebyscore": ("pspf:probe", "1", "0"),
-    "zscore": ("pspf:probe", "m"),
-}
-
-
-def _is_denied(reply: Any) -> bool:
-    return isinstance(reply, ReplyError) and str(reply).startswith("NOPERM")
 
 
 async def _check_groups(core: Core) -> Sequence[Check]:

@@ -76,6 +76,8 @@ def translate(error: ReplyError, name: str, doing: str) -> Exception:
         return GroupGone(message)
     if word in _WAIT or "-LOADING" in text or _DEMOTED in text:
         return BackendUnavailable(message)
+    if "last possible ID" in text:
+        return BackendCorrupt(f"{message}; nothing can be appended to a stream whose last id is the highest: remove it")
     if word == "WRONGTYPE":
         return BackendCorrupt(f"{message}; a key that PSPF uses holds something else")
     if word in _CLUSTER:

@@ -1,4 +1,4 @@
-"""What is done when a stream, or all that PSPF knew of it, was deleted under its workers (DEL, FLUSHALL)."""
+"""What is done when a stream, its group, or all that PSPF knew of it was deleted under its workers (DEL, FLUSHALL)."""
 
 import logging
 from typing import Final
@@ -15,7 +15,9 @@ _STEP: Final = 1_000
 
 
 async def forget_cursor(lane: Lane, keys: CursorKeys, group: bytes) -> None:
-    """Forget offset and state of a cursor whose stream is gone; the first worker to see it says so at ERROR.
+    """Make the group of a cursor again, or forget its offset and state where its stream is gone.
+
+    The first worker to see it says so: at ERROR where anything is forgotten or done again.
 
     What is left half-way is finished by the next one.
     """
@@ -28,6 +30,13 @@ async def forget_cursor(lane: Lane, keys: CursorKeys, group: bytes) -> None:
                 "%s: the stream of %s was deleted; the group starts again, without offsets and state",
                 lane.name,
                 keys.registry_field.decode().replace("\0", "/"),
+            )
+        if reply == b"MADE":
+            logger.error(
+                "%s: the consumer group %r of %s was destroyed from outside; it is made again where it was",
+                lane.name,
+                group.decode(),
+                keys.partition.stream.decode(),
             )
         if reply != b"STATE":
             return

@@ -17,13 +17,13 @@ from pspf.connectors.letters import check_size
 from pspf.connectors.suspicion import Suspicion
 from pspf.connectors.valkey import windows
 from pspf.connectors.valkey.bell import ring
-from pspf.connectors.valkey.commits import pack_effects, pack_state, pack_waiting
+from pspf.connectors.valkey.commits import Effects, pack_state, pack_waiting, run_commit
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys, escape
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import Reads
-from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
@@ -233,7 +233,6 @@ class OrderedConsumer(Consumer):
 
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._core.limits)
-        effects = await pack_effects(self._core, self.cursor, commit, None)
         done, retries = pack_waiting(commit, self._waiting)
         states, changes = pack_state(commit, self._keys)
         packed = windows.pack_windows(commit.windows, self._keys)
@@ -251,23 +250,24 @@ class OrderedConsumer(Consumer):
             *_position_arguments(commit.position),
             "" if passed is None else passed,
             *_at_rest(rest),
-            len(effects.streams),
-            len(done),
-            len(commit.retries),
-            len(states),
-            *packed.head,
-            *done,
-            *retries,
-            *changes,
-            *packed.arguments,
-            *effects.arguments,
         ]
+        rest_of_them = [*done, *retries, *changes, *packed.arguments]
         keys = self._keys
         script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.keys, keys.slots]
-        script_keys += [*states, *packed.keys, *effects.streams]
+        script_keys += [*states, *packed.keys]
+
+        def make_call(effects: Effects) -> ScriptCall:
+            counts = (len(effects.topics), len(done), len(commit.retries), len(states))
+            head = (*counts, *packed.head, len(effects.arguments))
+            return ScriptCall(
+                _COMMIT,
+                [*script_keys, *effects.keys],
+                [*arguments, *head, *rest_of_them, *effects.arguments],
+            )
+
         faults.reach("commit.sent")
         self._is_committing = True
-        reply = await self._member.commits.run(_COMMIT, script_keys, arguments)
+        reply = await run_commit(self._core, self._member.commits, self.cursor, commit, None, make_call)
         faults.reach("commit.reply")
         self._is_committing = False
         sequence = self._check(reply)

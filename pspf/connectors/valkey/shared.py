@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
-from pspf.connectors.valkey.commits import SharedBatch, pack_effects, sort_shared
+from pspf.connectors.valkey.commits import Effects, SharedBatch, run_commit, sort_shared
 from pspf.connectors.valkey.failures import GroupGone
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse_entry_id, unpack_retry
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import Reads
-from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import BackendUnavailable, StateUnavailable
 from pspf.records import Batch, Commit, Cursor, Record
@@ -232,7 +232,6 @@ class SharedConsumer(Consumer):
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         batch = sort_shared(commit, self._hand, self._noted)
         numbers = {offset: number for number, offset in enumerate(batch.others, 1)}
-        effects = await pack_effects(self._core, self.cursor, commit, numbers)
         is_sure = batch.is_known and not commit.whole
         if is_sure and self._doubtful:
             is_sure = self._doubtful.isdisjoint(batch.plain) and self._doubtful.isdisjoint(batch.others)
@@ -243,14 +242,18 @@ class SharedConsumer(Consumer):
             commit.commit_id,
             self._takes if is_sure else "",
             "1" if commit.whole else "",
-            len(effects.streams),
-            len(batch.plain),
-            len(batch.others),
-            *batch.arguments,
-            *effects.arguments,
         ]
+
+        def make_call(effects: Effects) -> ScriptCall:
+            counts = (len(effects.topics), len(batch.plain), len(batch.others))
+            return ScriptCall(
+                _COMMIT,
+                [*self._script_keys, *effects.keys],
+                [*arguments, *counts, *batch.arguments, *effects.arguments],
+            )
+
         faults.reach("commit.sent")
-        reply = await self._member.commits.run(_COMMIT, [*self._script_keys, *effects.streams], arguments)
+        reply = await run_commit(self._core, self._member.commits, self.cursor, commit, numbers, make_call)
         faults.reach("commit.reply")
         lost = self._settle(batch, reply)
         await after_commit(self._core, self._member, self._reads, self.cursor, commit)

@@ -115,7 +115,8 @@ class Topics:
         if source is None:
             fresh = self._past.get(name) or make_topic(name, 1, None)
         else:
-            fresh = make_topic(name, (await self.ensure(source)).count, FOREVER)
+            beside = await self.find(source) or await self.ensure(source)
+            fresh = make_topic(name, beside.count, FOREVER)
         return (await self._insert(fresh))[1]
 
     async def _insert(self, fresh: Topic) -> tuple[bool, Topic]:

@@ -19,11 +19,14 @@ local session = ARGV[3]
 local cursor = redis.call('HMGET', meta, 'position', 'session', 'epoch', 'seq', 'clean', 'limit', 'left', 'crashes',
   'intent', 'passed')
 local position, owner, passed = cursor[1], cursor[2] or '', cursor[10] or ''
-if not position or redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end
+if not position or not has_group(stream, ARGV[2]) then return {'GONE'} end
 if owner ~= '' and owner ~= session then
   if owner ~= ARGV[5] then return {'OWNER', owner} end
   if is_alive(KEYS[5], now_ms, shift) then return {'HELD'} end
 end
+
+local wrong = check_keys(2, 2, 'hash', 'HSET') or check_keys(3, 3, 'zset', 'ZRANGE') or check_keys(4, 4, 'hash', 'HGET')
+if wrong then return wrong end
 
 local lost = 0
 local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]

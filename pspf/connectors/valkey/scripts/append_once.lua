@@ -51,13 +51,24 @@ for number = bucket, math.max(1, bucket - ring + 2), -1 do
 end
 is_plain = is_plain and not next(known)
 
+local is_full = bucket == 0 or count >= capacity or now_ms - first_ms >= window / (ring - 2)
+local filled = 3 + place_of(is_full and bucket + 1 or bucket)
+local wrong = check_keys(2, 2, 'hash', 'HSET') or check_keys(filled, filled, 'hash', 'HSET', 'PEXPIRE', 'UNLINK')
+  or check_keys(1, 1, 'stream', 'XADD', 'XDEL')
+if wrong then return wrong end
+
 -- Only now anything is written. All new records get one millisecond and follow each other.
 local reply = {''}
 local fresh, next_id = {}, first_id
+local function undo(failed)
+  if reply[1] ~= '' then take_back(stream, reply[1]) end
+  return about_key(failed, stream)
+end
 if is_plain then -- the commonest case, at its full speed
-  local call, entry = redis.call, nil
+  local call, entry = redis.pcall, nil
   for number = 1, #shapes do
     entry = call('XADD', stream, stamp, 'data', ARGV[at])
+    if type(entry) == 'table' then return undo(entry) end
     if number == 1 then
       reply[1] = entry
       stamp = string.match(entry, '^%d+') .. '-*'
@@ -80,6 +91,7 @@ for number = 1, is_plain and 0 or #shapes do
     at = skip_record(shape, at)
   else
     entry, at = append_record(stream, stamp, shape, at)
+    if type(entry) == 'table' then return undo(entry) end
     if reply[1] == '' then
       reply[1] = entry
       stamp = string.match(entry, '^%d+') .. '-*'
@@ -93,7 +105,7 @@ for number = 1, is_plain and 0 or #shapes do
 end
 if #fresh == 0 then return reply end
 
-if bucket == 0 or count >= capacity or now_ms - first_ms >= window / (ring - 2) then
+if is_full then
   bucket, count, first_ms = bucket + 1, 0, now_ms
   redis.call('UNLINK', KEYS[3 + place_of(bucket)])
 end

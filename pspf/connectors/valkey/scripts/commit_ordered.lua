@@ -1,18 +1,20 @@
 -- All that a batch of an ordered cursor did: all of it or none of it. The checks, in this order: the
--- lease, a commit sent again, the sequence, the stream, the types; behind them nothing fails.
+-- lease, a commit sent again, the sequence, the stream, the targets, the types, what the user may; behind them
+-- nothing fails but an append, and where one does all of them are taken back.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 keys  6 slots  7.. state of the record keys in ARGV,
---       then the keys of the windows (windows.lua) and the streams of the effects
+--       then the keys of the windows (windows.lua) and those of the effects (effects.lua)
 -- ARGV  1 now  2 the cursor's group on the stream  3 token  4 epoch  5 sequence  6 commit id
 --       7 position, or '' where it stays  8 the id before it  9 how many records passed, '' unknown
 --       10 limit  11 left of the suspicion ('' none)  12 number of streams of effects
 --       13 number of records done, of those that waited  14 number of retries  15 number of record keys
 --       16 number of slots of windows that are written, '' without windows  17 number of dropped ones
---       18 the watermark or ''  19 progress
+--       18 the watermark or ''  19 progress  20 number of arguments of the effects
 --       then the ids done; per retry: id, due ('+inf' held back), packed; per record key: the key,
 --       number of values, name and value of each, number of names to forget, each; then the windows
 --       (windows.lua) and the effects (effects.lua)
 -- Reply {'OK', sequence} {'FENCED'} {'STALE', sequence} {'GONE'}
+--       {'MOVED', numbers of the streams of effects whose topic has other partitions or is not there}
 -- Caller: ordered.py
 
 local stream, meta, due, retry, keys, slots = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -27,17 +29,29 @@ if cursor[1] ~= ARGV[3] or cursor[2] ~= ARGV[4] then return {'FENCED'} end
 local sequence = cursor[4]
 if cursor[3] == commit_id then return {'OK', sequence} end
 if sequence ~= ARGV[5] then return {'STALE', sequence} end
-if redis.pcall('XPENDING', stream, ARGV[2])['err'] then return {'GONE'} end
+if not has_group(stream, ARGV[2]) then return {'GONE'} end
 
-local wrong = check_kinds(3, 3, 'zset') or check_kinds(4, 4, 'hash') or check_kinds(5, 5, 'set')
-  or check_kinds(6, 6, 'set') or check_kinds(7, 6 + states + windows, 'hash')
-  or check_kinds(7 + states + windows, 6 + states + 2 * windows, 'zset')
-  or check_kinds(first_stream, first_stream + streams - 1, 'stream')
+local effects = #ARGV - tonumber(ARGV[20]) + 1
+local moved = find_moved(first_stream - 1, streams, effects)
+if moved then return moved end
+
+local first_window = 7 + states
+local wrong = check_keys(1, 1, 'stream', 'XGROUP SETID') or check_keys(2, 2, 'hash', 'HSET')
+  or check_keys(3, 3, 'zset', 'ZADD', 'ZREM') or check_keys(4, 4, 'hash', 'HSET', 'HDEL')
+  or states > 0 and (check_keys(5, 5, 'set', 'SADD', 'SREM')
+    or check_keys(7, first_window - 1, 'hash', 'HSET', 'HDEL'))
+  or windows + dropped > 0 and (check_keys(6, 6, 'set', 'SADD', 'SREM')
+    or check_keys(first_window, first_window + windows - 1, 'hash', 'HSET', 'HDEL')
+    or check_keys(first_window + windows, first_window + 2 * windows - 1, 'zset', 'ZADD', 'ZREM')
+    or check_keys(first_window + 2 * windows, first_stream - 1, nil, 'UNLINK'))
+  or check_keys(first_stream, first_stream + streams - 1, 'stream', 'XADD', 'XDEL')
 if wrong then return wrong end
 
 local now_ms, _, stamp = read_clock(ARGV[1])
 sequence = text(sequence + 1)
--- The first write, one that the server refuses when out of memory.
+-- The first write is one that the server refuses when out of memory, with effects and without.
+local failed = append_effects(first_stream - 1, streams, effects, stamp, {})
+if failed then return failed end
 redis.call('HSET', meta, 'seq', sequence, 'commit_id', commit_id, 'limit', ARGV[10], 'left', ARGV[11], 'crashes', '0',
   'intent', '', 'last_commit_ms', text(now_ms))
 if position ~= '' then
@@ -50,7 +64,7 @@ if position ~= '' then
 end
 if ARGV[16] ~= '' then redis.call('HSET', meta, 'watermark_ms', ARGV[18], 'progress', ARGV[19]) end
 
-local at = 20
+local at = 21
 for number = at, at + done - 1 do
   redis.call('ZREM', due, ARGV[number])
   redis.call('HDEL', retry, ARGV[number])
@@ -81,6 +95,5 @@ for number = 1, states do
     if redis.call('EXISTS', state) == 0 then redis.call('SREM', keys, key) end
   end
 end
-at = write_windows(slots, 6 + states, windows, dropped, at)
-append_effects(first_stream - 1, streams, at, stamp, {})
+write_windows(slots, 6 + states, windows, dropped, at)
 return {'OK', sequence}

@@ -2,10 +2,10 @@
 --
 -- The gate is each record's own: it is pending on this session. Every script that takes records out
 -- of a session's pending entries raises `takes`; while that is what the caller knew when its records
--- were delivered, they can only be its own, and XACK answers for each. Otherwise, and where they
--- stand together, the pending entries are read first.
+-- were delivered, they can only be its own, and XACK answers for each. Otherwise, where they stand
+-- together, and where something is appended, the pending entries are read first.
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects, then the streams of the effects
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects, then the keys of the effects (effects.lua)
 -- ARGV  1 now  2 group  3 session  4 commit id  5 takes, or '' to read the pending entries
 --       6 '1' where the records stand together (with takes '')  7 number of streams of effects
 --       8 number of plain records: done, and nothing else to do  9 number of other records
@@ -13,7 +13,8 @@
 --       then the plain ids; then of each other record: id, due ('' where it is done), packed retry;
 --       then the effects (effects.lua), whose sources are the other records, counted from 1
 -- Reply {takes, number of plain ids that counted, ids that did not ('' for plain ones that XACK does not tell)}
---       or {'GONE'} where there is no such group any more.
+--       or {'GONE'} where there is no such group any more
+--       or {'MOVED', numbers of the streams of effects whose topic has other partitions or is not there}
 -- Caller: shared.py
 
 local stream, meta, due, retry, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -33,29 +34,36 @@ if known[3] == commit_id then
   return {takes, plain, lost}
 end
 
--- The gate, where XACK alone is no proof.
-local is_exact = ARGV[5] == '' or ARGV[5] ~= takes
+local moved = find_moved(5, streams, effects)
+if moved then return moved end
+
+-- The gate, where XACK alone is no proof, or comes too late.
+local is_doubtful = ARGV[5] == '' or ARGV[5] ~= takes
+local is_exact = is_doubtful or streams > 0
 local mine = {}
+if is_exact and not has_group(stream, group) then return {'GONE'} end
 if is_exact then
   local from, page = ARGV[10], 1000
   while true do
-    local rows = redis.pcall('XPENDING', stream, group, from, ARGV[11], page, session)
-    if rows['err'] then return {'GONE'} end
+    local rows = redis.call('XPENDING', stream, group, from, ARGV[11], page, session)
     for number = 1, #rows do mine[rows[number][1]] = true end
     if #rows < page then break end
     from = '(' .. rows[page][1]
   end
 end
 
-local wrong = check_kinds(1, 1, 'stream') or check_kinds(3, 3, 'zset') or check_kinds(4, 5, 'hash')
-  or check_kinds(6, 5 + streams, 'stream')
+local wrong = check_keys(1, 1, 'stream', 'XACK') or check_keys(2, 2, 'hash', 'HSET', 'HINCRBY')
+  or check_keys(3, 3, 'zset', 'ZADD') or check_keys(4, 5, 'hash', 'HSET', 'HDEL')
+  or check_keys(6, 5 + streams, 'stream', 'XADD', 'XDEL')
 if wrong then return wrong end
 
 local lost_ids, lost = {}, {}
-if is_exact then
+if is_doubtful then
   for at = first_plain, first_other - 1 do
     if not mine[ARGV[at]] then lost_ids[#lost_ids + 1] = ARGV[at] end
   end
+end
+if is_exact then
   for number = 1, others do
     local id = ARGV[first_other + 3 * (number - 1)]
     if not mine[id] then
@@ -67,7 +75,9 @@ end
 local is_refused = ARGV[6] == '1' and #lost_ids > 0
 
 local now_ms, _, stamp = read_clock(ARGV[1])
--- The first write, one that the server refuses when out of memory.
+-- The first write is one that the server refuses when out of memory, with effects and without.
+local failed = not is_refused and append_effects(5, streams, effects, stamp, lost)
+if failed then return failed end
 redis.call('HSET', meta, 'c:' .. session, commit_id, 'l:' .. session, '', 'last_commit_ms', text(now_ms))
 
 -- They stand together, and some are not ours: all of ours are given back.
@@ -88,7 +98,7 @@ if is_refused then
 end
 
 local counted = 0
-if is_exact then
+if is_doubtful then
   for at = first_plain, first_other - 1 do
     local id = ARGV[at]
     if mine[id] then
@@ -123,5 +133,4 @@ for number = 1, others do
 end
 if #lost_ids > 0 then redis.call('HSET', meta, 'l:' .. session, table.concat(lost_ids, ' ')) end
 
-append_effects(5, streams, effects, stamp, lost)
 return {takes, counted, lost_ids}

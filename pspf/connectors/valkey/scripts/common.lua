@@ -62,16 +62,63 @@ local function after(id)
   return high .. '-' .. (carry == 1 and '1' or '') .. table.concat(digits)
 end
 
+-- Returns an error where one of KEYS holds another kind of value (nil: any will do), or the user may not run one of
+-- the commands on it. Asked before the first write: what fails in the middle of a script leaves a half behind.
+local function check_keys(first, last, wanted, ...)
+  for number = first, last do
+    local key = KEYS[number]
+    local kind = wanted and redis.call('TYPE', key)['ok']
+    if kind ~= wanted and kind ~= 'none' then
+      return redis.error_reply('WRONGTYPE ' .. key .. ' is a ' .. kind .. ' and no ' .. wanted)
+    end
+    for at = 1, select('#', ...) do
+      local command = select(at, ...)
+      local may
+      if string.sub(command, 1, 7) == 'XGROUP ' then
+        may = redis.acl_check_cmd('XGROUP', string.sub(command, 8), key)
+      else
+        may = redis.acl_check_cmd(command, key)
+      end
+      if not may then
+        return redis.error_reply('NOPERM this user has no permissions to run ' .. command .. ' on the key ' .. key)
+      end
+    end
+  end
+end
+
+-- Whether the stream has the consumer group, and the summary of what is pending there. An error that says anything
+-- else than that there is none says nothing of the group: it is the script's.
+local function has_group(stream, group)
+  local summary = redis.pcall('XPENDING', stream, group)
+  if not summary['err'] then return true, summary end
+  if string.find(summary['err'], 'NOGROUP', 1, true) == 1 then return false end
+  error(summary)
+end
+
+-- Removes what this script has appended to a stream: all from its first id on.
+local function take_back(stream, first)
+  local entries
+  repeat
+    entries = redis.call('XRANGE', stream, first, '+', 'COUNT', 100)
+    for _, entry in ipairs(entries) do redis.call('XDEL', stream, entry[1]) end
+  until #entries < 100
+end
+
+-- An error as the script's reply, with the key that it is about.
+local function about_key(failed, key)
+  return redis.error_reply(failed['err'] .. ' (key ' .. key .. ')')
+end
+
 local PARTS = {'key', 'headers', 'ts'}
 
 -- Appends one packed record (fields.pack_records) of a shape, whose parts are in ARGV from index `at` on.
--- Returns its id and the index behind its parts.
+-- Returns its id, or the error as a table, and the index behind its parts.
 local function append_record(stream, stamp, shape, at)
   if shape == 0 then
-    return redis.call('XADD', stream, stamp, 'data', ARGV[at]), at + 1
+    return redis.pcall('XADD', stream, stamp, 'data', ARGV[at]), at + 1
   end
   if shape == 1 then
-    return redis.call('XADD', stream, stamp, 'data', ARGV[at], 'key', ARGV[at + 1]), at + 2
+    return redis.pcall('XADD', stream, stamp, 'data', ARGV[at], 'key', ARGV[at + 1]), at + 2
   end
   local fields = {'data', ARGV[at]}
   at = at + 1
@@ -82,7 +129,7 @@ local function append_record(stream, stamp, shape, at)
       at = at + 1
     end
   end
-  return redis.call('XADD', stream, stamp, unpack(fields)), at
+  return redis.pcall('XADD', stream, stamp, unpack(fields)), at
 end
 
 -- The index behind a packed record's parts.
@@ -90,25 +137,32 @@ local function skip_record(shape, at)
   return at + 1 + shape % 2 + math.floor(shape / 2) % 2 + math.floor(shape / 4)
 end
 
--- Appends packed records: `shapes`, and their parts in ARGV from index `at` on. All get one
+-- Appends packed records: `shapes`, and their parts in ARGV from index `at` on, all or none. All get one
 -- millisecond and follow each other, so that the first id says all.
--- Returns the first id (false without records) and the index behind the last part.
+-- Returns the first id (false without records) or an error as the script's reply, and the index behind the last part.
 local function append_records(stream, stamp, shapes, at)
   local first, id = false, false
-  local call, count = redis.call, #shapes
+  local call, count = redis.pcall, #shapes
   for number = 1, count do
     id, at = append_record(stream, stamp, string.byte(shapes, number) - 48, at)
+    if type(id) == 'table' then break end
     if count == 1 then return id, at end
     if not first then
       first = id
       stamp = string.match(id, '^%d+') .. '-*'
       if not string.find(shapes, '[^0]') then -- the commonest shape, at its full speed
-        for part = at, at + count - 2 do call('XADD', stream, stamp, 'data', ARGV[part]) end
-        return first, at + count - 1
+        for part = at, at + count - 2 do
+          id = call('XADD', stream, stamp, 'data', ARGV[part])
+          if type(id) == 'table' then break end
+        end
+        at = at + count - 1
+        break
       end
     end
   end
-  return first, at
+  if type(id) ~= 'table' then return first, at end
+  if first then take_back(stream, first) end
+  return about_key(id, stream), at
 end
 
 -- A list of names and values as a table.

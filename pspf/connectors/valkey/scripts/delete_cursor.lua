@@ -6,8 +6,12 @@
 -- Caller: seeking.py
 
 if redis.call('EXISTS', KEYS[8], KEYS[9]) > 0 then return -1 end
+local wrong = check_keys(1, 1, nil, 'XGROUP DESTROY') or check_keys(2, 2, 'hash', 'HINCRBY')
+  or check_keys(3, 3, 'hash', 'HDEL') or check_keys(4, 7, nil, 'UNLINK')
+if wrong then return wrong end
+
 local was_there = redis.call('HDEL', KEYS[3], ARGV[1])
 if was_there == 1 then redis.call('HINCRBY', KEYS[2], 'cursors', 1) end
 redis.call('UNLINK', KEYS[4], KEYS[5], KEYS[6], KEYS[7])
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[2]) end
+if redis.call('TYPE', KEYS[1])['ok'] == 'stream' then redis.call('XGROUP', 'DESTROY', KEYS[1], ARGV[2]) end
 return was_there

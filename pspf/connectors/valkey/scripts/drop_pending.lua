@@ -6,6 +6,10 @@
 -- Caller: pending.py
 
 local stream, cursor, due, retry, group = KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[2]
+local wrong = check_keys(1, 1, 'stream', 'XACK') or check_keys(2, 3, 'hash', 'HINCRBY')
+  or check_keys(4, 4, 'zset', 'ZREM', 'ZADD') or check_keys(5, 6, 'hash', 'HDEL')
+if wrong then return wrong end
+
 local now_ms = read_clock(ARGV[1])
 local count, taken = 0, 0
 for number = 3, #ARGV do

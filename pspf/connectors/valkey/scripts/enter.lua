@@ -5,6 +5,9 @@
 -- Reply 1
 -- Caller: liveness.py
 
+local wrong = check_keys(1, 1, 'string', 'PEXPIREAT', 'SET') or check_keys(2, 2, 'hash', 'HGET', 'HSET')
+if wrong then return wrong end
+
 local now_ms, shift = read_clock(ARGV[1])
 local ends = text(now_ms + ARGV[2] + shift)
 if redis.call('PEXPIREAT', KEYS[1], ends) == 0 then

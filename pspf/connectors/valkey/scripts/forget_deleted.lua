@@ -8,6 +8,10 @@
 
 local stream, meta, due, retry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 if redis.call('HGET', meta, 'token') ~= ARGV[2] then return -1 end
+local wrong = check_keys(1, 1, 'stream', 'XRANGE') or check_keys(2, 2, 'hash', 'HINCRBY')
+  or check_keys(3, 3, 'zset', 'ZREM', 'ZADD', 'ZRANGEBYSCORE') or check_keys(4, 4, 'hash', 'HGET', 'HDEL')
+if wrong then return wrong end
+
 local now_ms = read_clock(ARGV[1])
 
 -- The record key in a packed retry; false for none.

@@ -5,6 +5,10 @@
 -- Reply number of record keys and slots that are left
 -- Caller: seeking.py
 
+local wrong = check_keys(1, 1, 'hash', 'HSET', 'HINCRBY') or check_keys(2, 3, 'set', 'SREM', 'SCARD')
+  or check_keys(4, #KEYS, nil, 'UNLINK')
+if wrong then return wrong end
+
 if redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'token', '', 'session', '', 'clean', '1', 'intent', '')
   redis.call('HINCRBY', KEYS[1], 'seq', 1)

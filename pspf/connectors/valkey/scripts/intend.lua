@@ -12,6 +12,8 @@ for at = 4, #ARGV do
   if #redis.call('XPENDING', stream, group, ARGV[at], ARGV[at], 1, session) == 1 then own[#own + 1] = ARGV[at] end
 end
 if #own == 0 then return 0 end
+local wrong = check_keys(2, 3, 'hash', 'HSET')
+if wrong then return wrong end
 redis.call('HSET', meta, 's:' .. session, label .. ' ' .. #own .. ' ' .. own[math.ceil(#own / 2)])
 for _, id in ipairs(own) do
   local crashes = string.match(redis.call('HGET', suspects, id) or '', ' (%d+)$')

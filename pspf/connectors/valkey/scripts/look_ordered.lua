@@ -11,7 +11,7 @@ local LOOKED_AT = 10000
 
 local cursor = redis.call('HMGET', KEYS[2], 'token', 'seq')
 local token = cursor[1]
-if not token or redis.pcall('XPENDING', KEYS[1], ARGV[2])['err'] then return {'GONE'} end
+if not token or not has_group(KEYS[1], ARGV[2]) then return {'GONE'} end
 if token ~= ARGV[3] then return {'FENCED'} end
 local now_ms = read_clock(ARGV[1])
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', text(now_ms), 'LIMIT', 0, LOOKED_AT)

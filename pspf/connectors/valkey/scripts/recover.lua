@@ -10,6 +10,10 @@ local STEP = 1000
 
 local stream, meta, due, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, session = ARGV[1], ARGV[2]
+local wrong = check_keys(1, 1, 'stream', 'XACK') or check_keys(2, 2, 'hash', 'HINCRBY')
+  or check_keys(3, 3, 'zset', 'ZADD') or check_keys(4, 4, 'hash', 'HEXISTS')
+if wrong then return wrong end
+
 local known = {}
 for at = 3, #ARGV do known[ARGV[at]] = true end
 local given, from = 0, '-'

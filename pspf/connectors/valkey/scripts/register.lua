@@ -3,7 +3,7 @@
 -- KEYS  1 stream  2 meta  3 cursors  4 floors  5 the cursor's meta
 -- ARGV  1 number of partitions that the caller knows  2 the cursor's field in `cursors`
 --       3 the consumer group  4 start: `start`, `end`, or a record's id  5 the id before that
--- Reply 1; 0 where the topic is not there or has other partitions; -1 where an ordered cursor has lost its stream
+-- Reply 1; 0 where the topic is not there or has other partitions; -1 where a cursor has lost its stream or its group
 --       (reset.lua comes first: a group made now would hide that)
 -- Caller: session.py
 
@@ -11,10 +11,12 @@ local COUNT_STEP, COUNT_MOST = 1000, 20000
 
 local stream, meta, cursor = KEYS[1], KEYS[2], KEYS[5]
 if redis.call('HGET', meta, 'partitions') ~= ARGV[1] then return 0 end
-local is_ordered = string.find(ARGV[2], '%z.')
-if is_ordered and redis.call('HEXISTS', cursor, 'position') == 1 then
-  if redis.pcall('XPENDING', stream, ARGV[3])['err'] then return -1 end
-end
+local has_it = has_group(stream, ARGV[3])
+if not has_it and redis.call('HEXISTS', cursor, 'position') == 1 then return -1 end
+
+local wrong = check_keys(1, 1, 'stream', 'XGROUP CREATE') or check_keys(2, 2, 'hash', 'HINCRBY')
+  or check_keys(3, 3, 'hash', 'HSETNX') or check_keys(4, 4, 'zset', 'ZRANGE', 'ZREM') or check_keys(5, 5, 'hash', 'HSET')
+if wrong then return wrong end
 
 local length, added, first, last = 0, 0, false, '0-0'
 if redis.call('EXISTS', stream) == 1 then
@@ -40,30 +42,23 @@ local function locate(start, before)
   return start, before, nil
 end
 
-local start, before = ARGV[4], ARGV[5]
 local is_new = redis.call('HSETNX', KEYS[3], ARGV[2], '') == 1
-if is_new then
-  redis.call('HINCRBY', meta, 'cursors', 1)
-else
-  -- A cursor that is there keeps the start that it was made with; a consumer group that is gone comes back to it.
-  local kept = redis.call('HMGET', cursor, 'start', 'before')
-  start, before = kept[1] or start, kept[2] or before
-end
-local position, group_id, passed = locate(start, before)
+if is_new then redis.call('HINCRBY', meta, 'cursors', 1) end
+if has_it and not is_new and redis.call('HEXISTS', cursor, 'position') == 1 then return 1 end
+local position, group_id, passed = locate(ARGV[4], ARGV[5])
 if is_new or redis.call('HEXISTS', cursor, 'position') == 0 then
-  redis.call('HSET', cursor, 'position', position, 'passed', passed and text(passed) or '', 'start', start, 'before',
-    before, 'seq', '0', 'epoch', '0', 'token', '', 'session', '', 'clean', '1', 'intent', '', 'commit_id', '',
+  redis.call('HSET', cursor, 'position', position, 'passed', passed and text(passed) or '', 'start', ARGV[4],
+    'before', ARGV[5], 'seq', '0', 'epoch', '0', 'token', '', 'session', '', 'clean', '1', 'intent', '', 'commit_id', '',
     'last_commit_ms', '')
   -- A floor noted before this group came says nothing of what it has passed.
   for _, id in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
     if is_before(position, id) then redis.call('ZREM', KEYS[4], id) end
   end
 end
-local made
+if has_it then return 1 end
 if passed then
-  made = redis.pcall('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM', 'ENTRIESREAD', text(passed))
+  redis.call('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM', 'ENTRIESREAD', text(passed))
 else
-  made = redis.pcall('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM')
+  redis.call('XGROUP', 'CREATE', stream, ARGV[3], group_id, 'MKSTREAM')
 end
-if made.err and not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
 return 1

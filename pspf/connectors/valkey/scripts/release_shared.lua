@@ -10,8 +10,12 @@ local STEP = 1000
 
 local stream, meta, due, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, session = ARGV[1], ARGV[2]
-local rows = redis.pcall('XPENDING', stream, group, '-', '+', STEP, session)
-if rows['err'] then return '0' end
+if not has_group(stream, group) then return '0' end
+local wrong = check_keys(1, 1, 'stream', 'XACK', 'XGROUP DELCONSUMER') or check_keys(2, 2, 'hash', 'HINCRBY', 'HDEL')
+  or check_keys(3, 3, 'zset', 'ZADD') or check_keys(4, 4, 'hash', 'HEXISTS')
+if wrong then return wrong end
+
+local rows = redis.call('XPENDING', stream, group, '-', '+', STEP, session)
 if #rows > 0 then
   -- Raised first: a commit that is still on its way must not take XACK for a proof.
   redis.call('HINCRBY', meta, 'takes', 1)

@@ -22,6 +22,13 @@ for letter = 0, #KEYS / 5 - 1 do
   end
 end
 
+for letter = 0, #KEYS / 5 - 1 do
+  local key = letter * 5
+  local wrong = check_keys(key + 1, key + 1, 'stream', 'XDEL') or check_keys(key + 3, key + 3, 'hash', 'HINCRBY')
+    or check_keys(key + 4, key + 4, 'zset', 'ZADD', 'ZRANGE') or check_keys(key + 5, key + 5, 'hash', 'HSET', 'HGET')
+  if wrong then return wrong end
+end
+
 for _, letter in ipairs(there) do
   local key, arg = letter * 5, letter * 4 + 1
   local due, retry, id, held_by = KEYS[key + 4], KEYS[key + 5], ARGV[arg + 2], ARGV[arg + 4]

@@ -8,6 +8,10 @@
 if not redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1] then return 0 end
 if redis.call('HGET', KEYS[3], 'partitions') ~= ARGV[3] then return -1 end
 local _, _, stamp = read_clock(ARGV[1])
-append_records(KEYS[2], stamp, ARGV[4], 5)
+local failed = check_keys(1, 1, 'stream', 'XDEL')
+if failed then return failed end
+
+local id = append_records(KEYS[2], stamp, ARGV[4], 5)
+if type(id) == 'table' then return id end
 redis.call('XDEL', KEYS[1], ARGV[2])
 return 1

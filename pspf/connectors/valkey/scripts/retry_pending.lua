@@ -6,6 +6,9 @@
 -- Caller: pending.py
 
 local now_ms = read_clock(ARGV[1])
+local wrong = check_keys(1, 1, 'hash', 'HINCRBY') or check_keys(2, 2, 'zset', 'ZADD')
+if wrong then return wrong end
+
 local count = 0
 for number = 2, #ARGV do
   local due_ms = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[number]) or '-1')

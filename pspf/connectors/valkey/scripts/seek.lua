@@ -43,10 +43,15 @@ if not passed then
   until passed or unread >= COUNT_MOST
 end
 
+local wrong = check_keys(1, 1, 'stream', 'XACK', 'XGROUP SETID') or check_keys(2, 2, 'hash', 'HSET', 'HDEL', 'HINCRBY')
+  or check_keys(3, 5, nil, 'UNLINK') or check_keys(6, 6, 'zset', 'ZREM') or check_keys(7, #KEYS, nil, 'UNLINK')
+if wrong then return wrong end
+
 -- The first write, one that the server refuses when out of memory.
 redis.call('HSET', cursor, 'position', position, 'passed', passed and text(passed) or '', 'token', '', 'session', '',
   'clean', '1', 'intent', '', 'limit', '', 'left', '', 'crashes', '0')
 redis.call('HINCRBY', cursor, 'seq', 1)
+redis.call('HDEL', cursor, 'floor')
 if is_shared then take_away(stream, group, cursor, '-', '+') end
 redis.call('UNLINK', due, KEYS[4], KEYS[5])
 if passed then

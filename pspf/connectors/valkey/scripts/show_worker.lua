@@ -5,6 +5,9 @@
 -- Reply 1
 -- Caller: roster.py
 
+local wrong = check_keys(1, 1, 'zset', 'ZADD', 'ZREM', 'ZRANGEBYSCORE') or check_keys(2, 2, 'hash', 'HSET', 'HDEL')
+if wrong then return wrong end
+
 local now_ms = read_clock(ARGV[1])
 redis.call('HSET', KEYS[2], ARGV[2], text(now_ms) .. ' ' .. ARGV[3])
 redis.call('ZADD', KEYS[1], now_ms + ARGV[4], ARGV[2])

@@ -25,6 +25,25 @@ for number = 1, old do
   if last ~= ARGV[8 + number * 2] or added ~= ARGV[9 + number * 2] then return 0 end
 end
 
+-- What the new partitions are to be called may be another program's by now; the copies go there with RENAME.
+local wrong = check_keys(1, 1, 'hash', 'HSET') or check_keys(2, 1 + old + removed, nil, 'UNLINK')
+if wrong then return wrong end
+local mine = {}
+for number = 2, 1 + old + removed do mine[KEYS[number]] = true end
+for number = 1, fresh do
+  local base = 1 + old + removed + (number - 1) * (6 + cursors)
+  wrong = check_keys(base + 1, base + 1, 'stream', 'RENAME')
+    or check_keys(base + 2, base + 2, 'hash', 'RENAME', 'HLEN')
+    or check_keys(base + 3, base + 3, nil, 'XGROUP CREATE', 'RENAME')
+    or check_keys(base + 4, base + 4, 'hash', 'HSET') or check_keys(base + 5, base + 5, nil, 'RENAME')
+    or check_keys(base + 6, base + 6 + cursors, 'hash', 'HSET')
+  if wrong then return wrong end
+  local stream = KEYS[base + 3]
+  if not mine[stream] and redis.call('EXISTS', stream) == 1 then
+    return redis.error_reply('WRONGTYPE ' .. stream .. ' is there already, where a new partition is to be')
+  end
+end
+
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 for number = 2, 1 + old + removed do redis.call('UNLINK', KEYS[number]) end
 for number = 1, fresh do

@@ -17,9 +17,14 @@ local group, session, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now_ms, shift = read_clock(ARGV[1])
 local is_own_clock = ARGV[1] ~= ''
 
-local consumers = redis.pcall('XINFO', 'CONSUMERS', stream, group)
-if consumers['err'] then return {'GONE'} end
+if not has_group(stream, group) then return {'GONE'} end
+local consumers = redis.call('XINFO', 'CONSUMERS', stream, group)
 if redis.call('HEXISTS', meta, 'start') == 0 then return {'GONE'} end
+
+local wrong = check_keys(1, 1, 'stream', 'XACK', 'XCLAIM', 'XGROUP DELCONSUMER')
+  or check_keys(2, 2, 'hash', 'HSET', 'HDEL', 'HINCRBY') or check_keys(3, 3, 'zset', 'ZADD', 'ZREM')
+  or check_keys(4, 5, 'hash', 'HSET', 'HDEL')
+if wrong then return wrong end
 
 -- Puts a step of what a dead session had in hand up for others, each record as suspect. Of those
 -- that were running alone one ended the process: they are halved, and one alone is charged.

@@ -40,9 +40,12 @@ for number = 4, #ARGV do
     lower(position)
   else
     if not delivered[group] then return {0, scanned} end
-    lower(after(delivered[group]))
     local pending = redis.call('XPENDING', stream, group)
-    if pending[1] > 0 then lower(pending[2]) end
+    local own = after(delivered[group])
+    if pending[1] > 0 and is_before(pending[2], own) then own = pending[2] end
+    lower(own)
+    -- Where the group comes back to when it is destroyed from outside (reset.lua). When out of memory it is left out.
+    if redis.call('HGET', cursor, 'floor') ~= own then redis.pcall('HSET', cursor, 'floor', own) end
   end
   local waiting = redis.call('ZRANGE', due, 0, -1)
   scanned = scanned + #waiting

@@ -30,6 +30,14 @@ while #entries > 0 and not is_before(entries[#entries][1], cut) do entries[#entr
 if #entries == 0 then return {0, '', {}} end
 local last = entries[#entries][1]
 
+local wrong = check_keys(1, 1, 'stream', 'XTRIM', 'XACK', 'XGROUP SETID') or check_keys(2, 2, 'hash', 'HINCRBY')
+for number = 1, #stands do
+  wrong = wrong or check_keys(number * 4, number * 4, 'hash', 'HSET', 'HINCRBY')
+    or check_keys(number * 4 + 1, number * 4 + 1, 'zset', 'ZREM', 'ZADD')
+    or check_keys(number * 4 + 2, number * 4 + 3, 'hash', 'HDEL')
+end
+if wrong then return wrong end
+
 local lost, total = {}, 0
 for number, stand in ipairs(stands) do
   lost[number] = 0
