@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from math import isfinite
 from operator import itemgetter
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import orjson
 
@@ -40,7 +40,7 @@ class Aggregation(ABC):
         """What it computes, as JSON: states of another shape are none of its own. A function is known by its name."""
         return self.name
 
-    changes_states: ClassVar[bool] = False
+    changes_states: bool = False
     """Whether `add` changes the state that it is given, instead of returning another one."""
 
     @abstractmethod
@@ -406,7 +406,8 @@ class Several(Aggregation):
         self.parts = dict(parts)
         self._in_order = tuple(self.parts.values())
         self.name = "-".join(self.parts)
-        self._fold_alone = not any(part.changes_states for part in self._in_order)
+        self.changes_states = any(part.changes_states for part in self._in_order)
+        self._fold_alone = not self.changes_states
 
     @property
     def shape(self) -> Any:

@@ -20,7 +20,8 @@ from pspf.errors import ConfigurationError, EventRejected, SchemaError
 
 _LOW_BITS: Final = 64
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+LONGEST_NAME: Final = 200
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 _ID: Final = re.compile(r"(?:(\d{1,6}):)?(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 
 DEAD_LETTER_SUFFIX: Final = "-dlq"
@@ -61,10 +62,17 @@ def check_name(kind: str, name: str) -> str:
     """Return `name` if it can name a topic or a group.
 
     Raises:
-        ConfigurationError: It is empty, too long or has other characters than A-Z a-z 0-9 . _ -
+        ConfigurationError: It is empty, has other characters than A-Z a-z 0-9 . _ -, or is too long: a topic's leaves
+            room for the names of its companions.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigurationError(f"{kind} {name!r}: use 1 to 200 of the characters A-Z a-z 0-9 . _ -")
+    longest = LONGEST_NAME
+    if kind == "topic" and not name.endswith(COMPANION_SUFFIXES):
+        longest -= max(map(len, COMPANION_SUFFIXES))
+    if len(name) > longest or not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"{kind} {name!r:.240}, of {len(name)} characters: use 1 to {longest} of A-Z a-z 0-9 . _ -"
+            + (" (its dead letters are in a topic of their own, with a longer name)" if len(name) > longest else "")
+        )
     return name
 
 

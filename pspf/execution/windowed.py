@@ -16,7 +16,7 @@ from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
-from pspf.errors import ConfigurationError, StateUnreadable, text_of
+from pspf.errors import ConfigurationError, StateUnreadable, TooManyEffects, text_of
 from pspf.execution.executor import Breath, Executor, ends_run, enter_call
 from pspf.execution.threads import run_in_thread
 from pspf.execution.traced import span_batches
@@ -133,6 +133,10 @@ class Windowed(Executor):
         self._breath = None if self._in_thread else Breath()
         self._span = span_batches(subscription, around.spans)
         self.function = _armed(handler.function, self.is_async)
+        self.most_effects = 1
+        """How many states and updates one record changes at most."""
+        self._writes = 2 if windowing.emit == "updates" else 1
+        """How often a state that changed is written: stored, and told."""
         self.stretch_ms = 0
         """How far records of one place reach from it; 0 where each has to be placed."""
         room.held.key_of = lambda record: self._keys.get(record.offset)
@@ -331,8 +335,11 @@ class Windowed(Executor):
 
     @property
     def section_records(self) -> int:
-        """The most records of a section: few, so that they are folded while they are at hand, in the caches."""
-        return BREATH_RECORDS
+        """The most records of a section: few, so that they are folded while they are at hand, in the caches.
+
+        What they change is no more than a commit should hold, unless one record alone does more.
+        """
+        return max(1, min(BREATH_RECORDS, self.room.limits.operations // self.most_effects))
 
     # What the kinds of windows do
 
@@ -400,36 +407,56 @@ class Windowed(Executor):
         return asyncio.run_coroutine_threadsafe(self.room.insist(doing, act), self._loop).result()
 
     async def breathe(self, run: BatchRun) -> None:
-        """Let others run now and then, and end the batch where its states are as much as a commit should hold."""
+        """Let others run now and then, and end the batch where its states are as much as a commit should hold.
+
+        It ends also where one more section could make more of it than a commit can hold.
+        """
         limits = self.room.limits
-        if self.count_dirty() >= limits.operations or self._weight_bytes >= limits.effect_bytes:
+        dirty = self.count_dirty()
+        operations, size_bytes = run.size
+        most = limits.operations + limits.record_operations
+        reach = min(self.section_records * self.most_effects, limits.record_operations)  # one that does more is dead
+        if (
+            dirty >= limits.operations
+            or self._weight_bytes + size_bytes >= limits.effect_bytes
+            or operations + self._writes * dirty + reach > most
+        ):
             run.is_closed = True
         if self._breath is not None:
             await self._breath.take()
 
-    def weigh(self, size_bytes: int) -> None:
-        """Count what is going to be stored."""
-        self._weight_bytes += size_bytes
+    def weigh(self, record: Record, size_bytes: int, run: BatchRun) -> None:
+        """Count what a record changes and is going to be stored; end the batch where it is as much as one should hold.
+
+        Raises:
+            TooManyEffects: It is more than a commit can hold, whatever else is in it.
+        """
+        self._weight_bytes += self._writes * size_bytes
+        if self._weight_bytes >= self.room.limits.effect_bytes:
+            self.check_size(record, size_bytes)
+            run.is_closed = True
+
+    def check_size(self, record: Record, size_bytes: int) -> None:
+        """Raise TooManyEffects where the states that one record changes are more than a commit can hold."""
+        most = self.room.limits.record_effect_bytes
+        if self._writes * size_bytes > most:
+            raise TooManyEffects(
+                f"{record.topic} {record.id}: {size_bytes:,} bytes of states in its windows; at most {most:,} are taken"
+            )
 
     def fold_one(self, event: Any, offset: int, state: Any) -> Any:
         """Return a state with one more event, where that needs no waiting. Errors: whatever the handler raises."""
         fold = self.fold
         if isinstance(fold, ReadyFold):
             return fold.add(event, offset, state)
-        grown = fold.dump(self.function(event, None if state is None else fold.load(state)))
-        if grown is not None:
-            self._weight_bytes += len(grown)
-        return grown
+        return fold.dump(self.function(event, None if state is None else fold.load(state)))
 
     async def grow(self, event: Any, record: Record, state: Any) -> Any:
         """Return a state with one more event. Errors: whatever the handler raises."""
         fold = self.fold
         if not self.is_async or isinstance(fold, ReadyFold):
             return self.fold_one(event, record.offset, state)
-        grown = fold.dump(await self.function(event, None if state is None else fold.load(state)))
-        if grown is not None:
-            self._weight_bytes += len(grown)
-        return grown
+        return fold.dump(await self.function(event, None if state is None else fold.load(state)))
 
     def admit(self, item: Item, run: BatchRun) -> bool:
         """Return whether a record may run now; asked only in batches where one may not."""

@@ -13,6 +13,7 @@ from pspf.decoding import Decoder, SectionDecoder
 from pspf.errors import StateUnreadable
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
+from pspf.processing.windows.folds import HandlerFold
 from pspf.processing.windows.place import Key, decode_key, encode_key
 from pspf.processing.windows.progress import Progress
 from pspf.processing.windows.sessions import Session, Sessions, decode_sessions, encode_sessions
@@ -59,6 +60,7 @@ class SessionWindows(Windowed):
                 found = self._read_sessions(stored, cursor)
                 self._check_records(found)
                 self._sessions.restore(key, found)
+                self._sessions.note_size(key, len(stored))
                 self._stored.add(key)
             if len(page) < _PAGE:
                 break
@@ -145,6 +147,7 @@ class SessionWindows(Windowed):
         """Aggregate one record; return whether it was late instead. What raises has changed nothing."""
         record, event, key, time_ms, at_ms = item
         sessions = self._sessions
+        self._weigh_growth(record, key, run)
         touching = sessions.touching(key, time_ms, at_ms)
         first_ms = min([time_ms, *(session.first_ms for session in touching)])
         last_ms = max([time_ms, *(session.last_ms for session in touching)])
@@ -165,9 +168,16 @@ class SessionWindows(Windowed):
             session = Session(first_ms, last_ms, state, records)
             sessions.put(key, session, touching)
         session.is_fresh = True
-        if self._keeps_records:
-            self.weigh(sum(len(each.value) for each in session.records or ()))
+        if isinstance(self.fold, HandlerFold) and session.state is not None:
+            self.weigh(record, len(session.state), run)
         return False
+
+    def _weigh_growth(self, record: Record, key: Key, run: BatchRun) -> None:
+        """Count what the sessions of a key take, about: they are stored together. Errors as in `weigh`."""
+        before = self._sessions.sizes.get(key, 0)
+        if before or self._keeps_records or self.fold.keeps_values:
+            self.check_size(record, before + len(record.value))
+            self.weigh(record, len(record.value) + (0 if key in self._sessions.dirty else before), run)
 
     async def _join(self, parts: Sequence[Session], event: Any, record: Record) -> tuple[Any, list[Record] | None]:
         """Return the state, and the records where they are kept, of no session or several and one record more."""
@@ -244,9 +254,12 @@ class SessionWindows(Windowed):
         for key in sessions.dirty:
             mine = sessions.of_key.get(key)
             if mine:
-                states[encode_key(key)] = encode_sessions(mine, self.fold.encode)
+                encoded = states[encode_key(key)] = encode_sessions(mine, self.fold.encode)
+                sessions.note_size(key, len(encoded))
                 self._stored.add(key)
-            elif key in self._stored:
+                continue
+            sessions.note_size(key, 0)
+            if key in self._stored:
                 states[encode_key(key)] = None
                 self._stored.discard(key)
         sessions.dirty.clear()

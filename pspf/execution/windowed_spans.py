@@ -10,15 +10,16 @@ from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
-from pspf.errors import StateUnreadable
-from pspf.execution.windowed import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
+from pspf.errors import StateUnreadable, TooManyEffects
+from pspf.execution.windowed import BREATH_RECORDS, Aside, Broken, Item, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.folds import HandlerFold, ReadyFold
 from pspf.processing.windows.place import Key, encode_key
 from pspf.processing.windows.progress import Progress
 from pspf.processing.windows.slices import Slices
 from pspf.processing.windows.spans import BEGINNING, NEVER, Spans
-from pspf.processing.windows.table import Changes, Table
+from pspf.processing.windows.table import Changes, Slot, Table
+from pspf.records import Record
 from pspf.subscription import Subscription
 from pspf.windows import SlidingWindow
 
@@ -53,6 +54,10 @@ class SpanWindows(Windowed):
         self._many = window if isinstance(window, SlidingWindow) and not self._spans.is_sliced else None
         self.stretch_ms = 0 if self._many is not None else self._spans.slot_ms
         self._updates = self.windowing.emit == "updates"
+        self._windows = -(-self._spans.size_ms // self._spans.slide_ms)
+        """In how many windows a record is, at most."""
+        states = 1 if self._many is None else self._windows
+        self.most_effects = states + (self._windows if self._updates else 0)
 
     def _make_slices(self) -> Slices | None:
         spans = self._spans
@@ -108,6 +113,14 @@ class SpanWindows(Windowed):
 
     def place(self, time_ms: int, key: Key, at_ms: int) -> Any:
         spans = self._spans
+        if self.most_effects > self.room.limits.record_operations:
+            return Broken(
+                TooManyEffects(
+                    f"each record is in {self._windows:,} windows, which makes {self.most_effects:,} effects; at most"
+                    f" {self.room.limits.record_operations:,} are taken: let the window slide further, or take a ready"
+                    " aggregation without updates"
+                )
+            )
         if self._many is not None:
             return self._place_in_many(self._many, time_ms, at_ms if spans.closes else self.floor_ms)
         slot = time_ms - time_ms % spans.slot_ms
@@ -141,7 +154,8 @@ class SpanWindows(Windowed):
 
     @property
     def section_records(self) -> int:
-        return _LOADED_RECORDS if self._table.has_partial else BREATH_RECORDS
+        few = super().section_records
+        return _LOADED_RECORDS if self._table.has_partial and few == BREATH_RECORDS else few
 
     async def load(self, section: Sequence[Item]) -> None:
         table = self._table
@@ -194,6 +208,8 @@ class SpanWindows(Windowed):
             call.record = record
             try:
                 grown = dump(await function(event, None if state is None else load(state)))
+                if grown is not None:
+                    self.weigh(record, len(grown), run)
             except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 asks = run.has_to_ask
@@ -202,14 +218,15 @@ class SpanWindows(Windowed):
                 entries.pop(key, None)
             else:
                 entries[key] = grown
-                self._weight_bytes += len(grown)
             dirty.add(key)
             if asks:
                 self._succeed(item, run)
         return len(section)
 
     async def _fold_sync(self, section: Sequence[Item], run: BatchRun) -> int:
+        is_ready = isinstance(self.fold, ReadyFold)
         grow = self.fold.add if isinstance(self.fold, ReadyFold) else self.fold_one
+        keeps_values = self.fold.keeps_values
         slots, touched, call = self._table.slots, self._table.touched, self.call
         slices, spans = self._slices, self._spans
         merged_ms = BEGINNING if slices is None else slices.merged_ms
@@ -234,7 +251,11 @@ class SpanWindows(Windowed):
                 await self._release([key], item[4], record[2], run)  # those that this one is too late for
             call.record = record
             try:
+                if slot.sizes or keeps_values:
+                    self._weigh_growth(slot, key, record, run)
                 grown = grow(event, record[2], entries.get(key))
+                if not is_ready and grown is not None:
+                    self.weigh(record, len(grown), run)
             except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 asks = run.has_to_ask
@@ -252,7 +273,7 @@ class SpanWindows(Windowed):
 
     async def _fold_many(self, section: Sequence[Item], run: BatchRun) -> int:
         slots, touched, call = self._table.slots, self._table.touched, self.call
-        grow = self.grow
+        grow, is_ready = self.grow, isinstance(self.fold, ReadyFold)
         await self.breathe(run)
         for taken, item in enumerate(section):
             if run.is_closed:
@@ -267,7 +288,12 @@ class SpanWindows(Windowed):
             starts: Sequence[int] = where
             try:
                 # All windows of a record or none: one that fails in its last window has changed none.
+                if is_ready:
+                    for start in starts:
+                        self._weigh_growth(slots[start], key, record, run)
                 grown = [await grow(event, record, slots[start].entries.get(key)) for start in starts]
+                if not is_ready:
+                    self.weigh(record, sum([len(state) for state in grown if state is not None]), run)
             except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 continue
@@ -282,6 +308,12 @@ class SpanWindows(Windowed):
             if run.has_to_ask:
                 self._succeed(item, run)
         return len(section)
+
+    def _weigh_growth(self, slot: Slot, key: Key, record: Record, run: BatchRun) -> None:
+        """Count what a state that grows with its records takes, about. Errors as in `weigh`."""
+        before = slot.sizes.get(key, 0)
+        self.check_size(record, before + len(record.value))
+        self.weigh(record, len(record.value) + (0 if key in slot.dirty else before), run)
 
     async def _fold_odd(self, item: Item, run: BatchRun) -> None:
         if not run.has_to_ask or self.admit(item, run):

@@ -53,6 +53,11 @@ class EffectBudget:
         self._bytes = 0
 
     @property
+    def size(self) -> tuple[int, int]:
+        """What was counted: how many, and their bytes."""
+        return self._operations, self._bytes
+
+    @property
     def is_full(self) -> bool:
         """Whether the batch is to be closed."""
         return self._operations >= self._limits.operations or self._bytes >= self._limits.effect_bytes
@@ -133,6 +138,11 @@ class BatchRun:
         """How long their handlers took together."""
         self.windows: WindowChanges | None = None
         """What a windowed handler's operator has to write; put here when the batch has run."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Effects so far: how many, and their bytes."""
+        return self._effects.size
 
     @property
     def is_half_full(self) -> bool:

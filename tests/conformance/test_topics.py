@@ -170,3 +170,13 @@ async def test_shared_and_ordered_groups_of_one_topic_do_not_disturb_each_other(
         position = batch.end if consumer.lease else None
         assert not await consumer.commit(settle(batch.records, position=position))
     assert [info.lag for info in await broker.list_cursors()] == [0, 0, 0, 0]
+
+
+async def test_a_name_that_leaves_no_room_for_its_companions_is_refused(world: World) -> None:
+    broker, name = world.broker, "a" * 196
+    session = await broker.open_session()
+    for act in (broker.create_topic(name), broker.append(name, [new("v")]), session.register(name, "g", None)):
+        with pytest.raises(ConfigurationError, match="196 characters: use 1 to 195"):
+            await act
+    assert await broker.list_topics() == []
+    assert await broker.create_topic("a" * 195)

@@ -30,6 +30,8 @@ class Fold(ABC):
     name: str
     shape: Any
     """Of what kind states are, as JSON; it has to stay the same for stored ones to be read."""
+    keeps_values: bool = False
+    """Whether a state grows with what its events hold."""
     can_merge: bool
     """Whether two states can become one without the records."""
 
@@ -77,6 +79,7 @@ class ReadyFold(Fold):
     def __init__(self, aggregation: Aggregation) -> None:
         self.name = aggregation.name
         self.shape = aggregation.shape
+        self.keeps_values = aggregation.changes_states
         self._aggregation = aggregation
         self.add = aggregation.make_fold()
         """From an event, its record's offset and a state to the next state. SchemaError: it can't be aggregated."""

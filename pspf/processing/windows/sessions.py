@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pspf.processing.windows.place import Key
 from pspf.processing.windows.spans import NEVER
+from pspf.processing.windows.table import LARGE_BYTES
 from pspf.records import Record
 from pspf.windows import SessionWindow, Windowing
 
@@ -47,6 +48,8 @@ class Sessions:
         self._retention_ms = windowing.retention_ms if self.closes else 0
         self.of_key: dict[Key, list[Session]] = {}
         self.dirty: set[Key] = set()
+        self.sizes: dict[Key, int] = {}
+        """The bytes of what is stored of keys, where it is much."""
         self._heap: list[tuple[int, int, Key, Session]] = []
         self._numbers = count()
 
@@ -121,6 +124,13 @@ class Sessions:
         mine.remove(session)
         if not mine:
             del self.of_key[key]
+
+    def note_size(self, key: Key, size_bytes: int) -> None:
+        """Remember how much is stored of a key, where it is much."""
+        if size_bytes >= LARGE_BYTES:
+            self.sizes[key] = size_bytes
+        else:
+            self.sizes.pop(key, None)
 
     def open_sessions(self) -> Iterator[Session]:
         """Give all sessions that are not closed."""

@@ -8,20 +8,27 @@ that had to make room, the store knows more: `missing` says what to load before 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pspf.processing.windows.place import Key, decode_key, encode_key
 from pspf.records import WindowPlace, WindowStates
 
+LARGE_BYTES: Final = 4_096
+"""From where on a state's size is worth remembering."""
+
 
 class Slot:
-    """The states of one slot. `dirty` are the keys whose state changed; one that is not in `entries` is gone."""
+    """The states of one slot. `dirty` are the keys whose state changed; one that is not in `entries` is gone.
 
-    __slots__ = ("dirty", "entries", "is_stored", "is_whole")
+    `sizes` are the bytes of the large states, as they were stored.
+    """
+
+    __slots__ = ("dirty", "entries", "is_stored", "is_whole", "sizes")
 
     def __init__(self, *, is_stored: bool) -> None:
         self.entries: dict[Key, Any] = {}
         self.dirty: set[Key] = set()
+        self.sizes: dict[Key, int] = {}
         self.is_stored = is_stored
         self.is_whole = not is_stored
 
@@ -87,7 +94,10 @@ class Table:
     def fill(self, found: Mapping[WindowPlace, bytes]) -> None:
         """Take in what was loaded."""
         for (start, stored_key), value in found.items():
-            self.slots[start].entries[decode_key(stored_key)] = self._decode(value)
+            key, slot = decode_key(stored_key), self.slots[start]
+            slot.entries[key] = self._decode(value)
+            if len(value) >= LARGE_BYTES:
+                slot.sizes[key] = len(value)
 
     def fill_page(self, start: int, page: Iterable[tuple[bytes, bytes]]) -> None:
         """Take in a page of a slot, but for what is newer in memory."""
@@ -96,6 +106,8 @@ class Table:
             key = decode_key(stored_key)
             if key not in slot.entries and key not in slot.dirty:
                 slot.entries[key] = self._decode(value)
+                if len(value) >= LARGE_BYTES:
+                    slot.sizes[key] = len(value)
 
     def overlay(
         self, start: int, page: Sequence[tuple[bytes, bytes]], low: bytes | None, *, is_last: bool
@@ -152,9 +164,14 @@ class Table:
     def _changes_of(self, slot: Slot) -> dict[bytes, bytes | None]:
         entries, dirty = slot.entries, slot.dirty
         kept = [key for key in dirty if key in entries]
-        changed: dict[bytes, bytes | None] = dict(
-            zip(map(encode_key, kept), self._encode_all([entries[key] for key in kept]), strict=True)
-        )
+        encoded = self._encode_all([entries[key] for key in kept])
+        if slot.sizes or max(map(len, encoded), default=0) >= LARGE_BYTES:
+            for key, state in zip(kept, encoded, strict=True):
+                if len(state) >= LARGE_BYTES:
+                    slot.sizes[key] = len(state)
+                else:
+                    slot.sizes.pop(key, None)
+        changed: dict[bytes, bytes | None] = dict(zip(map(encode_key, kept), encoded, strict=True))
         if slot.is_stored and len(kept) < len(dirty):
             changed.update((encode_key(key), None) for key in dirty if key not in entries)
         return changed
