@@ -290,6 +290,14 @@ class Session(ABC):
     review_ms: int = 500
     """How often to ask who the members are: what one leaves, the others take up so soon."""
 
+    @property
+    def lease_left_ms(self) -> int | None:
+        """How long this session still holds what is its own, if nothing renews it; negative: others may take it.
+
+        None where it can't be lost. Safe from any thread.
+        """
+        return None
+
     @abstractmethod
     async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
         """Join a group: make the topic and its cursors where missing; return the number of partitions.

@@ -35,6 +35,12 @@ class Suspicion:
             return Suspicion(1, 1, self.offsets, self.crashes + 1)
         return Suspicion(max(1, len(self.offsets) // 2), len(self.offsets))
 
+    def after_silence(self) -> "Suspicion":
+        """Return what the next owner has to suspect where the last one stands still: as after a crash, uncharged."""
+        if len(self.offsets) == 1:
+            return Suspicion(1, 1, self.offsets, self.crashes)
+        return self.after_crash()
+
     def after_commit(self, finished: int) -> "Suspicion | None":
         """Return what is left to suspect when `finished` records have passed."""
         left = self.left - finished

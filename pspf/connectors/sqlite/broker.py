@@ -31,8 +31,9 @@ from pspf.connectors.sqlite.engine import (
 )
 from pspf.connectors.sqlite.filesystem import find_filesystem, warn_of_network
 from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
-from pspf.connectors.sqlite.membership import Membership, Reaper, Renewal, read_boot_id
+from pspf.connectors.sqlite.membership import Membership, Renewal, read_boot_id
 from pspf.connectors.sqlite.operations import SQLOperations
+from pspf.connectors.sqlite.reaper import Reaper
 from pspf.connectors.sqlite.roster import SQLRoster
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
@@ -53,12 +54,12 @@ class SQLBroker(Broker):
         self._log = log.Log(limits)
         self._effects = Effects(engine, self._log)
         self._trimmer = Trimmer(engine)
-        self._renewal = Renewal(limits.renew_ms)
+        self._renewal = Renewal(liveness, engine.clock, limits.renew_ms)
         self.operations = SQLOperations(engine, liveness)
         self.roster = SQLRoster(engine)
         self._window_logs = windows.Logs()
         self._sessions: list[SQLiteSession] = []
-        reaper = Reaper(liveness, self._renewal, engine.clock, limits.lease_ms, boot_id)
+        reaper = Reaper(liveness, self._renewal, engine.clock, limits, boot_id)
         engine.add_chore(self._renewal)
         engine.add_chore(reaper)
 

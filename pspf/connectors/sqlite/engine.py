@@ -89,6 +89,8 @@ class Engine(ABC):
         self.clock = clock
         self.limits = limits
         self.grown: set[int] = set()
+        self.after_commit: list[Callable[[], None]] = []
+        """What the jobs of a transaction are to remember, once it is committed: called then, on the engine's thread."""
         self._chores: dict[Chore, int] = {}
 
     @abstractmethod
@@ -142,6 +144,7 @@ class Engine(ABC):
 
     def _transact_in_turn(self, writes: Sequence[Write]) -> None:
         self.grown = set()
+        self.after_commit = []
         try:
             self.storage.begin(durable=any(write.is_durable for write in writes))
             if len(writes) == 1:
@@ -156,6 +159,8 @@ class Engine(ABC):
             self.storage.rollback()
             self._fail(writes, error)
         else:
+            for remember in self.after_commit:
+                remember()
             self.storage.checkpoint_if_due()
 
     def _fail(self, writes: Sequence[Write], error: Exception) -> None:
@@ -179,6 +184,7 @@ class Engine(ABC):
     def _run_in_savepoint(self, write: Write) -> None:
         grown = self.grown
         self.grown = set()
+        remembered = len(self.after_commit)
         self.storage.run("SAVEPOINT one")
         try:
             write.result = write.job(self.storage)
@@ -188,6 +194,7 @@ class Engine(ABC):
             self.storage.run("ROLLBACK TO one")
             write.error = self._as_pspf(error)
             self.grown = set()
+            del self.after_commit[remembered:]
         self.storage.run("RELEASE one")
         self.grown |= grown
 

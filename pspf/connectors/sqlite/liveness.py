@@ -1,13 +1,28 @@
-"""Which sessions live: each holds the lock of a file of its own, which the kernel frees when it dies.
+"""Which sessions live: each holds the lock of a file of its own, which the kernel frees when its process ends.
 
-A process that hangs keeps its lock; it is found out by its renewals, which stop.
+A process that stands still keeps its lock; it is found out by its renewals, which stop. A file that is gone tells
+nothing: somebody removed it, and its session makes it anew; or the session has ended without reaching the database.
 """
 
 import fcntl
 import os
 import threading
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from enum import Enum
 from pathlib import Path
+from typing import Final
+from weakref import WeakSet
+
+from pspf.errors import BackendUnavailable
+
+
+class Sign(Enum):
+    """What can be seen of a session at once."""
+
+    LIVES = "its process runs, or stands still"
+    DEAD = "its process has ended"
+    UNKNOWN = "it shows nothing"
 
 
 class Liveness(ABC):
@@ -15,19 +30,27 @@ class Liveness(ABC):
 
     @abstractmethod
     def enter(self, session: str) -> None:
-        """Show that `session` lives, until `leave` or the end of the process."""
+        """Show that `session` lives, until `leave` or the end of the process. Called again it shows it anew.
+
+        Raises:
+            BackendUnavailable: It can't be shown.
+        """
 
     @abstractmethod
     def leave(self, session: str) -> None:
         """Stop to show it. Safe to call twice."""
 
     @abstractmethod
-    def is_dead(self, session: str) -> bool:
-        """Return True where `session` certainly ended."""
+    def look(self, session: str) -> Sign:
+        """Return what can be seen of `session`."""
 
     @abstractmethod
     def forget(self, session: str) -> None:
-        """Remove what a dead session left."""
+        """Remove what a session left that has ended."""
+
+    def is_dead(self, session: str) -> bool:
+        """Return True where `session` certainly ended."""
+        return self.look(session) is Sign.DEAD
 
 
 class FileLiveness(Liveness):
@@ -37,13 +60,36 @@ class FileLiveness(Liveness):
         self._directory = Path(f"{database}-sessions")
         self._held: dict[str, int] = {}
         self._mutex = threading.Lock()
+        _OPEN.add(self)
 
     def enter(self, session: str) -> None:
+        path = self._directory / session
+        try:
+            with self._mutex:
+                if session in self._held and _is_at(path, self._held[session]):
+                    return
+                descriptor = self._make(path)
+                before = self._held.get(session)
+                self._held[session] = descriptor
+            if before is not None:
+                os.close(before)
+        except OSError as error:
+            raise BackendUnavailable(
+                f"{path}: this session's lock can't be taken: {error.strerror or error}"
+            ) from error
+
+    def _make(self, path: Path) -> int:
+        """Make the file and hold its lock. It gets its name when it is locked: before, it would be a dead session's."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._directory / session, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with self._mutex:
-            self._held[session] = descriptor
+        hidden = path.with_name(f".{path.name}")
+        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hidden.rename(path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def leave(self, session: str) -> None:
         with self._mutex:
@@ -51,21 +97,47 @@ class FileLiveness(Liveness):
         if descriptor is not None:
             os.close(descriptor)
 
-    def is_dead(self, session: str) -> bool:
+    def look(self, session: str) -> Sign:
         try:
-            descriptor = os.open(self._directory / session, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
+            descriptor = os.open(self._directory / session, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # it is gone, another user's, or this process has no descriptor left
+            return Sign.UNKNOWN
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
+        except OSError:
+            return Sign.LIVES
         finally:
             os.close(descriptor)
-        return True
+        return Sign.DEAD
 
     def forget(self, session: str) -> None:
-        (self._directory / session).unlink(missing_ok=True)
+        with suppress(OSError):  # another user's: it stays, and nobody asks for it again
+            (self._directory / session).unlink(missing_ok=True)
+
+    def let_go(self) -> None:
+        """Close the locks that a forked process has inherited: they are its parent's, which they must not outlive."""
+        held, self._held, self._mutex = self._held, {}, threading.Lock()
+        for descriptor in held.values():
+            os.close(descriptor)
+
+
+_OPEN: Final[WeakSet[FileLiveness]] = WeakSet()
+
+
+def _let_all_go() -> None:
+    for liveness in list(_OPEN):
+        liveness.let_go()
+
+
+os.register_at_fork(after_in_child=_let_all_go)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether `path` is the file that is open."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 class MemoryLiveness(Liveness):
@@ -80,8 +152,8 @@ class MemoryLiveness(Liveness):
     def leave(self, session: str) -> None:
         self._alive.discard(session)
 
-    def is_dead(self, session: str) -> bool:
-        return session not in self._alive
+    def look(self, session: str) -> Sign:
+        return Sign.LIVES if session in self._alive else Sign.DEAD
 
     def forget(self, session: str) -> None:
         self._alive.discard(session)

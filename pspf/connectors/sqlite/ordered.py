@@ -17,6 +17,7 @@ from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.effects import Effects, forget_retries
+from pspf.connectors.sqlite.endings import CLEAN, SILENT
 from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
@@ -50,8 +51,9 @@ def acquire(storage: Storage, membership: Membership, cursor: Cursor) -> "Grant 
         logger.error("%s: %d records were trimmed before they were read", cursor, position - stored)
     membership.ensure(storage)
     suspicion = Suspicion.parse(intent)
-    if not is_clean and not is_own:
-        suspicion = (suspicion or Suspicion(_UNKNOWN_BATCH, _UNKNOWN_BATCH)).after_crash()
+    if is_clean != CLEAN and not is_own:
+        before = suspicion or Suspicion(_UNKNOWN_BATCH, _UNKNOWN_BATCH)
+        suspicion = before.after_silence() if is_clean == SILENT else before.after_crash()
     elif suspicion is not None:
         suspicion = Suspicion(suspicion.limit, suspicion.left)
     token = secrets.token_bytes(8)
@@ -106,6 +108,8 @@ class OrderedConsumer(Consumer):
         """What the log of the windows says; read by the first who needs it, on the engine's thread."""
         self._unlogged: tuple[WindowChanges, int | None] | None = None
         """What the last commit did to them, and its size in the log: known to be there, not in the overlay yet."""
+        self._is_overlay_in_doubt = False
+        """Whether a commit has changed the log, or written it as rows, and its outcome is not known."""
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         faults.reach("read.sent")
@@ -196,15 +200,22 @@ class OrderedConsumer(Consumer):
         self._write_retries(storage, commit)
         logged_bytes: int | None = 0
         if commit.windows is not None:
-            logged_bytes = windows.write_windows(storage, self._cursor_id, self._log(storage), commit.windows)
+            overlay = self._log(storage)
+            self._is_overlay_in_doubt = True
+            self._engine.after_commit.append(self._end_doubt)
+            logged_bytes = windows.write_windows(storage, self._cursor_id, overlay, commit.windows)
             self._effects.write_late(storage, self.cursor, commit.windows.late)
         self._effects.write(storage, self._partition_id, commit, ordered=True)
         return sequence + 1, logged_bytes
 
+    def _end_doubt(self) -> None:
+        self._is_overlay_in_doubt = False
+
     def _log(self, storage: Storage) -> Overlay:
         """Return what the log of the windows says, the last commit included. On the engine's thread."""
         unlogged, self._unlogged = self._unlogged, None
-        if self._overlay is None:
+        if self._overlay is None or self._is_overlay_in_doubt:
+            self._is_overlay_in_doubt = False
             self._overlay = windows.load(storage, self._cursor_id, self._pool)
         elif unlogged is not None:
             changes, logged_bytes = unlogged

@@ -101,7 +101,9 @@ class SQLRoster(Roster):
                 storage.run(table)
 
     def _find_tables(self, storage: Storage) -> bool:
-        """Return whether the tables are there; they never go away."""
-        if not self._has_tables:
-            self._has_tables = bool(storage.rows("SELECT 1 FROM sqlite_schema WHERE name = 'worker_commands'"))
-        return self._has_tables
+        """Return whether the tables are there; they never go away, once the transaction that made them is committed."""
+        if self._has_tables:
+            return True
+        found = bool(storage.rows("SELECT 1 FROM sqlite_schema WHERE name = 'worker_commands'"))
+        self._has_tables = found and not storage.connection.in_transaction
+        return found

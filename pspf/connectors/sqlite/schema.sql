@@ -84,7 +84,8 @@ CREATE TABLE members (
 ) WITHOUT ROWID;
 
 -- handler '' is the shared cursor. position is the first offset not read (ordered) or not claimed
--- (shared). session, token: the lease's owner, NULL when free; is_clean: it was given back.
+-- (shared). session, token: the lease's owner, NULL when free; is_clean: 0 its last owner's process ended,
+-- 1 it was given back, 2 its owner fell silent (endings.py).
 -- intent: JSON of the suspect records that were about to run.
 CREATE TABLE cursors (
     cursor_id INTEGER PRIMARY KEY,

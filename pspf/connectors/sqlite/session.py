@@ -40,9 +40,26 @@ class SQLiteSession(Session):
     async def open(self) -> None:
         """Enter: from here on the session lives until it is closed or its process ends."""
         self._liveness.enter(self.id)
+        try:
+            await self._engine.write(self._membership.ensure, durable=False)
+        except BaseException:
+            self._disappear()
+            raise
+        self._membership.renewed_ms = self._engine.clock.monotonic_ms()
         self._renewal.add(self._membership)
         self.is_open = True
-        await self._engine.write(self._membership.ensure, durable=False)
+
+    def _disappear(self) -> None:
+        """Show nothing any more. What the database still says of it is removed uncharged: its process did not end."""
+        self._liveness.forget(self.id)
+        self._liveness.leave(self.id)
+
+    @property
+    def lease_left_ms(self) -> int | None:
+        renewed_ms = self._membership.renewed_ms
+        if renewed_ms is None or self._engine.storage.path is None:
+            return None
+        return self._engine.limits.lease_ms - (self._engine.clock.monotonic_ms() - renewed_ms)
 
     async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
         check_name("topic", topic)
@@ -61,7 +78,7 @@ class SQLiteSession(Session):
                     storage.run(
                         "DELETE FROM floors WHERE partition_id = ? AND floor > ?", (partition.partition_id, offset)
                     )
-            self._membership.join(storage, found.topic_id, group, handler or "")
+            self._engine.after_commit.append(self._membership.join(storage, found.topic_id, group, handler or ""))
             self._engine.grown.add(MEMBERS)
             return len(found.partitions)
 
@@ -69,7 +86,7 @@ class SQLiteSession(Session):
 
     async def resign(self, topic: str, group: str, handler: str | None) -> None:
         def resign(storage: Storage) -> None:
-            self._membership.resign(storage, topic, group, handler or "")
+            self._engine.after_commit.append(self._membership.resign(storage, topic, group, handler or ""))
             self._engine.grown.add(MEMBERS)
 
         await self._engine.write(resign, durable=False)
@@ -134,9 +151,10 @@ class SQLiteSession(Session):
             self._membership.leave(storage)
             self._engine.grown.add(MEMBERS)
 
-        await self._engine.write(leave, durable=False)
-        self._liveness.leave(self.id)
-        self._liveness.forget(self.id)
+        try:
+            await self._engine.write(leave, durable=False)
+        finally:
+            self._disappear()
 
     def abandon(self) -> None:
         self.is_open = False

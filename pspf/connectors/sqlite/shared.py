@@ -4,8 +4,7 @@ The gate of a commit is each record's own claim: whoever lost it, writes nothing
 """
 
 from array import array
-from bisect import bisect_right, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -17,18 +16,10 @@ from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
+from pspf.connectors.sqlite.runs import Outstanding, Run, runs
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import CommitFenced, StateUnavailable
 from pspf.records import Batch, Commit, Cursor, Record, offset_of
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Consecutive offsets of one claim."""
-
-    claim: int
-    first: int
-    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +52,11 @@ class SharedConsumer(Consumer):
         self._membership = membership
         self._cursor_id = cursor_id
         self._partition_id = partition_id
-        self._outstanding: list[Run] = []
-        """What we hold. Touched on the engine's thread alone: a poll that waits may claim at any moment."""
-        self._in_commit: list[Run] = []
-        self._settled: list[Run] = []
+        self._outstanding = Outstanding()
+        """What we hold, as committed. Touched on the engine's thread alone: a poll that waits may claim at any moment.
+        """
+        self._is_in_doubt = False
+        """Whether something was claimed and its outcome is not known: the database may have failed at the commit."""
         self._is_behind = False
         self._is_first = True
         """Whether the last take found something; other workers may be faster, and each take queues all writers."""
@@ -84,8 +76,8 @@ class SharedConsumer(Consumer):
         return Batch((), 0) if isinstance(found, Nothing) else found
 
     def _look_first(self, storage: Storage, retries_only: bool) -> "Nothing | Sight | bool":
-        """Look, unless the last poll was full: then there is more, most likely, and the take looks itself."""
-        return self._is_behind or self._look(storage, retries_only)
+        """Look, unless the take has to anyway: the last one was full, so that there is more, or failed."""
+        return self._is_behind or self._is_in_doubt or self._look(storage, retries_only)
 
     def _look(self, storage: Storage, retries_only: bool) -> "Nothing | Sight":
         row = storage.row(
@@ -107,13 +99,16 @@ class SharedConsumer(Consumer):
         )
 
     def _take(self, storage: Storage, max_records: int, retries_only: bool) -> Batch | Nothing:
+        if self._is_in_doubt:
+            self._give_back_unknown(storage)
         sight = self._look(storage, retries_only)  # again: another worker may have been first
         self._is_behind = False
         self._is_first = not isinstance(sight, Nothing)
         if isinstance(sight, Nothing):
             return sight
         self._membership.ensure(storage)
-        self._forget_settled()
+        self._is_in_doubt = True
+        self._engine.after_commit.append(self._end_doubt)
         claim = self._membership.next_claim()
         records: list[Record] = []
         if sight.is_orphaned:
@@ -144,11 +139,7 @@ class SharedConsumer(Consumer):
         if end < last:
             self._add_claim(storage, end + 1, last, claim, None, is_suspect=True)
         records = self._read_claimed(storage, first, end)
-        for run in runs(list(map(offset_of, records)), claim):
-            self._add_claim(
-                storage, run.first, run.last, claim, self._membership.session, is_suspect=True, crashes=crashes
-            )
-            insort(self._outstanding, run, key=_first)
+        self._claim(storage, records, claim, is_suspect=True, crashes=crashes)
         return Batch(records, end + 1, suspect=True, crashes=crashes) if records else None
 
     def _take_orphans(self, storage: Storage, claim: int, max_records: int) -> list[Record]:
@@ -216,10 +207,28 @@ class SharedConsumer(Consumer):
             records = [record._replace(attempts=attempts.get(record.offset, 0)) for record in records]
         return records
 
-    def _claim(self, storage: Storage, records: Sequence[Record], claim: int) -> None:
-        for run in runs(list(map(offset_of, records)), claim):
-            self._add_claim(storage, run.first, run.last, claim, self._membership.session)
-            insort(self._outstanding, run, key=_first)
+    def _claim(
+        self, storage: Storage, records: Sequence[Record], claim: int, *, is_suspect: bool = False, crashes: int = 0
+    ) -> None:
+        claimed = list(runs(list(map(offset_of, records)), claim))
+        for run in claimed:
+            self._add_claim(
+                storage, run.first, run.last, claim, self._membership.session, is_suspect=is_suspect, crashes=crashes
+            )
+        self._engine.after_commit.append(lambda: self._outstanding.add(claimed))
+
+    def _give_back_unknown(self, storage: Storage) -> None:
+        """Give back what is stored as ours and unknown to us."""
+        known = array("q", (0, *self._outstanding.claims))  # no claim has the number 0; an empty array is refused
+        storage.run(
+            "UPDATE claims SET session = NULL, is_started = 0 WHERE cursor_id = ? AND session = ?"
+            " AND claim NOT IN (SELECT value FROM carray(?))",
+            (self._cursor_id, self._membership.session, apsw.carray(known)),
+        )
+        self._engine.after_commit.append(self._end_doubt)
+
+    def _end_doubt(self) -> None:
+        self._is_in_doubt = False
 
     def _add_claim(
         self,
@@ -246,34 +255,15 @@ class SharedConsumer(Consumer):
         if commit.state:
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         lost: frozenset[int] = await self._engine.write(lambda storage: self._apply(storage, commit))
-        self._settled = self._in_commit
         return sorted(lost)
 
-    def _forget_settled(self) -> None:
-        """Take what the last commit settled out of what is outstanding; a retry may be there again, claimed anew."""
-        settled, self._settled = self._settled, []
-        if not settled:
-            return
-        left: list[Run] = []
-        for run in self._outstanding:
-            begin = run.first
-            for gone in settled:
-                if gone.claim == run.claim and begin <= gone.first and gone.last <= run.last:
-                    if begin < gone.first:
-                        left.append(Run(run.claim, begin, gone.first - 1))
-                    begin = gone.last + 1
-            if begin <= run.last:
-                left.append(Run(run.claim, begin, run.last))
-        self._outstanding = left
-
     def _apply(self, storage: Storage, commit: Commit) -> frozenset[int]:
-        self._forget_settled()
         offsets = _offsets(commit)
-        wanted = list(self._runs_of(offsets))
-        self._in_commit = [run for run in wanted if run.claim >= 0]
+        wanted = list(self._outstanding.find(offsets))
+        self._engine.after_commit.append(lambda: self._outstanding.forget(wanted))
         lost = frozenset(offset for run in wanted for offset in self._not_ours(storage, run))
         if lost and commit.whole:
-            self._give_back(storage, wanted)
+            self._give_back(storage, {run.claim for run in wanted})
             return frozenset(offsets)
         for run in wanted:
             self._settle(storage, run)
@@ -282,24 +272,6 @@ class SharedConsumer(Consumer):
         storage.run("UPDATE cursors SET last_commit_ms = ? WHERE cursor_id = ?", (now_ms, self._cursor_id))
         self._effects.write(storage, self._partition_id, commit, lost, ordered=False)
         return lost
-
-    def _runs_of(self, offsets: Sequence[int]) -> Iterator[Run]:
-        """Yield the runs of sorted offsets by the claim that we know for them, -1 where we know none."""
-        outstanding = self._outstanding
-        for run in runs(offsets, -1):
-            begin = run.first
-            index = max(0, bisect_right(outstanding, begin, key=_first) - 1)
-            while begin <= run.last and index < len(outstanding) and outstanding[index].first <= run.last:
-                claimed = outstanding[index]
-                index += 1
-                if claimed.last < begin:
-                    continue
-                if begin < claimed.first:
-                    yield Run(-1, begin, claimed.first - 1)
-                yield Run(claimed.claim, max(begin, claimed.first), min(run.last, claimed.last))
-                begin = claimed.last + 1
-            if begin <= run.last:
-                yield Run(-1, begin, run.last)
 
     def _overlaps(self, storage: Storage, run: Run) -> list[tuple[int, int, int, int]]:
         return [
@@ -347,8 +319,8 @@ class SharedConsumer(Consumer):
         if rows:
             self._engine.grown.add(self._partition_id)  # another worker may be the one that waits for it
 
-    def _give_back(self, storage: Storage, wanted: Sequence[Run]) -> None:
-        for claim in {run.claim for run in wanted}:
+    def _give_back(self, storage: Storage, claims: Iterable[int]) -> None:
+        for claim in claims:
             storage.run(
                 "UPDATE claims SET session = NULL, is_started = 0 WHERE cursor_id = ? AND session = ? AND claim = ?",
                 (self._cursor_id, self._membership.session, claim),
@@ -357,8 +329,7 @@ class SharedConsumer(Consumer):
 
     async def intend(self, offsets: Sequence[int]) -> None:
         def mark(storage: Storage) -> None:
-            self._forget_settled()
-            for run in self._runs_of(sorted(offsets)):
+            for run in self._outstanding.find(sorted(offsets)):
                 storage.run(
                     "UPDATE claims SET is_started = 1 WHERE cursor_id = ? AND first <= ? AND last >= ? AND session = ?"
                     " AND claim = ?",
@@ -375,32 +346,12 @@ class SharedConsumer(Consumer):
 
         def give_back(storage: Storage) -> None:
             # Asked here and not before: a poll that was cancelled may have claimed since.
-            self._forget_settled()
-            self._give_back(storage, self._outstanding)
+            self._give_back(storage, self._outstanding.claims)
+            if self._is_in_doubt:
+                self._give_back_unknown(storage)
+            self._engine.after_commit.append(self._outstanding.clear)
 
         await self._engine.write(give_back, durable=False)
-        self._outstanding.clear()
-
-
-def runs(offsets: Sequence[int], claim: int) -> Iterator[Run]:
-    """Yield the runs of consecutive offsets; a batch is one, most of the time."""
-    if not offsets:
-        return
-    ordered = sorted(offsets)
-    if ordered[-1] - ordered[0] == len(ordered) - 1:
-        yield Run(claim, ordered[0], ordered[-1])
-        return
-    first = last = ordered[0]
-    for offset in ordered[1:]:
-        if offset != last + 1:
-            yield Run(claim, first, last)
-            first = offset
-        last = offset
-    yield Run(claim, first, last)
-
-
-def _first(run: Run) -> int:
-    return run.first
 
 
 def _offsets(commit: Commit) -> list[int]:
