@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -223,7 +224,9 @@ async def test_a_child_that_is_forked_does_not_keep_its_parents_session(tmp_path
     async with SQLiteBroker(tmp_path / "broker.db", LIMITS) as broker:
         member = await share(broker)
         read_end, write_end = os.pipe()
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which handlers do
+            pid = os.fork()
         if pid == 0:
             os.close(write_end)
             os.read(read_end, 1)  # as long as the parent lives
