@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
@@ -14,8 +15,9 @@ from pydantic import BaseModel
 
 from pspf import codec, faults
 from pspf.compact import compact
-from pspf.encoding import encode
+from pspf.encoding import encode_at
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
+from pspf.event_time import latest_of
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
 
 if TYPE_CHECKING:
@@ -109,7 +111,18 @@ class Surroundings(Protocol):
 class Context:
     """One call of a handler. It ends with the call: later use raises ContextClosed."""
 
-    __slots__ = ("_around", "_bytes", "_emits", "_is_open", "_operations", "_state", "changes", "record")
+    __slots__ = (
+        "_around",
+        "_bytes",
+        "_emits",
+        "_handled",
+        "_is_open",
+        "_operations",
+        "_state",
+        "_time_ms",
+        "changes",
+        "record",
+    )
 
     def __init__(self, record: Record, around: Surroundings) -> None:
         self.record = record
@@ -120,6 +133,8 @@ class Context:
         self._is_open = True
         self._operations = 0
         self._bytes = 0
+        self._handled: tuple[Sequence[Any], Sequence[Record]] | None = None
+        self._time_ms: int | None = None
 
     @property
     def attempt(self) -> int:
@@ -130,6 +145,17 @@ class Context:
     def key(self) -> str | None:
         """The record's key."""
         return self.record.key
+
+    def handles(self, events: Sequence[Any], records: Sequence[Record]) -> None:
+        """Note what the call handles."""
+        self._handled = events, records
+
+    @property
+    def time_ms(self) -> int:
+        """The event time of what is handled, the latest of a batch."""
+        if self._time_ms is None:
+            self._time_ms = self.record.timestamp_ms if self._handled is None else latest_of(*self._handled)
+        return self._time_ms
 
     @property
     def emits(self) -> list[tuple[str, NewRecord]]:
@@ -143,8 +169,12 @@ class Context:
         *,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
+        timestamp: datetime | None = None,
     ) -> None:
         """Emit an event inside the commit, to the stream's topic unless another is named.
+
+        Its event time is `timestamp`, else the event's own where that was set, else that of what is handled: of the
+        event, or the latest of a batch.
 
         Raises:
             EventRejected: It can't be encoded or is too large.
@@ -157,7 +187,7 @@ class Context:
         if companion_source(check_name("topic", to)) is not None:
             raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone")
         raw_headers = encode_headers(self._around.inject(to, dict(headers) if headers else None))
-        record = encode(event, key=key, raw_headers=raw_headers)
+        record = encode_at(event, self.time_ms, key=key, raw_headers=raw_headers, timestamp=timestamp)
         self._around.check(record)
         self.count(len(record.value))
         self._emits.append((to, record))

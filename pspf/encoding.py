@@ -2,6 +2,7 @@
 
 from copy import copy
 from dataclasses import fields, is_dataclass
+from datetime import datetime
 from functools import cached_property, lru_cache
 from inspect import getattr_static
 from typing import Any, Final
@@ -12,6 +13,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from pspf import codec
 from pspf.errors import EventRejected
 from pspf.event import BaseEvent, is_struct, setter_for, type_name
+from pspf.event_time import datetime_of, ms_of
 from pspf.records import NewRecord
 
 GENERIC_EVENT: Final = "GenericEvent"
@@ -63,6 +65,52 @@ def encode(event: object, *, key: str | None = None, raw_headers: bytes | None =
     raw_key = None if own_key is None else _encode_key(own_key)
     record: NewRecord = _new_tuple(NewRecord, (raw_key, value, raw_headers, None, event_id))
     return record
+
+
+def encode_at(
+    event: object,
+    time_ms: int,
+    *,
+    key: str | None = None,
+    raw_headers: bytes | None = None,
+    timestamp: datetime | None = None,
+) -> NewRecord:
+    """Return an event as `encode` does, of the event time `time_ms` unless it has a timestamp of its own.
+
+    Its own is one that was set: a model's default is not. `timestamp` comes before both. Errors as in `encode`.
+    """
+    own, is_own = _timestamp_of(event)
+    if timestamp is None and (is_own or (own is not None and not isinstance(own, datetime))):
+        return encode(event, key=key, raw_headers=raw_headers)
+    if timestamp is not None:
+        time_ms = ms_of(timestamp)
+    at = datetime_of(time_ms)
+    if own is not None and at is not None:
+        event = _with_timestamp(event, at if not isinstance(own, str) else at.isoformat())
+    return encode(event, key=key, raw_headers=raw_headers)._replace(timestamp_ms=time_ms)
+
+
+def _timestamp_of(event: object) -> tuple[Any, bool]:
+    """Return an event's timestamp, and whether it was set."""
+    if isinstance(event, dict):
+        own = event.get("timestamp")
+    elif isinstance(event, BaseModel):
+        own = _field(event, "timestamp")
+        is_set = "timestamp" in event.__pydantic_fields_set__ or "timestamp" not in type(event).model_fields
+        return own, own is not None and is_set
+    else:
+        own = getattr(event, "timestamp", None)
+    return own, own is not None
+
+
+def _with_timestamp(event: Any, timestamp: object) -> Any:
+    if isinstance(event, dict):
+        return {**event, "timestamp": timestamp.isoformat() if isinstance(timestamp, datetime) else timestamp}
+    if isinstance(event, BaseModel):
+        return event.model_copy(update={"timestamp": timestamp})
+    named = copy(event)
+    setter_for(type(event))(named, "timestamp", timestamp)
+    return named
 
 
 def _encode_key(key: object) -> bytes:

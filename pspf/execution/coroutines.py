@@ -105,6 +105,7 @@ class Calls:
 
     def _arguments(self, record: Record, context: Context) -> list[Any]:
         event = self._decode(record)
+        context.handles((event,), (record,))
         arguments = [record.id, event] if self._is_raw else [event]
         if self._takes_context:
             arguments.append(context)

@@ -12,11 +12,12 @@ import orjson
 
 from pspf.decoding import Decoder
 from pspf.errors import ConfigurationError, StateUnreadable
+from pspf.event_time import check_future, time_of
 from pspf.execution.executor import Breath, Executor, ends_run
 from pspf.execution.windowed import BREATH_RECORDS, Room
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.silence import Silence
-from pspf.processing.windows.place import check_future, make_key_reader, time_of
+from pspf.processing.windows.place import make_key_reader
 from pspf.processing.windows.progress import check_hop
 from pspf.processing.windows.repartition import keys_of_partitions, mark, send_on
 from pspf.processing.windows.spans import BEGINNING

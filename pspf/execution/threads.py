@@ -94,6 +94,7 @@ class PlainCalls:
         """Run one record in this thread; return its error."""
         try:
             event = self._decode(record)
+            context.handles((event,), (record,))
             arguments = [record.id, event] if self._is_raw else [event]
             if self._takes_context:
                 arguments.append(context)

@@ -57,6 +57,7 @@ class WholeBatch(Executor):
     async def _run_part(self, part: Sequence[Record], events: dict[int, Any], run: BatchRun) -> list[list[Record]]:
         """Run records as one call; return what is to run again, the first part last."""
         context = self._make_context(part[0])
+        context.handles([events[record.offset] for record in part], part)
         error = await self.attempt([events[record.offset] for record in part], part, context, run)
         await drop_cancellations(run)
         if error is None:

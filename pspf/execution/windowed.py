@@ -17,6 +17,7 @@ from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import ConfigurationError, StateUnreadable, TooManyEffects, text_of
+from pspf.event_time import check_future, time_of
 from pspf.execution.executor import Breath, Executor, ends_run, enter_call
 from pspf.execution.threads import run_in_thread
 from pspf.execution.traced import span_batches
@@ -24,7 +25,7 @@ from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
 from pspf.processing.held_back import HeldBack
 from pspf.processing.silence import Silence
 from pspf.processing.windows.folds import ReadyFold, make_fold
-from pspf.processing.windows.place import Key, KeyReader, check_future, make_key_reader, make_strict_key_reader, time_of
+from pspf.processing.windows.place import Key, KeyReader, make_key_reader, make_strict_key_reader
 from pspf.processing.windows.progress import Progress, decode, describe, rules_of
 from pspf.processing.windows.repartition import SourceTimes, receive
 from pspf.processing.windows.results import encode_late, encode_result, encode_results, make_encoder

@@ -16,7 +16,7 @@ from pspf.decoding import make_decoder
 from pspf.encoding import encode, identify
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
 from pspf.event import BaseEvent
-from pspf.processing.windows.place import time_of
+from pspf.event_time import time_of
 from pspf.records import Record
 from tests.unit.test_schema import BAD
 

@@ -1,11 +1,7 @@
 """Which time and which grouping key a record has for a windowed aggregation."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from math import isfinite
 from typing import Any, Final
-
-from pydantic_core import SchemaValidator, core_schema
 
 from pspf import codec
 from pspf.errors import EventRejected, SchemaError
@@ -13,58 +9,6 @@ from pspf.records import Record
 
 Key = str | None
 """A grouping key; None: all records without one are together."""
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (naive times are UTC)
-_READ_EPOCH: Final[datetime] = SchemaValidator(core_schema.datetime_schema()).validate_json(b'"1970-01-01T00:00:00Z"')
-"""The epoch in the zone object that UTC has where pydantic reads it."""
-_READ_UTC: Final = _READ_EPOCH.tzinfo
-_MS: Final = timedelta(milliseconds=1)
-_SECONDS_BELOW: Final = 2e10
-"""Numbers above are milliseconds: what events of PSPF's own model mean by a number, too."""
-_MAX_MS: Final = 253_402_300_799_999  # the end of the year 9999
-
-
-def time_of(event: Any, record: Record) -> int:
-    """Return the event time of a record: its event's `timestamp`, else the record's own.
-
-    A timestamp is a datetime (a naive one is UTC), ISO text, or seconds since the epoch.
-
-    Raises:
-        SchemaError: The timestamp is none of these.
-    """
-    value = event.get("timestamp") if isinstance(event, dict) else getattr(event, "timestamp", None)
-    if type(value) is datetime:
-        # Of two times whose zones are one object the difference is taken without asking it: a fifth of the price.
-        zone = value.tzinfo
-        if zone is _READ_UTC:
-            return (value - _READ_EPOCH) // _MS
-        if zone is None:
-            return (value - _NAIVE_EPOCH) // _MS
-    return record.timestamp_ms if value is None else _as_ms(value)
-
-
-def check_future(time_ms: int, max_future_ms: int, now_ms: int) -> None:
-    """Raise SchemaError where an event time is further ahead of the clock than is taken."""
-    if time_ms > now_ms + max_future_ms:
-        raise SchemaError(f"event time {time_ms} is {time_ms - now_ms} ms ahead; at most {max_future_ms} are taken")
-
-
-def _as_ms(value: object) -> int:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError as error:
-            raise SchemaError(f"timestamp {value!r:.80} is no ISO time") from error
-    if isinstance(value, datetime):
-        aware = value.replace(tzinfo=UTC) if value.tzinfo is None else value
-        return (aware - _EPOCH) // _MS
-    if isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
-        time_ms = round(value * 1_000_000) // 1_000 if abs(value) <= _SECONDS_BELOW else round(value)
-        if abs(time_ms) <= _MAX_MS:
-            return time_ms
-    raise SchemaError(f"timestamp {value!r:.80} is no datetime, ISO text or seconds since the epoch")
-
 
 KeyReader = Callable[[Any, Record], Key]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 from pydantic import BaseModel
 
-from pspf.encoding import encode
+from pspf.encoding import encode_at
 from pspf.errors import SchemaError
 from pspf.processing.windows.place import Key
 from pspf.records import NewRecord, Record, decode_headers, encode_headers
@@ -66,13 +66,13 @@ def make_encoder(result: Callable[..., Any] | None) -> Encoder:
 
         def by_model(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
             fields = {"key": key, "window_start_ms": start_ms, "window_end_ms": end_ms, "value": orjson.loads(value)}
-            return _keyed(encode(model.model_validate(fields)), key)
+            return _keyed(encode_at(model.model_validate(fields), end_ms - 1), key)
 
         return by_model
     function: Callable[[WindowResult], Any] = result
 
     def by_function(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
-        return _keyed(encode(function(WindowResult(key, start_ms, end_ms, orjson.loads(value)))), key)
+        return _keyed(encode_at(function(WindowResult(key, start_ms, end_ms, orjson.loads(value))), end_ms - 1), key)
 
     return by_function
 
