@@ -179,11 +179,14 @@ class Context:
         Raises:
             EventRejected: It can't be encoded or is too large.
             TooManyEffects: The call did more than one commit may hold.
-            ConfigurationError: The topic's name is not one, or ends in `-dlq` or `-late`.
+            ConfigurationError: The topic's name is not one, or ends in `-dlq` or `-late`; or none is named and
+                the stream's is that of the record itself.
         """
         if faults.is_armed("handler.mid"):
             faults.reach("handler.mid")
         to = self._around.default_topic if topic is None else topic
+        if topic is None and to == self.record.topic:
+            raise ConfigurationError(describe_endless(None, to))
         if companion_source(check_name("topic", to)) is not None:
             raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone")
         raw_headers = encode_headers(self._around.inject(to, dict(headers) if headers else None))
@@ -247,6 +250,14 @@ class Context:
         self._is_open = False
 
 
+def describe_endless(handler: str | None, topic: str) -> str:
+    """Return what to say of an event that would go to its handler's own input because no topic was named."""
+    return (
+        f"{f'handler {handler}' if handler else 'this handler'} reads topic {topic!r}, which is also where it would"
+        f" emit to, for ever: name another topic=, or topic={topic!r} where that is meant"
+    )
+
+
 def check_state_name(name: object) -> None:
     """Raise EventRejected for what can't name a value: anything but text that UTF-8 can hold."""
     if not isinstance(name, str):
@@ -257,19 +268,24 @@ def check_state_name(name: object) -> None:
         raise EventRejected(f"state name {name!r:.80} can't be written as UTF-8") from error
 
 
-def encode_value(name: str, value: object) -> bytes:
-    """Return a state value as JSON.
+def encode_value(name: str, value: object, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Return a state value as JSON; `default` turns into JSON what is none, where it is read back as what it was.
 
     Raises:
         EventRejected: JSON can't hold it.
     """
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     try:
-        encoded = orjson.dumps(plain)
+        encoded = orjson.dumps(plain) if default is None else orjson.dumps(plain, default)
     except (orjson.JSONEncodeError, RecursionError) as error:
-        raise EventRejected(f"state {name!r} can't be stored as JSON: {error}") from error
+        raise EventRejected(
+            f"state {name!r} can't be stored as JSON: {error.__cause__ or error}; store a number or text (a Decimal"
+            " as str(value)) and turn it back after get"
+        ) from error
     if encoded.find(b"null") >= 0:
         codec.check_finite({name: plain})
+    if encoded.find(codec.STARS) >= 0:
+        codec.check_no_secrets({name: value})
     return compact(encoded)
 
 

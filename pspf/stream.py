@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -15,7 +15,7 @@ from pspf.aggregations import as_aggregation
 from pspf.clock import Clock
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
-from pspf.context import current_call
+from pspf.context import current_call, describe_endless
 from pspf.encoding import encode, identify
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
 from pspf.loop.orphans import find_orphans, refuse_orphans
@@ -98,6 +98,9 @@ class Stream:
         self.state_store = state_store
         self.telemetry = TelemetryManager()
         self.subscriptions: list[Subscription] = []
+        self._included: list[Stream] = []
+        self._host: Stream | None = None
+        """The Stream that included this one."""
         self._partitions = partitions
         self._lifespan = lifespan
         self.name = name
@@ -121,11 +124,16 @@ class Stream:
 
     @property
     def backend(self) -> StreamingBackend:
-        """The broker with the default topic and group; without one of its own the settings choose, at first use.
+        """The broker with the default topic and group.
+
+        Without one of its own it is that of the Stream that included this one, else the settings choose, at
+        first use.
 
         Raises:
             ConfigurationError: The settings name no broker that there is.
         """
+        if self._backend is None and self._host is not None:
+            return StreamingBackend(self._host.broker, self._topic, self._group)
         if self._backend is None:
             self._backend = make_backend(self._topic, self._group)
         return self._backend
@@ -311,8 +319,26 @@ class Stream:
         return register
 
     def include(self, other: "Stream") -> None:
-        """Take in the subscriptions of another Stream; its backend is not used."""
-        self.subscriptions.extend(other.subscriptions)
+        """Run another Stream's handlers with this one's, on this one's broker.
+
+        They keep their group, and their own Stream's topic as that of `ctx.emit`. Its lifespan is entered, with
+        itself, after this one's; its topic is made with its `partitions`.
+
+        Raises:
+            ConfigurationError: It is this one, was included before, or has a `state_store` of its own.
+        """
+        if other is self or other in self._included:
+            raise ConfigurationError(
+                f"the Stream of topic {other._topic!r} is part of this one already: include it once"
+            )
+        if other.state_store is not None and other.state_store is not self.state_store:
+            raise ConfigurationError(
+                f"the Stream of topic {other._topic!r} has a state_store of its own, and handlers that run together"
+                " share one: give it to the Stream that includes it, too"
+            )
+        self._included.append(other)
+        other._host = self
+        self.subscriptions.extend(replace(each, emits_to=each.emits_to or other._topic) for each in other.subscriptions)
 
     def check(self) -> None:
         """Raise ConfigurationError for what can't run, or not together."""
@@ -378,6 +404,9 @@ class Stream:
         self, events: Sequence[Any], topic: str | None, key: str | None, headers: Mapping[str, str] | None
     ) -> Sequence[Appended]:
         to = topic or self._topic
+        call = current_call.get()
+        if topic is None and call is not None and call.record is not None and call.record.topic == to:
+            raise ConfigurationError(describe_endless(call.handler, to))
         spans = self.telemetry.find_spans()
         if spans is None:
             return await self._append(_encode(events, key, headers), to)
@@ -492,11 +521,12 @@ class Stream:
 
     @asynccontextmanager
     async def _lifespan_entered(self) -> AsyncIterator[None]:
-        if self._lifespan is None:
+        async with AsyncExitStack() as stack:
+            if self._lifespan is not None:
+                await stack.enter_async_context(self._lifespan(self))
+            for each in self._included:
+                await stack.enter_async_context(each._lifespan_entered())
             yield
-        else:
-            async with self._lifespan(self):
-                yield
 
     @asynccontextmanager
     async def _session_entered(self) -> AsyncIterator[Session]:
@@ -664,8 +694,7 @@ class Stream:
 
     async def _prepare(self) -> None:
         try:
-            if self._partitions is not None:
-                await self.broker.create_topic(self._topic, partitions=self._partitions)
+            await self._make_topics()
             if self.state_store is not None:
                 await self.state_store.start()
         except BaseException:
@@ -673,7 +702,15 @@ class Stream:
             raise
         self._is_connected = True
 
+    async def _make_topics(self) -> None:
+        if self._partitions is not None:
+            await self.broker.create_topic(self._topic, partitions=self._partitions)
+        for each in self._included:
+            await each._make_topics()
+
     async def _disconnect(self) -> None:
+        for each in self._included:
+            await each._disconnect()
         async with self._turn:
             if not self._is_connected:
                 return

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
+from pspf.decoration import check_model, refuse_async, refuse_hidden_coroutine, refuse_optional_context
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed
 from pspf.event import BaseEvent
 from pspf.records import check_name
@@ -43,7 +44,7 @@ class RetryPolicy:
 
     def gives_up(self, error: BaseException, attempts: int) -> bool:
         """Return whether a record is dead after this error, in the run that made it `attempts`."""
-        is_final = isinstance(error, (EventRejected, HandlerCrashed, *self.give_up_on))
+        is_final = isinstance(error, (EventRejected, HandlerCrashed, ConfigurationError, *self.give_up_on))
         return is_final or attempts >= self.max_attempts
 
     def wait_ms(self, attempts: int) -> int:
@@ -100,6 +101,7 @@ def inspect_handler(function: Callable[..., Any], name: str | None = None) -> Ha
     named = (
         name or f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
     )
+    refuse_hidden_coroutine(function, f"handler {named}")
     parameters = _parameters(function, named)
     target = function if inspect.isroutine(function) else type(function).__call__
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
@@ -124,6 +126,7 @@ def inspect_fold(function: Any, name: str | None = None) -> tuple[Handler, Any]:
     named = (
         name or f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', type(function).__name__)}"
     )
+    refuse_hidden_coroutine(function, f"windowed handler {named}")
     parameters = _parameters(function, named)
     if len(parameters) != 2 or any(_is_context(parameter.annotation) for parameter in parameters):
         raise ConfigurationError(f"windowed handler {named} takes (event, state) and returns the new state")
@@ -150,6 +153,7 @@ def _parameters(function: Callable[..., Any], named: str) -> list[inspect.Parame
         ) from error
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"handler {named}: its signature can't be read ({error})") from error
+    refuse_optional_context(signature.parameters.values(), f"handler {named}")
     required: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -230,6 +234,7 @@ class Subscription:
     `batch_size` None adapts; `timeout_ms` None waits for ever; `own_retry` None takes the settings'.
     With `windowing` the handler folds events into windows, and is always ordered. `partitions` is how many
     its topic has, and `repartition` the hop that it needs then (`over`); both are known once it runs.
+    `emits_to` is where `ctx.emit` goes that names no topic, None: to the topic of the Stream that runs it.
     """
 
     topic: str
@@ -245,6 +250,7 @@ class Subscription:
     windowing: Windowing | None = None
     partitions: int = 1
     repartition: Repartition | None = None
+    emits_to: str | None = None
 
     def __post_init__(self) -> None:
         check_name("topic", self.topic)
@@ -252,6 +258,13 @@ class Subscription:
         where = f"handler {self.name}"
         if self.windowing is not None:
             self.windowing.check(where)
+            if self.windowing.to == self.topic:
+                raise ConfigurationError(
+                    f"{where}: to={self.topic!r} is the topic that it reads, and its results would be counted with"
+                    " the rest, for ever: name another topic"
+                )
+            for name in ("key", "result", "merge"):
+                refuse_async(getattr(self.windowing, name), f"{where}: {name}=")
         if self.ordering not in ("none", "key"):
             raise ConfigurationError(f"{where}: ordering={self.ordering!r}; use 'none' or 'key'")
         for parameter, value, least in (
@@ -305,8 +318,10 @@ def choose_model(handler: Handler, schema: Any, default: Any) -> Any:
     """Return the model of a subscription: `schema`, else the annotation, else the Stream's, else None."""
     if handler.takes is Takes.RAW:
         return dict
+    model = default
     if schema is not None:
-        return schema
-    if handler.annotation not in (None, BaseEvent, Any):
-        return handler.annotation
-    return default
+        model = schema
+    elif handler.annotation not in (None, BaseEvent, Any):
+        model = handler.annotation
+    check_model(model, f"handler {handler.name}")
+    return model

@@ -74,7 +74,7 @@ class Wiring:
         """Return what runs the handler."""
         subscription = self.subscription
         around = Around(
-            self.default_topic,
+            subscription.emits_to or self.default_topic,
             self.tuning.effects.record_operations,
             self.tuning.effects.record_effect_bytes,
             None if subscription.handler.takes is Takes.BATCH else state,

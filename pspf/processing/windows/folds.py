@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import orjson
 from pydantic import BaseModel, TypeAdapter
-from pydantic_core import from_json
+from pydantic_core import from_json, to_jsonable_python
 
 from pspf import codec
 from pspf.aggregations import Aggregation
@@ -113,7 +113,7 @@ class HandlerFold(Fold):
     def __init__(self, windowing: Windowing) -> None:
         self.name = self.shape = "handler"
         self.load = make_loader(windowing.state_model, windowing.upcast)
-        self.dump = dump_state
+        self.dump = dump_state if make_loader(windowing.state_model) is orjson.loads else dump_typed_state
         self._merge = windowing.merge
         self.can_merge = self._merge is not None
 
@@ -137,7 +137,7 @@ class HandlerFold(Fold):
     def merge(self, one: Any, other: Any) -> Any:
         if self._merge is None:
             raise ConfigurationError("states of a handler can't be merged without merge=")
-        return dump_state(self._merge(self.load(one), self.load(other)))
+        return self.dump(self._merge(self.load(one), self.load(other)))
 
     def to_json(self, state: Any) -> bytes:
         return self.encode(state)
@@ -163,6 +163,11 @@ def dump_state(state: Any) -> bytes | None:
             codec.check_finite({"state": state})
         return compact(stored)
     return encode_value("of a window", state)
+
+
+def dump_typed_state(state: Any) -> bytes | None:
+    """Return a state that is read back as its annotation says: what is no JSON goes as pydantic writes it."""
+    return None if state is None else encode_value("of a window", state, to_jsonable_python)
 
 
 def make_loader(model: Any, upcast: Callable[[Any], Any] | None = None) -> Callable[[bytes], Any]:

@@ -1,0 +1,74 @@
+"""What a decorator refuses because it can't work: found when the module is imported, not by the first record."""
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Any
+
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
+from pydantic.errors import PydanticUndefinedAnnotation
+
+from pspf.context import Context
+from pspf.errors import ConfigurationError
+from pspf.event import is_struct
+from pspf.repairs import takes_objects
+
+
+def refuse_hidden_coroutine(function: Callable[..., Any], where: str) -> None:
+    """Raise ConfigurationError for a plain function around an async one, which nobody would await.
+
+    A callable object around one (asgiref's async_to_sync) is taken to run it.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    if isinstance(function, functools._lru_cache_wrapper):
+        raise ConfigurationError(f"{where} is cached: it would not run for events that are alike; take the cache off")
+    if not (inspect.isfunction(function) or inspect.ismethod(function)) or inspect.iscoroutinefunction(function):
+        return
+    inner = inspect.unwrap(function)
+    if inner is not function and inspect.iscoroutinefunction(inner):
+        place = inspect.unwrap(function, stop=lambda each: not inspect.iscoroutinefunction(each)).__code__
+        raise ConfigurationError(
+            f"{where} is async, in a plain function that does not await it"
+            f" ({place.co_filename.rpartition('/')[2]}:{place.co_firstlineno}): make that one async def, or"
+            " leave functools.wraps out where it runs it by itself"
+        )
+
+
+def refuse_optional_context(parameters: typing.Iterable[inspect.Parameter], where: str) -> None:
+    """Raise ConfigurationError for a context with a default: only parameters without one are given."""
+    for parameter in parameters:
+        if parameter.default is parameter.empty:
+            continue
+        members = typing.get_args(parameter.annotation) or (parameter.annotation,)
+        is_context = any(isinstance(each, type) and issubclass(each, Context) for each in members)
+        if is_context or (parameter.annotation is parameter.empty and parameter.name in ("ctx", "context")):
+            raise ConfigurationError(
+                f"{where}: {parameter.name!r} has a default, so it would never be given: leave"
+                f" '= {parameter.default!r:.40}' out ({parameter.name}: Context)"
+            )
+
+
+def refuse_async(function: Any, where: str) -> None:
+    """Raise ConfigurationError for an async function where a plain one is called."""
+    if callable(function) and any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+        raise ConfigurationError(f"{where} is async, and is called as a plain function: make it def")
+
+
+def check_model(model: Any, where: str) -> None:
+    """Raise ConfigurationError for a type that no JSON object can be read as; what is not defined yet may be one."""
+    if model is None or model is Any or (isinstance(model, type) and issubclass(model, BaseModel)):
+        return
+    if is_dataclass(model) or any(map(is_struct, (model, *typing.get_args(model)))):
+        return
+    try:
+        is_object = takes_objects(TypeAdapter(model).core_schema)
+    except (PydanticUserError, PydanticUndefinedAnnotation, NameError):
+        return
+    if not is_object:
+        name = getattr(model, "__name__", None) or str(model)
+        raise ConfigurationError(
+            f"{where} takes {name!s:.80}, and an event is a JSON object: name a model, a dataclass, dict or BaseEvent"
+        )
