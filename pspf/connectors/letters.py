@@ -10,6 +10,8 @@ from pspf.records import Commit, DeadLetter, Record, decode_headers, encode_head
 MAX_OPERATIONS: Final = 50_000 + 5_000
 MAX_EFFECT_BYTES: Final = (32 << 20) + (4 << 20)
 
+_HIGHEST: Final = (1 << 128) - 1
+_LATEST_MS: Final = 253_402_300_799_999
 _PREFIX: Final = "pspf-"
 
 
@@ -70,22 +72,31 @@ def decode_letter(record: Record) -> StoredDeadLetter | None:
     """Return the dead letter that a record of a `-dlq` topic is, None where it is something else."""
     try:
         headers = record.headers
+        partition, offset = (_parse_number(headers[f"{_PREFIX}{name}"]) for name in ("partition", "original-offset"))
         return StoredDeadLetter(
             record=record,
             topic=headers[f"{_PREFIX}topic"],
-            partition=int(headers[f"{_PREFIX}partition"]),
+            partition=partition,
             group=headers[f"{_PREFIX}group"],
             handler=headers[f"{_PREFIX}handler"],
             ordered=headers[f"{_PREFIX}ordering"] == "key",
-            attempts=int(headers[f"{_PREFIX}attempts"]),
+            attempts=_parse_number(headers[f"{_PREFIX}attempts"]),
             error_type=headers[f"{_PREFIX}error-type"],
             error=headers[f"{_PREFIX}error"],
             traceback=headers[f"{_PREFIX}traceback"],
-            original_id=format_id(int(headers[f"{_PREFIX}partition"]), int(headers[f"{_PREFIX}original-offset"])),
-            dead_at_ms=int(headers[f"{_PREFIX}dead-at-ms"]),
+            original_id=format_id(partition, offset),
+            dead_at_ms=_parse_number(headers[f"{_PREFIX}dead-at-ms"], most=_LATEST_MS),
         )
     except (SchemaError, KeyError, ValueError):
         return None
+
+
+def _parse_number(text: str, *, most: int = _HIGHEST) -> int:
+    """Return a number that a letter of ours may hold; raise ValueError for any other, which is none of ours."""
+    number = int(text)
+    if not 0 <= number <= most:
+        raise ValueError(f"{number} is out of range")
+    return number
 
 
 def original_headers(record: Record) -> bytes | None:

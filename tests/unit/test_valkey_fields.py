@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspf.connectors.valkey.fields import (
+    LATEST_MS,
     decode_entries,
     format_entry_id,
     make_retry,
@@ -15,6 +16,8 @@ from pspf.connectors.valkey.fields import (
     parse_entry_id,
     unpack_retry,
 )
+from pspf.decoding import decode_raw
+from pspf.errors import SchemaError
 from pspf.records import NewRecord, Record, Retry, format_id
 
 halves = st.integers(0, 2**64 - 1)
@@ -60,7 +63,6 @@ def test_deleted_entries_are_passed_over() -> None:
         {"order_id": "7", "amount": "12.5"},
         {"data": "x", "order_id": "7"},
         {"key": "k", "order_id": "7"},
-        {"data": "x", "ts": "soon"},
         {"ü": "☃", "": ""},
     ],
 )
@@ -70,6 +72,20 @@ def test_entries_of_others_are_flat_events(fields: dict[str, str]) -> None:
     assert json.loads(record.value) == fields
     assert record.raw_key == (fields["key"].encode() if "key" in fields else None)
     assert (record.raw_headers, record.timestamp_ms) == (None, 8)
+
+
+@pytest.mark.parametrize("text", ["soon", "--5", "5" * 5_000, "", "9" * 15])
+def test_an_entry_of_ours_whose_time_is_none_is_no_event_and_keeps_its_fields(text: str) -> None:
+    (record,) = decode((b"8-1", [b"data", b"{}", b"ts", text.encode()]))
+    with pytest.raises(SchemaError):
+        decode_raw(record)
+    assert json.loads(record.value.partition(b": ")[2]) == {"data": "{}", "ts": text}
+
+
+def test_a_time_beyond_the_year_9999_is_its_last_millisecond() -> None:
+    late = b"18446744073709551614-1"
+    assert [r.timestamp_ms for r in decode((b"7-0", [b"data", b"1"]), (late, [b"data", b"2"]))] == [7, LATEST_MS]
+    assert [r.timestamp_ms for r in decode((late, [b"data", b"2"]))] == [LATEST_MS]
 
 
 def test_bytes_of_others_that_are_no_text_are_shown() -> None:

@@ -7,9 +7,10 @@ from pspf.connectors.base import StoredDeadLetter
 from pspf.connectors.letters import decode_letter, original_headers
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id, pack_records, pack_retry
+from pspf.connectors.valkey.inspect import leave_out
 from pspf.connectors.valkey.log import read_range
 from pspf.connectors.valkey.scripts import Argument, load_script
-from pspf.errors import BackendUnavailable, NotFound
+from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
 from pspf.records import DEAD_LETTER_SUFFIX, NewRecord, parse_id
 
 _REPLAY: Final = load_script("replay")
@@ -26,7 +27,11 @@ async def list_letters(core: Core, topic: str | None, group: str | None) -> list
         if source == companion.name or (topic is not None and topic not in (source, companion.name)):
             continue
         for number in range(companion.count):
-            records = await read_range(core.commands, companion, number, 0, _ALL)
+            try:
+                records = await read_range(core.commands, companion, number, 0, _ALL)
+            except BackendCorrupt as error:
+                leave_out(f"topic {companion.name!r}", error)
+                continue
             letters = (decode_letter(record) for record in records)
             found += [letter for letter in letters if letter is not None and group in (None, letter.group)]
     return sorted(found, key=lambda letter: letter.dead_at_ms)

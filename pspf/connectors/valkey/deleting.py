@@ -45,7 +45,15 @@ async def delete_topic(core: Core, name: str, force: bool, dry_run: bool) -> lis
 
 
 async def delete_partition(core: Core, keys: PartitionKeys) -> None:
-    """Remove a stream and what is kept beside it; its cursors are gone already."""
+    """Remove a stream and what is kept beside it; its cursors are gone already. Another program's key stays."""
+    kind = await core.commands.call("TYPE", keys.stream)
     sessions = await core.commands.call("HKEYS", keys.sessions)
-    names = [keys.meta, keys.stream, keys.cursors, keys.sessions, keys.floors, *keys.dedup()]
+    names = [
+        *([keys.stream] if kind == b"stream" else []),
+        keys.meta,
+        keys.cursors,
+        keys.sessions,
+        keys.floors,
+        *keys.dedup(),
+    ]
     await core.commands.call("UNLINK", *names, *[keys.live(session) for session in sessions])

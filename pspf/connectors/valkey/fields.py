@@ -3,11 +3,13 @@
 Of ours, an entry has the fields `data` (the payload, JSON as a rule), `key`, `headers` (a JSON
 object) and `ts` (its time, where that is not when it was stored), the last three where there are
 any. An entry of another program that has other fields is read as one flat event: the JSON object of
-its fields, as text.
+its fields, as text. One that has our fields, and a time that is none, is kept as text that says so, with
+all of its fields: no decoder takes it for an event, and so it becomes a dead letter.
 
 An offset is an entry's id: the milliseconds above 64 bits of sequence number.
 """
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from itertools import repeat
@@ -21,6 +23,10 @@ from pspf.records import NewRecord, Record, Retry
 
 _BITS: Final = 64
 _MASK: Final = (1 << _BITS) - 1
+_TIME: Final = re.compile(rb"-?[0-9]{1,15}")
+LATEST_MS: Final = 253_402_300_799_999
+"""The last millisecond that a datetime can be: of the year 9999."""
+EARLIEST_MS: Final = -62_135_596_800_000
 _OURS: Final = frozenset({b"data", b"key", b"headers", b"ts"})
 _HEADS: Final = {2: [b"data"], 4: [b"data", b"key"]}
 """The names of the fields that most entries have, by how long they are with their values."""
@@ -64,6 +70,7 @@ def _decode_only(topic: str, partition: int, entry: Entry) -> list[Record]:
     high, _, low = raw_id.partition(b"-")
     ms = int(high)
     offset = (ms << _BITS) + int(low)
+    ms = min(ms, LATEST_MS)
     if fields and fields[0] == b"data":
         if len(fields) == 2:
             return [_new_record((topic, partition, offset, None, fields[1], None, ms, 0))]
@@ -78,9 +85,10 @@ def _parse_ids(ids: Sequence[bytes]) -> tuple[list[int], list[int]]:
     if len(set(parts[::2])) == 1:
         ms = int(parts[0])
         base = ms << _BITS
-        return [base + low for low in map(int, parts[1::2])], [ms] * len(ids)
+        return [base + low for low in map(int, parts[1::2])], [min(ms, LATEST_MS)] * len(ids)
     times = list(map(int, parts[::2]))
-    return [(ms << _BITS) + low for ms, low in zip(times, map(int, parts[1::2]), strict=True)], times
+    offsets = [(ms << _BITS) + low for ms, low in zip(times, map(int, parts[1::2]), strict=True)]
+    return offsets, times if max(times) <= LATEST_MS else [min(ms, LATEST_MS) for ms in times]
 
 
 def _decode_one_by_one(
@@ -107,12 +115,20 @@ def _decode_one_by_one(
 def _decode_rare(topic: str, partition: int, offset: int, fields: Sequence[bytes], ms: int) -> Record:
     pairs = dict(zip(fields[::2], fields[1::2], strict=True))
     raw_ts = pairs.get(b"ts")
-    is_ours = b"data" in pairs and pairs.keys() <= _OURS and (raw_ts is None or raw_ts.lstrip(b"-").isdigit())
-    if is_ours:
-        at_ms = ms if raw_ts is None else int(raw_ts)
+    is_ours = b"data" in pairs and pairs.keys() <= _OURS
+    at_ms = ms if raw_ts is None else _parse_time(raw_ts)
+    if is_ours and at_ms is not None:
         return Record(topic, partition, offset, pairs.get(b"key"), pairs[b"data"], pairs.get(b"headers"), at_ms)
-    flat = {_as_text(name): _as_text(value) for name, value in pairs.items()}
-    return Record(topic, partition, offset, pairs.get(b"key"), orjson.dumps(flat), None, ms)
+    flat = orjson.dumps({_as_text(name): _as_text(value) for name, value in pairs.items()})
+    if is_ours:
+        flat = b"the field ts is no time in milliseconds: " + flat
+    return Record(topic, partition, offset, pairs.get(b"key"), flat, None, ms)
+
+
+def _parse_time(raw: bytes) -> int | None:
+    """Return a time in milliseconds, None where it is none that a datetime can be."""
+    at_ms = int(raw) if _TIME.fullmatch(raw) else None
+    return at_ms if at_ms is not None and EARLIEST_MS <= at_ms <= LATEST_MS else None
 
 
 def _as_text(raw: bytes) -> str:

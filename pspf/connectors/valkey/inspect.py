@@ -1,5 +1,6 @@
 """What groups have done and what they remember: reads for the command line and for tests."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
@@ -14,7 +15,10 @@ from pspf.connectors.valkey.retention import parse_cursor
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.topics import Topic
 from pspf.connectors.valkey.wire import Lane
+from pspf.errors import BackendCorrupt
 from pspf.records import Cursor
+
+logger = logging.getLogger(__name__)
 
 _SURVEY: Final = load_script("survey")
 _SURVEY_CURSOR: Final = load_script("survey_cursor")
@@ -25,14 +29,30 @@ _STATE_AT_ONCE: Final = 1_000
 
 async def list_topics(core: Core) -> list[TopicInfo]:
     """Return all topics, by name."""
-    return [await _topic_info(core, topic) for topic in await core.topics.list()]
+    found: list[TopicInfo] = []
+    for topic in await core.topics.list():
+        try:
+            found.append(await _topic_info(core, topic))
+        except BackendCorrupt as error:
+            leave_out(f"topic {topic.name!r}", error)
+            retention_ms = core.limits.retention_ms if topic.retention_ms is None else topic.retention_ms
+            found.append(TopicInfo(topic.name, topic.count, 0, None, retention_ms))
+    return found
+
+
+def leave_out(what: str, error: BackendCorrupt) -> None:
+    """Say that something can't be listed: what is damaged, or another program's, is no reason to show nothing else."""
+    logger.warning(
+        "%s can't be read: %s; pspf topics delete removes the topic, and no key of another program", what, error
+    )
 
 
 async def _topic_info(core: Core, topic: Topic) -> TopicInfo:
     lane, streams = core.commands, [keys.stream for keys in topic.partitions]
     asked = [command for stream in streams for command in (("XLEN", stream), ("MEMORY", "USAGE", stream))]
     replies = await lane.call_many(asked)
-    records = sum(lane.check(length, "XLEN") for length in replies[::2])
+    lengths = zip(streams, replies[::2], strict=True)
+    records = sum(lane.check(length, f"XLEN {stream.decode()}") for stream, length in lengths)
     retention_ms = core.limits.retention_ms if topic.retention_ms is None else topic.retention_ms
     return TopicInfo(topic.name, topic.count, records, _sum_sizes(replies[1::2]), retention_ms)
 
@@ -82,8 +102,7 @@ async def find_cursors(core: Core, group: str | None, topic: str | None) -> list
 async def list_cursors(core: Core, group: str | None, topic: str | None) -> list[CursorInfo]:
     """Return how far each cursor is."""
     found = await find_cursors(core, group, topic)
-    surveys = await _run_all(
-        core.commands,
+    surveys = await core.commands.run_many(
         [
             ScriptCall(
                 _SURVEY_CURSOR,
@@ -93,14 +112,21 @@ async def list_cursors(core: Core, group: str | None, topic: str | None) -> list
             for _, keys in found
         ],
     )
+    for (cursor, _), survey in zip(found, surveys, strict=True):
+        if isinstance(survey, BackendCorrupt):
+            leave_out(str(cursor), survey)
+        elif isinstance(survey, Exception):
+            raise survey
     owned = [
         (keys.partition, survey[9].decode())
         for (_, keys), survey in zip(found, surveys, strict=True)
-        if survey and survey[9]
+        if survey and not isinstance(survey, Exception) and survey[9]
     ]
     alive = iter(await are_alive(core, core.commands, owned))
     return [
-        await _cursor_info(core.commands, cursor, keys, survey, has_owner=survey[9] != b"" and next(alive))
+        CursorInfo(cursor, None, None, None, 0, 0, 0)
+        if isinstance(survey, Exception)
+        else await _cursor_info(core.commands, cursor, keys, survey, has_owner=survey[9] != b"" and next(alive))
         for (cursor, keys), survey in zip(found, surveys, strict=True)
         if survey
     ]
@@ -144,7 +170,11 @@ async def list_consumers(core: Core, group: str | None) -> list[ConsumerInfo]:
         await roll.refresh(core.commands)
         joined = [(session, *cursor) for session, cursors in roll.live.items() for cursor in cursors]
         wanted = [one for one in joined if group is None or one[1] == group]
-        pending = {name: await _read_pending(core, topic, name) for _, name, handler in wanted if handler is None}
+        try:
+            pending = {name: await _read_pending(core, topic, name) for _, name, handler in wanted if handler is None}
+        except BackendCorrupt as error:
+            leave_out(f"what is pending of topic {topic.name!r}", error)
+            continue
         for session, name, handler in wanted:
             count = 0 if handler else pending[name][session]
             found.append(ConsumerInfo(session, topic.name, name, handler, count, roll.idle_ms(session)))

@@ -4,6 +4,7 @@
 they see by one key of their own slot whether the topic is (still) there.
 """
 
+import logging
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +13,8 @@ from pspf.connectors.valkey.keys import FORMAT, FORMAT_KEY, TOPICS_KEY, Partitio
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendCorrupt, ConfigurationError, NotFound, TopicMismatch
 from pspf.records import check_name, companion_source
+
+logger = logging.getLogger(__name__)
 
 MAX_PARTITIONS: Final = 1_024
 
@@ -74,7 +77,12 @@ class Topics:
     async def list(self) -> list[Topic]:
         """Return all topics, by name."""
         raw = await self._lane.call("HGETALL", TOPICS_KEY)
-        found = [_parse(name.decode(), value) for name, value in zip(raw[::2], raw[1::2], strict=True)]
+        found: list[Topic] = []
+        for name, value in zip(raw[::2], raw[1::2], strict=True):
+            try:
+                found.append(_parse(check_name("topic", name.decode("utf-8", "backslashreplace")), value))
+            except (BackendCorrupt, ConfigurationError) as error:  # one that is damaged is no reason to show none
+                logger.warning("%s: left out: %s; HDEL %s removes it", self._lane.name, error, TOPICS_KEY.decode())
         return sorted(found, key=lambda topic: topic.name)
 
     async def ensure(self, name: str) -> Topic:
@@ -121,6 +129,7 @@ class Topics:
 
     async def _insert(self, fresh: Topic) -> tuple[bool, Topic]:
         """Make a topic where it is missing; return whether it was, and the topic as it is now."""
+        await self._refuse_foreign(fresh)
         is_new = await self._lane.call("HSETNX", TOPICS_KEY, fresh.name, _format(fresh)) == 1
         topic = fresh if is_new else await self.find(fresh.name) or fresh
         retention = "-" if topic.retention_ms is None else str(topic.retention_ms)
@@ -133,6 +142,20 @@ class Topics:
         self._known[topic.name] = topic
         return is_new, topic
 
+    async def _refuse_foreign(self, fresh: Topic) -> None:
+        """Raise BackendCorrupt where a topic is not there yet, and a key of its name is another program's."""
+        asked: list[tuple[bytes | str | int, ...]] = [("TYPE", keys.stream) for keys in fresh.partitions]
+        is_there, *kinds = await self._lane.call_many([("HEXISTS", TOPICS_KEY, fresh.name), *asked])
+        if self._lane.check(is_there, "HEXISTS"):
+            return
+        for keys, reply in zip(fresh.partitions, kinds, strict=True):
+            kind = self._lane.check(reply, "TYPE")
+            if kind not in (b"none", b"stream"):
+                raise BackendCorrupt(
+                    f"{self._lane.name}: topic {fresh.name!r} would be the key {keys.stream.decode()!r}, which is a"
+                    f" {kind.decode()} of another program: use another topic, or rename that key"
+                )
+
 
 def _format(topic: Topic) -> str:
     return f"{topic.count} {'-' if topic.retention_ms is None else topic.retention_ms}"
@@ -141,6 +164,8 @@ def _format(topic: Topic) -> str:
 def _parse(name: str, raw: bytes) -> Topic:
     try:
         partitions, retention = raw.split(b" ")
+        if not 1 <= int(partitions) <= MAX_PARTITIONS:
+            raise ValueError("no topic has so many partitions")
         return make_topic(name, int(partitions), None if retention == b"-" else int(retention))
     except ValueError as error:
         raise BackendCorrupt(f"{TOPICS_KEY.decode()} says {raw!r:.80} of topic {name!r}") from error
