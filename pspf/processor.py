@@ -320,13 +320,14 @@ class _CursorLoop:
         gone = set(lost)
         failures = [failure for failure in run.failures if failure.record.offset not in gone]
         dead = sum(1 for failure in failures if failure.retry_ms is None)
+        dead_records = dead - sum(1 for failure in failures if failure.is_result)
         finished = len(commit.done) - len(gone.intersection(commit.done))
         now_ms = self._processor.clock.now_ms()
         self._processor.telemetry.record_batch(
             self._subscription.topic,
             self._subscription.group,
             self._subscription.name,
-            processed=finished - dead - run.passed,
+            processed=finished - dead_records - run.passed,
             failed=len(failures),
             retried=len(failures) - dead,
             dead=dead,

@@ -242,6 +242,8 @@ class DeadLetter:
     error: str
     traceback: str
     dead_at_ms: int
+    is_result: bool = False
+    """Whether `record` is what a window came to, and no record of the topic: it can't be handled again."""
 
 
 StateKey = tuple[bytes, str]

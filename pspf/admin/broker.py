@@ -11,6 +11,7 @@ from typing import Any, Final
 from pspf.admin.letters import Digest, read_digest, read_letter
 from pspf.admin.trouble import Trouble, trouble_of
 from pspf.connectors.base import Broker, CursorInfo, StateEntry, StoredDeadLetter, TopicInfo
+from pspf.connectors.letters import replay_batch
 from pspf.connectors.urls import make_broker
 from pspf.connectors.views import Choice, GroupView, as_json_partition, names_of
 from pspf.errors import NotFound, PSPFError
@@ -187,14 +188,18 @@ class BrokerDesk:
         """Give dead letters a new start, oldest first; return how many, and how many are left. Errors as above."""
         async with self.ask_much() as broker:
             letters = await _find_letters(broker, choice)
-        done = 0
+        done, left = 0, list[PSPFError]()
         for start in range(0, min(len(letters), MAX_REPLAYED), _REPLAY_BATCH):
             async with self.ask() as broker:
                 batch = letters[start : min(start + _REPLAY_BATCH, MAX_REPLAYED)]
-                done += await broker.replay_dead_letters(batch, to=to)
+                replayed, errors = await replay_batch(broker, batch, to)
+            done += replayed
+            left += errors
         self._lag = None
         self._digests.clear()
-        return done, max(0, len(letters) - MAX_REPLAYED)
+        if left and not done:
+            raise left[0]
+        return done, max(0, len(letters) - MAX_REPLAYED) + len(left)
 
 
 async def _find_letters(broker: Broker, choice: Choice) -> Sequence[StoredDeadLetter]:

@@ -120,11 +120,15 @@ def replay(
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
             found = await select(broker, Choice(topic, group, handler, error, tuple(ids or ())))
-            count = await replay_letters(broker, found, to=to, rate=per_second)
+            count, left = await replay_letters(broker, found, to=to, rate=per_second)
         if as_json:
-            write_json({"replayed": count})
+            write_json({"replayed": count, "left": len(left)})
         else:
             write(f"{count} replayed")
+        if len(left) > 1:
+            say(f"{len(left)} are left; the first of them:")
+        if left:
+            raise left[0]
 
     brokers.run(work())
 

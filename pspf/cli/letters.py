@@ -10,8 +10,9 @@ from pspf.cli.console import Cell, format_time, shorten
 from pspf.cli.exits import UsageError
 from pspf.cli.grammar import near
 from pspf.connectors.base import Broker, StoredDeadLetter
+from pspf.connectors.letters import replay_batch
 from pspf.connectors.views import Choice, as_json_letter, as_json_whole, names_of
-from pspf.errors import NotFound
+from pspf.errors import NotFound, PSPFError
 from pspf.records import as_text, parse_id
 
 __all__ = [
@@ -70,18 +71,21 @@ async def select_one(broker: Broker, choice: Choice) -> StoredDeadLetter:
 
 async def replay_letters(
     broker: Broker, letters: Sequence[StoredDeadLetter], *, to: str | None, rate: float | None
-) -> int:
-    """Replay in order, at most `rate` a second; return how many were still there."""
+) -> tuple[int, list[PSPFError]]:
+    """Replay in order, at most `rate` a second; return how many were still there, and why the others are left."""
     size = _BATCH if rate is None else max(1, min(_BATCH, int(rate / 10)))
     count = 0
+    left: list[PSPFError] = []
     due = time.monotonic()
     for start in range(0, len(letters), size):
         batch = letters[start : start + size]
         if rate is not None:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             due += len(batch) / rate
-        count += await broker.replay_dead_letters(batch, to=to)
-    return count
+        done, errors = await replay_batch(broker, batch, to)
+        count += done
+        left += errors
+    return count, left
 
 
 def by_error(letters: Sequence[StoredDeadLetter]) -> Iterator[str]:

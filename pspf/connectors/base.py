@@ -167,6 +167,8 @@ class StoredDeadLetter:
     traceback: str
     original_id: str
     dead_at_ms: int
+    is_result: bool = False
+    """Whether it is what a window came to; `original_id` is then the record that closed the window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,8 +531,13 @@ class Broker(ABC):
         """Give dead letters a new start; return how many were still there. One commit.
 
         Each becomes a record to retry (attempts 0, due now) in the cursor that gave it up, ahead of
-        the later records of its key; with `to` it is appended to that topic instead. It leaves the
-        dead letters in the same commit.
+        the later records of its key; one whose record was trimmed is appended to its topic as it is here; with `to`
+        all are appended to that topic instead. It leaves the dead letters in the same commit.
+
+        Raises:
+            NotFound: The cursor that gave one up is gone; nothing was done.
+            Refused: One is a window's result, and `to` is missing; nothing was done.
+            ConfigurationError: `to` is a topic of dead or late records.
         """
 
     @abstractmethod

@@ -1,11 +1,22 @@
 """What brokers have in common about commits: a dead letter as a record, and how large a commit may be."""
 
 import base64
+from collections.abc import Sequence
 from typing import Final
 
-from pspf.connectors.base import Limits, StoredDeadLetter
-from pspf.errors import SchemaError, TooManyEffects
-from pspf.records import Commit, DeadLetter, Record, decode_headers, encode_headers, format_id
+from pspf.connectors.base import Broker, Limits, StoredDeadLetter
+from pspf.errors import ConfigurationError, NotFound, PSPFError, Refused, SchemaError, TooManyEffects
+from pspf.records import (
+    Commit,
+    DeadLetter,
+    NewRecord,
+    Record,
+    check_name,
+    companion_source,
+    decode_headers,
+    encode_headers,
+    format_id,
+)
 
 MAX_OPERATIONS: Final = 50_000 + 5_000
 MAX_EFFECT_BYTES: Final = (32 << 20) + (4 << 20)
@@ -13,6 +24,7 @@ MAX_EFFECT_BYTES: Final = (32 << 20) + (4 << 20)
 _HIGHEST: Final = (1 << 128) - 1
 _LATEST_MS: Final = 253_402_300_799_999
 _PREFIX: Final = "pspf-"
+_RESULT: Final = f"{_PREFIX}is-result"
 
 
 def check_size(commit: Commit, limits: Limits) -> None:
@@ -58,6 +70,8 @@ def encode_letter(letter: DeadLetter, *, ordered: bool) -> bytes:
             f"{_PREFIX}dead-at-ms": str(letter.dead_at_ms),
         }
     )
+    if letter.is_result:
+        headers[_RESULT] = "1"
     encoded = encode_headers(headers)
     assert encoded is not None
     return encoded
@@ -86,6 +100,7 @@ def decode_letter(record: Record) -> StoredDeadLetter | None:
             traceback=headers[f"{_PREFIX}traceback"],
             original_id=format_id(partition, offset),
             dead_at_ms=_parse_number(headers[f"{_PREFIX}dead-at-ms"], most=_LATEST_MS),
+            is_result=_RESULT in headers,
         )
     except (SchemaError, KeyError, ValueError):
         return None
@@ -97,6 +112,45 @@ def _parse_number(text: str, *, most: int = _HIGHEST) -> int:
     if not 0 <= number <= most:
         raise ValueError(f"{number} is out of range")
     return number
+
+
+def check_replay(letters: Sequence[StoredDeadLetter], to: str | None) -> None:
+    """Raise for what can't be given a new start. Errors as in `Broker.replay_dead_letters`."""
+    if to is not None:
+        if companion_source(check_name("topic", to)) is not None:
+            raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone; replay to another one")
+        return
+    for letter in letters:
+        if letter.is_result:
+            raise Refused(
+                f"dead letter {letter.record.id} of {letter.topic} is what a window of {letter.handler} came to, and no"
+                " record that could be handled again: append it as it is with --to TOPIC"
+            )
+
+
+async def replay_batch(
+    broker: Broker, letters: Sequence[StoredDeadLetter], to: str | None
+) -> tuple[int, list[PSPFError]]:
+    """Give dead letters a new start; return how many, and why the others are left: one keeps no other back."""
+    try:
+        return await broker.replay_dead_letters(letters, to=to), []
+    except (NotFound, Refused):
+        done, errors = 0, list[PSPFError]()
+        for letter in letters:
+            try:
+                done += await broker.replay_dead_letters([letter], to=to)
+            except (NotFound, Refused) as error:
+                errors.append(error)
+        return done, errors
+
+
+def as_new(letter: StoredDeadLetter) -> NewRecord:
+    """Return the record of a dead letter as it was: its bytes, key, headers and time."""
+    record = letter.record
+    time_ms = record.headers.get(f"{_PREFIX}original-timestamp-ms")
+    is_time = time_ms is not None and time_ms.removeprefix("-").isdecimal() and len(time_ms) < 18
+    headers = original_headers(record)
+    return NewRecord(record.raw_key, record.value, headers, int(time_ms) if is_time and time_ms else None)
 
 
 def original_headers(record: Record) -> bytes | None:

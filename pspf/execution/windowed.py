@@ -523,15 +523,21 @@ class Windowed(Executor):
         if topic is None:
             return
         value = self.fold.to_json(state)
-        try:
-            record = self._encode_result(key, start_ms, end_ms, value)
-            self._around.check(record)
-        except BaseException as error:  # the boundary of the result
-            if ends_run(error, run):
-                raise
-            self._bury(encode_result(key, start_ms, end_ms, value), source, error, run)
+        attempts = 0
+        while True:
+            attempts += 1
+            try:
+                record = self._encode_result(key, start_ms, end_ms, value)
+                self._around.check(record)
+            except BaseException as error:  # the boundary of the result
+                if ends_run(error, run):
+                    raise
+                if not self._subscription.retry.gives_up(error, attempts):
+                    continue  # at once: a window that is closed has no place to wait in
+                self._bury(encode_result(key, start_ms, end_ms, value), source, error, attempts, run)
+                return
+            run.send(source, topic, record)
             return
-        run.send(source, topic, record)
 
     def emit_all(
         self, start_ms: int, end_ms: int, states: Sequence[tuple[Key, Any]], source: int, run: BatchRun
@@ -562,11 +568,11 @@ class Windowed(Executor):
             return False
         return run.send_all(source, topic, records)
 
-    def _bury(self, plain: NewRecord, source: int, error: BaseException, run: BatchRun) -> None:
+    def _bury(self, plain: NewRecord, source: int, error: BaseException, attempts: int, run: BatchRun) -> None:
         cursor = self.room.consumer.cursor
         now_ms = self.room.clock.now_ms()
         record = Record(cursor.topic, cursor.partition, source, plain.raw_key, plain.value, None, now_ms)
-        run.bury(Failure(record, error, 1, None, text_of(error)))
+        run.bury(Failure(record, error, attempts, None, text_of(error), is_result=True))
 
     def held_keys(self) -> set[Key]:
         """Return the grouping keys that a record is not done of."""

@@ -32,6 +32,8 @@ class Failure:
     retry_ms: int | None
     text: str
     """The error's own words."""
+    is_result: bool = False
+    """Whether `record` is what a window came to, and no record of the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,7 @@ class BatchRun:
             error=failure.text,
             traceback=trace[-_MAX_TRACEBACK:],
             dead_at_ms=self._clock.now_ms(),
+            is_result=failure.is_result,
         )
         self.failures.append(failure)
         self._dead.append(letter)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from pspf.connectors.base import StoredDeadLetter
-from pspf.connectors.letters import decode_letter, original_headers
+from pspf.connectors.letters import as_new, check_replay, decode_letter
 from pspf.connectors.sqlite.effects import append_and_tell
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.log import Log, read_range, remove
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, find_topic
 from pspf.errors import NotFound
-from pspf.records import DEAD_LETTER_SUFFIX, NewRecord, parse_id
+from pspf.records import DEAD_LETTER_SUFFIX, parse_id
 
 
 def list_letters(storage: Storage, topic: str | None, group: str | None) -> list[StoredDeadLetter]:
@@ -34,18 +34,15 @@ def replay(engine: Engine, log: Log, storage: Storage, letters: Sequence[StoredD
     """Make dead letters retry entries again, or append them to `to`; return how many were there.
 
     Raises:
-        NotFound: The cursor that gave one up, or its record, is gone; `to` still works.
+        NotFound: The cursor that gave one up is gone; `to` still works. Others as in `check_replay`.
     """
+    check_replay(letters, to)
     replayed = 0
     for letter in letters:
         if purge(storage, [letter]) == 0:
             continue
-        if to is None:
-            _retry(engine, storage, letter)
-        else:
-            record = letter.record
-            fresh = NewRecord(record.raw_key, record.value, original_headers(record))
-            append_and_tell(engine, log, storage, to, [fresh], engine.clock.now_ms())
+        if to is not None or not _retry(engine, storage, letter):
+            append_and_tell(engine, log, storage, to or letter.topic, [as_new(letter)], engine.clock.now_ms())
         replayed += 1
     return replayed
 
@@ -61,7 +58,8 @@ def purge(storage: Storage, letters: Sequence[StoredDeadLetter]) -> int:
     return removed
 
 
-def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> None:
+def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> bool:
+    """Make a dead letter a retry entry again; return False where its record was trimmed."""
     handler = letter.handler if letter.ordered else ""
     row = storage.row(
         "SELECT c.cursor_id, c.partition_id FROM cursors c JOIN partitions p USING (partition_id)"
@@ -74,7 +72,7 @@ def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> None:
     offset = parse_id(letter.original_id)[1]
     place = partition_id << OFFSET_BITS | offset
     if storage.row("SELECT 1 FROM records WHERE place = ?", (place,)) is None:
-        raise NotFound(f"dead letter {letter.record.id}: {letter.topic} {letter.original_id} was trimmed; use --to")
+        return False
     key = letter.record.raw_key if letter.ordered else None
     now_ms = engine.clock.now_ms()
     storage.run(
@@ -86,3 +84,4 @@ def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> None:
         )
     storage.run("UPDATE cursors SET sequence = sequence + 1 WHERE cursor_id = ?", (cursor_id,))
     engine.grown.add(partition_id)
+    return True

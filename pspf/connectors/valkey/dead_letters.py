@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from pspf.connectors.base import StoredDeadLetter
-from pspf.connectors.letters import decode_letter, original_headers
+from pspf.connectors.letters import as_new, check_replay, decode_letter
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id, pack_records, pack_retry
 from pspf.connectors.valkey.inspect import leave_out
 from pspf.connectors.valkey.log import read_range
 from pspf.connectors.valkey.scripts import Argument, load_script
 from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
-from pspf.records import DEAD_LETTER_SUFFIX, NewRecord, parse_id
+from pspf.records import DEAD_LETTER_SUFFIX, parse_id
 
 _REPLAY: Final = load_script("replay")
 _REPLAY_TO: Final = load_script("replay_to")
@@ -41,24 +41,34 @@ async def replay(core: Core, letters: Sequence[StoredDeadLetter], to: str | None
     """Make dead letters retry entries again, or append them to `to`; return how many were there.
 
     Raises:
-        NotFound: The cursor that gave one up, or its record, is gone (`to` still works); nothing was done.
+        NotFound: The cursor that gave one up is gone (`to` still works). Others as in `check_replay`.
     """
-    if not letters:
-        return 0
-    return await _retry(core, letters) if to is None else await _move(core, letters, to)
+    check_replay(letters, to)
+    if to is not None:
+        return await _move(core, letters, to)
+    left = {letter.record[:3]: letter for letter in letters}
+    moved = 0
+    while left:
+        done = await _retry(core, list(left.values()))
+        if isinstance(done, int):
+            return moved + done
+        del left[done.record[:3]]  # its record was trimmed: its own bytes are what there is
+        moved += await _move(core, [done], done.topic)
+    return moved
 
 
-async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int:
+async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int | StoredDeadLetter:
+    """Make all of them retry entries: return how many were there, or, and do nothing, one whose record was trimmed."""
     keys: list[bytes] = []
     arguments: list[Argument] = [core.now()]
     known: list[StoredDeadLetter] = []
-    for letter in {letter.record[:3]: letter for letter in letters}.values():
+    for letter in letters:
         companion = await core.topics.find(letter.record.topic)
         if companion is None:
             continue
         source = await core.topics.find(letter.topic)
         if source is None or letter.partition >= source.count:
-            raise _gone(letter, "cursor")
+            raise _gone(letter)
         key = letter.record.raw_key if letter.ordered else None
         cursor = source.partition(letter.partition).cursor(letter.group, letter.handler if letter.ordered else None)
         stream = companion.partition(letter.record.partition).stream
@@ -74,17 +84,15 @@ async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int:
         return 0
     reply = await core.commands.run(_REPLAY, keys, arguments)
     if isinstance(reply, list):
-        raise _gone(known[reply[0]], reply[1].decode())
+        if reply[1] == b"record":
+            return known[reply[0]]
+        raise _gone(known[reply[0]])
     replayed: int = reply
     return replayed
 
 
-def _gone(letter: StoredDeadLetter, what: str) -> NotFound:
-    if what == "cursor":
-        reason = f"group {letter.group!r} has no such cursor any more"
-    else:
-        reason = f"{letter.topic} {letter.original_id} was trimmed"
-    return NotFound(f"dead letter {letter.record.id}: {reason}; use --to")
+def _gone(letter: StoredDeadLetter) -> NotFound:
+    return NotFound(f"dead letter {letter.record.id}: group {letter.group!r} has no such cursor any more; use --to")
 
 
 async def _move(core: Core, letters: Sequence[StoredDeadLetter], to: str) -> int:
@@ -94,7 +102,7 @@ async def _move(core: Core, letters: Sequence[StoredDeadLetter], to: str) -> int
         if companion is None:
             continue
         stream = companion.partition(letter.record.partition).stream
-        fresh = NewRecord(letter.record.raw_key, letter.record.value, original_headers(letter.record))
+        fresh = as_new(letter)
         shapes, parts = pack_records([fresh])
         for _ in range(_TRIES):
             target = await core.topics.ensure(to)
