@@ -6,9 +6,9 @@ What can be set is in `pspf.settings_model`, imported on first use: pydantic-set
 """
 
 import os
+import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 if TYPE_CHECKING:
     from pspf.settings_model import Settings, ValkeySettings, describe_settings, load_settings
@@ -19,38 +19,54 @@ __all__ = [
     "ValkeySettings",
     "describe_settings",
     "hide_password",
+    "hide_passwords",
     "load_settings",
     "settings",
 ]
 
 _MODELS: Final = "pspf.settings_model"
 _HIDDEN: Final = "***"
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_PLACE: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/?#@:\[\]]*)(:\d*)?([/?][^#]*)?")
+_OPTION: Final = re.compile(r"[?&][A-Za-z_]+=")
+_USER: Final = re.compile(r"[A-Za-z0-9._-]*:")
+_OF_SERVERS: Final = ("valkey", "valkeys", "redis", "rediss")
+_URL_IN_TEXT: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._-]*:)[^\s'\"]+@")
 _SHOWN: Final = ("db=", "ssl_", "synchronous=")
 """Options of a URL whose values are no secrets: one with another name may be anything, a mistyped password too."""
 
 
 def hide_password(url: str) -> str:
-    """Return `url` without its password, for logs and errors; text that is no URL is cut at the last @."""
-    try:
-        parts = urlsplit(url)
-        netloc, query = parts.netloc, parts.query
-    except ValueError:
-        return f"{_HIDDEN}@{url.rpartition('@')[2]}" if "@" in url else url
-    if "@" in netloc:
-        user, _, host = netloc.rpartition("@")
-        user, colon, _ = user.partition(":")
-        netloc = f"{user}:{_HIDDEN}@{host}" if colon else f"{user}@{host}"
-    elif "@" in parts.path:  # a password with a slash, or a URL without its //
-        scheme = f"{parts.scheme}://" if parts.scheme else ""
-        return f"{scheme}{_HIDDEN}@{url.rpartition('@')[2]}"
-    query = "&".join(
+    """Return `url` as it may be shown: of what is before its last @ a plain user name at most, of no URL nothing."""
+    scheme, colon, rest = url.partition("://")
+    if not colon or not _SCHEME.fullmatch(scheme):
+        scheme, colon, rest = url.partition(":")
+        if "@" not in url:
+            return url
+        return f"{scheme}://{_HIDDEN}@{rest.rpartition('@')[2]}" if scheme in _OF_SERVERS else _HIDDEN
+    secret, at, place = rest.rpartition("@")
+    if not at:
+        return f"{scheme}://{_hide_options(rest)}"
+    # An @ in an option may end a secret of its own: then nothing tells where the place is.
+    if not _PLACE.fullmatch(place) or _OPTION.search(secret):
+        return f"{scheme}://{_HIDDEN}"
+    is_known = scheme.partition("+")[0] in _OF_SERVERS and not re.search("[/?#]", secret)
+    user = _USER.match(secret) if is_known else None
+    return f"{scheme}://{user[0] if user else ''}{_HIDDEN}@{_hide_options(place)}"
+
+
+def _hide_options(rest: str) -> str:
+    path, question, query = rest.partition("?")
+    pairs = [
         pair if "=" not in pair or pair.startswith(_SHOWN) else f"{pair.partition('=')[0]}={_HIDDEN}"
         for pair in query.split("&")
-    )
-    # Not urlunsplit alone: it turns sqlite:///x into sqlite:/x for schemes that it doesn't know.
-    if parts.scheme and not netloc and url.startswith(f"{parts.scheme}://"):
-        return f"{parts.scheme}://{parts.path}" + (f"?{query}" if query else "")
-    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    ]
+    return f"{path}?{'&'.join(pairs)}" if question else path
+
+
+def hide_passwords(text: str) -> str:
+    """Return text with what stands before the @ of URLs in it hidden: errors of libraries may quote them."""
+    return _URL_IN_TEXT.sub(rf"\1{_HIDDEN}@", text) if "://" in text and "@" in text else text
 
 
 if TYPE_CHECKING:

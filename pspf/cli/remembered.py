@@ -45,7 +45,9 @@ async def each_entry(
                 yield StateEntry(*place, (window.key or "").encode(), called, window.value or b"null")
 
 
-async def find_entry(broker: Broker, *, handler: str, group: str | None, key: str, name: str | None) -> StateEntry:
+async def find_entry(
+    broker: Broker, *, handler: str, group: str | None, topic: str | None, key: str, name: str | None
+) -> StateEntry:
     """Return the one value that fits.
 
     Raises:
@@ -53,6 +55,12 @@ async def find_entry(broker: Broker, *, handler: str, group: str | None, key: st
         UsageError: There are several.
     """
     entries = await find_entries(broker, handler=handler, group=group, key=key, name=name)
+    topics = sorted({entry.topic for entry in entries})
+    if topic is not None and topics and topic not in topics:
+        raise NotFound(
+            f"{handler} remembers nothing on topic {topic!r} for key {key!r}; it does on {', '.join(topics)}"
+        )
+    entries = [entry for entry in entries if topic in (None, entry.topic)]
     if not entries:
         known = {entry.name for entry in await find_entries(broker, handler=handler, group=group, key=key, name=None)}
         if name is not None and known:
@@ -64,7 +72,11 @@ async def find_entry(broker: Broker, *, handler: str, group: str | None, key: st
         names = sorted({entry.name for entry in entries})
         groups = sorted({entry.group for entry in entries})
         shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        what = f"groups {', '.join(groups)}; add --group" if len(groups) > 1 else f"names {shown}; add one"
+        what = f"names {shown}; add one"
+        if len(groups) > 1:
+            what = f"groups {', '.join(groups)}; add --group"
+        elif topic is None and len(topics) > 1:
+            what = f"topics {', '.join(topics)}; add --topic"
         raise UsageError(f"{handler} remembers several values for key {key!r}: {what}")
     return entries[0]
 

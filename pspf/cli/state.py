@@ -64,6 +64,7 @@ def get(
         ),
     ] = None,
     group: GroupOption = None,
+    topic: Annotated[str | None, typer.Option("--topic", "-t", help="Only this topic's.")] = None,
     backend: Backend = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
@@ -74,7 +75,7 @@ def get(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            entry = await find_entry(broker, handler=handler, group=group, key=key, name=name)
+            entry = await find_entry(broker, handler=handler, group=group, topic=topic, key=key, name=name)
         if as_json:
             write_json(as_json_entry(entry))
         else:

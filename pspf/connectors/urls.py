@@ -20,6 +20,7 @@ _LATER_SCHEMES: Final = tuple(
     f"{scheme}+{kind}" for kind in ("cluster", "sentinel") for scheme in (*PLAIN_SCHEMES, *TLS_SCHEMES)
 )
 _SCHEMES: Final = ("sqlite", "memory", *_VALKEY_SCHEMES, *_LATER_SCHEMES)
+_KNOWN_OPTIONS: Final = ("db=", "ssl_")
 _SYNCHRONOUS: Final = ("FULL", "NORMAL")
 _ONE_SERVER: Final = "this version has neither Cluster nor Sentinel yet; use one server: valkey://host:6379/0"
 
@@ -49,12 +50,14 @@ def make_broker(url: str | None = None, *, clock: Clock | None = None) -> Broker
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise ConfigurationError(f"backend {safe_url(url)!r} is no URL: {error}") from None
+        what = "" if "@" in url else f": {error}"  # which may quote it
+        raise ConfigurationError(f"backend {safe_url(url)!r} is no URL{what}") from None
     if not url[len(parts.scheme) :].startswith("://") or parts.scheme not in _SCHEMES:
         raise ConfigurationError(_explain_scheme(url))
     if parts.scheme in _LATER_SCHEMES:
         raise NotAvailable(f"backend {safe_url(url)}: {_ONE_SERVER}")
     if parts.scheme in _VALKEY_SCHEMES:
+        _check_escapes(url)
         return _make_valkey(parse_server(url, parts), clock)
     if parts.scheme == "memory":
         return _make_memory(url, parts.netloc + parts.path + parts.query, clock)
@@ -64,6 +67,21 @@ def make_broker(url: str | None = None, *, clock: Clock | None = None) -> Broker
         )
     path = Path(unquote(parts.path.removeprefix("/"))) if len(parts.path) > 1 else find_default_file()
     return _make_sqlite(path.expanduser(), _read_synchronous(url, parts.query), clock)
+
+
+def _check_escapes(url: str) -> None:
+    """Raise ConfigurationError where a user or password ends before its @: what follows must not be quoted."""
+    rest = url.partition("://")[2]
+    secret, at, _ = rest.rpartition("@")
+    if not at or rest.startswith("/"):
+        return
+    place, question, query = secret.partition("?")
+    if question and "@" not in place and query.startswith(_KNOWN_OPTIONS):
+        return  # an @ in the name of a file
+    if any(character in secret for character in "/?#@"):
+        raise ConfigurationError(
+            f"backend {safe_url(url)!r}: its user or password has / ? # or @ in it; write %2F %3F %23 %40"
+        )
 
 
 def find_default_file(start: Path | None = None) -> Path:
@@ -105,6 +123,8 @@ def _asks_for_valkey() -> bool:
 def _explain_scheme(url: str) -> str:
     scheme = url.partition(":")[0]
     shown = f"backend {safe_url(url)!r}"
+    if "@" in scheme or (scheme.lower() not in _SCHEMES and "@" in url):
+        return f"{shown} is no URL of a broker; write valkey://user:password@host:6379/0"
     if scheme.lower() == "sqlite":
         return f"{shown}: a file's URL has three slashes (sqlite:///rel.db) or four (sqlite:////abs.db)"
     if scheme.lower() in _SCHEMES:

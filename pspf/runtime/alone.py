@@ -31,7 +31,7 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[
         presence = Presence(loaded.stream.broker, name, loaded.target, control.describe, control.obey)
         worker.companion = presence.run
     front = open_front(request)
-    for line in front.describe():
+    for line in front.describe(request.options.log_format):
         say(line)
     with showing(front, loaded, plan.shapes, control, worker=name, log_format=request.options.log_format):
         ended = run_process(worker.run(), request.options.loop)

@@ -45,7 +45,7 @@ def run_children(
 ) -> int:
     spawner = Spawner(base, _make_nursery(loaded, base), say)
     front = open_front(request)
-    for line in front.describe():
+    for line in front.describe(request.options.log_format):
         say(line)
     admin: AdminThread | None = None
 

@@ -10,23 +10,26 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from pspf.errors import ConfigurationError
+from pspf.settings import hide_passwords
 
 FORMATS: Final = ("rich", "plain", "json")
 LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 _MAX_TEXT: Final = 32_000
 # What could move a terminal's cursor, colour it, turn text around, or can't be encoded; newlines are dealt with apart.
-_UNSAFE: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE: Final = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 _INDENT: Final = "\n    "
 _STANDARD: Final = frozenset([*vars(logging.makeLogRecord({})), "message", "asctime"])
 """What every log record has; the rest are the fields that its line was given."""
 
 
 def tame(text: str) -> str:
-    """Return text with its control characters escaped, cut where it is very long."""
+    """Return text with its control characters escaped and passwords of URLs hidden, cut where it is very long."""
     if len(text) > _MAX_TEXT:
         text = f"{text[:_MAX_TEXT]}... ({len(text) - _MAX_TEXT} characters more)"
-    return _UNSAFE.sub(_escape, text)
+    return _UNSAFE.sub(_escape, hide_passwords(text))
 
 
 def _escape(match: re.Match[str]) -> str:

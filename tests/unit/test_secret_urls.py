@@ -8,7 +8,8 @@ from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.urls import make_broker
 from pspf.connectors.valkey import ValkeyBroker, ValkeyConnector
-from pspf.settings import hide_password
+from pspf.errors import ConfigurationError
+from pspf.settings import hide_password, hide_passwords
 
 SECRET = "p@ss/w:rd?#%"
 CONNECTORS = {
@@ -46,3 +47,37 @@ def test_a_shown_url_has_no_password(name: str) -> None:
     url = ValkeyBroker(CONNECTORS[name]).secret_url
     assert "p%40ss" in url
     assert "p%40ss" not in hide_password(url)
+
+
+MISTYPED = (
+    "valkey://:hunter?two2secret@127.0.0.1:6379/0",
+    "valkey://bob:hun@ter?two2secret@127.0.0.1:6379/0",
+    "valkey://:hun@ter/two2secret@127.0.0.1:6379/0",
+    "valkey://:hun#two2secret@127.0.0.1:6379/0",
+    "valkeys://u:two2secret?x=hunter@h",
+    "redis://two2secret:6379@[bad/0",
+    "valkey://two2secret@h:port/0",
+    "two2secret@host:6379",
+    "bob:two2secret@host:6379",
+    "valkey://host/0?password=hunter@two2secret",
+    "valky://two2secret:hunter@host",
+    "http://two2secret@hunter@host",
+)
+
+
+@pytest.mark.parametrize("url", MISTYPED)
+def test_a_password_that_was_not_escaped_is_in_no_error(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        make_broker(url)
+    for text in (str(refused.value), hide_password(url)):
+        assert "two2secret" not in text
+        assert "hunter" not in text
+
+
+@pytest.mark.parametrize("url", ["valkeys://host/0?ssl_ca_certs=/etc/a@b.pem", "valkey+unix:///run/a@b.sock"])
+def test_an_at_in_the_name_of_a_file_is_no_password(url: str) -> None:
+    assert isinstance(make_broker(url), ValkeyBroker)
+
+
+def test_passwords_of_urls_in_texts_are_hidden() -> None:
+    assert hide_passwords("can't reach 'redis://u:p@w/x@h:1' or a@b") == "can't reach 'redis://u:***@h:1' or a@b"

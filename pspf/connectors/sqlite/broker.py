@@ -154,7 +154,7 @@ class SQLBroker(Broker):
         )
 
     async def purge_dead_letters(self, letters: Sequence[StoredDeadLetter]) -> int:
-        return await self._engine.write(lambda storage: dead_letters.purge(storage, letters))
+        return await self._engine.write(lambda storage: dead_letters.purge(self._engine, storage, letters))
 
     async def list_state(
         self,

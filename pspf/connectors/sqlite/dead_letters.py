@@ -7,6 +7,7 @@ from pspf.connectors.letters import as_new, check_replay, decode_letter
 from pspf.connectors.sqlite.effects import append_and_tell
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.log import Log, read_range, remove
+from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, find_topic
 from pspf.errors import NotFound
@@ -39,7 +40,7 @@ def replay(engine: Engine, log: Log, storage: Storage, letters: Sequence[StoredD
     check_replay(letters, to)
     replayed = 0
     for letter in letters:
-        if purge(storage, [letter]) == 0:
+        if purge(engine, storage, [letter]) == 0:
             continue
         if to is not None or not _retry(engine, storage, letter):
             append_and_tell(engine, log, storage, to or letter.topic, [as_new(letter)], engine.clock.now_ms())
@@ -47,7 +48,7 @@ def replay(engine: Engine, log: Log, storage: Storage, letters: Sequence[StoredD
     return replayed
 
 
-def purge(storage: Storage, letters: Sequence[StoredDeadLetter]) -> int:
+def purge(engine: Engine, storage: Storage, letters: Sequence[StoredDeadLetter]) -> int:
     """Remove dead letters; return how many were there."""
     removed = 0
     for letter in letters:
@@ -55,6 +56,7 @@ def purge(storage: Storage, letters: Sequence[StoredDeadLetter]) -> int:
         if topic is not None:
             partition_id = topic.partitions[letter.record.partition].partition_id
             removed += remove(storage, partition_id, [letter.record.offset])
+            forget_removed(storage, engine, partition_id, [letter.record.offset])  # by who subscribes to dead letters
     return removed
 
 

@@ -21,11 +21,12 @@ from pspf.connectors.sqlite.endings import CLEAN, SILENT
 from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
+from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.window_log import Overlay, Pool
 from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
-from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowChanges, WindowPlace
+from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowChanges, WindowPlace, offset_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,13 @@ class Grant:
     suspicion: Suspicion | None
 
 
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What a look found: records that are due and no more in the log."""
+
+    offsets: Sequence[int]
+
+
 class OrderedConsumer(Consumer):
     """An ordered cursor under a lease."""
 
@@ -119,11 +127,20 @@ class OrderedConsumer(Consumer):
         faults.reach("read.reply")
         if isinstance(found, Nothing):
             return Batch((), self._read_position)
+        if isinstance(found, Removed):
+            await self._engine.write(lambda storage: self._forget(storage, found.offsets))
+            raise CommitStale(f"{self.cursor}: {len(found.offsets)} records that waited here were deleted")
         batch: Batch = found
         self._read_position = batch.end
         return batch
 
-    def _look(self, storage: Storage, max_records: int, retries_only: bool) -> Nothing | Batch:
+    def _forget(self, storage: Storage, offsets: Sequence[int]) -> None:
+        row = storage.row("SELECT token FROM cursors WHERE cursor_id = ?", (self._cursor_id,))
+        if row is None or row[0] != self._token:
+            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+        forget_removed(storage, self._engine, self._partition_id, offsets)
+
+    def _look(self, storage: Storage, max_records: int, retries_only: bool) -> Nothing | Removed | Batch:
         row = storage.row(
             "SELECT c.token, p.next_offset, EXISTS (SELECT 1 FROM retries r WHERE r.cursor_id = c.cursor_id)"
             " FROM cursors c JOIN partitions p USING (partition_id) WHERE c.cursor_id = ?",
@@ -135,6 +152,8 @@ class OrderedConsumer(Consumer):
         limit = max_records if suspicion is None else min(max_records, suspicion.limit)
         due, due_ms = self._due(storage, limit) if row[2] else ({}, None)
         records = self._read_due(storage, due)
+        if len(records) < len(due):
+            return Removed(sorted(due.keys() - set(map(offset_of, records))))
         end = self._read_position
         if len(records) < limit and end < row[1] and not retries_only:
             new = read_range(

@@ -157,6 +157,25 @@ def free_keys(storage: Storage, cursor_id: int, now_ms: int) -> None:
     )
 
 
+def forget_removed(storage: Storage, engine: Engine, partition_id: int, offsets: Sequence[int]) -> None:
+    """Let the cursors that wait for records go on without them: they have been taken out of the log.
+
+    What a worker of the shared mode has in hand it settles by itself.
+    """
+    for cursor_id, handler in storage.rows(
+        "SELECT cursor_id, handler FROM cursors WHERE partition_id = ?", (partition_id,)
+    ):
+        forgotten = storage.run(
+            "DELETE FROM retries WHERE cursor_id = ? AND (due_ms IS NOT NULL OR ?)"
+            " AND offset IN (SELECT value FROM carray(?))",
+            (cursor_id, handler != "", apsw.carray(array("q", offsets))),
+        )
+        if forgotten:
+            if handler:
+                free_keys(storage, cursor_id, engine.clock.now_ms())
+            _tell(storage, engine, cursor_id, partition_id)
+
+
 def _tell(storage: Storage, engine: Engine, cursor_id: int, partition_id: int) -> None:
     """Let the cursor's owner find out: its next commit is stale, its read looks again."""
     storage.run("UPDATE cursors SET sequence = sequence + 1 WHERE cursor_id = ?", (cursor_id,))

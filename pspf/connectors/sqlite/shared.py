@@ -205,6 +205,7 @@ class SharedConsumer(Consumer):
         )
         if attempts:
             records = [record._replace(attempts=attempts.get(record.offset, 0)) for record in records]
+            forget_retries(storage, self._cursor_id, list(attempts.keys() - set(map(offset_of, records))))
         return records
 
     def _claim(
