@@ -162,7 +162,11 @@ class Interleavings(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 9))
     def crash(self, choice: int) -> None:
         worker = self.pick(choice)
-        worker.session.abandon()
+
+        async def abandon() -> None:
+            worker.session.abandon()
+
+        self.run(abandon())
         worker.is_dead = True
         if not self.alive:
             self.hire()
