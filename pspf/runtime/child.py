@@ -35,7 +35,7 @@ ORPHAN_DRAIN_MS: Final = 500
 
 def main() -> int:
     """Run one child; return its exit code."""
-    show_prints()
+    show_prints(patience_s=1.0)  # until it is told more
     commands = read_lines(_take_stdin())
     line = next(commands, None)
     if line is None:

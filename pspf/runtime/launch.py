@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from typing import Final
 
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError
@@ -14,6 +15,9 @@ from pspf.runtime.request import Request, shape_plan
 from pspf.runtime.slow_import import telling_where
 from pspf.runtime.stages import end_quietly_on_signals
 
+_PRINT_PATIENCE_S: Final = 1.0
+"""A supervisor has signals to obey, whoever reads its log."""
+
 __all__ = ["Request", "launch"]
 
 
@@ -25,7 +29,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
         ConfigurationError: What was asked for and the app don't fit together.
     """
     end_quietly_on_signals()
-    show_prints()
+    show_prints(patience_s=_PRINT_PATIENCE_S)
     # The cache of compiled modules knows a source by its size and second: two quick saves would look the same.
     sys.dont_write_bytecode |= request.reload
     configure_logging(request.options.log_level, request.options.log_format)

@@ -1,9 +1,13 @@
-"""What the app prints: shown at once, and no reason for a record to fail when nobody reads it any more."""
+"""What a worker and its app print: shown at once, and no reason to fail or to wait for long where nobody reads it."""
 
 import errno
 import io
 import logging
+import os
+import select
+import stat
 import sys
+import time
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
@@ -13,34 +17,83 @@ logger = logging.getLogger(__name__)
 
 _GONE: Final = (errno.EPIPE, errno.EIO)
 """Whoever read a pipe has ended; a terminal has hung up."""
+_AT_ONCE_BYTES: Final = select.PIPE_BUF
+"""As much goes into a pipe that has room without waiting."""
 
 
 class _Lasting(io.FileIO):
-    """Standard output or error, which takes what is written also when nobody reads it, and drops it then."""
+    """Standard output or error, which takes what is written also when nobody reads it, and drops it then.
+
+    A reader that is there and takes nothing is waited for, for `patience_s` at most; then what is written is
+    dropped, until it reads again. It is told how much it has missed.
+    """
+
+    patience_s = 10.0
+    """Of this process. Shorter than a silent event loop is borne."""
 
     def __init__(self, descriptor: int, *, tells: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
         self._tells = tells
         self._is_gone = False
+        self._dropped = 0
+        self._pipe: tuple[os.stat_result, int] | None = None
 
     def write(self, chunk: "ReadableBuffer", /) -> int:
+        rest = memoryview(chunk).cast("B")
+        size_bytes = rest.nbytes
         if not self._is_gone:
             try:
-                return super().write(chunk)
+                self._write_or_drop(rest)
             except OSError as error:
                 if error.errno not in _GONE:
                     raise
-            self._is_gone = True
-            if self._tells:
-                logger.warning("nobody reads standard output any more: what is printed is dropped from now on")
-        return memoryview(chunk).nbytes
+                self._is_gone = True
+                if self._tells:
+                    logger.warning("nobody reads standard output any more: what is printed is dropped from now on")
+        return size_bytes
+
+    def _write_or_drop(self, rest: memoryview) -> None:
+        descriptor = self._open_apart()
+        until_s = time.monotonic() + (0 if self._dropped else self.patience_s)
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        while rest:
+            if not room.poll(max(0, until_s - time.monotonic()) * 1000):
+                self._dropped += rest.nbytes
+                return
+            if self._dropped:
+                note = f"\n... {self._dropped} bytes were dropped here: nobody read them\n"
+                self._dropped = 0
+                until_s = time.monotonic() + self.patience_s
+                rest = memoryview(note.encode() + bytes(rest))
+            try:
+                rest = rest[os.write(descriptor, rest[:_AT_ONCE_BYTES]) :]
+            except BlockingIOError:  # another process was faster
+                continue
+
+    def _open_apart(self) -> int:
+        """Return a descriptor that never waits: of a pipe one of our own, as others share the flags of ours."""
+        own = os.fstat(self.fileno())
+        if not stat.S_ISFIFO(own.st_mode):
+            return self.fileno()
+        if self._pipe is None or not os.path.samestat(self._pipe[0], own):  # first, or somebody has replaced it
+            if self._pipe is not None and self._pipe[1] != self.fileno():
+                os.close(self._pipe[1])
+            try:
+                apart = os.open(f"/proc/self/fd/{self.fileno()}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            except OSError:  # no such folder, or another user's pipe
+                apart = self.fileno()
+            self._pipe = own, apart
+        return self._pipe[1]
 
 
-def show_prints() -> None:
+def show_prints(*, patience_s: float) -> None:
     """Have a print of the app's show at once, also through a pipe, and never twice after a fork.
 
-    Where its reader has gone it is dropped: the handler that prints did its work all the same.
+    Where its reader has gone it is dropped: the handler that prints did its work all the same. One that does not
+    read is waited for, for `patience_s` in this process.
     """
+    _Lasting.patience_s = patience_s
     sys.stdout = _wrap(sys.stdout, tells=True)
     sys.stderr = _wrap(sys.stderr, tells=False)  # nobody would read it
 

@@ -29,6 +29,8 @@ SHARED: Final = (Assignment, BatchProcessor)
 """What a Stream imports only when it runs: here before its processes are forked, which share it."""
 BURST_TIMED_OUT: Final = 9
 _LAG_TIMEOUT_S: Final = 5.0
+_PRINT_PATIENCE_S: Final = 10.0
+"""How long a handler waits for the reader of what it prints: less than what a silent event loop is given."""
 
 Only = Callable[[Subscription], bool]
 
@@ -60,7 +62,7 @@ def prepare_process(options: WorkerOptions) -> None:
     """
     configure_logging(options.log_level, options.log_format)
     faults.arm(settings.FAULT)
-    show_prints()
+    show_prints(patience_s=_PRINT_PATIENCE_S)
     tune_interpreter()
 
 
