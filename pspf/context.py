@@ -4,6 +4,8 @@ All that a handler does here is buffered and takes effect with its batch's commi
 """
 
 import asyncio
+import contextvars
+import decimal
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
@@ -32,12 +34,15 @@ class Call:
     """The handler call that runs at the moment, for what is emitted past its context.
 
     `others` tells calls of one record apart that handle different records with it. `warned` are
-    the handlers that were told of `ctx.emit`.
+    the handlers that were told of `ctx.emit`. `clean` is the context that calls begin in, with its decimal context,
+    as it was before any handler could change that.
     """
 
-    __slots__ = ("_calls", "_last", "_warned", "handler", "others", "record")
+    __slots__ = ("_calls", "_last", "_warned", "clean", "decimals", "handler", "others", "record")
 
     def __init__(self, handler: str, warned: set[str]) -> None:
+        self.clean: contextvars.Context
+        self.decimals: decimal.Context | None = None
         self.handler = handler
         self.record: Record | None = None
         self.others = ""

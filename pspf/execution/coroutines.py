@@ -9,6 +9,7 @@ from pspf.context import Call, Context, Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import HandlerTimeout
 from pspf.execution.executor import Breath, Executor, current_task, drop_cancellations, ends_run, enter_call, leave
+from pspf.execution.isolation import OwnContext, left_traces
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
@@ -24,12 +25,14 @@ class Plain(Executor):
 
     def __init__(self, subscription: Subscription, read: SectionDecoder, around: Surroundings) -> None:
         self._function: Callable[[Any], Awaitable[Any]] = subscription.handler.function
+        self._own = OwnContext(self._function)
         self._read = read
         self._name = subscription.name
         self._warned = around.warned
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
-        function, call = self._function, enter_call(self._name, self._warned)
+        call, own = enter_call(self._name, self._warned), self._own
+        function = own if own.is_needed else self._function
         breath, task = Breath(), current_task()
         asks = run.has_to_ask
         for begin in range(0, len(records), _BREATH_RECORDS):
@@ -55,6 +58,8 @@ class Plain(Executor):
                         run.succeed(record)
                 if task.cancelling():
                     await drop_cancellations(run)
+                if function is not own and left_traces(call.clean):
+                    own.is_needed, function = True, own
         return len(records)
 
 
@@ -63,7 +68,7 @@ class Calls:
 
     def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
         handler = subscription.handler
-        self._function = handler.function
+        self._function = OwnContext(handler.function)
         self._decode = decode
         self._around = around
         self._is_raw = handler.takes is Takes.RAW

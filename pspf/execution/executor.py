@@ -11,9 +11,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import Final
 
 from pspf.context import Call, current_call
+from pspf.execution.isolation import decimals_of
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.silence import Silence
 from pspf.records import Record
@@ -112,8 +114,14 @@ def current_task() -> "asyncio.Task[object]":
 
 def enter_call(handler: str, warned: set[str]) -> Call:
     """Return a new call of `handler`, which is the current one of this task or thread from here on."""
-    call = Call(handler, warned)
+    call, before = Call(handler, warned), current_call.get()
     current_call.set(call)
+    if before is None:
+        call.clean = copy_context()
+        call.decimals = decimals_of(call.clean)
+    else:  # by now this context may be what a handler has left
+        call.clean, call.decimals = before.clean, before.decimals
+        call.clean.run(current_call.set, call)
     return call
 
 

@@ -21,6 +21,7 @@ from pspf.context import Surroundings, SyncContext
 from pspf.decoding import Decoder
 from pspf.errors import ConfigurationError, HandlerTimeout
 from pspf.execution.executor import Executor, enter_call, leave
+from pspf.execution.isolation import in_own_context
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
@@ -85,7 +86,7 @@ class PlainCalls:
 
     def __init__(self, subscription: Subscription, decode: Decoder) -> None:
         handler = subscription.handler
-        self._function = handler.function
+        self._function = in_own_context(handler.function)
         self._decode = decode
         self._is_raw = handler.takes is Takes.RAW
         self._takes_context = handler.takes_context

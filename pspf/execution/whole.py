@@ -11,6 +11,7 @@ from pspf.context import Context, Surroundings, SyncContext
 from pspf.decoding import Decoder
 from pspf.errors import BatchError, HandlerTimeout
 from pspf.execution.executor import Executor, drop_cancellations, ends_run, enter_call, leave
+from pspf.execution.isolation import OwnContext, in_own_context
 from pspf.execution.threads import call_plain, start_thread
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
@@ -24,6 +25,8 @@ class WholeBatch(Executor):
         self._subscription = subscription
         self._decode = decode
         self._around = around
+        function = subscription.handler.function
+        self._function = OwnContext(function) if subscription.handler.is_async else in_own_context(function)
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         events = self._read(records, run)
@@ -92,9 +95,9 @@ class WholeBatch(Executor):
         try:
             faults.reach("handler.before")
             if handler.is_async:
-                await self._call_in_time(handler.function, arguments)
+                await self._call_in_time(self._function, arguments)
             else:
-                await self._call_in_thread(handler.function, arguments, context)
+                await self._call_in_thread(self._function, arguments, context)
             faults.reach("handler.after")
         except BaseException as error:  # the boundary of the records
             if ends_run(error, run):

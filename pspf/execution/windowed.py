@@ -19,6 +19,7 @@ from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import ConfigurationError, StateUnreadable, TooManyEffects, text_of
 from pspf.event_time import check_future, time_of
 from pspf.execution.executor import Breath, Executor, ends_run, enter_call
+from pspf.execution.isolation import OwnContext, in_own_context
 from pspf.execution.threads import run_in_thread
 from pspf.execution.traced import span_batches
 from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
@@ -133,7 +134,8 @@ class Windowed(Executor):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._breath = None if self._in_thread else Breath()
         self._span = span_batches(subscription, around.spans)
-        self.function = _armed(handler.function, self.is_async)
+        function = _armed(handler.function, self.is_async)
+        self.function = OwnContext(function) if self.is_async else in_own_context(function)
         self.most_effects = 1
         """How many states and updates one record changes at most."""
         self._writes = 2 if windowing.emit == "updates" else 1
