@@ -229,6 +229,8 @@ class _CursorLoop:
             run.fail(batch.records[0], _crashed(self._subscription, batch.crashes))
             taken = len(batch.records)
         else:
+            if batch.crashes:
+                self._tell_of_suspect(f"and so far {batch.crashes} of {self._tuning.max_crashes} times, runs again")
             if batch.suspect:
                 offsets = [record.offset for record in batch.records]
                 await self._insist("note what is about to run", lambda: self._consumer.intend(offsets))
@@ -278,7 +280,21 @@ class _CursorLoop:
             limits=self._tuning.effects,
         )
         run.is_closed = self._stop.is_set
+        run.on_overdue = self._note_overdue
         return run
+
+    def _note_overdue(self, calls: int) -> None:
+        activity = self._activity
+        if calls and activity.overdue_since_ms is None:
+            activity.overdue_since_ms = _now_ms()
+            logger.error(
+                "%s: %s goes on although its time is up and it was cancelled; nothing else of this batch runs",
+                self.cursor,
+                self._subscription.name,
+                extra=fields_of(self.cursor),
+            )
+        elif not calls:
+            activity.overdue_since_ms = None
 
     # Committing
 

@@ -120,6 +120,8 @@ class Activity:
     committing_since_ms: int | None = None
     waiting_since_ms: int | None = None
     waits_alone: bool = False
+    overdue_since_ms: int | None = None
+    """Since when a call goes on although it was cancelled, its time being up."""
     batch: Sequence[Record] = ()
 
 

@@ -49,18 +49,26 @@ def ready(
 def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str | None, as_json: bool) -> None:
     from pspf.cli import brokers
     from pspf.cli.roster import read_workers
+    from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
 
     async def work() -> list[dict[str, Any]]:
         async with brokers.open_broker(backend) as broker:
             return await read_workers(broker)
 
     host = socket.gethostname()
+    reasons: list[str] = []
+    workers: list[dict[str, Any]] = []
+    try:
+        workers = brokers.run(work())
+    except (BackendUnavailable, BackendCorrupt, NotFound) as error:  # nothing is healthy there, and that is the answer
+        reasons = [f"nobody can tell: {error}"]
     found = [
         each
-        for each in brokers.run(work())
+        for each in workers
         if (each["worker"] == worker if worker is not None else everywhere or each.get("host") == host)
     ]
-    reasons = [] if found else [f"no worker {worker} is running" if worker else f"no worker is running on {host}"]
+    if not found and not reasons:
+        reasons = [f"no worker {worker} is running" if worker else f"no worker is running on {host}"]
     if asks_ready:
         for each in found:
             if not each.get("ready"):

@@ -8,7 +8,16 @@ from pspf import faults
 from pspf.context import Call, Context, Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import HandlerTimeout
-from pspf.execution.executor import Breath, Executor, current_task, drop_cancellations, ends_run, enter_call, leave
+from pspf.execution.executor import (
+    Breath,
+    Executor,
+    current_task,
+    drop_cancellations,
+    ends_run,
+    enter_call,
+    leave,
+    told_if_overdue,
+)
 from pspf.execution.isolation import OwnContext, left_traces
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
@@ -99,7 +108,7 @@ class Calls:
             if self._timeout_ms is None:
                 await self._function(*arguments)
             else:
-                await self._call_in_time(arguments, self._timeout_ms)
+                await self._call_in_time(arguments, self._timeout_ms, run)
             faults.reach("handler.after")
         except BaseException as error:  # the boundary of the record
             if ends_run(error, run):
@@ -116,11 +125,12 @@ class Calls:
             arguments.append(context)
         return arguments
 
-    async def _call_in_time(self, arguments: Sequence[Any], timeout_ms: int) -> None:
+    async def _call_in_time(self, arguments: Sequence[Any], timeout_ms: int, run: BatchRun) -> None:
         limit = asyncio.timeout(timeout_ms / 1000)
         try:
-            async with limit:
-                await self._function(*arguments)
+            with told_if_overdue(run, timeout_ms / 1000):
+                async with limit:
+                    await self._function(*arguments)
         except TimeoutError as error:
             if not limit.expired():
                 raise  # the handler's own

@@ -10,7 +10,8 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Final
 
@@ -22,6 +23,8 @@ from pspf.records import Record
 
 _BREATH_SECONDS: Final = 0.05
 _PATIENCE_MS: Final = 5_000
+_GRACE_S: Final = 1.0
+"""How long a call that is cancelled may take to end, before it is told of."""
 
 
 class Executor(ABC):
@@ -45,6 +48,28 @@ class Executor(ABC):
 
     async def notice(self, silence: Silence) -> None:  # noqa: B027 (most have nothing to do then)
         """Learn that a read found nothing; whoever has something to do then `has_late`."""
+
+
+@contextmanager
+def told_if_overdue(run: BatchRun, timeout_s: float | None) -> Iterator[None]:
+    """Tell the run of a call that goes on although it was cancelled at the end of its time, while it does."""
+    if timeout_s is None:
+        yield
+        return
+    is_over = False
+
+    def tell() -> None:
+        nonlocal is_over
+        is_over = True
+        run.note_overdue(1)
+
+    timer = asyncio.get_running_loop().call_later(timeout_s + _GRACE_S, tell)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        if is_over:
+            run.note_overdue(-1)
 
 
 def leave(records: Sequence[Record], unstarted: Sequence[Record], run: BatchRun) -> int:

@@ -20,7 +20,7 @@ from pspf import faults
 from pspf.context import Surroundings, SyncContext
 from pspf.decoding import Decoder
 from pspf.errors import ConfigurationError, HandlerTimeout
-from pspf.execution.executor import Executor, enter_call, leave
+from pspf.execution.executor import Executor, enter_call, leave, told_if_overdue
 from pspf.execution.isolation import in_own_context
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
@@ -315,6 +315,10 @@ class Threads(Executor):
 
     async def _wait_for_overruns(self, run: BatchRun) -> None:
         """Return when there is room for another thread that may have to be given up."""
+        with told_if_overdue(run, 0):
+            await self._wait_for_room(run)
+
+    async def _wait_for_room(self, run: BatchRun) -> None:
         while not run.is_closed:
             endless = [overrun.thread.finished for overrun in self._overruns.values() if not overrun.is_over]
             if len(endless) < _MAX_OVERRUNS:

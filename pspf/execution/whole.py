@@ -10,7 +10,7 @@ from pspf import faults
 from pspf.context import Context, Surroundings, SyncContext
 from pspf.decoding import Decoder
 from pspf.errors import BatchError, HandlerTimeout
-from pspf.execution.executor import Executor, drop_cancellations, ends_run, enter_call, leave
+from pspf.execution.executor import Executor, drop_cancellations, ends_run, enter_call, leave, told_if_overdue
 from pspf.execution.isolation import OwnContext, in_own_context
 from pspf.execution.threads import call_plain, start_thread
 from pspf.processing.batch_run import BatchRun
@@ -95,9 +95,9 @@ class WholeBatch(Executor):
         try:
             faults.reach("handler.before")
             if handler.is_async:
-                await self._call_in_time(self._function, arguments)
+                await self._call_in_time(self._function, arguments, run)
             else:
-                await self._call_in_thread(self._function, arguments, context)
+                await self._call_in_thread(self._function, arguments, context, run)
             faults.reach("handler.after")
         except BaseException as error:  # the boundary of the records
             if ends_run(error, run):
@@ -105,11 +105,12 @@ class WholeBatch(Executor):
             return error
         return None
 
-    async def _call_in_time(self, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    async def _call_in_time(self, function: Callable[..., Any], arguments: Sequence[Any], run: BatchRun) -> None:
         limit = asyncio.timeout(self._timeout_s())
         try:
-            async with limit:
-                await function(*arguments)
+            with told_if_overdue(run, self._timeout_s()):
+                async with limit:
+                    await function(*arguments)
         except BaseException as error:
             if limit.expired():
                 raise self._timeout() from error
@@ -117,13 +118,16 @@ class WholeBatch(Executor):
         if limit.expired():  # it went on in spite of its cancellation
             raise self._timeout()
 
-    async def _call_in_thread(self, function: Callable[..., Any], arguments: Sequence[Any], context: Context) -> None:
+    async def _call_in_thread(
+        self, function: Callable[..., Any], arguments: Sequence[Any], context: Context, run: BatchRun
+    ) -> None:
         """Call a plain handler. One over its time has failed, and is waited for: its records are busy."""
         outcome = _start(function, arguments)
         done, _ = await asyncio.wait([outcome], timeout=self._timeout_s())
         if not done:
             context.close()
-            await asyncio.wait([outcome])
+            with told_if_overdue(run, 0):
+                await asyncio.wait([outcome])
             raise self._timeout()
         error = outcome.result()
         if error is not None:

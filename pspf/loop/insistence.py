@@ -29,7 +29,7 @@ class Insistence:
         backoff: Backoff | None = None
         while not self.is_abandoned():
             try:
-                return await act()
+                done = await act()
             except BackendUnavailable as error:
                 if self.is_abandoned():
                     break
@@ -38,4 +38,10 @@ class Insistence:
                     fields = fields_of(self.cursor)
                     logger.warning("%s: can't %s, will try again: %s", self.cursor, doing, error, extra=fields)
                 await asyncio.sleep(backoff.next_ms() / 1000)
+            else:
+                if backoff is not None:
+                    logger.info(
+                        "%s: the broker is back, can %s again", self.cursor, doing, extra=fields_of(self.cursor)
+                    )
+                return done
         raise asyncio.CancelledError

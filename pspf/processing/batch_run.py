@@ -94,6 +94,10 @@ class EffectBudget:
         self._bytes += size_bytes
 
 
+def _nothing(overdue: int) -> None:
+    pass
+
+
 class BatchRun:
     """Collects outcomes and effects. Executors report to it; the processor turns it into a commit."""
 
@@ -112,6 +116,9 @@ class BatchRun:
         self.failures: list[Failure] = []
         self.is_closed = False
         """Set from outside or by size: the records not started yet are left for the next batch."""
+        self.overdue = 0
+        """Calls that go on although their time is up."""
+        self.on_overdue: Callable[[int], None] = _nothing
         self.is_given_up = False
         """Whether it is to end at once and has no effect: what its calls raise from then on is nobody's failure."""
         first = batch.records[0].offset if batch.records else 0
@@ -150,6 +157,11 @@ class BatchRun:
     def is_half_full(self) -> bool:
         """Whether its effects take half of what closes it."""
         return self._effects.is_half_full
+
+    def note_overdue(self, change: int) -> None:
+        """Count a call that goes on although its time is up (1), or one that has ended after all (-1)."""
+        self.overdue += change
+        self.on_overdue(self.overdue)
 
     def give_up(self) -> None:
         """Let it end at once, without effect."""

@@ -1,14 +1,14 @@
 """What a worker process is at, seen from beside it: no handler and no event loop can hold that up."""
 
 import asyncio
-import io
 import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from pspf.runtime.reports import HANDLING, WAITING, WAITING_ALONE, Busy, Pulse, SubscriptionStatus
+from pspf.runtime.awaits import describe_tasks
+from pspf.runtime.reports import HANDLING, OVERDUE, WAITING, WAITING_ALONE, Busy, Pulse, SubscriptionStatus
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 from pspf.telemetry import Activity, HandlerCounters
@@ -16,6 +16,8 @@ from pspf.telemetry import Activity, HandlerCounters
 logger = logging.getLogger(__name__)
 
 _TICK_S: Final = 0.5
+_BLOCKED_MS: Final = 2_000
+"""A turn that takes longer has blocked the event loop."""
 _SLOW_MS: Final = 60_000
 _TOLD_IDS: Final = 20
 """How many records of a batch are told by name."""
@@ -33,7 +35,7 @@ class Monitor:
         self._read_stage = read_stage
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticked_ms: int | None = None
-        self._begun_ms = _now_ms()
+        self._begun_ms = self._listens_since_ms = _now_ms()
         self._is_connected = False
         self._is_at_work = False
         self._warned: dict[Activity, tuple[int, int]] = {}
@@ -58,7 +60,9 @@ class Monitor:
 
     def _tick(self) -> None:
         assert self._loop is not None
-        self._ticked_ms = _now_ms()
+        before_ms, self._ticked_ms = self._ticked_ms, _now_ms()
+        if before_ms is not None and self._ticked_ms - before_ms > _BLOCKED_MS:
+            self._listens_since_ms = self._ticked_ms  # what was answered meanwhile, it could not hear
         self._loop.call_later(_TICK_S, self._tick)
 
     def _on_enter(self) -> None:
@@ -83,8 +87,10 @@ class Monitor:
         )
 
     def _unanswered_ms(self, activities: tuple[Activity, ...], now_ms: int) -> int:
+        if self._ticked_ms is not None and now_ms - self._ticked_ms > _BLOCKED_MS:
+            return 0  # that is the event loop's silence, and not the broker's
         if not self._is_connected:
-            return now_ms - self._begun_ms
+            return now_ms - max(self._begun_ms, self._listens_since_ms)
         asked = [
             since
             for activity in activities
@@ -92,7 +98,7 @@ class Monitor:
             if since is not None
         ]
         asked += self._stream.telemetry.asking_since_ms
-        return now_ms - min(asked, default=now_ms)
+        return now_ms - max(self._listens_since_ms, min(asked, default=now_ms))
 
     def _subscriptions(self, activities: tuple[Activity, ...]) -> tuple[SubscriptionStatus, ...]:
         """Return all handlers of this process, also those that stand by and never had a batch."""
@@ -128,15 +134,6 @@ class Monitor:
             )
 
 
-def describe_tasks() -> str:
-    """Return where each task of the running event loop is."""
-    text = io.StringIO()
-    for task in sorted(asyncio.all_tasks(), key=lambda task: task.get_name()):
-        text.write(f"task {task.get_name()}:\n")
-        task.print_stack(file=text)
-    return text.getvalue()
-
-
 def _nothing() -> None:
     pass
 
@@ -152,6 +149,8 @@ def _busy(activity: Activity, now_ms: int) -> Busy | None:
     if since_ms is None:
         since_ms = waiting_ms
         state = WAITING_ALONE if activity.waits_alone else WAITING
+    elif (overdue_ms := activity.overdue_since_ms) is not None:
+        since_ms, state = overdue_ms, OVERDUE
     if since_ms is None or not batch:
         return None
     return Busy(

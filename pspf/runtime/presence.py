@@ -111,6 +111,8 @@ class Presence:
                 await asyncio.sleep(backoff.next_ms() / 1000)
             else:
                 backoff.reset()
+                if self._answered_since_ms is None and not self._is_new:
+                    logger.info("%s is back: this worker is shown again", self.broker.name)
                 self._answered_since_ms, self._is_new = self._answered_since_ms or _monotonic_ms(), False
 
     async def _show(self) -> None:

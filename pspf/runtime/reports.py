@@ -17,6 +17,7 @@ STACKS_SIGNAL: Final = signal.SIGUSR1
 
 
 HANDLING: Final = "handling"
+OVERDUE: Final = "goes on although it was cancelled"
 WAITING: Final = "waits for another to run alone"
 WAITING_ALONE: Final = "waits to run alone, as it may have ended the process before"
 WAITS_LONG_MS: Final = 5_000
@@ -35,6 +36,11 @@ class Busy:
     for_ms: int
     state: str = HANDLING
     ids: tuple[str, ...] = ()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether its turn has not come."""
+        return self.state in (WAITING, WAITING_ALONE)
 
     def __str__(self) -> str:
         where = f"a batch of {self.records} of {self.topic}, partition {self.partition}"
@@ -79,9 +85,14 @@ class Pulse:
         )
 
     @property
+    def in_hand(self) -> tuple[Busy, ...]:
+        """What handlers have in hand."""
+        return tuple(each for each in self.busy if not each.is_waiting)
+
+    @property
     def waiting(self) -> tuple[Busy, ...]:
         """What has waited long for its turn."""
-        return tuple(each for each in self.busy if each.state != HANDLING and each.for_ms >= WAITS_LONG_MS)
+        return tuple(each for each in self.busy if each.is_waiting and each.for_ms >= WAITS_LONG_MS)
 
     @property
     def has_committed(self) -> bool:

@@ -80,10 +80,13 @@ class Stages:
     def install(self, *, escalates: bool = True) -> None:
         """Take SIGTERM and SIGINT over, for the rest of the process; main thread only.
 
-        Where they do not escalate, each only drains: somebody else says when to give up.
+        Where they do not escalate, each only drains: somebody else says when to give up. Where they do, SIGHUP only
+        drains, unless it is ignored.
         """
         for number in _SIGNALS:
             signal.signal(number, self._on_signal if escalates else lambda number, frame: self.begin_drain())
+        if escalates and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nobody else is there to see it
+            signal.signal(signal.SIGHUP, lambda number, frame: self.begin_drain())
         os.register_at_fork(after_in_child=_take_no_signals)
 
     def begin_drain(self, *, timeout_ms: int | None = None) -> None:

@@ -4,7 +4,7 @@ import time
 from collections import deque
 from typing import Any, Final
 
-from pspf.runtime.reports import HANDLING, Busy, Pulse
+from pspf.runtime.reports import Busy, Pulse
 
 _RATE_MS: Final = 10_000
 
@@ -42,8 +42,8 @@ def describe_pulse(pulse: Pulse | None, rates: Rates) -> dict[str, Any]:
     busy = () if pulse is None else pulse.busy
     return {
         "worker": None if pulse is None else pulse.session,
-        "busy": [_describe_busy(each) for each in busy if each.state == HANDLING],
-        "waiting": [_describe_busy(each) for each in busy if each.state != HANDLING],
+        "busy": [_describe_busy(each) for each in busy if not each.is_waiting],
+        "waiting": [_describe_busy(each) for each in busy if each.is_waiting],
         "subscriptions": [
             {
                 "topic": each.counters.topic,

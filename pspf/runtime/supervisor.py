@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
@@ -37,8 +38,14 @@ logger = logging.getLogger(__name__)
 _CHECK_MS: Final = 1_000
 _GRACE_MS: Final = 3_000
 """How much later than its own deadline a process is killed; it ends itself, unless it is stopped or stuck in C code."""
+_TOLD: Final = 3
+"""How many batches that a process had in hand are told when it crashes."""
 _GIVE_UP_MS: Final = 1_000
 _STALLED_DRAIN_MS: Final = 5_000
+
+
+def _time_of_day() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @dataclass(slots=True)
@@ -313,8 +320,9 @@ class Supervisor:
         self._move(place, State.CRASHING)
         why = describe_end(returncode) if error is None else f"ended: {error[1]}"
         self._tell(
-            f"worker process {name} {why}; another one starts in {wait_ms / 1000:.1f} s"
+            f"{_time_of_day()} worker process {name} {why}; another one starts in {wait_ms / 1000:.1f} s"
             + (f" (crash {place.restarts.in_a_row} in a row)" if place.restarts.in_a_row > 1 else "")
+            + ("" if pulse is None else "".join(f"\n  a moment before, {busy}" for busy in pulse.in_hand[:_TOLD]))
         )
         if self._is_hopeless():
             self._tell("no process of this worker gets anything done: giving up")

@@ -1,8 +1,11 @@
-"""What counts as progress: a slow handler does, a silent event loop and an answer that never comes do not."""
+"""What counts as progress: a slow handler does.
+
+A silent event loop, an answer that never comes, and a call that goes on after its own time do not.
+"""
 
 from typing import Final
 
-from pspf.runtime.reports import Pulse
+from pspf.runtime.reports import OVERDUE, Pulse
 
 _POLL_MS: Final = 5_000
 """How long a read may wait for records, and be none the worse for it."""
@@ -26,4 +29,7 @@ def find_trouble(pulse: Pulse, *, pulse_age_ms: int, broker_answers_ms: int, sta
     unanswered_ms = pulse.unanswered_ms + pulse_age_ms if pulse.unanswered_ms else 0
     if min(unanswered_ms, broker_answers_ms) > stall_ms + _POLL_MS:
         return f"the broker has not answered it for {unanswered_ms / 1000:.1f} s, but others"
+    for busy in pulse.busy:
+        if busy.state == OVERDUE and busy.for_ms + max(0, pulse_age_ms - _BEAT_MS) > stall_ms:
+            return str(busy)
     return None

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from tests.process.commands import Folder, wait_until
 
 FAST = {"PSPF_RESTART_INITIAL_MS": "100"}
@@ -64,3 +66,40 @@ def test_what_a_handler_has_in_hand_is_listed_as_pending(folder: Folder) -> None
         assert (listed["handler"], listed["key"], listed["waiting"]) == ("charge", "hang", "in hand")
         found = folder.ok("pending", "list", "billing", "--id", listed["id"], "--json").json["pending"]
         assert [record["id"] for record in found] == [listed["id"]]
+        os.kill(worker.children()[0], signal.SIGKILL)
+        worker.wait_for("a moment before, charge is at a batch of 1 of orders, partition 1")
+
+
+IGNORING = """
+import asyncio
+from pspf import BaseEvent, Stream
+
+stream = Stream(topic="orders", group="billing")
+
+
+@stream.subscribe("orders", ordering="key", name="ignore", timeout_ms=100)
+async def ignore({parameter}):
+    print("begun")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            print("ignored")
+"""
+
+
+@pytest.mark.parametrize("parameter", ["order: BaseEvent", "orders: list[BaseEvent]"])
+def test_a_handler_that_ignores_its_cancellation_is_named_and_its_process_replaced(
+    folder: Folder, parameter: str
+) -> None:
+    folder.environment |= FAST | {"PSPF_LOOP_STALL_MS": "1500"}
+    (folder.path / "ignoring.py").write_text(IGNORING.format(parameter=parameter))
+    folder.emit(1)
+    with folder.worker("ignoring:stream", "--drain-timeout", "100ms") as worker:
+        worker.wait_for("ignore goes on although its time is up and it was cancelled")
+        worker.wait_for("ignore goes on although it was cancelled, with a batch of 1 of orders, partition 0 from 1 on")
+        assert not worker.says("begun", times=2)  # no second run beside the first
+        worker.wait_for("another one starts")
+        worker.wait_for("begun", times=2)
+        worker.signal(signal.SIGTERM)
+        worker.end()

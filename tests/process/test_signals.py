@@ -170,3 +170,13 @@ def test_what_was_given_up_is_handled_by_the_next_worker_without_a_failed_attemp
     (folder.path / "free").touch()
     assert "handled 1, failed 0, dead 0, lag 0" in folder.run("worker", "once:stream", "--burst").err
     assert folder.ok("dlq", "list", "--json").json == {"dead_letters": []}
+
+
+def test_a_hang_up_drains_a_worker_in_one_process(folder: Folder) -> None:
+    folder.emit(do="sleep", seconds=0.5)
+    with folder.worker("--in-process") as worker:
+        worker.wait_for("start 1")
+        worker.signal(signal.SIGHUP)
+        assert worker.end() == 0
+        assert worker.says("handled 1, failed 0, dead 0")
+    assert folder.lag()["billing"] == 0

@@ -1,6 +1,7 @@
 """What becomes of processes that crash: they start again, apart from one another, and are not forgotten."""
 
 import os
+import re
 import signal
 import time
 
@@ -46,6 +47,7 @@ def test_a_process_that_is_killed_is_named_with_its_signal_and_another_one_goes_
         worker.wait_for("start 1")
         os.kill(pid_of(worker, "orders/billing"), signal.SIGKILL)
         worker.wait_for("was ended by SIGKILL; another one starts in 0.1 s")
+        assert re.search(r"20\d\d-\d\d-\d\dT[0-9:]{8}Z worker process orders/billing", worker.log.read_text())
         worker.wait_for("start 1", times=2)
         wait_until(lambda: folder.lag().get("billing") == 0)
         worker.signal(signal.SIGTERM)

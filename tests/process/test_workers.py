@@ -205,3 +205,22 @@ def test_ids_start_with_the_name_that_was_given(folder: Folder, name: str) -> No
         consumers = folder.ok("groups", "inspect", "billing", "--json").json["groups"][0]["consumers"]
         assert [each["consumer"] for each in consumers] == [found["orders/billing#0"]["worker"]]
         end(worker)
+
+
+@pytest.mark.parametrize("where", [(), ("--in-process",)])
+def test_stacks_show_where_each_await_stands(folder: Folder, where: tuple[str, ...]) -> None:
+    folder.emit(do="sleep", seconds=60)
+    with folder.worker("--drain-timeout", "100ms", *where) as worker:
+        worker.wait_for("start 1")
+        wait_until(lambda: bool(listed(folder)))
+        shown = folder.ok("workers", "stacks").out
+        assert "await asyncio.sleep(order.seconds)" in shown
+        worker.signal(signal.SIGTERM)
+        worker.end()
+
+
+def test_health_is_bad_where_the_broker_can_not_be_asked(folder: Folder) -> None:
+    for check in ("live", "ready"):
+        answer = folder.look("health", check, "--backend", "valkey://127.0.0.1:1")
+        assert (answer.code, answer.out) == (10, ""), answer
+        assert "nobody can tell" in answer.err

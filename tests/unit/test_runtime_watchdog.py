@@ -1,8 +1,18 @@
 """What counts as a stall, and what does not."""
 
+import asyncio
+import logging
+import time
+
 import pytest
 
-from pspf.runtime.reports import Busy, Pulse
+from pspf import Stream
+from pspf.connectors.memory import MemoryBackend
+from pspf.errors import BackendUnavailable
+from pspf.loop.insistence import Insistence
+from pspf.records import Cursor
+from pspf.runtime.monitor import Monitor
+from pspf.runtime.reports import OVERDUE, Busy, Pulse
 from pspf.runtime.watchdog import find_trouble
 
 STALL_MS = 30_000
@@ -51,3 +61,43 @@ def test_a_broker_that_is_down_for_all_is_waited_for() -> None:
 
 def test_a_broker_that_is_just_back_gets_time_to_answer() -> None:
     assert trouble(pulse(unanswered_ms=600_000), broker_answers_ms=20_000) is None
+
+
+@pytest.mark.parametrize(("for_ms", "is_trouble"), [(29_000, False), (31_000, True)])
+def test_a_call_that_goes_on_after_its_time_is_trouble_at_last(for_ms: int, is_trouble: bool) -> None:
+    busy = Busy("orders", "g", "h", 0, 1, for_ms=for_ms, state=OVERDUE)
+    assert (trouble(pulse(busy=(busy,))) is not None) == is_trouble
+
+
+async def test_while_its_event_loop_is_blocked_a_process_waits_for_no_answer() -> None:
+    stream = Stream(MemoryBackend(), topic="orders", group="g")
+    monitor = Monitor(stream, lambda: "running", lambda _: True)
+    activity = stream.telemetry.enter("orders", "g", "h", 0)
+    monitor.begin()
+    monitor.connected()
+    activity.reading_since_ms = time.monotonic_ns() // 1_000_000 - 60_000
+    assert monitor.take_pulse().unanswered_ms < 1_000  # it listens since it has begun
+    time.sleep(2.1)  # noqa: ASYNC251 (what a handler should not do)
+    assert monitor.take_pulse().unanswered_ms == 0
+    await asyncio.sleep(0.05)
+    assert monitor.take_pulse().unanswered_ms < 1_000
+    await asyncio.sleep(0.3)
+    assert monitor.take_pulse().unanswered_ms >= 250
+
+
+async def test_a_broker_that_is_back_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    answers = iter([BackendUnavailable("gone"), BackendUnavailable("gone"), None, None])
+
+    async def read() -> int:
+        error = next(answers)
+        if error is not None:
+            raise error
+        return 7
+
+    insist = Insistence(Cursor("orders", "g", None, 0), lambda: False)
+    with caplog.at_level(logging.INFO, "pspf"):
+        assert [await insist("read", read), await insist("read", read)] == [7, 7]
+    assert [record.message for record in caplog.records] == [
+        "orders:0 of g: can't read, will try again: gone",
+        "orders:0 of g: the broker is back, can read again",
+    ]
