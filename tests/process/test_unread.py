@@ -60,13 +60,23 @@ def test_a_worker_whose_log_nobody_reads_obeys_a_signal(folder: Folder, where: t
 
 
 def test_a_third_signal_ends_a_worker_whose_log_nobody_reads_at_once(folder: Folder) -> None:
-    folder.environment["PSPF_LOG_LEVEL"] = "DEBUG"
-    with full_pipe() as (_, write_fd), start(folder, write_fd) as worker:
-        wait_until(lambda: bool(folder.ok("workers", "list", "--json").json["workers"]), within_s=30)
+    (folder.path / "blocking.py").write_text(
+        "import time\n"
+        "from pathlib import Path\n"
+        "from pspf import BaseEvent, Stream\n"
+        "stream = Stream(topic='orders', group='billing')\n"
+        "@stream.subscribe('orders')\n"
+        "async def block(order: BaseEvent):\n"
+        "    Path('begun').touch()\n"
+        "    time.sleep(60)\n"
+    )
+    folder.emit(1)
+    with full_pipe() as (_, write_fd), start(folder, write_fd, "blocking:stream") as worker:
+        wait_until((folder.path / "begun").exists, within_s=30)
         for _ in range(3):
             worker.send_signal(signal.SIGTERM)
             time.sleep(0.3)
-        assert worker.wait(5) in (0, 143)
+        assert worker.wait(5) == 143
 
 
 def test_a_reader_that_comes_back_learns_how_much_it_has_missed(monkeypatch: pytest.MonkeyPatch) -> None:
