@@ -112,7 +112,10 @@ def stop(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Let workers finish what they have in hand, and end; of a worker's processes the last one ends the worker."""
+    """Let workers finish what they have in hand, and end; of a worker's processes the last one ends the worker.
+
+    A process that was stopped alone is started again by `pspf workers resume` of its worker, and by a reload.
+    """
     _command("stop", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
 
 
@@ -138,7 +141,7 @@ def resume(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Start processes that are paused, and at once those that wait after a crash."""
+    """Start processes that are paused or were stopped alone, and at once those that wait after a crash."""
     _command("resume", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
 
 

@@ -53,7 +53,7 @@ class SupervisorControl:
                 answer({"ok": "it stops"})
                 supervisor.stop()
             case "stop":
-                self._each(places, supervisor.end, "it stops", answer)
+                self._each(places, supervisor.end, "it stops; resume of its worker starts it again", answer)
             case "pause":
                 self._each(places, supervisor.pause, "it is paused", answer)
             case "resume":
