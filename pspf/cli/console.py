@@ -8,7 +8,11 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+from pspf.settings import hide_passwords
+
+_HIGH: Final = r"\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROL: Final = re.compile(rf"[\x00-\x1f{_HIGH}]")
+_CONTROL_IN_TEXT: Final = re.compile(rf"[\x00-\x08\x0b-\x1f{_HIGH}]")
 
 Cell = str | int | float | None
 
@@ -18,13 +22,13 @@ class ClosedPipe(Exception):
 
 
 def write(text: str) -> None:
-    """Write a line of data to stdout.
+    """Write a line of data to stdout, or several; what could drive a terminal is escaped.
 
     Raises:
         ClosedPipe: The reader is gone.
     """
     try:
-        sys.stdout.write(text + "\n")
+        sys.stdout.write(_CONTROL_IN_TEXT.sub(_escape, text) + "\n")
     except BrokenPipeError:
         raise ClosedPipe from None
 
@@ -42,9 +46,9 @@ def flush() -> None:
 
 
 def say(text: str) -> None:
-    """Write a line of talk to stderr; that nobody listens is no failure."""
+    """Write a line of talk to stderr, or several; that nobody listens, is no failure."""
     try:
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(_CONTROL_IN_TEXT.sub(_escape, hide_passwords(text)) + "\n")
         sys.stderr.flush()
     except OSError as error:
         is_hung_up = error.errno == errno.EIO  # the terminal was
@@ -64,7 +68,13 @@ def write_json_line(value: Any) -> None:
 
 def visible(text: str) -> str:
     """Return `text` with control characters as escapes, so that a stored event can't drive the terminal."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(_escape, text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    """Return a character as an escape, behind ASCII as JSON has it: a value that is JSON stays it."""
+    character = match[0]
+    return f"\\u{ord(character):04x}" if character >= "\x7f" else character.encode("unicode_escape").decode()
 
 
 def shorten(text: str, length: int) -> str:

@@ -37,12 +37,14 @@ class Front:
         """The sockets that there are."""
         return [listener for listener in (self.admin, self.metrics) if listener is not None]
 
-    def describe(self) -> Iterator[str]:
-        """Yield the lines that a worker starts with."""
+    def describe(self, log_format: str = "plain") -> Iterator[str]:
+        """Yield the lines that a worker starts with; as log lines, which are kept and sent on, without the token."""
         if self.admin is not None:
             asked = self.admin.address.port
             taken = "" if asked in (0, self.admin.port) else f" (port {asked} is taken)"
-            yield f"dashboard: {self.admin.url}{f'#token={self.token}' if self.is_random else ''}{taken}"
+            token = f"#token={self.token}" if self.is_random and log_format != "json" else ""
+            hint = "; to control it set PSPF_ADMIN_TOKEN" if self.is_random and not token else ""
+            yield f"dashboard: {self.admin.url}{token}{taken}{hint}"
         if self.metrics is not None:
             yield f"metrics: {self.metrics.url}metrics"
 

@@ -44,13 +44,19 @@ class _Lasting(io.FileIO):
         if not self._is_gone:
             try:
                 self._write_or_drop(rest)
-            except OSError as error:
-                if error.errno not in _GONE:
-                    raise
-                self._is_gone = True
-                if self._tells:
-                    logger.warning("nobody reads standard output any more: what is printed is dropped from now on")
+            except OSError as error:  # a full disk may have room again
+                self._is_gone = error.errno in _GONE
+                self._tell(
+                    "nobody reads standard output any more: what is printed is dropped from now on"
+                    if self._is_gone
+                    else f"standard output can't be written to ({error.strerror}): what is printed is dropped meanwhile"
+                )
         return size_bytes
+
+    def _tell(self, text: str) -> None:
+        if self._tells:
+            self._tells = False
+            logger.warning("%s", text)
 
     def _write_or_drop(self, rest: memoryview) -> None:
         descriptor = self._open_apart()
@@ -90,8 +96,8 @@ class _Lasting(io.FileIO):
 def show_prints(*, patience_s: float) -> None:
     """Have a print of the app's show at once, also through a pipe, and never twice after a fork.
 
-    Where its reader has gone it is dropped: the handler that prints did its work all the same. One that does not
-    read is waited for, for `patience_s` in this process.
+    Where its reader has gone, or the disk is full, it is dropped: the handler that prints did its work all the
+    same. One that does not read is waited for, for `patience_s` in this process.
     """
     _Lasting.patience_s = patience_s
     sys.stdout = _wrap(sys.stdout, tells=True)
