@@ -1,5 +1,6 @@
 """Event time: when what an event tells of happened, as its `timestamp` or its record says."""
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from math import isfinite
@@ -8,6 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 from pydantic_core import SchemaValidator, core_schema
 
+from pspf.clock import Clock
 from pspf.errors import SchemaError
 from pspf.records import Record
 
@@ -42,10 +44,24 @@ def time_of(event: Any, record: Record) -> int:
     return record.timestamp_ms if value is None else _as_ms(value)
 
 
-def check_future(time_ms: int, max_future_ms: int, now_ms: int) -> None:
-    """Raise SchemaError where an event time is further ahead of the clock than is taken."""
-    if time_ms > now_ms + max_future_ms:
-        raise SchemaError(f"event time {time_ms} is {time_ms - now_ms} ms ahead; at most {max_future_ms} are taken")
+NO_LIMIT_MS: Final = 1 << 62
+
+
+def find_latest_ms(max_future_ms: int | None, clock: Clock) -> int:
+    """Return the latest event time that is taken: so far ahead of the clock, or of the real time under a test's."""
+    if max_future_ms is None:
+        return NO_LIMIT_MS
+    return max(clock.now_ms(), time.time_ns() // 1_000_000) + max_future_ms
+
+
+def too_far_ahead(time_ms: int, latest_ms: int) -> SchemaError:
+    """Return what to say of an event time behind `latest_ms`."""
+    at = datetime_of(time_ms)
+    return SchemaError(
+        f"event time {time_ms if at is None else at.isoformat()} is {time_ms - latest_ms:,} ms further ahead of the"
+        " clock than max_future_ms= of its window takes: it would close all windows before it; mend its timestamp, or"
+        " give another max_future_ms= (None takes all)"
+    )
 
 
 def ms_of(value: object) -> int:

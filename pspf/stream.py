@@ -39,7 +39,7 @@ from pspf.subscription import (
 )
 from pspf.telemetry import TelemetryManager
 from pspf.turn import Turn
-from pspf.windows import Emission, Window, Windowing
+from pspf.windows import HOUR_MS, Emission, Window, Windowing
 
 if TYPE_CHECKING:
     from pspf.processor import BatchProcessor
@@ -230,7 +230,7 @@ class Stream:
         upcast: Callable[[Any], Any] | None = None,
         allowed_lateness_ms: int = 0,
         idle_timeout_ms: int | None = None,
-        max_future_ms: int | None = None,
+        max_future_ms: int | None = HOUR_MS,
         retention_ms: int | None = None,
         retry: RetryPolicy | None = None,
         schema: Any = None,
@@ -264,7 +264,8 @@ class Stream:
             allowed_lateness_ms: How long behind its end a window still takes records.
             idle_timeout_ms: Close what is open once a partition had nothing new to read for so long; what
                 comes after is judged by the windows that were closed. None: never.
-            max_future_ms: Dead-letter a record whose time is further ahead of the broker's clock.
+            max_future_ms: Dead-letter a record whose time is further ahead of the clock: it would make all that
+                comes after late. None takes every time.
             retention_ms: How long a closed window can be read.
             retry, schema, name, start: As in `subscribe`.
 

@@ -16,7 +16,8 @@ from pspf.records import check_name, companion_source
 Emission = Literal["final", "updates"]
 Span = tuple[float, float]
 
-DAY_MS: Final = 24 * 3_600_000
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
 _MAX_MS: Final = 100 * 366 * DAY_MS
 
 
@@ -144,7 +145,7 @@ class Windowing:
     watermark_delay_ms: int = 0
     allowed_lateness_ms: int = 0
     idle_timeout_ms: int | None = None
-    max_future_ms: int | None = None
+    max_future_ms: int | None = HOUR_MS
     own_retention_ms: int | None = None
 
     def check(self, where: str) -> None:

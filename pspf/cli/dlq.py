@@ -122,7 +122,7 @@ def replay(
             found = await select(broker, Choice(topic, group, handler, error, tuple(ids or ())))
             count, left = await replay_letters(broker, found, to=to, rate=per_second)
         if as_json:
-            write_json({"replayed": count, "left": len(left)})
+            write_json({"replayed": count} | ({"left": len(left)} if left else {}))
         else:
             write(f"{count} replayed")
         if len(left) > 1:

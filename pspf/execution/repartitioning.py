@@ -12,7 +12,7 @@ import orjson
 
 from pspf.decoding import Decoder
 from pspf.errors import ConfigurationError, StateUnreadable
-from pspf.event_time import check_future, time_of
+from pspf.event_time import NO_LIMIT_MS, find_latest_ms, time_of, too_far_ahead
 from pspf.execution.executor import Breath, Executor, ends_run
 from pspf.execution.windowed import BREATH_RECORDS, Room
 from pspf.processing.batch_run import BatchRun
@@ -66,6 +66,7 @@ class Repartitioning(Executor):
         self._key_of = make_key_reader(self._windowing.key)
         self._keys = keys_of_partitions(self._hop.partitions)
         self._is_open = False
+        self._latest_ms = NO_LIMIT_MS
         self._highest_ms = BEGINNING
         """The highest event time that was read here."""
         self._source_ms = BEGINNING
@@ -89,6 +90,7 @@ class Repartitioning(Executor):
             await self._open()
         breath = Breath()
         taken = 0
+        self._latest_ms = find_latest_ms(self._windowing.max_future_ms, self._room.clock)
         for record in records:
             if not taken % BREATH_RECORDS:
                 await breath.take()
@@ -108,8 +110,8 @@ class Repartitioning(Executor):
             event = self._read(record)
             time_ms = time_of(event, record)
             key = self._key_of(event, record)
-            if self._windowing.max_future_ms is not None:
-                check_future(time_ms, self._windowing.max_future_ms, self._room.clock.now_ms())
+            if time_ms > self._latest_ms:
+                raise too_far_ahead(time_ms, self._latest_ms)
             self._note(time_ms)
             routed = send_on(record, key, self._source_ms)
         except BaseException as error:  # the boundary of the record

@@ -17,7 +17,7 @@ from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.errors import ConfigurationError, StateUnreadable, TooManyEffects, text_of
-from pspf.event_time import check_future, time_of
+from pspf.event_time import find_latest_ms, time_of, too_far_ahead
 from pspf.execution.executor import Breath, Executor, ends_run, enter_call
 from pspf.execution.isolation import OwnContext, in_own_context
 from pspf.execution.threads import run_in_thread
@@ -256,7 +256,7 @@ class Windowed(Executor):
         section: list[Item] = []
         add, place = section.append, self.place
         key_of, held_ms = self._key_of, self.held_ms
-        delay_ms, max_future_ms = self.windowing.watermark_delay_ms, self.windowing.max_future_ms
+        delay_ms, latest_ms = self.windowing.watermark_delay_ms, self._find_latest_ms()
         watermark_ms, next_ms, floor_ms = self.watermark_ms, self.next_ms(), self.floor_ms
         # Where the last record went; one of the same stretch goes there, as nothing gets due within a section.
         low_ms = high_ms = 0
@@ -268,8 +268,8 @@ class Windowed(Executor):
                     raise event.error
                 time_ms = time_of(event, record)
                 key = key_of(event, record)
-                if max_future_ms is not None:
-                    check_future(time_ms, max_future_ms, self.room.clock.now_ms())
+                if time_ms > latest_ms:
+                    raise too_far_ahead(time_ms, latest_ms)
             except BaseException as error:  # the boundary of the record: it tells when its turn comes
                 add((record, None, None, Broken(error), max(watermark_ms, floor_ms)))
                 continue
@@ -290,6 +290,9 @@ class Windowed(Executor):
                 low_ms, high_ms = where, where + self.stretch_ms
             add((record, event, key, where, at_ms))
         return section, watermark_ms, False
+
+    def _find_latest_ms(self) -> int:
+        return find_latest_ms(self.windowing.max_future_ms, self.room.clock)
 
     def _read_on(self, records: Sequence[Record], begin: int) -> Sequence[Any]:
         """Return the events of some records from `begin` on: those that were read already, else of a section."""

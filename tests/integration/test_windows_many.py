@@ -86,3 +86,25 @@ async def test_a_record_that_makes_a_state_larger_than_a_commit_holds_is_a_dead_
     letters = await read_letters(stream.broker)
     assert {letter.error_type for letter in letters} == {"TooManyEffects"}
     assert 2 < len(letters) < 8
+
+
+@pytest.mark.parametrize("partitions", [1, 2])
+async def test_a_timestamp_far_ahead_makes_nothing_late_unless_that_is_wanted(
+    backend: StreamingBackend, partitions: int
+) -> None:
+    await backend.connect()
+    await backend.broker.create_topic("ticks", partitions=partitions)
+    stream = Stream(backend)
+    keyed: dict[str, Any] = {"key": "name"} if partitions > 1 else {}
+    window = TumblingWindow(10_000)
+    stream.window("ticks", window, name="w", emit="final", to="out", group="a", **keyed)(Count())
+    stream.window("ticks", window, name="x", emit="final", to="all", group="b", max_future_ms=None, **keyed)(Count())
+    ticks = [{"timestamp": at, "key": "k", "name": "k"} for at in (1, 19_000_000_000, 2, 11)]
+    await stream.emit_many(ticks, "ticks")
+    await run_until_drained(stream)
+    (letter,) = await read_letters(stream.broker)
+    assert (letter.handler, letter.attempts) == ("w", 1)
+    assert "max_future_ms=" in letter.error
+    if partitions == 1:
+        assert [each["value"] for each in await read_events(stream.broker, "out")] == [2]
+        assert len(await read_events(stream.broker, "ticks-late")) == 2
