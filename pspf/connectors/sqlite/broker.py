@@ -51,7 +51,7 @@ class SQLBroker(Broker):
         self._engine = engine
         self._liveness = liveness
         self._boot_id = boot_id
-        self._log = log.Log(limits)
+        self._log = log.Log(limits, engine.clock, boot_id)
         self._effects = Effects(engine, self._log)
         self._trimmer = Trimmer(engine)
         self._renewal = Renewal(liveness, engine.clock, limits.renew_ms)

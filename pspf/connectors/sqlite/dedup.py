@@ -1,13 +1,18 @@
-"""De-duplication by `event_id`: the window's ids as 64-bit hashes in buckets that are dropped whole."""
+"""De-duplication by `event_id`: the window's ids as 64-bit hashes in buckets that are dropped whole.
+
+The times of buckets are of the wall clock, for they outlive a boot. Where it is set while the machine runs, they are
+moved with it: `clock_ahead_ms` in `meta` is by how much it was ahead of the monotonic clock in the boot `clock_boot`.
+"""
 
 import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import apsw
 import orjson
 
+from pspf.clock import Clock
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS
@@ -16,6 +21,8 @@ _BUCKETS: Final = 10
 _HOT: Final = 0
 """The bucket that ids enter first. Hashes scatter: in a large bucket each would dirty a page of its own."""
 _HOT_IDS: Final = 10_000
+_STEP_MS: Final = 1_000
+"""By how much the wall clock has to move against the monotonic one to have been set."""
 
 
 def hash_id(event_id: str) -> int:
@@ -26,8 +33,35 @@ def hash_id(event_id: str) -> int:
 class Dedup:
     """The de-dup windows of partitions."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: Clock, boot_id: str) -> None:
         self._limits = limits
+        self._clock = clock
+        self._boot_id = boot_id
+        self._ahead_ms: int | None = None
+        """`clock_ahead_ms` of this boot, as it was read, not as it was written: that may be rolled back."""
+
+    def follow_clock(self, storage: Storage) -> None:
+        """Move the times of the buckets where the wall clock has been set since they were written."""
+        now_ms = self._clock.now_ms()
+        ahead_ms = now_ms - self._clock.monotonic_ms()
+        if self._ahead_ms is not None and abs(ahead_ms - self._ahead_ms) < _STEP_MS:
+            return
+        stored: dict[str, Any] = dict(
+            storage.rows("SELECT name, value FROM meta WHERE name IN ('clock_ahead_ms', 'clock_boot')")
+        )
+        is_same_boot = stored.get("clock_boot") == self._boot_id
+        step_ms = ahead_ms - stored["clock_ahead_ms"] if is_same_boot else 0
+        if is_same_boot and abs(step_ms) < _STEP_MS:
+            self._ahead_ms = stored["clock_ahead_ms"]
+            return
+        if step_ms:
+            storage.run(
+                "UPDATE dedup_buckets SET first_ms = min(first_ms + ?1, ?2), last_ms = min(last_ms + ?1, ?2)",
+                (step_ms, now_ms),
+            )
+        storage.run(
+            "INSERT OR REPLACE INTO meta VALUES ('clock_ahead_ms', ?), ('clock_boot', ?)", (ahead_ms, self._boot_id)
+        )
 
     def find(self, storage: Storage, partition_id: int, hashes: Mapping[str, int], now_ms: int) -> dict[str, int]:
         """Return the offsets of the ids that the window holds."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import apsw
 
+from pspf.clock import Clock
 from pspf.connectors.base import Limits
 from pspf.connectors.routing import Router
 from pspf.connectors.sqlite.dedup import Dedup, hash_id
@@ -23,8 +24,8 @@ _new_place: Final = partial(_new, Appended)
 class Log:
     """The log of one broker object: what it appends without a key goes round robin."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._dedup = Dedup(limits)
+    def __init__(self, limits: Limits, clock: Clock, boot_id: str) -> None:
+        self._dedup = Dedup(limits, clock, boot_id)
         self._router = Router()
 
     def append(self, storage: Storage, topic: Topic, records: Sequence[NewRecord], now_ms: int) -> list[Appended]:
@@ -65,6 +66,7 @@ class Log:
                 map(_new_place, zip(repeat(number), range(begin, begin + len(records)), repeat(False), strict=False))
             )
         hashes = {event_id: hash_id(event_id) for event_id in ids if event_id is not None}
+        self._dedup.follow_clock(storage)
         places = self._dedup.find(storage, partition.partition_id, hashes, now_ms)
         begin = _next_offset(storage, partition.partition_id)
         fresh: list[NewRecord] = []
