@@ -9,7 +9,7 @@ what depends on the order of arrival keeps the records' offsets, so that merging
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from operator import itemgetter
 from typing import Any, Final
@@ -34,6 +34,11 @@ class Aggregation(ABC):
 
     name: str
     """What it computes, in a word: part of the default handler name."""
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """The names of the fields that it looks at, as far as it knows them."""
+        return ()
 
     @property
     def shape(self) -> Any:
@@ -99,6 +104,10 @@ class _OfField(Aggregation):
         self._get = _make_getter(field)
         self._takes_integers = type(self).check is _OfField.check  # as they are: a call less
 
+    @property
+    def fields(self) -> Sequence[str]:
+        return [self.field] if isinstance(self.field, str) else []
+
     def take(self, event: Any, offset: int) -> Any:
         value = self._get(event)
         if value is None:
@@ -146,6 +155,10 @@ class Count(Aggregation):
         self.field = field
         self.name = "count" if field is None else f"count-{_field_name(field)}"
         self._get = None if field is None else _make_getter(field)
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return [self.field] if isinstance(self.field, str) else []
 
     def take(self, event: Any, offset: int) -> Any:
         return 1 if self._get is None or self._get(event) is not None else MISSING
@@ -332,6 +345,10 @@ class TopN(_OfField):
         self.name = f"top{n}-{_field_name(field)}"
 
     @property
+    def fields(self) -> Sequence[str]:
+        return [*super().fields, *(() if self._keep is None else self._keep.fields)]
+
+    @property
     def shape(self) -> Any:
         return [self.name, None if self._keep is None else _field_name(self._keep.field)]
 
@@ -408,6 +425,10 @@ class Several(Aggregation):
         self.name = "-".join(self.parts)
         self.changes_states = any(part.changes_states for part in self._in_order)
         self._fold_alone = not self.changes_states
+
+    @property
+    def fields(self) -> Sequence[str]:
+        return [name for part in self._in_order for name in part.fields]
 
     @property
     def shape(self) -> Any:

@@ -3,6 +3,8 @@
 import time
 from typing import Protocol
 
+from pspf.errors import ConfigurationError
+
 
 class Clock(Protocol):
     """Two readings: the wall clock for what is stored, the monotonic one for waiting."""
@@ -39,10 +41,18 @@ class ManualClock:
     def monotonic_ms(self) -> int:
         return self._monotonic_ms
 
-    def advance(self, by_ms: int) -> None:
-        """Move both readings `by_ms` milliseconds on."""
-        self._now_ms += by_ms
-        self._monotonic_ms += by_ms
+    def advance(self, by_ms: float) -> None:
+        """Move both readings `by_ms` milliseconds on, a whole number of them.
+
+        Raises:
+            ConfigurationError: It is none, or would go back.
+        """
+        given: object = by_ms
+        whole = int(given) if isinstance(given, float) and given.is_integer() else given
+        if type(whole) is not int or whole < 0:
+            raise ConfigurationError(f"a clock goes on by whole milliseconds, 0 or more, not by {by_ms!r:.80}")
+        self._now_ms += whole
+        self._monotonic_ms += whole
 
     def set_wall(self, now_ms: int) -> None:
         """Set the wall clock, as an administrator does; the monotonic one goes on."""

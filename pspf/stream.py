@@ -302,12 +302,14 @@ class Stream:
                 windowing.check(f"handler {name or topic}")
                 named = name or name_aggregation(topic, windowing)
                 handler = Handler(aggregation.take, named, Takes.EVENT, False, True, None)
+            model = choose_model(handler, schema, self.schema)
+            windowing.check_fields(f"handler {handler.name}", model)
             self.subscriptions.append(
                 Subscription(
                     topic=topic,
                     group=group or self._group,
                     handler=handler,
-                    model=choose_model(handler, schema, self.schema),
+                    model=model,
                     ordering="key",
                     batch_size=batch_size,
                     own_retry=retry,

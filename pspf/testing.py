@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,6 +18,7 @@ from pspf.connectors.urls import make_broker
 from pspf.encoding import encode
 from pspf.errors import ConfigurationError, NotFound, NotSettled
 from pspf.event import BaseEvent
+from pspf.event_time import datetime_of, ms_of
 from pspf.records import LATE_SUFFIX, Cursor, NewRecord, Record, encode_headers, format_ids
 from pspf.runtime.burst import name_of, read_unfinished
 from pspf.runtime.loader import LoadedApp
@@ -157,7 +158,7 @@ class StreamTester:
         event: Any,
         *,
         key: str | None = None,
-        timestamp: datetime | float | None = None,
+        timestamp: datetime | float | str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> str:
         """Store an event as a producer does, and settle; return its record id.
@@ -166,7 +167,7 @@ class StreamTester:
             topic: Where to.
             event: What `Stream.emit` takes, or bytes to be stored as they are.
             key: The record's key, the event's own `key` unless given.
-            timestamp: The event's time: a datetime (a naive one is UTC) or seconds since the epoch. Unless
+            timestamp: The event's time: a datetime (a naive one is UTC), ISO text or seconds since the epoch. Unless
                 given it is the event's own, where that was set, else the clock's.
             headers: The record's headers.
         """
@@ -178,7 +179,7 @@ class StreamTester:
         events: Sequence[Any],
         *,
         key: str | None = None,
-        timestamp: datetime | float | None = None,
+        timestamp: datetime | float | str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> list[str]:
         """Store events at once, so that handlers may get them in one batch, and settle; return their record ids."""
@@ -188,14 +189,16 @@ class StreamTester:
         await self.settle()
         return ids
 
-    async def advance(self, by_ms: int) -> None:
+    async def advance(self, by_ms: float) -> None:
         """Let time pass: what becomes due on the way (retries, silence) is done at its time, in order.
 
         Raises:
-            ConfigurationError: The broker goes by a clock that the tester does not have.
+            ConfigurationError: The broker goes by a clock that the tester does not have, or `by_ms` is no whole
+                number of milliseconds, 0 or more.
         """
         clock = self._manual("advance()")
-        until_ms = clock.now_ms() + by_ms
+        ManualClock().advance(by_ms)  # which says what is wrong with it
+        until_ms = clock.now_ms() + int(by_ms)
         while (now_ms := clock.now_ms()) < until_ms:
             dues = [each.due_ms for each in await self.pending() if each.due_ms is not None and each.due_ms > now_ms]
             clock.advance(min([until_ms, *dues]) - now_ms)
@@ -351,25 +354,19 @@ def _place_of(cursor: Cursor) -> tuple[str, str, int]:
 
 
 def _make_record(
-    event: Any, key: str | None, timestamp: datetime | float | None, raw_headers: bytes | None
+    event: Any, key: str | None, timestamp: datetime | float | str | None, raw_headers: bytes | None
 ) -> NewRecord:
     if isinstance(event, bytes):
         record = NewRecord(None if key is None else key.encode(), event, raw_headers)
     else:
         record = encode(event, key=key, raw_headers=raw_headers)
     if timestamp is not None:
-        at = _as_datetime(timestamp)
-        value = record.value if isinstance(event, bytes) else _with_timestamp(record.value, at)
-        return record._replace(value=value, timestamp_ms=round(at.timestamp() * 1000))
+        time_ms = ms_of(timestamp)  # rounded as that of an event is
+        value = record.value if isinstance(event, bytes) else _with_timestamp(record.value, datetime_of(time_ms))
+        return record._replace(value=value, timestamp_ms=time_ms)
     if isinstance(event, BaseEvent) and "timestamp" not in event.model_fields_set:
         return record._replace(value=_with_timestamp(record.value, None))  # the real time says nothing in a test
     return record
-
-
-def _as_datetime(timestamp: datetime | float) -> datetime:
-    if isinstance(timestamp, datetime):
-        return timestamp if timestamp.tzinfo is not None else timestamp.replace(tzinfo=UTC)
-    return datetime.fromtimestamp(timestamp, UTC)
 
 
 def _with_timestamp(value: bytes, at: datetime | None) -> bytes:

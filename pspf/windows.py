@@ -4,12 +4,17 @@ A window is `[start, end)`, aligned to the epoch, before it too. What is configu
 milliseconds; `assign_windows` speaks seconds, as a user who holds a timestamp does.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from inspect import get_annotations
 from math import gcd, isfinite
 from typing import Any, Final, Literal, NamedTuple
 
-from pspf.aggregations import Aggregation
+from pydantic import BaseModel
+from typing_extensions import is_typeddict
+
+from pspf.aggregations import Aggregation, Count
 from pspf.errors import ConfigurationError
 from pspf.records import check_name, companion_source
 
@@ -115,6 +120,23 @@ def describe_ms(value: int) -> str:
     return f"{value}ms"
 
 
+_NOTHING: Final = Count()
+
+
+def _fields_of(model: Any) -> Collection[str] | None:
+    """Return the fields that events of a model have; None where they may have others, or nobody knows."""
+    if not isinstance(model, type):
+        return None
+    if issubclass(model, BaseModel):
+        return None if model.model_config.get("extra") == "allow" else model.model_fields
+    if is_dataclass(model):
+        return [field.name for field in fields(model)]
+    if is_typeddict(model):
+        return get_annotations(model)
+    found: Collection[str] | None = getattr(model, "__struct_fields__", None)
+    return found
+
+
 class WindowResult(NamedTuple):
     """What a window has come to, for a key (None: all records share one)."""
 
@@ -183,6 +205,18 @@ class Windowing:
             )
         if self.merge is not None and self.aggregation is not None:
             raise ConfigurationError(f"{where}: a ready aggregation merges by itself; leave merge= out")
+
+    def check_fields(self, where: str, model: Any) -> None:
+        """Raise ConfigurationError for a field's name that events of a model can't have."""
+        known = _fields_of(model)
+        if known is None:
+            return
+        named = [*((self.key,) if isinstance(self.key, str) else ()), *(self.aggregation or _NOTHING).fields]
+        for name in named:
+            if name not in known and not hasattr(model, name):
+                near = get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(known)):.200}"
+                raise ConfigurationError(f"{where}: {model.__name__} has no field {name!r}{hint}")
 
     def _check_results(self, where: str) -> None:
         if self.emit not in (None, "final", "updates"):

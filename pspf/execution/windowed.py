@@ -64,7 +64,7 @@ class TooLate:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where what is no event belongs: it came behind a hop to tell the time of a source."""
+    """Where what is in no window belongs: in a gap between them, or sent behind a hop to tell the time of a source."""
 
 
 Aside = Broken | TooLate | Mark

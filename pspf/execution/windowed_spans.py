@@ -11,7 +11,7 @@ from typing import Any, Final
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
 from pspf.errors import StateUnreadable, TooManyEffects
-from pspf.execution.windowed import BREATH_RECORDS, Aside, Broken, Item, Room, TooLate, Windowed
+from pspf.execution.windowed import BREATH_RECORDS, Aside, Broken, Item, Mark, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.folds import HandlerFold, ReadyFold
 from pspf.processing.windows.place import Key, encode_key
@@ -125,6 +125,8 @@ class SpanWindows(Windowed):
             return self._place_in_many(self._many, time_ms, at_ms if spans.closes else self.floor_ms)
         slot = time_ms - time_ms % spans.slot_ms
         start = slot if not spans.is_sliced else time_ms - time_ms % spans.slide_ms
+        if time_ms - start >= spans.size_ms:
+            return Mark()  # in a gap between windows: it is late for nothing
         limit_ms = at_ms if spans.closes else self.floor_ms
         if start + spans.due_after_ms <= limit_ms and (spans.closes or not spans.is_withheld(start, key)):
             return TooLate(start, start + spans.size_ms, limit_ms - start - spans.due_after_ms)
@@ -135,7 +137,9 @@ class SpanWindows(Windowed):
     def _place_in_many(self, window: SlidingWindow, time_ms: int, limit_ms: int) -> Any:
         spans = self._spans
         starts: Sequence[int] = window.starts_of(time_ms)
-        if limit_ms > BEGINNING and starts:
+        if not starts:
+            return Mark()  # in a gap between windows
+        if limit_ms > BEGINNING:
             start = starts[-1]
             if start + spans.due_after_ms <= limit_ms:
                 return TooLate(start, start + spans.size_ms, limit_ms - start - spans.due_after_ms)
