@@ -572,6 +572,15 @@ class Stream:
                 )
             return
 
+    @property
+    def lease_left_ms(self) -> int | None:
+        """How long this worker holds what is its own, if nothing renews it; None where that can't be lost.
+
+        Safe from any thread.
+        """
+        session = self._session
+        return None if session is None else session.lease_left_ms
+
     def finish(self, cursors: Collection[Cursor] | None = None) -> None:
         """Close and emit all windows that are open on the cursors in hand, or on some, as at the end of the input.
 

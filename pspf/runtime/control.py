@@ -110,6 +110,8 @@ class ProcessControl:
         why = [str(each) for each in pulse.waiting]
         if pulse.session is None:
             why.append("it has not joined yet")
+        elif (lapse := pulse.find_lapse(0)) is not None:
+            why.append(lapse)
         return {
             "state": pulse.stage,
             "ready": pulse.stage == "running" and not why,

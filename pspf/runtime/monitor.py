@@ -82,6 +82,7 @@ class Monitor:
             is_connected=self._is_connected,
             is_at_work=self._is_at_work,
             session=self._stream.session_id,
+            lease_left_ms=self._stream.lease_left_ms,
             busy=tuple(busy for activity in activities if (busy := _busy(activity, now_ms)) is not None),
             subscriptions=self._subscriptions(activities),
         )

@@ -71,8 +71,10 @@ class Place:
         """Return why this place does not do its work, None where it does."""
         if self.state is State.RUNNING:
             pulse = None if self.process is None else self.process.pulse
-            waiting = () if pulse is None else pulse.waiting
-            return f"{self}: {waiting[0]}" if waiting else None
+            if self.process is None or pulse is None:
+                return None
+            reason = pulse.find_lapse(now_ms() - self.process.pulse_ms) or next(iter(pulse.waiting), None)
+            return None if reason is None else f"{self}: {reason}"
         if self.state is State.PAUSED:  # how its process ended says nothing then
             return f"{self} is {self.state}"
         detail = self.trouble or self.last_exit

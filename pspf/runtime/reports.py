@@ -63,7 +63,8 @@ class Pulse:
 
     `loop_silent_ms` is the time since its event loop last had a turn, None before there is a loop;
     `unanswered_ms` the time that its longest request has waited for the broker. `is_at_work` says
-    that it has begun to consume at all, `session` is its id as a worker.
+    that it has begun to consume at all, `session` is its id as a worker, `lease_left_ms` how long it holds
+    what is its own if it does not renew its session (None where that can't be lost).
     """
 
     stage: str
@@ -72,8 +73,16 @@ class Pulse:
     is_connected: bool
     is_at_work: bool
     session: str | None
+    lease_left_ms: int | None = None
     busy: tuple[Busy, ...] = ()
     subscriptions: tuple[SubscriptionStatus, ...] = ()
+
+    def find_lapse(self, age_ms: int) -> str | None:
+        """Return that its session is not renewed, as of `age_ms` after this pulse; None where it is."""
+        if self.lease_left_ms is None or self.lease_left_ms >= age_ms:
+            return None
+        late_s = (age_ms - self.lease_left_ms) / 1000
+        return f"its session is not renewed, and others may take what it holds for {late_s:.0f} s"
 
     @property
     def totals(self) -> Totals:

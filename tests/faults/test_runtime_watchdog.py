@@ -151,3 +151,20 @@ async def test_after_the_supervisor_is_killed_nothing_is_left_and_another_machin
     assert other.end() == 0
     async with fleet.open() as broker:
         assert len(await read_all(broker, "steps")) == 2
+
+
+async def test_a_worker_is_not_ready_while_a_process_of_it_does_not_hold_its_session(fleet: Fleet) -> None:
+    await fleet.fill([job(1)])
+    worker = fleet.start("one")
+    await fleet.wait_for_lag()
+    wait_until(lambda: fleet.pspf("health", "ready").returncode == 0)
+    (child,) = worker.children()
+    await asyncio.sleep(1.5)  # it has told of its session, and renewed it
+    os.kill(child, signal.SIGSTOP)
+    wait_until(lambda: fleet.pspf("health", "ready").returncode == 10)
+    assert b"its session is not renewed" in fleet.pspf("health", "ready").stderr
+    os.kill(child, signal.SIGCONT)
+    wait_until(lambda: fleet.pspf("health", "ready").returncode == 0)
+    assert worker.children() == [child]
+    worker.signal(signal.SIGTERM)
+    assert worker.end() == 0

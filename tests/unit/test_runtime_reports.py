@@ -1,5 +1,7 @@
 """What a process tells comes through its pipe as it was."""
 
+from dataclasses import replace
+
 import pytest
 
 from pspf.runtime.plan import AppPlan, TopicGroup, Totals
@@ -14,6 +16,7 @@ PULSE = Pulse(
     is_connected=True,
     is_at_work=True,
     session="host-1-abc",
+    lease_left_ms=8_000,
     busy=(Busy("orders", "g", "h", 1, 10, 70_000),),
     subscriptions=(
         SubscriptionStatus(
@@ -48,3 +51,15 @@ def test_a_plan_comes_back_as_it_was() -> None:
         "app:stream", "/here", (TopicGroup("orders", "g", ("h",), (CursorName("orders", "g", None),), 2),), operators
     )
     assert AppPlan.from_json(plan.to_json()) == plan
+
+
+def test_a_session_that_is_renewed_in_time_has_not_lapsed() -> None:
+    assert PULSE.find_lapse(8_000) is None
+
+
+def test_a_session_has_lapsed_where_its_process_tells_nothing_for_longer_than_its_lease() -> None:
+    assert PULSE.find_lapse(10_400) == "its session is not renewed, and others may take what it holds for 2 s"
+
+
+def test_a_session_that_can_not_be_lost_does_not_lapse() -> None:
+    assert replace(PULSE, lease_left_ms=None).find_lapse(60_000) is None

@@ -49,6 +49,8 @@ class Member:
 
     def __init__(self, core: "Core", session: str) -> None:
         self.session: Final = session
+        self.renewed_ms: int | None = None
+        """When, on the monotonic clock, its leases were renewed last; None before the first time."""
         self.commits: Final[Lane] = core.open_lane("commits")
         self.rejoin: Callable[[str, str, str | None], Awaitable[bool]] = _never_joined
         """Joins topic, group, handler again as it was done first, after all was flushed; False where it never was."""
@@ -181,6 +183,9 @@ class Renewal:
                 logger.warning("%s: the lease of %s had ended", seat.keys.stream.decode(), member.session)
                 call = member.make_enter(seat.keys)
                 _exchange(connection, [call.script.command_with_text(call.keys, call.arguments)])
+        now_ms = self._core.clock.monotonic_ms()
+        for member, _ in seats:
+            member.renewed_ms = now_ms
 
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:

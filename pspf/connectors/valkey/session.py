@@ -42,6 +42,13 @@ class ValkeySession(Session):
         member.rejoin = self._rejoin
         renewal.add(member)
 
+    @property
+    def lease_left_ms(self) -> int | None:
+        renewed_ms = self._member.renewed_ms
+        if renewed_ms is None:
+            return None
+        return self._core.limits.lease_ms - (self._core.clock.monotonic_ms() - renewed_ms)
+
     async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
         check_name("topic", topic)
         check_name("group", group)
