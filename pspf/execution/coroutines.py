@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 from typing import Any, Final
 
 from pspf import faults
@@ -18,7 +19,7 @@ from pspf.execution.executor import (
     leave,
     told_if_overdue,
 )
-from pspf.execution.isolation import OwnContext, left_traces
+from pspf.execution.isolation import OwnContext
 from pspf.execution.lanes import Lanes
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
@@ -41,8 +42,8 @@ class Plain(Executor):
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         call, own = enter_call(self._name, self._warned), self._own
-        function = own if own.is_needed else self._function
-        breath, task = Breath(), current_task()
+        function, clean = own if own.is_needed else self._function, call.clean
+        breath, cancellations, context = Breath(), current_task().cancelling, copy_context
         asks = run.has_to_ask
         for begin in range(0, len(records), _BREATH_RECORDS):
             await breath.take()
@@ -65,9 +66,12 @@ class Plain(Executor):
                 else:
                     if asks:
                         run.succeed(record)
-                if task.cancelling():
+                if cancellations():
                     await drop_cancellations(run)
-                if function is not own and left_traces(call.clean):
+                try:
+                    if function is not own and context() != clean:  # not in a function: that would double its price
+                        own.is_needed, function = True, own
+                except Exception:  # a value's own comparison: then it is another value
                     own.is_needed, function = True, own
         return len(records)
 
