@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_UNREAD_LEASES: Final = 2
+"""For how many leases a partition may be free, until that is said."""
+_SHOWN: Final = 10
 _REFUSED_MS: Final = 30_000
 """When a handler whose state can't be read tries again: it may have been reset."""
 
@@ -54,6 +57,9 @@ class Assignment:
         self._stop = stop
         self._owned: dict[int, _Owned] = {}
         self._review_now = asyncio.Event()
+        self._surveyed_s = time.monotonic()
+        self._unread_since: dict[int, float] = {}
+        """The free partitions that this worker did not take, and since when."""
         stop.add(self._review_now.set)
 
     async def run(self) -> None:
@@ -148,6 +154,7 @@ class Assignment:
                 await self._wait(self._session.review_ms)
         finally:
             listening.cancel()
+            self._processor.telemetry.unread.pop((subscription.topic, subscription.group, subscription.name), None)
         # What is still in hand may take its time; the others needn't wait for it to take the rest.
         with suppress(BackendUnavailable):  # then they find out by themselves
             await self._session.resign(subscription.topic, subscription.group, subscription.cursor_handler)
@@ -183,6 +190,36 @@ class Assignment:
                     await self._acquire(partition, group)
         elif len(self._owned) > share:
             self._give_up(len(self._owned) - share)
+        if time.monotonic() >= self._surveyed_s + self._broker.limits.lease_ms / 1000:
+            self._surveyed_s = time.monotonic()
+            await self._survey(members, group)
+
+    async def _survey(self, members: Sequence[str], group: asyncio.TaskGroup) -> None:
+        """Take what is stored as ours and is not held, whatever the share is; say what nobody reads.
+
+        What is beyond the share is given up as usual, so that the members come to an even division.
+        """
+        place = (self._subscription.topic, self._subscription.group, self._subscription.name)
+        for partition in await self._session.read_lost(*place):
+            if partition not in self._owned and not self._stop.is_set:
+                await self._acquire(partition, group)
+        now_s = time.monotonic()
+        free = [partition for partition in await self._session.read_free(*place) if partition not in self._owned]
+        self._unread_since = {partition: self._unread_since.get(partition, now_s) for partition in free}
+        longest_s = _UNREAD_LEASES * self._broker.limits.lease_ms / 1000
+        unread = [partition for partition, since_s in self._unread_since.items() if now_s - since_s >= longest_s]
+        known = self._processor.telemetry.unread.get(place, ())
+        self._processor.telemetry.unread[place] = tuple(unread)
+        if unread and not known:
+            logger.error(
+                "%s: nobody reads %d partitions (%s%s) for %.0f s; the members are %s: end the one that hangs",
+                self._cursor(unread[0]),
+                len(unread),
+                ", ".join(map(str, unread[:_SHOWN])),
+                ", ..." if len(unread) > _SHOWN else "",
+                longest_s,
+                ", ".join(members[:_SHOWN]),
+            )
 
     async def _acquire(self, partition: int, group: asyncio.TaskGroup) -> None:
         # Until it is known: a lease that we hold and don't know of would be kept from everybody else.

@@ -187,6 +187,8 @@ class TelemetryManager:
         self._counts: dict[tuple[str, str, str], _Counts] = {}
         self._activities: tuple[Activity, ...] = ()
         self._asking_since_ms: tuple[int, ...] = ()
+        self.unread: dict[tuple[str, str, str], tuple[int, ...]] = {}
+        """(topic, group, handler) -> the partitions that no worker reads, as far as this one has seen."""
         self.on_enter: Callable[[], None] = _nothing
         self.find_spans = find_tracing()
 
@@ -233,6 +235,11 @@ class TelemetryManager:
         if counts is None:
             counts = self._counts[topic, group, handler] = _Counts()
         return counts
+
+    @property
+    def unread_places(self) -> tuple[tuple[str, str, str, tuple[int, ...]], ...]:
+        """Return (topic, group, handler, partitions) of what is in `unread`. For any thread."""
+        return tuple((*place, partitions) for place, partitions in tuple(self.unread.items()) if partitions)
 
     @property
     def activities(self) -> tuple[Activity, ...]:

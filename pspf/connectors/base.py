@@ -327,7 +327,18 @@ class Session(ABC):
 
     @abstractmethod
     async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
-        """Return the partitions of an ordered handler that no live session holds, in order."""
+        """Return the partitions of an ordered handler that no live session holds, in order.
+
+        One that is stored as this session's, which it does not hold, is among them.
+        """
+
+    async def read_lost(self, topic: str, group: str, handler: str) -> Sequence[int]:
+        """Return the partitions of an ordered handler that are stored as this session's and that it does not hold.
+
+        A server that went back in time has such: to the other members they look held, so that nobody takes
+        them but this session. A broker that can't go back has none.
+        """
+        return []
 
     @abstractmethod
     async def acquire(self, cursor: Cursor) -> Consumer | None:

@@ -107,7 +107,7 @@ class ProcessControl:
             "last_exit": None,
             "next_try_ms": None,
         }
-        why = [str(each) for each in pulse.waiting]
+        why = [*(str(each) for each in pulse.waiting), *pulse.unread]
         if pulse.session is None:
             why.append("it has not joined yet")
         elif (lapse := pulse.find_lapse(0)) is not None:

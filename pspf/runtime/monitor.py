@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -19,6 +19,9 @@ _TICK_S: Final = 0.5
 _BLOCKED_MS: Final = 2_000
 """A turn that takes longer has blocked the event loop."""
 _SLOW_MS: Final = 60_000
+_UNREAD_LEASES: Final = 2
+"""For how many leases a read may be tried in vain, until its partition counts as not read."""
+_SHOWN: Final = 10
 _TOLD_IDS: Final = 20
 """How many records of a batch are told by name."""
 
@@ -85,10 +88,25 @@ class Monitor:
             lease_left_ms=self._stream.lease_left_ms,
             busy=tuple(busy for activity in activities if (busy := _busy(activity, now_ms)) is not None),
             subscriptions=self._subscriptions(activities),
+            unread=self._unread(activities, now_ms),
         )
 
+    def _unread(self, activities: tuple[Activity, ...], now_ms: int) -> tuple[str, ...]:
+        """Return which partitions nobody reads, and which this process can't read."""
+        longest_ms = _UNREAD_LEASES * self._stream.broker.limits.lease_ms
+        failing: dict[tuple[str, str, str], list[int]] = {}
+        for activity in activities:
+            since_ms = activity.reading_since_ms
+            if since_ms is not None and now_ms - since_ms >= longest_ms and not self._is_blocked(now_ms):
+                failing.setdefault((activity.topic, activity.group, activity.handler), []).append(activity.partition)
+        nobody = [_say_unread("nobody reads", *place) for place in self._stream.telemetry.unread_places]
+        return (*nobody, *[_say_unread("it can't read", *place, found) for place, found in failing.items()])
+
+    def _is_blocked(self, now_ms: int) -> bool:
+        return self._ticked_ms is not None and now_ms - self._ticked_ms > _BLOCKED_MS
+
     def _unanswered_ms(self, activities: tuple[Activity, ...], now_ms: int) -> int:
-        if self._ticked_ms is not None and now_ms - self._ticked_ms > _BLOCKED_MS:
+        if self._is_blocked(now_ms):
             return 0  # that is the event loop's silence, and not the broker's
         if not self._is_connected:
             return now_ms - max(self._begun_ms, self._listens_since_ms)
@@ -133,6 +151,11 @@ class Monitor:
                 activity.partition,
                 (now_ms - since_ms) // 1000,
             )
+
+
+def _say_unread(doing: str, topic: str, group: str, handler: str, partitions: Sequence[int]) -> str:
+    shown = ", ".join(map(str, sorted(partitions)[:_SHOWN])) + (", ..." if len(partitions) > _SHOWN else "")
+    return f"{doing} {len(partitions)} partitions of {topic} for {group}, {handler}: {shown}"
 
 
 def _nothing() -> None:

@@ -73,7 +73,8 @@ class Place:
             pulse = None if self.process is None else self.process.pulse
             if self.process is None or pulse is None:
                 return None
-            reason = pulse.find_lapse(now_ms() - self.process.pulse_ms) or next(iter(pulse.waiting), None)
+            reasons = (pulse.find_lapse(now_ms() - self.process.pulse_ms), *pulse.waiting, *pulse.unread)
+            reason = next((each for each in reasons if each is not None), None)
             return None if reason is None else f"{self}: {reason}"
         if self.state is State.PAUSED:  # how its process ended says nothing then
             return f"{self} is {self.state}"

@@ -64,7 +64,8 @@ class Pulse:
     `loop_silent_ms` is the time since its event loop last had a turn, None before there is a loop;
     `unanswered_ms` the time that its longest request has waited for the broker. `is_at_work` says
     that it has begun to consume at all, `session` is its id as a worker, `lease_left_ms` how long it holds
-    what is its own if it does not renew its session (None where that can't be lost).
+    what is its own if it does not renew its session (None where that can't be lost), `unread` says which
+    partitions are not read.
     """
 
     stage: str
@@ -76,6 +77,7 @@ class Pulse:
     lease_left_ms: int | None = None
     busy: tuple[Busy, ...] = ()
     subscriptions: tuple[SubscriptionStatus, ...] = ()
+    unread: tuple[str, ...] = ()
 
     def find_lapse(self, age_ms: int) -> str | None:
         """Return that its session is not renewed, as of `age_ms` after this pulse; None where it is."""
@@ -117,7 +119,8 @@ class Pulse:
             SubscriptionStatus(HandlerCounters.from_fields(each["counters"]), tuple(each["partitions"]))
             for each in rest.pop("subscriptions")
         )
-        return cls(busy=busy, subscriptions=subscriptions, **rest)
+        unread = tuple(rest.pop("unread", ()))
+        return cls(busy=busy, subscriptions=subscriptions, unread=unread, **rest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ class Core:
         self.limits = limits
         self.has_own_clock: Final = clock is not None
         self.clock: Final[Clock] = clock or SystemClock()
-        self._lanes = Lanes()
+        self._lanes = Lanes(lambda: self.trimmer.forget_cursors())
         self._ticks: list[Callable[[], Awaitable[None]]] = []
         self.reads: Final[WeakSet[Reads]] = WeakSet()
         self.commands = self.open_lane("commands")

@@ -154,6 +154,7 @@ class Renewal:
             try:
                 if connection is None:
                     connection = self._core.connector.make_blocking()
+                    self._enter(connection)
                 self._renew(connection, stop)
                 is_failing, wait_ms = False, limits.renew_ms
             except (RedisError, OSError) as error:
@@ -167,6 +168,14 @@ class Renewal:
                 is_failing, wait_ms = True, max(10, limits.renew_ms // 4)
         if connection is not None:
             connection.disconnect()
+
+    def _enter(self, connection: Any) -> None:
+        """Show all sessions again on a new connection: the server behind it may have gone back in time."""
+        calls = [member.make_enter(seat.keys) for member, seat in self._seats()]
+        if calls:
+            first, *others = calls
+            commands = [first.script.command_with_text(first.keys, first.arguments)]
+            _exchange(connection, commands + [call.script.command(call.keys, call.arguments) for call in others])
 
     def _renew(self, connection: Any, stop: threading.Event) -> None:
         seats = self._seats()

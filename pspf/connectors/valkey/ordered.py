@@ -122,6 +122,8 @@ class OrderedConsumer(Consumer):
     ) -> None:
         self.cursor = cursor
         self.lease: Lease | None = grant.lease
+        self.is_held = True
+        """Whether the lease is this consumer's, as far as it knows: not given back, and not another's."""
         self._core = core
         self._member = member
         self._keys = keys
@@ -190,7 +192,7 @@ class OrderedConsumer(Consumer):
             [self._core.now(), self._group, self._token, limit],
         )
         if reply[0] == b"FENCED":
-            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+            raise self._fenced()
         if reply[0] == b"GONE":
             raise CommitStale(f"{self.cursor}: its stream was deleted")
         wait_ms, sequence, *rows = reply
@@ -285,10 +287,14 @@ class OrderedConsumer(Consumer):
         if status == b"OK":
             return int(reply[1])
         if status == b"FENCED":
-            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
+            raise self._fenced()
         if status == b"GONE":
             raise CommitStale(f"{self.cursor}: its stream was deleted; nothing was committed")
         raise CommitStale(f"{self.cursor}: moved to sequence {int(reply[1])} while {self._sequence} was in hand")
+
+    def _fenced(self) -> CommitFenced:
+        self.is_held = False
+        return CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was written")
 
     async def intend(self, offsets: Sequence[int]) -> None:
         suspicion = self._suspicion
@@ -299,7 +305,7 @@ class OrderedConsumer(Consumer):
         running = b" ".join([format_entry_id(offset) for offset in offsets])
         fields = (*_fields(intent), "crashes", intent.crashes, "intent", running)
         if not await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
-            raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+            raise self._fenced()
         self._suspicion = intent
 
     async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
@@ -336,6 +342,7 @@ class OrderedConsumer(Consumer):
         fields = ("session", "", "token", "", "clean", "1", "crashes", "0", "intent", "", *_fields(self._suspicion))
         if await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
             await ring(self._member.commits, self._bells)
+        self.is_held = False
         await self._reads.close()
 
 

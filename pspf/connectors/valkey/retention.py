@@ -31,6 +31,10 @@ class Trimmer:
         """Have a partition's turn come at once: a cursor was made."""
         self._due_ms.pop(keys.stream, None)
 
+    def forget_cursors(self) -> None:
+        """Ask again which cursors there are: a server that went back in time counts them from an earlier number."""
+        self._cursors = {}
+
     async def trim_if_due(self, lane: Lane, topic: str, partition: int) -> None:
         """Trim one partition, unless that was done a moment ago."""
         keys = (await self._topics.ensure(topic)).partition(partition)

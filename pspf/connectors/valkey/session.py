@@ -11,7 +11,7 @@ from pspf.connectors.valkey.fields import format_entry_id
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.liveness import Member, Renewal
 from pspf.connectors.valkey.members import Roll, are_alive
-from pspf.connectors.valkey.ordered import acquire
+from pspf.connectors.valkey.ordered import OrderedConsumer, acquire
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.shared import SharedConsumer
 from pspf.connectors.valkey.topics import Topic
@@ -107,9 +107,7 @@ class ValkeySession(Session):
         self._member.starts.pop((topic, group, handler), None)
         for keys in found.partitions:
             self._member.resign(keys, group, handler)
-        for reply in await self._member.commits.run_many([self._member.make_enter(keys) for keys in found.partitions]):
-            if isinstance(reply, Exception):
-                raise reply
+        await self._enter(found)
         await self._ring((topic, group, handler))
 
     async def listen(self, topic: str, group: str, handler: str) -> None:
@@ -136,25 +134,52 @@ class ValkeySession(Session):
         keys = (await self._core.topics.ensure(topic)).partition(0)
         roll = self._rolls.setdefault(keys.stream, Roll(self._core, keys))
         await roll.refresh(self._member.commits, max_age_ms=0 if self._core.has_own_clock else _ROLL_MS)
+        members = roll.members(group, handler)
+        if self.id in members or not self._member.has_joined(topic, group, handler):
+            return members
+        # The server forgot it, or went back to before it joined: nobody else would say so again.
+        await self._enter(await self._core.topics.ensure(topic))
+        await roll.refresh(self._member.commits)
         return roll.members(group, handler)
+
+    async def _enter(self, topic: Topic) -> None:
+        """Make this session's leases and entries beside a topic's streams where they are missing."""
+        calls = [self._member.make_enter(keys) for keys in topic.partitions]
+        for reply in await self._member.commits.run_many(calls):
+            if isinstance(reply, Exception):
+                raise reply
 
     async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
         found = await self._core.topics.ensure(topic)
-        lane = self._member.commits
-        owners = await lane.call_many(
-            [("HGET", keys.cursor(group, handler).meta, "session") for keys in found.partitions]
-        )
-        free: list[int] = []
-        held: list[tuple[int, str]] = []
-        for number, reply in enumerate(owners):
-            owner = lane.check(reply, "HGET")
-            if not owner:  # None: the cursor is gone; acquire makes it again
-                free.append(number)
-            elif owner != self.id.encode():
-                held.append((number, owner.decode()))
-        alive = await are_alive(self._core, lane, [(found.partitions[number], owner) for number, owner in held])
+        owners = await self._read_owners(found, group, handler)
+        mine = self._held(topic, group, handler)
+        free = [
+            number for number, owner in enumerate(owners) if not owner
+        ]  # where the cursor is gone, acquire makes it
+        free += [number for number, owner in enumerate(owners) if owner == self.id and number not in mine]
+        held = [(number, owner) for number, owner in enumerate(owners) if owner and owner != self.id]
+        places = [(found.partitions[number], owner) for number, owner in held]
+        alive = await are_alive(self._core, self._member.commits, places)
         free += [number for (number, _), is_alive in zip(held, alive, strict=True) if not is_alive]
         return sorted(free)
+
+    async def read_lost(self, topic: str, group: str, handler: str) -> Sequence[int]:
+        owners = await self._read_owners(await self._core.topics.ensure(topic), group, handler)
+        mine = self._held(topic, group, handler)
+        return [number for number, owner in enumerate(owners) if owner == self.id and number not in mine]
+
+    async def _read_owners(self, topic: Topic, group: str, handler: str) -> list[str]:
+        """Return the session that is stored as the owner of each partition, empty where none is."""
+        lane = self._member.commits
+        replies = await lane.call_many(
+            [("HGET", keys.cursor(group, handler).meta, "session") for keys in topic.partitions]
+        )
+        return [(lane.check(reply, "HGET") or b"").decode() for reply in replies]
+
+    def _held(self, topic: str, group: str, handler: str) -> set[int]:
+        """Return the partitions of an ordered handler that this session holds, as far as it knows."""
+        cursors = [each.cursor for each in self._consumers if isinstance(each, OrderedConsumer) and each.is_held]
+        return {each.partition for each in cursors if (each.topic, each.group, each.handler) == (topic, group, handler)}
 
     async def acquire(self, cursor: Cursor) -> Consumer | None:
         keys = (await self._core.topics.ensure(cursor.topic)).partition(cursor.partition)
@@ -164,6 +189,7 @@ class ValkeySession(Session):
         if consumer is None:
             return None
         faults.reach("lease.acquired")
+        self._consumers = [each for each in self._consumers if not isinstance(each, OrderedConsumer) or each.is_held]
         self._consumers.append(consumer)
         return consumer
 

@@ -268,12 +268,15 @@ class Lanes:
     at the end of `asyncio.run`, it is closed by the loop, and closes these.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_open: Callable[[], object] = bool) -> None:
+        self._on_open = on_open
+        """Called before each connection is opened: the server behind it may have gone back in time."""
         self._open: set[Lane] = set()
         self._holds: dict[asyncio.AbstractEventLoop, AsyncGenerator[None, None]] = {}
 
     async def add(self, lane: Lane, loop: asyncio.AbstractEventLoop) -> None:
         """Note a lane that opens a connection in the running event loop."""
+        self._on_open()
         self._open.add(lane)
         if loop not in self._holds:
             self._forget_closed_loops()
