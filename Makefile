@@ -6,12 +6,13 @@
 PYTHONS := python3.11 python3 python3.12 python3.13 python3.14
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+# What was set up has the extras in its name: CI needs more than a plain run, which is content with more.
+READY := $(VENV)/.ready$(if $(CI)$(wildcard $(VENV)/.ready-deploy),-deploy)
 BENCH_READY := $(VENV)/.bench-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 # In CI nothing is skipped.
 comma := ,
-EXTRAS := test$(if $(CI),$(comma)deploy)
+EXTRAS := test$(if $(filter %-deploy,$(READY)),$(comma)deploy)
 
 .PHONY: run test setup lint format faults bench clean
 .DELETE_ON_ERROR:

@@ -1,8 +1,10 @@
 """What every test of the suite relies on."""
 
 import os
+from collections import Counter
 
 import hypothesis
+import pytest
 
 # Settings of the developer's shell must not decide what a test sees; the suite's own knobs stay.
 _KNOBS = {"PSPF_CROWD_SECONDS", "PSPF_FAULT_RUNS", "PSPF_SEED", "PSPF_REDIS_SERVER", "PSPF_VALKEY_SERVER"}
@@ -18,3 +20,15 @@ os.environ["PSPF_ADMIN"] = "off"
 # No deadline: a shared machine's pauses are not a failure. The blob repeats a failure exactly.
 hypothesis.settings.register_profile("pspf", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pspf")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line for want of what tests were skipped, most of them first."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", ())
+        if isinstance(report.longrepr, tuple)
+    )
+    if reasons:
+        missing = "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
+        terminalreporter.write_line(f"not every test was run, {sum(reasons.values())} were skipped: {missing}")

