@@ -10,8 +10,9 @@ import pytest_asyncio
 from pspf.clock import ManualClock
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite.broker import SQLiteBroker
-from pspf.connectors.sqlite.liveness import MemoryLiveness
-from pspf.connectors.sqlite.membership import Reaper, Renewal
+from pspf.connectors.sqlite.liveness import MemoryLiveness, Sign
+from pspf.connectors.sqlite.membership import Renewal
+from pspf.connectors.sqlite.reaper import Reaper
 from pspf.connectors.sqlite.storage import Storage
 from tests.support.brokers import KINDS, World
 from tests.support.workers import HANDLER, TOPIC, Member, numbered, own, settle, share, take_batch
@@ -82,9 +83,10 @@ async def test_a_session_that_renewed_while_it_was_taken_for_dead_keeps_what_it_
     class Late(MemoryLiveness):
         """Says that a session is dead, which renews right then."""
 
-        def is_dead(self, session: str) -> bool:
+        def look(self, session: str) -> Sign:
             broker._engine.write_now(renew)
-            return True
+            return Sign.DEAD
 
-    Reaper(Late(), Renewal(1_000), broker._engine.clock, world.limits.lease_ms, broker._boot_id).run(broker._engine)
+    clock, late = broker._engine.clock, Late()
+    Reaper(late, Renewal(late, clock, 1_000), clock, world.limits, broker._boot_id).run(broker._engine)
     await member.consumer.commit(settle(batch.records, position=batch.end))

@@ -50,12 +50,12 @@ def test_what_is_no_id_is_explained(text: str) -> None:
         parse_id(text)
 
 
-@pytest.mark.parametrize("name", ["orders", "a.b_c-D9", "x" * 200])
+@pytest.mark.parametrize("name", ["orders", "a.b_c-D9", "x" * 195])
 def test_a_name_is_returned(name: str) -> None:
     assert check_name("topic", name) == name
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a\n", "x" * 201])
+@pytest.mark.parametrize("name", ["", "a b", "a/b", "ä", "a\n", "x" * 196])
 def test_a_bad_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="topic"):
         check_name("topic", name)
