@@ -491,7 +491,9 @@ class Broker(ABC):
 
     @abstractmethod
     async def append(self, topic: str, records: Sequence[NewRecord]) -> Sequence[Appended]:
-        """Store records at the end of a topic, all or none, in order; make the topic where missing.
+        """Store records at the end of a topic, in order; make the topic where missing.
+
+        All or none; a server stores thousands of them in steps, each of them all or none in its partition.
 
         A key picks its partition; records without one go round robin. A record whose `event_id`
         was stored within the de-dup window is not stored again: its place is the first one's.
@@ -499,6 +501,7 @@ class Broker(ABC):
 
         Raises:
             EmitUnknown: They may be stored or not.
+            EmitIncomplete: Some steps or partitions have stored theirs; its ids say which.
             EventRejected: One of them is too large.
             BackendUnavailable: Nothing was stored.
         """

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _APPEND: Final = load_script("append")
 _APPEND_ONCE: Final = load_script("append_once")
 _event_id: Final = itemgetter(4)
-_RECORDS_AT_ONCE: Final = 2_000
-_BYTES_AT_ONCE: Final = 4 << 20
+RECORDS_AT_ONCE: Final = 2_000
+BYTES_AT_ONCE: Final = 4 << 20
 _new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
 
 
@@ -152,7 +152,7 @@ class _Queue:
         """Take what fits one send: a server does nothing else meanwhile."""
         taken = records = size_bytes = 0
         for waiting in self.waiting:
-            if taken and (records > _RECORDS_AT_ONCE or size_bytes > _BYTES_AT_ONCE):
+            if taken and (records > RECORDS_AT_ONCE or size_bytes > BYTES_AT_ONCE):
                 break
             taken += 1
             for part in waiting.parts:

@@ -1,5 +1,6 @@
 """What groups have done and what they remember: reads for the command line and for tests."""
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from typing import Any, Final
 from pspf.connectors.base import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.failures import ReplyError
-from pspf.connectors.valkey.fields import parse_entry_id
+from pspf.connectors.valkey.fields import format_entry_id, parse_entry_id
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.members import Roll, are_alive
 from pspf.connectors.valkey.retention import parse_cursor
@@ -25,6 +26,7 @@ _SURVEY_CURSOR: Final = load_script("survey_cursor")
 _COUNT: Final = load_script("count")
 _MOST_COUNTED: Final = 1_000_000
 _STATE_AT_ONCE: Final = 1_000
+_WAITING_AT_ONCE: Final = 2_000
 
 
 async def list_topics(core: Core) -> list[TopicInfo]:
@@ -134,7 +136,9 @@ async def list_cursors(core: Core, group: str | None, topic: str | None) -> list
 
 async def _cursor_info(lane: Lane, cursor: Cursor, keys: CursorKeys, survey: Any, *, has_owner: bool) -> CursorInfo:
     unread, position, done, last, pending, age_ms, returned, waiting, parked, owner, *times = survey
-    last_commit_ms, watermark_ms = times
+    last_commit_ms, watermark_ms, lowest = times
+    if lowest:
+        done = await _find_done(lane, keys, lowest)
     is_ordered = cursor.handler is not None
     return CursorInfo(
         cursor,
@@ -149,6 +153,19 @@ async def _cursor_info(lane: Lane, cursor: Cursor, keys: CursorKeys, survey: Any
         watermark_ms=int(watermark_ms) if watermark_ms else None,
         last_commit_ms=int(last_commit_ms) if last_commit_ms else None,
     )
+
+
+async def _find_done(lane: Lane, keys: CursorKeys, lowest: bytes) -> bytes:
+    """Return the id of the last record before all that wait, and before the lowest of the others; empty for none."""
+    floor = parse_entry_id(lowest)
+    for start in itertools.count(0, _WAITING_AT_ONCE):
+        ids = await lane.call("ZRANGE", keys.due, start, start + _WAITING_AT_ONCE - 1)
+        floor = min(floor, *map(parse_entry_id, ids), floor)
+        if len(ids) < _WAITING_AT_ONCE:
+            break
+    before = await lane.call("XREVRANGE", keys.partition.stream, b"(" + format_entry_id(floor), "-", "COUNT", 1)
+    found: bytes = before[0][0] if before else b""
+    return found
 
 
 async def _count(lane: Lane, stream: bytes, start: bytes) -> int | None:

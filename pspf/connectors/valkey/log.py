@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from pspf.connectors.valkey.appends import Part, Sender
+from pspf.connectors.valkey.appends import BYTES_AT_ONCE, RECORDS_AT_ONCE, Part, Sender
 from pspf.connectors.valkey.failures import OutcomeUnknown
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id
 from pspf.connectors.valkey.topics import Topic
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
 
 _TRIES: Final = 3
+_FEW: Final = 4
+"""So many records are never too large for one script."""
 _PAGE: Final = 1_000
 
 
@@ -28,11 +30,15 @@ class Log:
     async def append(self, name: str, records: Sequence[NewRecord]) -> list[Appended]:
         """Store records; return their places in order. The caller has checked them. Errors: see `Broker.append`."""
         topic = self._core.topics.find_known(name)
-        if topic is not None and topic.count == 1:
+        steps = _split(records)
+        if topic is not None and topic.count == 1 and len(steps) == 1:
             outcome = await self._append_at_once(topic, records)
             if outcome is not None:
                 return outcome
-        return await self._append_parts(name, records)
+        places: list[Appended | None] = [None] * len(records)
+        for step in steps:
+            await self._append_step(name, records, step, places)
+        return places  # type: ignore[return-value]  # none is missing
 
     async def _append_at_once(self, topic: Topic, records: Sequence[NewRecord]) -> list[Appended] | None:
         """Append to the only partition of a topic; None where it is not there."""
@@ -46,19 +52,21 @@ class Log:
             self._core.topics.forget(topic.name)
         return outcome
 
-    async def _append_parts(self, name: str, records: Sequence[NewRecord]) -> list[Appended]:
-        places: list[Appended | None] = [None] * len(records)
-        left: Sequence[int] = range(len(records))
+    async def _append_step(
+        self, name: str, records: Sequence[NewRecord], step: Sequence[int], places: list[Appended | None]
+    ) -> None:
+        """Store the records at the indices `step`, and fill in their places."""
+        left = step
         try:
             for _ in range(_TRIES):
                 topic = await self._core.topics.ensure(name)
                 if await self._append_to(topic, records, left, places):
-                    return places  # type: ignore[return-value]  # none is missing
+                    return
                 # The topic was deleted, or all was flushed, since we saw it.
                 self._core.topics.forget(name)
                 left = [index for index in left if places[index] is None]
         except OutcomeUnknown as error:
-            raise _incomplete(places, _unknown(name, records, error), rest=UNKNOWN) from error
+            raise _incomplete(places, _unknown(name, records, error), unknown=step) from error
         raise _incomplete(places, BackendUnavailable(f"{self._core.connector.name}: topic {name!r} vanishes"))
 
     async def _append_to(
@@ -101,11 +109,28 @@ def _unknown(name: str, records: Sequence[NewRecord], error: Exception) -> EmitU
     return EmitUnknown(f"{len(records)} for {name!r} may be stored or not: {error}")
 
 
-def _incomplete(places: Sequence[Appended | None], error: Exception, rest: object = None) -> Exception:
+def _split(records: Sequence[NewRecord]) -> list[range]:
+    """Return the indices of records in steps that one script may append: a server does nothing else meanwhile."""
+    steps: list[range] = []
+    begin = size_bytes = 0
+    for index, record in enumerate(records if len(records) > _FEW else ()):
+        size_bytes += len(record[1])
+        if index > begin and (index - begin >= RECORDS_AT_ONCE or size_bytes > BYTES_AT_ONCE):
+            steps.append(range(begin, index))
+            begin, size_bytes = index, len(record[1])
+    steps.append(range(begin, len(records)))
+    return steps
+
+
+def _incomplete(places: Sequence[Appended | None], error: Exception, unknown: Sequence[int] = ()) -> Exception:
     """Return what to raise for an error: itself where nothing is known to be stored."""
     if all(place is None for place in places):
         return error
-    incomplete = EmitIncomplete(str(error), [rest if place is None else place.id for place in places])
+    ids: list[object] = [None if place is None else place.id for place in places]
+    for index in unknown:
+        if ids[index] is None:
+            ids[index] = UNKNOWN
+    incomplete = EmitIncomplete(str(error), ids)
     incomplete.__cause__ = error
     return incomplete
 

@@ -165,6 +165,33 @@ local function append_records(stream, stamp, shapes, at)
   return about_key(id, stream), at
 end
 
+-- Sorts ids of entries. Each is split once: a comparison that splits both is most of the price of sorting many.
+local function sort_ids(ids)
+  local keys = {}
+  for _, id in ipairs(ids) do
+    local high, low = string.match(id, '^(%d+)-(%d+)$')
+    keys[id] = string.rep('0', 20 - #high) .. high .. string.rep('0', 20 - #low) .. low
+  end
+  table.sort(ids, function(a, b) return keys[a] < keys[b] end)
+  return ids
+end
+
+-- Counts entries from the start of a range on, as XRANGE takes it: at most about `most` of them, and not many bytes.
+-- Returns the number and the start of the rest, nil where there is none.
+local function count_from(stream, from, most)
+  local count, bytes, page = 0, 0, 8
+  while count < most and bytes < 2000000 do
+    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', page)
+    count = count + #entries
+    if #entries < page then return count, nil end
+    local of_page = 0
+    for _, entry in ipairs(entries) do of_page = of_page + #entry[2][2] end
+    bytes, from = bytes + of_page, '(' .. entries[page][1]
+    if of_page < 100000 then page = math.min(2 * page, 500) end
+  end
+  return count, from
+end
+
 -- A list of names and values as a table.
 local function fields_of(list)
   local found = {}

@@ -7,7 +7,7 @@
 --       or {'FENCED'}, {'GONE'}
 -- Caller: ordered.py
 
-local LOOKED_AT = 10000
+local LOOKED_AT = 1000
 
 local cursor = redis.call('HMGET', KEYS[2], 'token', 'seq')
 local token = cursor[1]
@@ -15,7 +15,7 @@ if not token or not has_group(KEYS[1], ARGV[2]) then return {'GONE'} end
 if token ~= ARGV[3] then return {'FENCED'} end
 local now_ms = read_clock(ARGV[1])
 local ids = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', text(now_ms), 'LIMIT', 0, LOOKED_AT)
-table.sort(ids, is_before)
+sort_ids(ids)
 local later = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. text(now_ms), '(+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 local most = tonumber(ARGV[4])
 local wait_ms = later[2] and math.ceil(later[2] - now_ms) or -1

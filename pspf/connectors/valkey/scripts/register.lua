@@ -7,7 +7,7 @@
 --       (reset.lua comes first: a group made now would hide that)
 -- Caller: session.py
 
-local COUNT_STEP, COUNT_MOST = 1000, 20000
+local COUNT_MOST = 5000
 
 local stream, meta, cursor = KEYS[1], KEYS[2], KEYS[5]
 if redis.call('HGET', meta, 'partitions') ~= ARGV[1] then return 0 end
@@ -32,14 +32,8 @@ local function locate(start, before)
     return first or after(last), first and '0-0' or last, added - length
   end
   if not is_before(start, after(last)) then return start, before, added end
-  local unread, from = 0, start
-  repeat
-    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', COUNT_STEP)
-    unread = unread + #entries
-    if #entries < COUNT_STEP then return start, before, added - unread end
-    from = '(' .. entries[#entries][1]
-  until unread >= COUNT_MOST
-  return start, before, nil
+  local unread, rest = count_from(stream, start, COUNT_MOST)
+  return start, before, not rest and added - unread or nil
 end
 
 local is_new = redis.call('HSETNX', KEYS[3], ARGV[2], '') == 1

@@ -8,7 +8,7 @@
 --       may have other state by now
 -- Caller: seeking.py
 
-local COUNT_STEP, COUNT_MOST = 1000, 20000
+local COUNT_MOST = 5000
 
 local stream, cursor, due = KEYS[1], KEYS[2], KEYS[3]
 local group, is_shared, wanted = ARGV[1], ARGV[2] == '1', ARGV[3]
@@ -31,16 +31,8 @@ if ARGV[5] == '1' then return {floor, position, unfinished} end
 local is_reset = ARGV[6] == '1'
 if is_reset and redis.call('HGET', cursor, 'seq') ~= ARGV[7] then return {'MOVED'} end
 if not passed then
-  local unread, from = 0, position
-  repeat
-    local entries = redis.call('XRANGE', stream, from, '+', 'COUNT', COUNT_STEP)
-    unread = unread + #entries
-    if #entries < COUNT_STEP then
-      passed = added - unread
-    else
-      from = '(' .. entries[#entries][1]
-    end
-  until passed or unread >= COUNT_MOST
+  local unread, rest = count_from(stream, position, COUNT_MOST)
+  if not rest then passed = added - unread end
 end
 
 local wrong = check_keys(1, 1, 'stream', 'XACK', 'XGROUP SETID') or check_keys(2, 2, 'hash', 'HSET', 'HDEL', 'HINCRBY')

@@ -4,10 +4,12 @@
 -- ARGV  1 now  2 the group in shared mode, else empty
 -- Reply {number unread (-1: count it from the next id), next id, id of the last record of the done ones or
 --       empty, last id ever given, in hand, age of the oldest of these in ms (-1: none), given back, waiting for
---       a retry, held back, owner, last_commit_ms, watermark_ms or empty}; empty where the cursor is gone.
+--       a retry, held back, owner, last_commit_ms, watermark_ms or empty,
+--       empty, or where more wait than are looked through here: the lowest id in hand or unread}; empty where the cursor is gone.
 -- Caller: inspect.py
 
 local AGES = 100
+local LOOKED_THROUGH = 1000
 
 local stream, cursor, due = KEYS[1], KEYS[2], KEYS[3]
 local meta = redis.call('HMGET', cursor, 'position', 'passed', 'session', 'last_commit_ms', 'watermark_ms')
@@ -46,7 +48,8 @@ if ARGV[2] ~= '' then
 end
 floor = floor or position
 if is_before(position, floor) then floor = position end
-for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do
+local is_long = redis.call('ZCARD', due) > LOOKED_THROUGH
+for _, id in ipairs(is_long and {} or redis.call('ZRANGE', due, 0, -1)) do
   if is_before(id, floor) then floor = id end
 end
 
@@ -70,4 +73,4 @@ elseif first then
 end
 return {unread, position, done, last, pending, age, redis.call('ZCOUNT', due, '-inf', '(0'),
   redis.call('ZCOUNT', due, 0, '(+inf'), redis.call('ZCOUNT', due, '+inf', '+inf'), meta[3] or '', meta[4] or '',
-  meta[5] or ''}
+  meta[5] or '', is_long and floor or ''}

@@ -11,6 +11,7 @@
 -- Caller: shared.py
 
 local STEP = 1000
+local MANY_BYTES = 2000000
 
 local stream, meta, due, retry, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, session, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -80,13 +81,14 @@ if has_unknown then
 end
 
 local deleted = 0
--- Makes records pending on this session; returns the entries of those that are still in the stream.
+-- Makes records pending on this session, as many of them as are not too large together; returns the entries of those
+-- that are still in the stream.
 local function claim(ids)
-  if #ids == 0 then return {} end
-  local entries, there = {}, {}
-  for from = 1, #ids, 1000 do
+  local entries, from, page, bytes = {}, 1, 8, 0
+  while from <= #ids and bytes < MANY_BYTES do
+    local last, of_page, there = math.min(from + page - 1, #ids), 0, {}
     local command = {'XCLAIM', stream, group, session, 0}
-    for number = from, math.min(from + 999, #ids) do command[#command + 1] = ids[number] end
+    for number = from, last do command[#command + 1] = ids[number] end
     command[#command + 1] = 'FORCE'
     if is_own_clock then
       command[#command + 1] = 'TIME'
@@ -95,22 +97,24 @@ local function claim(ids)
     for _, entry in ipairs(redis.call(unpack(command))) do
       entries[#entries + 1] = entry
       there[entry[1]] = true
+      of_page = of_page + #entry[2][2]
     end
-    redis.call('ZREM', due, unpack(ids, from, math.min(from + 999, #ids)))
-  end
-  for _, id in ipairs(ids) do
-    if not there[id] then
-      redis.call('HDEL', retry, id)
-      redis.call('HDEL', suspects, id)
-      deleted = deleted + 1
+    redis.call('ZREM', due, unpack(ids, from, last))
+    for number = from, last do
+      if not there[ids[number]] then
+        redis.call('HDEL', retry, ids[number])
+        redis.call('HDEL', suspects, ids[number])
+        deleted = deleted + 1
+      end
     end
+    from, bytes = last + 1, bytes + of_page
+    if of_page < 100000 then page = math.min(2 * page, 1000) end
   end
   return entries
 end
 
 local function in_order(ids)
-  table.sort(ids, is_before)
-  return ids
+  return sort_ids(ids)
 end
 
 local entries, is_suspect, crashes = {}, false, 0

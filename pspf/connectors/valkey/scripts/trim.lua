@@ -9,6 +9,8 @@
 
 local STEP = 10000
 local SAMPLES = 100
+local LOOKED_THROUGH = 1000
+local WALKED, PAGE, MANY_BYTES = 500, 8, 1000000
 
 local stream, meta, floors = KEYS[1], KEYS[2], KEYS[4]
 local version = redis.call('HGET', meta, 'cursors') or '0'
@@ -27,7 +29,7 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
   delivered[group['name']] = group['last-delivered-id']
 end
 
-local floor, scanned = nil, 0
+local floor, scanned, large = nil, 0, {}
 local function lower(id)
   if not floor or is_before(id, floor) then floor = id end
 end
@@ -47,9 +49,13 @@ for number = 4, #ARGV do
     -- Where the group comes back to when it is destroyed from outside (reset.lua). When out of memory it is left out.
     if redis.call('HGET', cursor, 'floor') ~= own then redis.pcall('HSET', cursor, 'floor', own) end
   end
-  local waiting = redis.call('ZRANGE', due, 0, -1)
-  scanned = scanned + #waiting
-  for _, id in ipairs(waiting) do lower(id) end
+  local count = redis.call('ZCARD', due)
+  if scanned + count <= LOOKED_THROUGH then
+    scanned = scanned + count
+    for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do lower(id) end
+  else
+    large[#large + 1] = due
+  end
 end
 
 if not floor then
@@ -69,6 +75,28 @@ if retention > 0 then
   redis.call('ZREMRANGEBYSCORE', floors, '-inf', '(' .. old[2])
   if is_before(old[1], cut) then cut = old[1] end
 end
+-- Where more wait than can be looked through at once, each entry is asked for before it goes.
+if #large > 0 then
+  local from, bytes, walked, entries, is_kept = '-', 0, 0, nil, false
+  repeat
+    entries = redis.call('XRANGE', stream, from, '(' .. cut, 'COUNT', PAGE)
+    for _, entry in ipairs(entries) do
+      for _, due in ipairs(large) do
+        if redis.call('ZSCORE', due, entry[1]) then is_kept = true end
+      end
+      if is_kept then
+        cut = entry[1]
+        break
+      end
+      walked, bytes, from = walked + 1, bytes + #entry[2][2], '(' .. entry[1]
+    end
+  until is_kept or #entries < PAGE or walked >= WALKED or bytes >= MANY_BYTES
+  if not is_kept and #entries == PAGE then cut = after(string.sub(from, 2)) end
+end
+
+-- Large entries take their time to go.
+local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+if first and #first[2][2] > 50000 then STEP = 20 end
 -- Whole nodes first, which costs little; then what is left in the node that the cut goes through.
 local trimmed = redis.call('XTRIM', stream, 'MINID', '~', cut, 'LIMIT', STEP)
 if trimmed < STEP / 2 then
