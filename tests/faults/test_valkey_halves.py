@@ -240,6 +240,7 @@ async def work_on_what_others_changed(broker: ValkeyBroker, server: Server) -> N
     (record,) = await take(owner.consumer)
     await owner.consumer.commit(settle([record], position=record.offset + 1, state={(b"k", "total"): b"1"}))
     await owner.session.close()
+    await broker.operations.rename_handler(GROUP, HANDLER, "app.renamed", topic="kept")
     await broker.operations.delete_group(GROUP, topic="kept")
 
 

@@ -11,7 +11,7 @@ _TABLE: Final = """
 blpop client|id client|setname client|unblock del eval evalsha exists get hdel hexists hget hgetall hincrby hkeys hlen
 hmget hscan hset hsetnx info lpop pexpire pexpireat pexpiretime ping rename rpush sadd scard select set smembers
 srandmember srem time type unlink xack xadd xclaim xdel xgroup|create xgroup|delconsumer xgroup|destroy xgroup|setid
-xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xread xreadgroup xrevrange xtrim zadd zcount zrange
+xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xread xreadgroup xrevrange xtrim zadd zcard zcount zrange
 zrangebyscore zrem zremrangebyscore zrevrange zrevrangebyscore zscore
 """
 COMMANDS: Final = tuple(_TABLE.split())

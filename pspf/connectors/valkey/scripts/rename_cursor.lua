@@ -22,6 +22,11 @@ for _, entry in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
 end
 if not last then return 'GONE' end
 
+local wrong = check_keys(1, 1, 'stream', 'XGROUP CREATE', 'XGROUP DESTROY') or check_keys(2, 2, 'hash', 'HINCRBY')
+  or check_keys(3, 3, 'hash', 'HSET', 'HDEL') or check_keys(4, 4, 'hash', 'HSET', 'HINCRBY')
+  or check_keys(4, #KEYS, nil, 'EXISTS', 'RENAME')
+if wrong then return wrong end
+
 -- The first write, one that the server refuses when out of memory.
 if passed then
   redis.call('XGROUP', 'CREATE', stream, ARGV[4], last, 'ENTRIESREAD', text(passed))
