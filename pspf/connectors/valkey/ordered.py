@@ -23,6 +23,7 @@ from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys, escape
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import Reads
+from pspf.connectors.valkey.refunds import refund
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import CommitFenced, CommitStale
@@ -272,6 +273,8 @@ class OrderedConsumer(Consumer):
         reply = await run_commit(self._core, self._member.commits, self.cursor, commit, None, make_call)
         faults.reach("commit.reply")
         self._is_committing = False
+        if reply[0] == b"FENCED" and self._suspicion is not None and len(self._suspicion.offsets) == 1:
+            await refund(self._member.commits, self.cursor, self._keys.meta, None, self._suspicion.offsets[0])
         sequence = self._check(reply)
         if sequence != self._sequence:
             self._sequence, self._suspicion, self._passed = sequence, rest, passed

@@ -19,6 +19,7 @@ from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import Reads
+from pspf.connectors.valkey.refunds import refund
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import BackendUnavailable, StateUnavailable
@@ -62,6 +63,8 @@ class SharedConsumer(Consumer):
         self._took = False
         self._others: list[bytes] = []
         self._runs = 0
+        self._alone: int | None = None
+        """The offset of the suspect record that runs alone, if one does."""
         self._is_ending = False
 
     # Taking
@@ -256,6 +259,9 @@ class SharedConsumer(Consumer):
         reply = await run_commit(self._core, self._member.commits, self.cursor, commit, numbers, make_call)
         faults.reach("commit.reply")
         lost = self._settle(batch, reply)
+        if self._alone is not None and self._alone in lost:
+            await refund(self._member.commits, self.cursor, self._keys.meta, self._suspects, self._alone)
+        self._alone = None
         await after_commit(self._core, self._member, self._reads, self.cursor, commit)
         return lost
 
@@ -295,6 +301,7 @@ class SharedConsumer(Consumer):
 
     async def intend(self, offsets: Sequence[int]) -> None:
         self._runs += 1
+        self._alone = offsets[0] if len(offsets) == 1 else None
         label = f"{self._member.session}#{self._runs}"
         ids = [format_entry_id(offset) for offset in sorted(offsets)]
         keys = [self._keys.partition.stream, self._keys.meta, self._suspects]
