@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from pspf.backoff import Backoff
 from pspf.connectors.base import Broker, Consumer, Session
 from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, StateUnreadable, TopicMismatch
 from pspf.processing.narration import fields_of
-from pspf.processing.stop import Backoff, Stop
+from pspf.processing.stop import Stop
 from pspf.processor import BatchProcessor
 from pspf.records import Cursor
 from pspf.subscription import Subscription
@@ -23,6 +24,8 @@ T = TypeVar("T")
 _UNREAD_LEASES: Final = 2
 """For how many leases a partition may be free, until that is said."""
 _SHOWN: Final = 10
+_CALM_MS: Final = 2_000
+"""The longest wait before a cursor is read again that is moved or lost again and again."""
 _REFUSED_MS: Final = 30_000
 """When a handler whose state can't be read tries again: it may have been reset."""
 
@@ -57,6 +60,7 @@ class Assignment:
         self._stop = stop
         self._owned: dict[int, _Owned] = {}
         self._review_now = asyncio.Event()
+        self._backoffs: dict[int, Backoff] = {}
         self._surveyed_s = time.monotonic()
         self._unread_since: dict[int, float] = {}
         """The free partitions that this worker did not take, and since when."""
@@ -120,6 +124,7 @@ class Assignment:
                 await self._processor.run(self._subscription, self._broker, consumer, self._stop)
             except CommitFenced as error:
                 logger.warning("%s; joining it again", error)
+                await self._calm(consumer.cursor, self._stop)
                 await self._insist("join", self._register)
 
     async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T | None:
@@ -244,11 +249,13 @@ class Assignment:
             await self._processor.run(self._subscription, self._broker, consumer, stop)
         except CommitStale as error:
             logger.info("%s; reading it again", error)
+            await self._calm(consumer.cursor, stop)
         except CommitFenced as error:
             self._processor.telemetry.record_lease_loss(
                 self._subscription.topic, self._subscription.group, self._subscription.name
             )
             logger.warning("%s: its lease was ended", error)
+            await self._calm(consumer.cursor, stop)
             await self._insist("join", self._register)  # its group may have been deleted
         except StateUnreadable as error:
             if self._processor.ends_on_refusal:
@@ -257,6 +264,10 @@ class Assignment:
             await stop.wait(_REFUSED_MS)  # it is kept meanwhile: others could read it no better
         if not self._processor.is_abandoned:
             await self._insist("give back", consumer.release)  # the broker may have been away when the loop tried
+
+    async def _calm(self, cursor: Cursor, stop: Stop) -> None:
+        """Wait before a cursor is read again that was lost or moved, where that came shortly before, too."""
+        await stop.wait(self._backoffs.setdefault(cursor.partition, Backoff(max_ms=_CALM_MS)).next_after_first_ms())
 
     def _give_up(self, count: int) -> None:
         """Stop the newest cursors; each held for a lease at least, so that members don't trade them in a loop."""

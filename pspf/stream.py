@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 import orjson
 
 from pspf.aggregations import as_aggregation
+from pspf.backoff import Backoff
 from pspf.clock import Clock
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
@@ -20,7 +21,7 @@ from pspf.encoding import encode, identify
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
 from pspf.loop.orphans import find_orphans, refuse_orphans
 from pspf.loop.tuning import Tuning
-from pspf.processing.stop import Backoff, Stop
+from pspf.processing.stop import Stop
 from pspf.processing.windows.folds import make_loader
 from pspf.records import Appended, Cursor, NewRecord, check_name, encode_headers, format_ids
 from pspf.settings import settings

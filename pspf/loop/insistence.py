@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pspf.backoff import Backoff
 from pspf.errors import BackendUnavailable
 from pspf.processing.narration import fields_of
-from pspf.processing.stop import Backoff
 from pspf.records import Cursor
 
 logger = logging.getLogger(__name__)

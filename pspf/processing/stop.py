@@ -1,7 +1,6 @@
 """How work is told to end."""
 
 import asyncio
-import random
 from collections.abc import Callable
 
 
@@ -52,26 +51,3 @@ class Stop:
         except TimeoutError:
             return False
         return True
-
-
-class Backoff:
-    """Waits that double from `initial_ms` to `max_ms`, spread by a fifth, until something works again."""
-
-    def __init__(self, initial_ms: int = 100, max_ms: int = 5_000) -> None:
-        self._initial_ms = initial_ms
-        self._max_ms = max_ms
-        self._failures = 0
-
-    @property
-    def is_first(self) -> bool:
-        """Whether nothing has failed since the last success."""
-        return self._failures == 0
-
-    def next_ms(self) -> int:
-        """Return how long to wait now."""
-        wait_ms = min(self._max_ms, self._initial_ms << min(self._failures, 20))
-        self._failures += 1
-        return round(wait_ms * random.uniform(0.8, 1.2))
-
-    def reset(self) -> None:
-        self._failures = 0

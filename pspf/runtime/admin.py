@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, Self
 
-from pspf.processing.stop import Backoff
+from pspf.backoff import Backoff
 from pspf.runtime.ledger import Tally
 from pspf.runtime.presence import Command
 from pspf.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer

@@ -2,15 +2,14 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from pspf.backoff import Backoff
 from pspf.connectors.base import Broker
 from pspf.errors import BackendUnavailable
 
-_FIRST_WAIT_S: Final = 0.2
-_LONGEST_WAIT_S: Final = 5.0
+_FIRST_WAIT_MS: Final = 200
 
 
 async def connect_patiently(broker: Broker, stopping: asyncio.Event, say: Callable[[str], None]) -> bool:
@@ -20,7 +19,7 @@ async def connect_patiently(broker: Broker, stopping: asyncio.Event, say: Callab
         BackendUnavailable: It does not let us in (its cause is a PermissionError): at the start that is a
             mistake in the settings, and no wait mends it.
     """
-    wait_s = _FIRST_WAIT_S
+    backoff = Backoff(_FIRST_WAIT_MS)
     has_said = False
     while not stopping.is_set():
         try:
@@ -36,9 +35,8 @@ async def connect_patiently(broker: Broker, stopping: asyncio.Event, say: Callab
                 say(f"the broker is there: {broker.name}")
             return True
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s * random.uniform(0.8, 1.2)):
+            async with asyncio.timeout(backoff.next_ms() / 1000):
                 await stopping.wait()
-        wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
     return False
 
 

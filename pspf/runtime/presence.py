@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
+from pspf.backoff import Backoff
 from pspf.connectors.base import Broker
 from pspf.connectors.roster import MAX_STATUS_BYTES
 from pspf.errors import BackendUnavailable, PSPFError
-from pspf.processing.stop import Backoff
 
 logger = logging.getLogger(__name__)
 

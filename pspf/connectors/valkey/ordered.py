@@ -70,7 +70,7 @@ async def acquire(
     """
     await member.ensure(keys.partition)
     token = secrets.token_bytes(8)
-    owner = b""
+    owner, was_made = b"", False
     for _ in range(_TRIES):
         script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.live(owner)]
         arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
@@ -84,8 +84,10 @@ async def acquire(
             return None
         if reply[0] == b"OWNER":
             owner = reply[1]
-        elif not await _make_again(member, cursor, keys):
-            return None
+        elif was_made or not await _make_again(member, cursor, keys):
+            return None  # the next review tries again: it may be deleted again and again
+        else:
+            was_made = True
     return None
 
 

@@ -5,11 +5,13 @@ not done is in the cursor's `due`. The gate of a commit is each record's own pen
 lost it writes nothing for that record.
 """
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pspf import faults
+from pspf.backoff import Backoff
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.valkey.commits import Effects, SharedBatch, run_commit, sort_shared
@@ -65,6 +67,8 @@ class SharedConsumer(Consumer):
         self._runs = 0
         self._alone: int | None = None
         """The offset of the suspect record that runs alone, if one does."""
+        self._healing = Backoff()
+        """Between the times that the group is made again: it may be deleted again and again."""
         self._is_ending = False
 
     # Taking
@@ -219,6 +223,7 @@ class SharedConsumer(Consumer):
     async def _heal(self) -> None:
         """Make the group again. What was in hand is of a stream that is gone: no commit of it counts."""
         keys, cursor = self._keys, self.cursor
+        await asyncio.sleep(self._healing.next_after_first_ms() / 1000)
         self._hand.clear()
         self._noted.clear()
         self._doubtful.clear()

@@ -1,6 +1,7 @@
 """Signals to end, and waits that grow."""
 
-from pspf.processing.stop import Backoff, Stop
+from pspf.backoff import Backoff
+from pspf.processing.stop import Stop
 
 
 async def test_a_stop_calls_back_once_and_stays_set() -> None:
