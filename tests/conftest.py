@@ -1,6 +1,8 @@
 """What every test of the suite relies on."""
 
+import gc
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 
@@ -21,6 +23,13 @@ os.environ["PSPF_ADMIN"] = "off"
 # No deadline: a shared machine's pauses are not a failure. The blob repeats a failure exactly.
 hypothesis.settings.register_profile("pspf", deadline=None, print_blob=True)
 hypothesis.settings.load_profile("pspf")
+
+
+def pytest_collection_finish() -> None:
+    """Free what imports left behind, before it is taken for the first tests' own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
