@@ -125,7 +125,7 @@ class Windowed(Executor):
         self._has_more = True  # of what the owner before has left; nobody knows before it is read
         self._is_final = False
         self._is_finished = False
-        self._weight_bytes = 0
+        self._weight_bytes = self._large_bytes = 0
         self._carried: tuple[Record, Sequence[Any]] | None = None
         """What was read beyond the end of the last section: its first record, and the events from it on."""
         handler = subscription.handler
@@ -186,7 +186,7 @@ class Windowed(Executor):
         if not self._is_open:
             await self._open()
         self.call = enter_call(self._subscription.name, self._around.warned)
-        self._late, self._weight_bytes = [], 0
+        self._late, self._weight_bytes, self._large_bytes = [], 0, 0
         taken, first = 0, records[0].offset if records else run.batch.end
         is_final = self._is_final and not records
         if is_final:
@@ -441,6 +441,21 @@ class Windowed(Executor):
         if self._weight_bytes >= self.room.limits.effect_bytes:
             self.check_size(record, size_bytes)
             run.is_closed = True
+
+    def has_room(self, before: int) -> bool:
+        """Return whether a commit that holds other large states can hold one more, of `before` bytes."""
+        most = self.room.limits.record_effect_bytes - self.room.limits.effect_bytes
+        return not self._large_bytes or self._large_bytes + self._writes * before <= most
+
+    def weigh_growth(self, record: Record, before: int, run: BatchRun, *, is_first: bool) -> None:
+        """Count what a record adds to a state of `before` bytes, about, which is written once a batch as a whole.
+
+        A large state alone ends no batch, or one would be written for each of its records. Errors as in `weigh`.
+        """
+        self.check_size(record, before + len(record.value))
+        if is_first:
+            self._large_bytes += self._writes * before
+        self.weigh(record, len(record.value), run)
 
     def check_size(self, record: Record, size_bytes: int) -> None:
         """Raise TooManyEffects where the states that one record changes are more than a commit can hold."""

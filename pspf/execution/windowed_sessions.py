@@ -121,7 +121,10 @@ class SessionWindows(Windowed):
         for taken, item in enumerate(section):
             if not taken % BREATH_RECORDS:
                 await self.breathe(run)
-            if run.is_closed:
+            sessions = self._sessions
+            before = 0 if item[2] in sessions.dirty else sessions.sizes.get(item[2], 0)
+            if run.is_closed or (before and not self.has_room(before)):
+                run.is_closed = True
                 self._bound_ms = NEVER
                 return taken
             if run.has_to_ask and not self.admit(item, run):
@@ -176,8 +179,7 @@ class SessionWindows(Windowed):
         """Count what the sessions of a key take, about: they are stored together. Errors as in `weigh`."""
         before = self._sessions.sizes.get(key, 0)
         if before or self._keeps_records or self.fold.keeps_values:
-            self.check_size(record, before + len(record.value))
-            self.weigh(record, len(record.value) + (0 if key in self._sessions.dirty else before), run)
+            self.weigh_growth(record, before, run, is_first=key not in self._sessions.dirty)
 
     async def _join(self, parts: Sequence[Session], event: Any, record: Record) -> tuple[Any, list[Record] | None]:
         """Return the state, and the records where they are kept, of no session or several and one record more."""

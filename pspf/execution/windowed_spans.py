@@ -249,6 +249,9 @@ class SpanWindows(Windowed):
                 slot = slots[where]
                 entries, dirty, last = slot.entries, slot.dirty, where
                 touched.add(where)
+            if slot.sizes and key in slot.sizes and key not in dirty and not self.has_room(slot.sizes[key]):
+                run.is_closed = True
+                return taken
             if asks and not self.admit(item, run):
                 continue
             if slices is not None and spans.withheld and key in spans.withheld:
@@ -315,9 +318,7 @@ class SpanWindows(Windowed):
 
     def _weigh_growth(self, slot: Slot, key: Key, record: Record, run: BatchRun) -> None:
         """Count what a state that grows with its records takes, about. Errors as in `weigh`."""
-        before = slot.sizes.get(key, 0)
-        self.check_size(record, before + len(record.value))
-        self.weigh(record, len(record.value) + (0 if key in slot.dirty else before), run)
+        self.weigh_growth(record, slot.sizes.get(key, 0), run, is_first=key not in slot.dirty)
 
     async def _fold_odd(self, item: Item, run: BatchRun) -> None:
         if not run.has_to_ask or self.admit(item, run):

@@ -85,7 +85,7 @@ async def test_a_record_that_makes_a_state_larger_than_a_commit_holds_is_a_dead_
     await run_until_drained(stream)
     letters = await read_letters(stream.broker)
     assert {letter.error_type for letter in letters} == {"TooManyEffects"}
-    assert 2 < len(letters) < 8
+    assert 1 < len(letters) < 8
 
 
 @pytest.mark.parametrize("partitions", [1, 2])
