@@ -12,6 +12,7 @@ from pspf.assignment import Assignment
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.processor import BatchProcessor
 from pspf.runtime.burst import finish, read_lag, wait_until_drained
+from pspf.runtime.descriptors import raise_descriptor_limit
 from pspf.runtime.interpreter import tune_interpreter
 from pspf.runtime.logs import configure_logging
 from pspf.runtime.patience import connect_patiently
@@ -55,13 +56,14 @@ class Ended:
 
 
 def prepare_process(options: WorkerOptions) -> None:
-    """Set up what is the process's, not the worker's: log, fault points, standard output, interpreter.
+    """Set up what is the process's, not the worker's: log, fault points, descriptors, standard output, interpreter.
 
     Raises:
         ConfigurationError: The log level, the log format or the fault is none.
     """
     configure_logging(options.log_level, options.log_format)
     faults.arm(settings.FAULT)
+    raise_descriptor_limit()
     show_prints(patience_s=_PRINT_PATIENCE_S)
     tune_interpreter()
 
