@@ -15,6 +15,7 @@ PSPFError
 ├── BackendUnavailable          wait, then call again
 │   └── DiskFull                make space, then call again
 ├── BackendCorrupt              stop: the broker's data is damaged or not ours
+│   └── BackendGone             stop: the broker's file was taken away, or is another version's by now
 ├── EmitUnknown                 it may be stored or not: emit again with the same event_id
 ├── EmitIncomplete              some of many are not stored: `ids` says which
 ├── StateUnreadable             reset what the handler remembers, or mend how it is read
@@ -95,6 +96,13 @@ class BackendCorrupt(PSPFError):
 
 class StateUnreadable(PSPFError):
     """What a handler remembers can't be read by it any more; it alone stops, until that is mended or reset."""
+
+
+class BackendGone(BackendCorrupt):
+    """The broker's file was deleted, moved, replaced or brought to a newer format while it was in use.
+
+    Whoever goes on would write where nobody reads; a new start would meet another broker.
+    """
 
 
 class EmitUnknown(PSPFError):

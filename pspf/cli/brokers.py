@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from pspf.cli.exits import Interrupted, UsageError
@@ -14,6 +15,7 @@ from pspf.errors import BackendUnavailable, NotFound
 Result = TypeVar("Result")
 
 GIVE_UP_S: Final = 5.0
+_TO_SAY_WHY_MS: Final = 500
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
@@ -42,6 +44,8 @@ async def open_broker(url: str | None) -> AsyncIterator[Broker]:
             f"{broker.name}: the memory broker lives inside one process; this command would meet an empty one\n"
             "  use a file (--backend sqlite:///broker.db), or pspf worker --in-process"
         )
+    emit_timeout_ms = min(broker.limits.emit_timeout_ms, round(1000 * GIVE_UP_S) - _TO_SAY_WHY_MS)
+    broker.limits = replace(broker.limits, emit_timeout_ms=emit_timeout_ms)
     try:
         async with asyncio.timeout(GIVE_UP_S):
             await broker.connect()

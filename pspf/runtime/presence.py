@@ -68,7 +68,8 @@ class Presence:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = None
     _answered_since_ms: int | None = None
-    _is_new: bool = True
+    _failing: set[str] = field(default_factory=set)
+    """What failed when it was last done."""
 
     @property
     def broker_answers_ms(self) -> int:
@@ -92,10 +93,12 @@ class Presence:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
-            for leave in (self.broker.roster.withdraw(self.worker), self.broker.leave(self)):
-                with suppress(BackendUnavailable, TimeoutError):
-                    async with asyncio.timeout(_LEAVE_S):
-                        await leave
+            with suppress(PSPFError, TimeoutError):  # what is wrong with the broker was told before
+                async with asyncio.timeout(_LEAVE_S):
+                    await self.broker.roster.withdraw(self.worker)
+            with suppress(PSPFError, TimeoutError):
+                async with asyncio.timeout(_LEAVE_S):
+                    await self.broker.leave(self)
 
     async def _keep(self, act: Callable[[], Awaitable[None]]) -> None:
         """Do something over and over, more and more seldom while the broker is not there."""
@@ -105,15 +108,21 @@ class Presence:
                 await self.broker.enter(self)  # the last of its users to leave closes it
                 await act()
             except BackendUnavailable as error:
-                if self._answered_since_ms is not None or self._is_new:
+                if not self._failing:
                     logger.warning("can't show this worker in %s, will try again: %s", self.broker.name, error)
-                self._answered_since_ms, self._is_new = None, False
+                self._failing.add(act.__name__)
+                self._answered_since_ms = None
                 await asyncio.sleep(backoff.next_ms() / 1000)
             else:
                 backoff.reset()
-                if self._answered_since_ms is None and not self._is_new:
-                    logger.info("%s is back: this worker is shown again", self.broker.name)
-                self._answered_since_ms, self._is_new = self._answered_since_ms or _monotonic_ms(), False
+                self._note_success(act.__name__)
+
+    def _note_success(self, name: str) -> None:
+        if self._failing == {name}:
+            logger.info("%s is back: this worker is shown again", self.broker.name)
+        self._failing.discard(name)
+        if not self._failing:
+            self._answered_since_ms = self._answered_since_ms or _monotonic_ms()
 
     async def _show(self) -> None:
         self._changed.clear()

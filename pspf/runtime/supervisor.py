@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
-from pspf.errors import BackendCorrupt, ConfigurationError, PSPFError
+from pspf.errors import BackendCorrupt, BackendGone, ConfigurationError, PSPFError
 from pspf.runtime.bulletin import add_up, describe_places
 from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.loading import App, Loading
@@ -299,10 +299,17 @@ class Supervisor:
         self._move(place, State.ENDED)
 
     def _is_fatal(self, process: Process) -> bool:
-        """Whether a process ended over something that a new try can't change, before any process did its work."""
-        if process.ending is None or process.ending.error is None or self.waits_for_saves:
+        """Whether a process ended over something that a new try can't change, before any process did its work.
+
+        Or, at any time, because its broker is gone: a new process would make an empty one, or use a stranger's.
+        """
+        if process.ending is None or process.ending.error is None:
             return False
         error = error_from(*process.ending.error)
+        if isinstance(error, BackendGone):
+            return True
+        if self.waits_for_saves:
+            return False
         has_begun = any(place.restarts.was_healthy or place.state is State.RUNNING for place in self.places)
         return isinstance(error, ConfigurationError | BackendCorrupt) and not has_begun
 

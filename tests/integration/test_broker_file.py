@@ -153,17 +153,6 @@ async def test_a_long_reader_does_not_let_the_log_grow_for_ever(tmp_path: Path) 
     assert wal_bytes < 80 << 20
 
 
-async def test_nothing_is_read_or_written_after_a_fork(tmp_path: Path) -> None:
-    broker = SQLiteBroker(tmp_path / "broker.db")
-    async with broker:
-        storage = broker._engine.storage
-        storage._pid += 1
-        with pytest.raises(BackendUnavailable, match="forked"):
-            await broker.ping()
-        storage._pid -= 1
-        await broker.ping()
-
-
 @pytest.mark.parametrize(("version", "tables"), [(1, ("windows", "operators", "window_log")), (2, ("window_log",))])
 async def test_a_file_of_an_older_format_is_brought_up_to_date_with_what_it_holds(
     tmp_path: Path, version: int, tables: tuple[str, ...]

@@ -20,16 +20,9 @@ from pspf.connectors.base import (
 from pspf.connectors.identity import make_session_id
 from pspf.connectors.sqlite import dead_letters, inspect, log, topics, windows
 from pspf.connectors.sqlite.effects import Effects, Trimmer
-from pspf.connectors.sqlite.engine import (
-    ANY_PARTITION,
-    Engine,
-    InlineEngine,
-    Nothing,
-    OutcomeUnknown,
-    Poll,
-    ThreadEngine,
-)
+from pspf.connectors.sqlite.engine import ANY_PARTITION, Engine, Nothing, OutcomeUnknown, Poll
 from pspf.connectors.sqlite.filesystem import find_filesystem, warn_of_network
+from pspf.connectors.sqlite.inline import InlineEngine
 from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
 from pspf.connectors.sqlite.membership import Membership, Renewal, read_boot_id
 from pspf.connectors.sqlite.operations import SQLOperations
@@ -37,6 +30,7 @@ from pspf.connectors.sqlite.reaper import Reaper
 from pspf.connectors.sqlite.roster import SQLRoster
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.sqlite.threaded import ThreadEngine
 from pspf.errors import ConfigurationError, EmitUnknown
 from pspf.records import Appended, Cursor, NewRecord, Record, WindowPlace, check_name, companion_source
 
@@ -68,9 +62,11 @@ class SQLBroker(Broker):
 
     async def _close(self) -> None:
         sessions, self._sessions = self._sessions, []
-        for session in sessions:
-            await session.close()
-        await self._engine.close()
+        try:
+            for session in sessions:
+                await session.close()
+        finally:
+            await self._engine.close()
 
     async def ping(self) -> None:
         await self._engine.read(lambda storage: storage.rows("SELECT 1"))
@@ -102,7 +98,9 @@ class SQLBroker(Broker):
             return []
         self.limits.check_all(records)
         try:
-            return await self._engine.write(lambda storage: self._append(storage, topic, records))
+            return await self._engine.write(
+                lambda storage: self._append(storage, topic, records), patience_ms=self.limits.emit_timeout_ms
+            )
         except OutcomeUnknown as error:
             raise EmitUnknown(f"{len(records)} for {topic!r} may be stored or not: {error}") from error
 

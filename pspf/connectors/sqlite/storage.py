@@ -1,15 +1,14 @@
-"""The file and its connection: opening, the format, errors, the writers' queue, checkpoints.
+"""The file and its connection: opening, the format, errors, transactions, checkpoints.
 
-All of it runs on one thread, the engine's. SQLite below 3.51.3 can corrupt a WAL database that
+Used by one thread at a time, as the engine sees to. SQLite below 3.51.3 can corrupt a WAL database that
 several processes write, so an older library is refused. Nothing here may `open()` the database
 file itself: closing it would drop the process's POSIX locks.
 """
 
-import fcntl
+import ctypes
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import chain
 from pathlib import Path
@@ -19,7 +18,11 @@ import apsw
 
 from pspf import faults
 from pspf.connectors.base import Limits
-from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
+from pspf.connectors.sqlite import forks
+from pspf.connectors.sqlite.holders import Holder, command_of, find_readers
+from pspf.connectors.sqlite.place import Place, find_id
+from pspf.connectors.sqlite.writers import WritersQueue
+from pspf.errors import BackendCorrupt, BackendGone, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +30,15 @@ FORMAT: Final = 3
 """Written into each file; a file of a newer format is refused, one of an older is brought up to date."""
 
 OLDEST_SQLITE: Final = 3_051_003
-_BUSY_MS: Final = 5_000
+BUSY_MS: Final = 4_500
+"""How long a call waits for a lock of others: less than a command's 5 s, so that it can say whose it is."""
+_BUSY_STEP_S: Final = 0.002
 _CHECKPOINT_PAGES: Final = 1_000
+_OVERDUE_PAGES: Final = 4_000
+"""A log so long was not started anew by a checkpoint beside the writers: one of them makes the next in its turn."""
 _TRUNCATE_PAGES: Final = 64 * 1024 * 1024 // 4096
+_WARN_EVERY_S: Final = 60.0
+_OURS: Final = {"meta", "topics", "records", "cursors"}
 
 Row = tuple[Any, ...]
 
@@ -60,11 +69,16 @@ class Storage:
         self._durable = limits.synchronous
         self._synchronous = ""
         self._connection: apsw.Connection | None = None
-        self._queue: int | None = None
-        self._pid = 0
-        self._inode: tuple[int, int] | None = None
+        self.queue = None if path is None else WritersQueue(path)
+        self._place: Place | None = None
+        self._is_inherited = False
+        self._is_hasty = False
+        """Whether nothing is waited for: a lock of others is an error at once."""
+        self._busy_until = 0.0
         self._wal_pages = 0
         self._next_checkpoint = _CHECKPOINT_PAGES
+        self._overdue_at = _OVERDUE_PAGES
+        self._warned_at = -_WARN_EVERY_S
 
     @property
     def is_open(self) -> bool:
@@ -75,19 +89,21 @@ class Storage:
 
         Raises:
             BackendUnavailable: It can't be opened.
-            BackendCorrupt: It is damaged, or of a newer format.
+            BackendCorrupt: It is damaged, another program's, or of a newer format; it is left as it is.
+            ConfigurationError: The process that this one was forked from had it open.
         """
         if apsw.SQLITE_VERSION_NUMBER < OLDEST_SQLITE or apsw.sqlitelibversion() < "3.51.3":
             raise BackendCorrupt(
                 f"SQLite {apsw.sqlitelibversion()} can corrupt a shared file; apsw 3.51.3 or newer is needed"
             )
+        self._is_inherited, self._synchronous, self._wal_pages = False, "", 0
         try:
             if self.path is not None:
+                self._check_inheritance(self.path)
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._queue = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             self._connection = apsw.Connection(str(self.path) if self.path else ":memory:", statementcachesize=200)
-            self._pid = os.getpid()
-            self._connection.set_busy_timeout(_BUSY_MS)
+            self._connection.set_busy_handler(self._wait_for_lock)
+            forks.watch(self)
             self._prepare()
         except OSError as error:
             self.close()
@@ -99,34 +115,78 @@ class Storage:
             self.close()
             raise
 
+    def _check_inheritance(self, path: Path) -> None:
+        found = find_id(path)
+        if found is not None and forks.is_inherited(found):
+            raise ConfigurationError(
+                f"{self.name}: this process was forked from one that had it open; SQLite's locks don't hold here\n"
+                '  start it anew (multiprocessing.get_context("spawn") or "forkserver"),'
+                " or open the broker after the fork only"
+            )
+
+    def _wait_for_lock(self, tries: int) -> bool:
+        """Be SQLite's busy handler: return whether it is to try again."""
+        if self._is_hasty:
+            return False
+        now = time.monotonic()
+        if tries == 0:
+            self._busy_until = now + BUSY_MS / 1000
+        time.sleep(_BUSY_STEP_S)
+        return now < self._busy_until
+
     def _prepare(self) -> None:
-        with self.queued():
+        is_ready = self._look_whose()
+        if self.queue is not None:
+            self.queue.open()
+        if not is_ready:
+            self._make()
+        self.rows("PRAGMA cache_size=-65536")
+        self.rows("PRAGMA temp_store=MEMORY")
+        self.connection.set_wal_hook(self._after_commit)
+        self._set_synchronous(durable=True)
+        if self.path is not None:
+            self._place = Place.of(self.path)
+
+    def _look_whose(self) -> bool:
+        """Return whether the database has all that it needs; nothing is written.
+
+        Raises:
+            BackendCorrupt: It is another program's, or of a newer format.
+        """
+        try:
+            tables = {name for (name,) in self.rows("SELECT name FROM sqlite_schema")}
+            if tables and not tables >= _OURS:
+                raise BackendCorrupt(f"{self.name}: a database of another program; give PSPF a file of its own")
+            found = self.row("SELECT value FROM meta WHERE name = 'format'") if tables else (0,)
+            if found is None or found[0] > FORMAT:
+                version = "unknown" if found is None else found[0]
+                raise BackendCorrupt(f"{self.name}: format {version}, this version reads {FORMAT}; use a newer PSPF")
+        except (apsw.Error, BackendCorrupt):
+            self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # it is left as it is
+            raise
+        return found[0] == FORMAT and (self.path is None or self.rows("PRAGMA journal_mode") == [("wal",)])
+
+    def _make(self) -> None:
+        """Make the tables, or bring them up to date, in one transaction: all of it is done, or nothing."""
+        if self.queue is not None and not self.queue.try_enter_within(BUSY_MS):
+            raise self.locked(BUSY_MS)
+        try:
             self.rows("PRAGMA journal_mode=WAL")
-            self.rows("PRAGMA cache_size=-65536")
-            self.rows("PRAGMA temp_store=MEMORY")
-            self.connection.set_wal_hook(self._after_commit)
-            self._set_synchronous(durable=True)
-            self.begin()
+            self.rows("BEGIN IMMEDIATE")
             try:
-                if not self.rows("SELECT 1 FROM sqlite_schema WHERE name = 'meta'"):
-                    if self.rows("SELECT 1 FROM sqlite_schema LIMIT 1"):
-                        raise BackendCorrupt(f"{self.name}: a database of another program; give PSPF a file of its own")
+                tables = self.rows("SELECT 1 FROM sqlite_schema LIMIT 1")
+                version = self.rows("SELECT value FROM meta WHERE name = 'format'")[0][0] if tables else 0
+                if not tables:
                     self._create()
-                found = self.rows("SELECT value FROM meta WHERE name = 'format'")
-                if not found or found[0][0] > FORMAT:
-                    version = found[0][0] if found else "unknown"
-                    raise BackendCorrupt(
-                        f"{self.name}: format {version}, this version reads {FORMAT}; use a newer PSPF"
-                    )
-                if found[0][0] < FORMAT:
-                    self._update(found[0][0])
+                elif version < FORMAT:
+                    self._update(version)
             except BaseException:
                 self.rollback()
                 raise
             self.commit()
-        if self.path is not None:
-            status = os.stat(self.path)
-            self._inode = (status.st_dev, status.st_ino)
+        finally:
+            if self.queue is not None:
+                self.queue.leave()
 
     def _create(self) -> None:
         self._run_script("schema.sql")
@@ -151,16 +211,25 @@ class Storage:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._queue is not None:
-            os.close(self._queue)
-            self._queue = None
+        if self.queue is not None:
+            self.queue.close()
+
+    def drop_after_fork(self) -> None:
+        """Forget the connection without closing it: that would undo, in the parent's log, what the parent writes."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        self._is_inherited = True
+        if self._place is not None and self._place.database is not None:
+            forks.note_inherited(self._place.database)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # never collected, so never closed
 
     @property
     def connection(self) -> apsw.Connection:
         if self._connection is None:
+            if self._is_inherited:
+                raise BackendUnavailable(f"{self.name}: opened before this process was forked; it can't be used here")
             raise BackendUnavailable(f"{self.name}: not connected")
-        if self._pid != os.getpid():
-            raise BackendUnavailable(f"{self.name}: opened before this process was forked; connect in the new process")
         return self._connection
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
@@ -189,24 +258,46 @@ class Storage:
         if full < len(rows):
             self.connection.executemany(f"{verb} INTO {table} VALUES {values}", rows[full:])
 
-    @contextmanager
-    def queued(self) -> Iterator[None]:
-        """Hold the writers' queue: flock hands over in turn, where SQLite's own lock is polled."""
-        if self._queue is None:
-            yield
-            return
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
+    def locked(self, waited_ms: int) -> BackendUnavailable:
+        """Return the error that says who keeps the database locked."""
+        holder = None if self.queue is None else self.queue.find_holder()
+        by = "another program" if holder is None else str(holder)
+        return BackendUnavailable(
+            f"{self.name}: locked for writing for {waited_ms / 1000:.1f} s, by {by}; continue or end it, then try again"
+        )
 
     def begin(self, *, durable: bool = True) -> None:
-        """Begin a write. One that is not durable survives any process, but not a power cut."""
+        """Begin a write. One that is not durable survives any process, but not a power cut.
+
+        apsw.BusyError, at once: another program is in a write.
+        """
         if self.connection.in_transaction:
             self.rollback()
         self._set_synchronous(durable=durable)
-        self.rows("BEGIN IMMEDIATE")
+        if self._wal_pages >= self._overdue_at:
+            self._finish_checkpoint()
+        self._is_hasty = True
+        try:
+            self.rows("BEGIN IMMEDIATE")
+        finally:
+            self._is_hasty = False
+
+    def check(self) -> None:
+        """Make sure that what is written is found by others: the file in its place, the format as it was.
+
+        Raises:
+            BackendGone: Whoever goes on would write where nobody reads, or what nobody reads.
+        """
+        if self._place is None:
+            return
+        self._place.check(self.name)
+        found = self.row("SELECT value FROM meta WHERE name = 'format'")
+        if found is None or found[0] != FORMAT:
+            version = "unknown" if found is None else found[0]
+            raise BackendGone(
+                f"{self.name}: format {version} by now, this version writes {FORMAT}: another PSPF has updated it\n"
+                "  start this process again with that version"
+            )
 
     def commit(self) -> None:
         self.rows("COMMIT")
@@ -223,36 +314,55 @@ class Storage:
 
     def _after_commit(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
         self._wal_pages = pages
+        if pages < _OVERDUE_PAGES:
+            self._overdue_at = _OVERDUE_PAGES
         return apsw.SQLITE_OK
 
     def checkpoint_if_due(self) -> None:
-        """Copy the WAL into the database when it has grown; the caller holds the queue."""
+        """Copy the log into the database when it has grown. Beside the writers, who go on; nothing is waited for."""
         if self._wal_pages < _CHECKPOINT_PAGES:
             self._next_checkpoint = _CHECKPOINT_PAGES
-        if self._wal_pages < self._next_checkpoint:
-            return
-        faults.reach("checkpoint")
-        is_huge = self._wal_pages >= _TRUNCATE_PAGES
-        mode = apsw.SQLITE_CHECKPOINT_TRUNCATE if is_huge else apsw.SQLITE_CHECKPOINT_PASSIVE
+        if self._wal_pages >= self._next_checkpoint:
+            self._next_checkpoint = self._wal_pages + _CHECKPOINT_PAGES
+            faults.reach("checkpoint")
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _finish_checkpoint(self) -> None:
+        """Copy the rest of a long log, in a turn: no other writer adds to it, so that it can be started anew."""
+        mode = apsw.SQLITE_CHECKPOINT_PASSIVE
+        if self._wal_pages >= _TRUNCATE_PAGES:
+            mode = apsw.SQLITE_CHECKPOINT_TRUNCATE
+        self._overdue_at = self._wal_pages + _CHECKPOINT_PAGES
+        pages, copied = self._checkpoint(mode)
+        if pages >= _TRUNCATE_PAGES and copied < pages:
+            self._warn_of_readers(pages)
+
+    def _checkpoint(self, mode: int) -> tuple[int, int]:
+        """Return how many pages the log has and how many of them the database; zeros where another is at it."""
+        self._is_hasty = True
         try:
-            self.connection.wal_checkpoint(mode=mode)
-        except apsw.BusyError:
-            logger.warning("%s: a long reader keeps the WAL at %d pages", self.name, self._wal_pages)
+            return self.connection.wal_checkpoint(mode=mode)
+        except apsw.BusyError:  # by another writer, a checkpoint of another process, or a reader
+            return (self._wal_pages, 0)
         except apsw.Error as error:  # what was committed stays committed; the next commit tries again
             logger.warning("%s: no checkpoint: %s", self.name, error)
-        self._next_checkpoint = self._wal_pages + _CHECKPOINT_PAGES
+            return (0, 0)
+        finally:
+            self._is_hasty = False
+
+    def _warn_of_readers(self, pages: int) -> None:
+        now = time.monotonic()
+        if now - self._warned_at < _WARN_EVERY_S or self.path is None:
+            return
+        self._warned_at = now
+        readers = ", ".join(str(Holder(pid, command_of(pid))) for pid in find_readers(self.path))
+        logger.warning(
+            "%s: a long read keeps its log from being emptied, at %d MB: %s; end it, or the log grows on",
+            self.name,
+            pages * 4096 >> 20,
+            readers or "by a process that can't be told",
+        )
 
     def data_version(self) -> int:
         """Return a number that changes when another connection has committed."""
         return int(self.rows("PRAGMA data_version")[0][0])
-
-    def check_in_place(self) -> None:
-        """Raise BackendCorrupt where the file was deleted or replaced under us."""
-        if self.path is None or self._inode is None:
-            return
-        try:
-            status = os.stat(self.path)
-        except FileNotFoundError:
-            raise BackendCorrupt(f"{self.name}: the file was deleted while in use") from None
-        if (status.st_dev, status.st_ino) != self._inode:
-            raise BackendCorrupt(f"{self.name}: the file was replaced while in use")

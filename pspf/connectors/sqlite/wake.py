@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import secrets
+import selectors
 import socket
 import tempfile
 import time
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from pspf.connectors.sqlite import forks
 
 logger = logging.getLogger(__name__)
 
@@ -42,21 +45,23 @@ class Wake:
     def __init__(self, database: Path) -> None:
         self._directory = wake_directory(database)
         self._path = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.setblocking(False)
-        self._is_listening = False
+        self._socket = _make_socket()
+        self.is_listening = False
         self._others: list[str] = []
         self._others_at_ns = 0
 
-    def listen(self) -> None:
-        """Start to receive. Before this only `notify` works."""
-        if not self._is_listening:
+    def tend(self, selector: selectors.BaseSelector, *, is_wanted: bool) -> None:
+        """Start to receive where it `is_wanted`, and again where somebody removed the socket. OSError: not now."""
+        if self.is_listening and not os.path.lexists(self._path):
+            selector.unregister(self._socket)
+            self.is_listening = False
+            self._socket.close()
+            self._socket = _make_socket()
+        if is_wanted and not self.is_listening:
             self._directory.mkdir(parents=True, exist_ok=True)
             self._socket.bind(str(self._path))
-            self._is_listening = True
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
+            self.is_listening = True
+            selector.register(self._socket, selectors.EVENT_READ)
 
     def read(self) -> tuple[set[int], bool]:
         """Return the ids of partitions that grew, and whether any partition may have."""
@@ -105,5 +110,16 @@ class Wake:
 
     def close(self) -> None:
         self._socket.close()
-        if self._is_listening:
+        if self.is_listening:
             self._path.unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        """Close the descriptor and nothing else: the socket is another process's."""
+        self._socket.close()
+
+
+def _make_socket() -> socket.socket:
+    with forks.held_off():
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    return made
