@@ -10,9 +10,8 @@ from tests.faults.valkey import QUICK, Site
 from tests.integration.running import Number, running, until
 
 SPAN_S = 3.0
-MOST_PER_S = 20
-FIRST = 120
-"""What the first tries may take, which come soon."""
+MOST = 300
+"""Without growing waits it is thousands."""
 
 
 def break_again_and_again(site: Site, command: tuple[str, ...], stop: threading.Event) -> None:
@@ -23,26 +22,20 @@ def break_again_and_again(site: Site, command: tuple[str, ...], stop: threading.
 
 
 @pytest.mark.parametrize(
-    ("ordering", "command"),
-    [
-        ("none", ("XGROUP", "DESTROY", "numbers", "g")),
-        ("none", ("DEL", "numbers")),
-        ("key", ("DEL", "numbers")),
-    ],
-    ids=["shared, group", "shared, stream", "ordered, stream"],
+    "command", [("XGROUP", "DESTROY", "numbers", "g"), ("DEL", "numbers")], ids=["group", "stream"]
 )
 async def test_what_is_deleted_again_and_again_is_no_hot_loop(
-    site: Site, ordering: str, command: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    site: Site, command: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = Stream(site.backend(QUICK, topic="numbers", group="g"))
     seen: list[int] = []
 
-    @stream.subscribe("numbers", ordering=ordering, name="handle")  # type: ignore[arg-type]
+    @stream.subscribe("numbers", name="handle")
     async def handle(event: Number) -> None:
         seen.append(event.n)
 
     async with running(stream):
-        await stream.emit({"n": 1, "key": "a"})
+        await stream.emit({"n": 1})
         await until(lambda: seen == [1])
         stop = threading.Event()
         breaking = asyncio.create_task(asyncio.to_thread(break_again_and_again, site, command, stop))
@@ -51,7 +44,7 @@ async def test_what_is_deleted_again_and_again_is_no_hot_loop(
         sent, said = site.proxy.commands.total() - before, len(caplog.records) - lines
         stop.set()
         await breaking
-        await stream.emit({"n": 2, "key": "a"})
+        await stream.emit({"n": 2})
         await until(lambda: 2 in seen, within_ms=10_000)
     print(f"{sent} commands, {said} log lines")
-    assert sent <= FIRST + MOST_PER_S * SPAN_S
+    assert sent <= MOST
