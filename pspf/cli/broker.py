@@ -2,7 +2,7 @@
 
 import typer
 
-from pspf.cli.console import format_size, say, visible, write, write_json
+from pspf.cli.console import format_size, visible, write, write_json
 from pspf.cli.exits import ExitCode
 from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
 
@@ -20,7 +20,7 @@ def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = Fa
     from pspf.cli import brokers
 
     async def work() -> None:
-        async with brokers.open_broker(backend) as broker:
+        async with brokers.open_broker(backend, names=False) as broker:
             found = await broker.operations.read_info()
         if as_json:
             write_json(
@@ -69,7 +69,6 @@ def doctor(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = 
     async def diagnose() -> list[Check]:
         try:
             async with brokers.open_broker(backend) as broker:
-                say(f"broker: {broker.name}")
                 return list(await broker.operations.diagnose())
         except BackendCorrupt as error:
             return [Check("open", Status.FAIL, str(error), "what else is wrong can't be seen before this is mended")]

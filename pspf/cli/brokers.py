@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from pspf.cli.console import say
 from pspf.cli.exits import Interrupted, UsageError
 from pspf.cli.grammar import near
 from pspf.connectors.base import Broker, TopicInfo
@@ -31,10 +32,13 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 @asynccontextmanager
-async def open_broker(url: str | None) -> AsyncIterator[Broker]:
-    """Open the broker for one command and close it afterwards.
+async def open_broker(url: str | None, *, makes: bool = False, names: bool = True) -> AsyncIterator[Broker]:
+    """Open the broker for one command and close it afterwards; say which one it is, unless the command does.
+
+    Only what stores something `makes` a file that is not there: for who looks, an empty one is another's.
 
     Raises:
+        NotFound: There is no such file.
         BackendUnavailable: It did not answer within 5 s.
         UsageError: It lives in one process only, so that a command can't see anything in it.
     """
@@ -46,11 +50,18 @@ async def open_broker(url: str | None) -> AsyncIterator[Broker]:
         )
     emit_timeout_ms = min(broker.limits.emit_timeout_ms, round(1000 * GIVE_UP_S) - _TO_SAY_WHY_MS)
     broker.limits = replace(broker.limits, emit_timeout_ms=emit_timeout_ms)
+    if not makes and not broker.is_there:
+        raise NotFound(
+            f"no broker at {broker.name}: there is no such file; a worker or an emit makes it\n"
+            "  is it the right folder? another one: --backend sqlite:///path.db, or PSPF_BACKEND"
+        )
     try:
         async with asyncio.timeout(GIVE_UP_S):
             await broker.connect()
     except TimeoutError:
         raise BackendUnavailable(f"{broker.name} did not answer within {GIVE_UP_S:.0f} s") from None
+    if names:
+        say(f"broker: {broker.name}")
     try:
         yield broker
     finally:

@@ -86,8 +86,7 @@ def _emit_one(topic: str, recipe: "Recipe", text: str, backend: str | None, as_j
     record = recipe.make_record(text)
 
     async def work() -> None:
-        async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
+        async with brokers.open_broker(backend, makes=True) as broker:
             appended = (await broker.append(topic, [record]))[0]
         if appended.duplicate:
             say(f"event_id {record.event_id!r} was emitted before, as record {appended.id}; nothing stored")

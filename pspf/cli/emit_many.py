@@ -105,8 +105,7 @@ async def emit_lines(backend: str | None, source: Source, plan: Plan) -> ExitCod
             tally.print(plan.as_json)
             say(f"nothing emitted: --strict, and {tally.failed} of the lines of {source.name} are bad")
             return ExitCode.USAGE
-    async with open_broker(backend) as broker:
-        say(f"broker: {broker.name}")
+    async with open_broker(backend, makes=True) as broker:
         try:
             with _progress(source) as advance:
                 await _emit_all(broker, source, plan, tally, advance)

@@ -29,7 +29,6 @@ def list_groups(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             found = await read_groups(broker, topic=topic)
         if as_json:
             write_json({"groups": [group.as_summary() for group in found]})
@@ -72,7 +71,6 @@ def inspect(
 
     async def work() -> ExitCode:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             while True:
                 found = await read_groups(broker, group=group, topic=topic)
                 print_groups(found, as_json=as_json)
@@ -100,7 +98,6 @@ def consumers(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             found = await broker.list_consumers(group=group)
             if group is not None and not found:
                 await check_group(broker, group)
@@ -159,7 +156,6 @@ def seek(
 
     async def work() -> ExitCode:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             planned = await seeking.plan(broker)
             done, error = await seeking.execute(broker, planned) if execute else ([], None)
         print_seeks(done if execute else planned, executed=execute, as_json=as_json)
@@ -205,7 +201,6 @@ def delete(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             found = await read_groups(broker, group=group, topic=topic)
             hops = await find_hops(broker, group=group, topic=topic)
             if handler is not None:
@@ -265,7 +260,6 @@ def rename_handler(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             found = [g for g in await read_groups(broker, group=group, topic=topic) if g.handler == old]
             if hops := hops_of(await find_hops(broker, group=group, topic=topic), group, old):
                 raise Refused(

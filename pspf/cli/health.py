@@ -52,7 +52,7 @@ def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str 
     from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
 
     async def work() -> list[dict[str, Any]]:
-        async with brokers.open_broker(backend) as broker:
+        async with brokers.open_broker(backend, names=False) as broker:
             return await read_workers(broker)
 
     host = socket.gethostname()

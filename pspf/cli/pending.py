@@ -46,7 +46,6 @@ def list_records(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             choice = Choice(group, topic, handler, key, error, tuple(ids or ()))
             found = await select(broker, choice, with_in_hand=True)
         if as_json:
@@ -79,7 +78,6 @@ def retry(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             found = await select(broker, Choice(group, topic, handler, key, error, tuple(ids or ())))
             count = await in_batches(broker.operations.retry_pending, found)
         if as_json:
@@ -125,7 +123,6 @@ def drop(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             found = await select(broker, Choice(group, topic, handler, key, error, tuple(ids or ())))
             dropped = await in_batches(broker.operations.drop_pending, found) if execute else 0
         if as_json:

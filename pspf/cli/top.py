@@ -45,7 +45,7 @@ def top(
     topics = list(topic or ())
 
     async def look() -> None:
-        async with brokers.open_broker(backend) as broker:
+        async with brokers.open_broker(backend, names=False) as broker:
             found = (await read_overview(broker)).only(topics)
         if as_json:
             write_json(found.as_json())
@@ -61,7 +61,7 @@ def top(
     async def watch() -> None:
         from pspf.cli.screen import watch_overview
 
-        async with brokers.open_broker(backend) as broker:
+        async with brokers.open_broker(backend, names=False) as broker:
             await watch_overview(broker, topics, every_ms)
 
     if once or as_json or not sys.stdout.isatty():

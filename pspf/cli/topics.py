@@ -113,7 +113,7 @@ def create(
     retention_ms = None if retention is None else parse_retention_ms(retention)
 
     async def work() -> None:
-        async with brokers.open_broker(backend) as broker:
+        async with brokers.open_broker(backend, makes=True) as broker:
             created = await broker.create_topic(topic, partitions=partitions, retention_ms=retention_ms)
             found, _ = await broker.read_topic(topic)
         if as_json:
@@ -170,7 +170,6 @@ def trim(
 
     async def work() -> ExitCode:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             await brokers.read_topic_info(broker, topic)
             trims = await trimming.run(broker, dry_run=not execute)
         print_trims(topic, trims, executed=execute, as_json=as_json)
@@ -198,7 +197,6 @@ def delete(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             await brokers.read_topic_info(broker, topic)
             infos = {info.topic: info for info in await broker.list_topics()}
             hops = await find_hops(broker, topic=topic)
@@ -243,7 +241,6 @@ def repartition(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             before = (await brokers.read_topic_info(broker, topic)).partitions
             hops = await find_hops(broker, topic=topic)
             await check_idle(broker, hops, reset_state=reset_state)

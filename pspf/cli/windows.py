@@ -38,7 +38,6 @@ def list_windows(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             full = None if handler is None else await find_handler(broker, handler)
             cursors = await find_windows(broker, handler=full, group=group, topic=topic)
             found = []

@@ -41,7 +41,6 @@ def list_workers(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             workers = [worker for worker in await read_workers(broker) if host in (None, worker.get("host"))]
         found = processes_of(workers)
         if as_json:
@@ -169,7 +168,6 @@ def _command(
 
     async def work() -> dict[Target, dict[str, Any] | None]:
         async with brokers.open_broker(backend) as broker:
-            say(f"broker: {broker.name}")
             targets = find_targets(await read_workers(broker), names or [])
             return await ask(broker, targets, do, timeout_ms=timeout_ms)
 

@@ -389,6 +389,11 @@ class Broker(ABC):
         await self.close()
 
     @property
+    def is_there(self) -> bool:
+        """Whether it can be looked at without making it; of a server it is not known before it was asked."""
+        return True
+
+    @property
     def secret_url(self) -> str | None:
         """The URL by which another process opens the same broker, with its password: never to be shown.
 

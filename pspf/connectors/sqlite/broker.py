@@ -209,6 +209,13 @@ class SQLiteBroker(SQLBroker):
         self._path = path
 
     @property
+    def is_there(self) -> bool:
+        try:
+            return self._path.exists()
+        except OSError:  # opening it says what is wrong
+            return True
+
+    @property
     def secret_url(self) -> str:
         return f"sqlite:///{quote(str(self._path.absolute()))}?synchronous={self.limits.synchronous}"
 
