@@ -189,6 +189,7 @@ class Context:
         """
         if faults.is_armed("handler.mid"):
             faults.reach("handler.mid")
+        self.check_open()
         to = self._around.default_topic if topic is None else topic
         if topic is None and to == self.record.topic:
             raise ConfigurationError(describe_endless(None, to))

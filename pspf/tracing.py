@@ -8,12 +8,13 @@ The producer's context travels in the record's headers (W3C `traceparent`, `trac
 record is a child of the span that emitted it, and linked to it; a call of many is linked to each.
 """
 
+import contextvars
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from opentelemetry.context import Context, get_current
+from opentelemetry.context import Context, attach, get_current
 from opentelemetry.trace import (
     Link,
     NoOpTracerProvider,
@@ -162,6 +163,10 @@ class Call:
     def __init__(self, span: Span, gives_up: GivesUp) -> None:
         self._span = span
         self._gives_up = gives_up
+
+    def put_into(self, context: contextvars.Context) -> None:
+        """Make this span, which is the current one, that of another context too."""
+        context.run(attach, get_current())
 
     def fail(self, error: BaseException, charged: Sequence[tuple[Record, BaseException]]) -> None:
         """Note why the call failed, and what becomes of the records that are charged for it."""

@@ -1,7 +1,7 @@
 """The same calls, each in a span. Chosen once a cursor, where somebody sees spans."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from pspf.context import Context, Surroundings, SyncContext, current_call
 from pspf.decoding import Decoder
 from pspf.errors import HandlerTimeout
 from pspf.execution.coroutines import Calls
+from pspf.execution.executor import enter_call
 from pspf.execution.threads import PlainCalls
 from pspf.execution.whole import WholeBatch, find_culprits
 from pspf.processing.batch_run import BatchRun
@@ -16,6 +17,7 @@ from pspf.records import Record
 from pspf.subscription import Subscription
 
 if TYPE_CHECKING:
+    from pspf.tracing import Call as CallSpan
     from pspf.tracing import HandlerSpans
 
 Span = AbstractContextManager[object]
@@ -31,7 +33,7 @@ class TracedCalls(Calls):
         self._spans = spans
 
     async def attempt(self, record: Record, context: Context, run: BatchRun) -> BaseException | None:
-        with self._spans.one(record) as span:
+        with self._spans.one(record) as span, _calls_begin_in(span):
             error = await super().attempt(record, context, run)
             if error is not None:
                 span.fail(error, [(record, error)])
@@ -47,7 +49,7 @@ class TracedPlainCalls(PlainCalls):
         self._spans = spans
 
     def call(self, record: Record, context: SyncContext) -> BaseException | None:
-        with self._spans.one(record) as span:
+        with self._spans.one(record) as span, _calls_begin_in(span):
             error = super().call(record, context)
             # One that was given up has failed by its time limit, whatever it came to after that.
             failure = error if context.is_open else HandlerTimeout(f"it took longer than {self._timeout_ms} ms")
@@ -68,7 +70,8 @@ class TracedWholeBatch(WholeBatch):
     async def attempt(
         self, events: list[Any], part: Sequence[Record], context: Context, run: BatchRun
     ) -> BaseException | None:
-        with self._spans.many(part) as span:
+        enter_call(self._subscription.name, self._around.warned)
+        with self._spans.many(part) as span, _calls_begin_in(span):
             error = await super().attempt(events, part, context, run)
             if error is not None:
                 span.fail(error, find_culprits(part, error))
@@ -119,6 +122,20 @@ def _trace_plain(function: Callable[..., Any], spans: "HandlerSpans") -> Callabl
                 raise
 
     return fold
+
+
+@contextmanager
+def _calls_begin_in(span: "CallSpan") -> Iterator[None]:
+    """Let the calls inside begin in a context that has the span, and nothing else of earlier calls."""
+    call = current_call.get()
+    assert call is not None
+    before = call.clean
+    call.clean = before.copy()
+    span.put_into(call.clean)
+    try:
+        yield
+    finally:
+        call.clean = before
 
 
 def _record_in_hand() -> Record:
