@@ -17,7 +17,7 @@ zrangebyscore zrem zremrangebyscore zrevrange zrevrangebyscore zscore
 COMMANDS: Final = tuple(_TABLE.split())
 """Every command that PSPF can't do without; tests hold it against the scripts and against a server."""
 
-OPERATORS: Final = frozenset({"hscan", "rename", "xgroup|destroy"})
+OPERATORS: Final = frozenset({"rename", "xgroup|destroy"})
 """What of it only operators send: `topics repartition`, `groups delete`."""
 
 OPTIONAL: Final = ("memory|usage",)

@@ -11,6 +11,9 @@ from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
 
 _MEMBERS: Final = load_script("members")
+_FORGET_DEAD: Final = load_script("forget_dead")
+_STEP: Final = 1_000
+"""Of how many sessions the leases are asked for at once: a server does nothing else while a script runs."""
 
 
 class Roll:
@@ -28,16 +31,19 @@ class Roll:
         now_ms = self._core.clock.monotonic_ms()
         if self._read_ms is not None and now_ms - self._read_ms < max_age_ms:
             return
-        entries = self._entries
+        entries: dict[str, bytes] = {}
+        left_ms: dict[str, int] = {}
+        asked, at = list(self._entries)[:_STEP], b"0"
         while True:  # until we have asked for the lease of each one that is listed
-            asked = list(entries)
             keys = [self._keys.sessions, *(self._keys.live(session) for session in asked)]
-            left, raw = await lane.run(_MEMBERS, keys, (self._core.now(),))
-            entries = {session.decode(): entry for session, entry in zip(raw[::2], raw[1::2], strict=True)}
-            if entries.keys() <= set(asked):
+            left, at, page = await lane.run(_MEMBERS, keys, (self._core.now(), at))
+            left_ms.update(zip(asked, left, strict=True))
+            entries.update((session.decode(), entry) for session, entry in zip(page[::2], page[1::2], strict=True))
+            asked = [session for session in entries if session not in left_ms][:_STEP]
+            if not asked and not at:
                 break
         # All at once: several subscriptions share it, and one may look while another waits for a reply.
-        self._entries, self._left_ms, self._read_ms = entries, dict(zip(asked, left, strict=True)), now_ms
+        self._entries, self._left_ms, self._read_ms = entries, left_ms, now_ms
 
     @property
     def live(self) -> dict[str, list[tuple[str, str | None]]]:
@@ -47,11 +53,6 @@ class Roll:
             for session, entry in self._entries.items()
             if self._left_ms[session] > 0
         }
-
-    @property
-    def dead(self) -> list[str]:
-        """The sessions whose lease has ended."""
-        return [session for session in self._entries if self._left_ms[session] <= 0]
 
     def idle_ms(self, session: str) -> int:
         """Return how long ago a listed session was last renewed."""
@@ -64,10 +65,28 @@ class Roll:
 
 async def are_alive(core: Core, lane: Lane, sessions: Sequence[tuple[PartitionKeys, str]]) -> list[bool]:
     """Return whether each session has a lease beside each partition's stream."""
-    calls = [ScriptCall(_MEMBERS, (keys.sessions, keys.live(session)), (core.now(),)) for keys, session in sessions]
+    calls = [ScriptCall(_MEMBERS, (keys.sessions, keys.live(session)), (core.now(), "")) for keys, session in sessions]
     alive: list[bool] = []
     for reply in await lane.run_many(calls):
         if isinstance(reply, Exception):
             raise reply
         alive.append(reply[0][0] > 0)
     return alive
+
+
+async def forget_dead(core: Core, lane: Lane, partitions: Sequence[PartitionKeys]) -> None:
+    """Remove the entries of sessions whose lease has ended: those that were killed left one beside each stream."""
+    pages: list[tuple[PartitionKeys, bytes, Sequence[bytes]]] = [(keys, b"0", ()) for keys in partitions]
+    while pages:
+        calls = [
+            ScriptCall(_FORGET_DEAD, (keys.sessions, *map(keys.live, sessions)), (core.now(), at, *sessions))
+            for keys, at, sessions in pages
+        ]
+        following: list[tuple[PartitionKeys, bytes, Sequence[bytes]]] = []
+        for (keys, _, _), reply in zip(pages, await lane.run_many(calls), strict=True):
+            if isinstance(reply, Exception):
+                raise reply
+            at, sessions = reply
+            if at or sessions:
+                following.append((keys, at, sessions))
+        pages = following

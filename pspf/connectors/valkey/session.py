@@ -10,7 +10,7 @@ from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.liveness import Member, Renewal
-from pspf.connectors.valkey.members import Roll, are_alive
+from pspf.connectors.valkey.members import Roll, are_alive, forget_dead
 from pspf.connectors.valkey.ordered import OrderedConsumer, acquire
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.shared import SharedConsumer
@@ -56,6 +56,7 @@ class ValkeySession(Session):
         for _ in range(_TRIES):
             found = await self._core.topics.ensure(topic)
             if await self._register(found, group, handler, start, at):
+                await forget_dead(self._core, self._member.commits, found.partitions)
                 self._rolls.clear()
                 self._member.starts[topic, group, handler] = start
                 await self._ring((topic, group, handler))
