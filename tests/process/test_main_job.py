@@ -110,4 +110,6 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Folder) -> None:
     assert os.read(read_end, 10)
     os.close(read_end)
     _, said = tail.communicate(timeout=30)
-    assert (tail.returncode, said) == (0, b"")
+    assert tail.returncode == 0
+    assert said.startswith(b"broker: sqlite:///")
+    assert said.count(b"\n") == 1
