@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import apsw
 import pytest
 
 from pspf.connectors.sqlite import SQLiteBroker
-from pspf.connectors.sqlite.storage import FORMAT
+from pspf.connectors.sqlite.storage import FORMAT, LOOK_EVERY_S
 from pspf.errors import BackendCorrupt, BackendGone
 from pspf.records import NewRecord
 from tests.support.waiting import wait_until
@@ -36,7 +37,7 @@ def replace_by_a_copy(path: Path) -> None:
     ],
     ids=["deleted", "log deleted", "replaced", "folder moved"],
 )
-async def test_the_next_emit_into_a_file_that_was_taken_away_is_refused_and_makes_no_other(
+async def test_an_emit_into_a_file_that_was_taken_away_is_refused_and_makes_no_other(
     tmp_path: Path, act: Callable[[Path], None], said: str
 ) -> None:
     path = tmp_path / "broker" / "b.db"
@@ -45,10 +46,33 @@ async def test_the_next_emit_into_a_file_that_was_taken_away_is_refused_and_make
     await broker.append("orders", ONE)
     was_there = path.stat().st_ino
     act(path)
+    await asyncio.sleep(LOOK_EVERY_S)
     for _ in range(2):
         with pytest.raises(BackendGone, match=said):
             await broker.append("orders", ONE)
     assert not path.exists() or path.stat().st_ino == was_there or said == "replaced"
+    await broker.close()
+
+
+async def test_no_emit_is_acknowledged_that_begins_later_than_the_next_look_after_its_file_went(tmp_path: Path) -> None:
+    path = tmp_path / "b.db"
+    broker = SQLiteBroker(path)
+    await broker.connect()
+    for _ in range(100):
+        await broker.append("orders", ONE)
+    path.unlink()
+    gone_s = time.monotonic()
+    acknowledged: list[float] = []
+
+    async def emit() -> None:
+        while True:
+            began_s = time.monotonic()
+            await broker.append("orders", ONE)
+            acknowledged.append(began_s - gone_s)
+
+    with pytest.raises(BackendGone, match="deleted or moved"):
+        await emit()
+    assert max(acknowledged, default=0) <= LOOK_EVERY_S
     await broker.close()
 
 
@@ -69,12 +93,15 @@ async def test_a_reader_of_a_file_that_was_taken_away_is_told_soon(tmp_path: Pat
     await broker.close()
 
 
-async def test_a_commit_after_another_version_updated_the_file_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reads_between", [False, True], ids=["", "after a read"])
+async def test_a_commit_after_another_version_updated_the_file_is_refused(tmp_path: Path, reads_between: bool) -> None:
     path = tmp_path / "b.db"
     async with SQLiteBroker(path) as broker:
         await broker.append("orders", ONE)
         newer = apsw.Connection(str(path))
         newer.execute("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT + 1,)).fetchall()
+        if reads_between:
+            await broker.list_topics()
         with pytest.raises(BackendGone, match=f"format {FORMAT + 1} by now, this version writes {FORMAT}"):
             await broker.append("orders", ONE)
         assert newer.execute("SELECT count(*) FROM records").fetchall() == [(1,)]

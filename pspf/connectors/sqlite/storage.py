@@ -38,6 +38,8 @@ _OVERDUE_PAGES: Final = 4_000
 """A log so long was not started anew by a checkpoint beside the writers: one of them makes the next in its turn."""
 _TRUNCATE_PAGES: Final = 64 * 1024 * 1024 // 4096
 _WARN_EVERY_S: Final = 60.0
+LOOK_EVERY_S: Final = 0.01
+"""How long what was seen of the file's place is taken for granted (decision 0024)."""
 _OURS: Final = {"meta", "topics", "records", "cursors"}
 
 Row = tuple[Any, ...]
@@ -71,6 +73,9 @@ class Storage:
         self._connection: apsw.Connection | None = None
         self.queue = None if path is None else WritersQueue(path)
         self._place: Place | None = None
+        self._looked_at = 0.0
+        self._checked_state = -1
+        """SQLite's number of the state in which the format was read, or that our own commits made of it."""
         self._is_inherited = False
         self._is_hasty = False
         """Whether nothing is waited for: a lock of others is an error at once."""
@@ -97,6 +102,7 @@ class Storage:
                 f"SQLite {apsw.sqlitelibversion()} can corrupt a shared file; apsw 3.51.3 or newer is needed"
             )
         self._is_inherited, self._synchronous, self._wal_pages = False, "", 0
+        self._looked_at, self._checked_state = 0.0, -1
         try:
             if self.path is not None:
                 self._check_inheritance(self.path)
@@ -290,7 +296,13 @@ class Storage:
         """
         if self._place is None:
             return
-        self._place.check(self.name)
+        now = time.monotonic()
+        if now - self._looked_at >= LOOK_EVERY_S:
+            self._place.check(self.name)
+            self._looked_at = now
+        state = self.connection.data_version()
+        if state == self._checked_state:  # nobody else has committed since
+            return
         found = self.row("SELECT value FROM meta WHERE name = 'format'")
         if found is None or found[0] != FORMAT:
             version = "unknown" if found is None else found[0]
@@ -298,9 +310,12 @@ class Storage:
                 f"{self.name}: format {version} by now, this version writes {FORMAT}: another PSPF has updated it\n"
                 "  start this process again with that version"
             )
+        self._checked_state = state
 
     def commit(self) -> None:
+        """Commit a write that was begun and checked."""
         self.rows("COMMIT")
+        self._checked_state = self.connection.data_version()
 
     def rollback(self) -> None:
         if self._connection is not None and self._connection.in_transaction:

@@ -289,12 +289,12 @@ class ThreadEngine(Engine):
         if not self.storage.is_open or self._broken is not None:
             return False
         try:
+            version = self.storage.data_version()
             self._check()
             self._tend_wake()
             if self.storage.queue is not None:
                 self.storage.queue.reopen_if_replaced()
             self.run_chores()
-            version = self.storage.data_version()
         except PSPFError as error:
             self._give_up_all(error)
             return False
