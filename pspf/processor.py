@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from pspf import faults
 from pspf.clock import Clock, SystemClock
@@ -14,6 +15,7 @@ from pspf.errors import BackendUnavailable, CommitStale, HandlerCrashed
 from pspf.execution.executor import drop_cancellations
 from pspf.execution.windowed import Windowed
 from pspf.loop.insistence import Insistence
+from pspf.loop.intent import Intent
 from pspf.loop.reads import Reads
 from pspf.loop.tuning import Tuning
 from pspf.loop.wiring import Wiring
@@ -30,6 +32,9 @@ from pspf.telemetry import BatchTimes, TelemetryManager
 
 logger = logging.getLogger(__name__)
 
+_CHANCE_S: Final = 1.0
+"""What a suspect waits for at most, drawn by lot, before it asks to be alone."""
+
 
 @dataclass(slots=True)
 class BatchProcessor:
@@ -39,7 +44,7 @@ class BatchProcessor:
     default_topic: str
     tuning: Tuning = field(default_factory=Tuning)
     clock: Clock = field(default_factory=SystemClock)
-    gate: SoloGate = field(default_factory=SoloGate)
+    gate: SoloGate = field(default_factory=lambda: SoloGate(chance_s=_CHANCE_S))
     state_store: StateStore | None = None
     warned: set[str] = field(default_factory=set)
     """The handlers that were told that they emit past their commit."""
@@ -91,6 +96,7 @@ class _CursorLoop:
         self._stop = stop
         self._narrator = Narrator(subscription)
         self._insist = Insistence(cursor, lambda: processor.is_abandoned)
+        self._intent = Intent(consumer, self._insist)
         self._wake = asyncio.Event()
         """There is something to do: a read has ended, a late outcome is known, it is to stop."""
         self._held = None if consumer.lease is None else HeldBack(consumer.lease.held, consumer.lease.position)
@@ -187,7 +193,10 @@ class _CursorLoop:
         activity.waits_alone = batch.crashes > 0
         activity.waiting_since_ms = _now_ms()
         try:
-            async with gate.alone(self._tell_of_suspect) if activity.waits_alone else gate.together():
+            turn = (
+                gate.alone(self._tell_of_suspect, self._intent.note_others) if activity.waits_alone else gate.together()
+            )
+            async with turn as self._intent.is_alone:
                 activity.waiting_since_ms = None
                 yield
         finally:
@@ -232,8 +241,7 @@ class _CursorLoop:
             if batch.crashes:
                 self._tell_of_suspect(f"and so far {batch.crashes} of {self._tuning.max_crashes} times, runs again")
             if batch.suspect:
-                offsets = [record.offset for record in batch.records]
-                await self._insist("note what is about to run", lambda: self._consumer.intend(offsets))
+                await self._intent.note(batch.records)
             begun_ns = time.monotonic_ns()
             taken = await self._run_in_time(batch.records, run)
             run.handler_us = (time.monotonic_ns() - begun_ns) // 1000
@@ -300,6 +308,7 @@ class _CursorLoop:
 
     async def _commit(self, commit: Commit | None) -> None:
         """Commit, behind the commit before. Where that is sure to matter to no later batch, it goes on beside them."""
+        await self._intent.settle()
         run, self._run = self._run, None
         self._activity.handling_since_ms = None
         if commit is not None or (self._committing is not None and self._committing.done()):

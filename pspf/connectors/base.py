@@ -248,8 +248,12 @@ class Consumer(ABC):
         """
 
     @abstractmethod
-    async def intend(self, offsets: Sequence[int]) -> None:
-        """Remember that these records of a suspect batch are about to run, in case they end the process."""
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
+        """Remember that these records of a suspect batch are about to run, in case they end the process.
+
+        A single record is charged with a crash then. Without `is_alone` it is not, and its crashes stay what they
+        are: others run beside it. May be called again while they run, where that changes.
+        """
 
     @abstractmethod
     async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:

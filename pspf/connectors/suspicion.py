@@ -1,6 +1,7 @@
 """What an owner of an ordered cursor suspects of the records that ended its predecessor, on every broker."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 
@@ -9,20 +10,24 @@ class Suspicion:
     """That a record of the next `left` ones ended an earlier owner's process.
 
     Batches of at most `limit` records run alone; `offsets` are the ones about to run, `crashes`
-    how often they, being one record, did it.
+    how often they, being one record, did it. Without `is_alone` others run beside that record, so that
+    a crash may be theirs.
     """
 
     limit: int
     left: int
     offsets: tuple[int, ...] = ()
     crashes: int = 0
+    is_alone: bool = True
 
     @classmethod
     def parse(cls, text: str | None) -> "Suspicion | None":
         if text is None:
             return None
         fields = json.loads(text)
-        return cls(fields["limit"], fields["left"], tuple(fields["offsets"]), fields["crashes"])
+        return cls(
+            fields["limit"], fields["left"], tuple(fields["offsets"]), fields["crashes"], fields.get("is_alone", True)
+        )
 
     def format(self) -> str:
         return json.dumps(asdict(self))
@@ -32,7 +37,7 @@ class Suspicion:
         if not self.offsets:
             return self
         if len(self.offsets) == 1:
-            return Suspicion(1, 1, self.offsets, self.crashes + 1)
+            return Suspicion(1, 1, self.offsets, self.crashes + self.is_alone)
         return Suspicion(max(1, len(self.offsets) // 2), len(self.offsets))
 
     def after_silence(self) -> "Suspicion":
@@ -40,6 +45,11 @@ class Suspicion:
         if len(self.offsets) == 1:
             return Suspicion(1, 1, self.offsets, self.crashes)
         return self.after_crash()
+
+    def while_running(self, offsets: Sequence[int], *, is_alone: bool) -> "Suspicion":
+        """Return what is known while these records run."""
+        is_same = self.offsets == tuple(offsets)
+        return Suspicion(self.limit, self.left, tuple(offsets), self.crashes if is_same else 0, is_alone)
 
     def after_commit(self, finished: int) -> "Suspicion | None":
         """Return what is left to suspect when `finished` records have passed."""

@@ -291,3 +291,71 @@ async def test_crashes_of_one_record_are_not_charged_to_another(
         await member.consumer.commit(settle(batch.records, position=batch.end if handler else None))
         batch = await take_batch(member.consumer, 1)
     assert batch.crashes == 0
+
+
+async def see_crashes(world: World, handler: str | None, *runs: tuple[bool, ...]) -> list[int]:
+    """Crash with a record that is known to have been in hand; `runs` say whether it was noted as alone, in turn.
+
+    Return what it was charged with before each run, and at the end.
+    """
+    seen = []
+    for run in [*runs, None]:
+        member = await join(world.broker, handler)
+        batch = await take_batch(member.consumer)
+        assert (len(batch.records), batch.suspect) == (1, True)
+        seen.append(batch.crashes)
+        for is_alone in run or ():
+            await member.consumer.intend(offsets(batch.records), is_alone=is_alone)
+        await crash(world, member)
+    return seen
+
+
+async def leave_one_in_hand(world: World, handler: str | None) -> None:
+    await world.broker.append(TOPIC, numbered(1))
+    member = await join(world.broker, handler)
+    await take_batch(member.consumer)
+    await crash(world, member)
+
+
+@MODES
+async def test_a_crash_charges_no_record_that_others_ran_beside(world: World, handler: str | None) -> None:
+    await leave_one_in_hand(world, handler)
+    assert await see_crashes(world, handler, (False,), (False,), (True,)) == [0, 0, 0, 1]
+
+
+@MODES
+async def test_what_was_noted_as_alone_is_charged_with_no_crash_once_others_run_too(
+    world: World, handler: str | None
+) -> None:
+    await leave_one_in_hand(world, handler)
+    runs = [(True,), (True, False), (True, False), (True,), (True, False), (False, True)]
+    assert await see_crashes(world, handler, *runs) == [0, 1, 1, 1, 2, 2, 3]
+
+
+@MODES
+async def test_a_range_that_others_ran_beside_is_halved(world: World, handler: str | None) -> None:
+    await world.broker.append(TOPIC, numbered(8))
+    member = await join(world.broker, handler)
+    await take_batch(member.consumer)
+    sizes = []
+    for _ in range(3):
+        await crash(world, member)
+        member = await join(world.broker, handler)
+        batch = await take_batch(member.consumer)
+        sizes.append(len(batch.records))
+        await member.consumer.intend(offsets(batch.records), is_alone=False)
+    assert sizes == [8, 4, 2]
+
+
+@MODES
+async def test_a_record_that_others_run_beside_is_committed_as_any_other(world: World, handler: str | None) -> None:
+    await leave_one_in_hand(world, handler)
+    assert await see_crashes(world, handler, (True,)) == [0, 1]
+    member = await join(world.broker, handler)
+    batch = await take_batch(member.consumer)
+    for is_alone in (True, False):
+        await member.consumer.intend(offsets(batch.records), is_alone=is_alone)
+    assert not await member.consumer.commit(settle(batch.records, position=batch.end if handler else None))
+    await world.broker.append(TOPIC, numbered(1, start=1))
+    batch = await take_batch(member.consumer)
+    assert (values(batch.records), batch.suspect) == (["1"], False)

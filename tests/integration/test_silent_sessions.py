@@ -130,6 +130,27 @@ async def test_a_record_whose_process_stood_still_and_then_ended_is_charged(pair
     assert (offsets(batch.records), batch.crashes) == ([1], 1)
 
 
+@MODES
+async def test_what_others_ran_beside_is_not_charged_where_its_process_stood_still_and_then_ended(
+    pair: Pair, handler: str | None
+) -> None:
+    await (await pair.other.open_session()).register(TOPIC, GROUP, handler)
+    gone = await join(pair.one, handler)
+    await take_batch(gone.consumer, 1)
+    gone.session.abandon()
+    await pair.pass_time(2_000, pair.other)
+    hangs = await join(pair.one, handler)
+    batch = await take_batch(hangs.consumer, 1)
+    for is_alone in (True, False):
+        await hangs.consumer.intend(offsets(batch.records), is_alone=is_alone)
+    with still(pair.one):
+        await pair.pass_time(14_000, pair.other)
+        hangs.session.abandon()
+        await pair.pass_time(2_000, pair.other)
+    batch = await take_batch((await join(pair.other, handler)).consumer, 1)
+    assert (offsets(batch.records), batch.suspect, batch.crashes) == ([1], True, 0)
+
+
 async def test_an_owner_that_stood_still_while_nobody_else_works_keeps_its_lease(pair: Pair) -> None:
     owner = await own(pair.one)
     records = await take(owner.consumer)

@@ -12,6 +12,7 @@ from pspf.connectors.base import Broker, Consumer, Limits, Session, StreamingBac
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.errors import BackendUnavailable
+from pspf.processing.gate import SoloGate
 from pspf.records import Batch, Commit, Cursor
 from pspf.subscription import Ordering
 from tests.integration.running import (
@@ -61,9 +62,9 @@ class TroubledConsumer(Consumer):
         self._trouble.strike("reply")
         return lost
 
-    async def intend(self, offsets: Sequence[int]) -> None:
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
         self._trouble.strike("intend")
-        await self._consumer.intend(offsets)
+        await self._consumer.intend(offsets, is_alone=is_alone)
 
     async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         self._trouble.strike("read_state")
@@ -198,6 +199,7 @@ async def test_a_suspect_record_is_noted_only_once_it_runs_alone() -> None:
         dead.abandon()
 
     stream = Stream(backend)
+    stream.processor.gate = SoloGate()  # nothing is left to chance
     is_busy, goes_on = asyncio.Event(), asyncio.Event()
 
     @stream.subscribe(TOPIC, name="slow")

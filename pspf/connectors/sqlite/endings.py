@@ -44,7 +44,7 @@ def fall_silent(storage: Storage, session: str) -> None:
         for cursor_id, intent in storage.rows(
             "SELECT cursor_id, intent FROM cursors WHERE session = ? AND intent IS NOT NULL", (session,)
         )
-        if (suspicion := Suspicion.parse(intent)) is not None and len(suspicion.offsets) == 1
+        if (suspicion := Suspicion.parse(intent)) is not None and len(suspicion.offsets) == 1 and suspicion.is_alone
     ]
     _free_cursors(storage, session, SILENT)
     ran_alone += orphan_claims(storage, session)

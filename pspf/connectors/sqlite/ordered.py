@@ -262,12 +262,11 @@ class OrderedConsumer(Consumer):
         if rows:
             self._engine.grown.add(self._partition_id)  # the next read may be waiting already
 
-    async def intend(self, offsets: Sequence[int]) -> None:
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
         suspicion = self._suspicion
         if suspicion is None:
             return  # what was read ahead as suspect is past the suspicion by now
-        is_same = suspicion.offsets == tuple(offsets)
-        intent = Suspicion(suspicion.limit, suspicion.left, tuple(offsets), suspicion.crashes if is_same else 0)
+        intent = suspicion.while_running(offsets, is_alone=is_alone)
 
         def mark(storage: Storage) -> None:
             changed = storage.run(

@@ -328,13 +328,15 @@ class SharedConsumer(Consumer):
             )
         self._engine.grown.add(self._partition_id)
 
-    async def intend(self, offsets: Sequence[int]) -> None:
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
+        is_started = is_alone or len(offsets) > 1  # a range is halved in any case
+
         def mark(storage: Storage) -> None:
             for run in self._outstanding.find(sorted(offsets)):
                 storage.run(
-                    "UPDATE claims SET is_started = 1 WHERE cursor_id = ? AND first <= ? AND last >= ? AND session = ?"
+                    "UPDATE claims SET is_started = ? WHERE cursor_id = ? AND first <= ? AND last >= ? AND session = ?"
                     " AND claim = ?",
-                    (self._cursor_id, run.last, run.first, self._membership.session, run.claim),
+                    (is_started, self._cursor_id, run.last, run.first, self._membership.session, run.claim),
                 )
 
         await self._engine.write(mark, durable=False)

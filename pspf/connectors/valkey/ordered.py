@@ -275,8 +275,9 @@ class OrderedConsumer(Consumer):
         reply = await run_commit(self._core, self._member.commits, self.cursor, commit, None, make_call)
         faults.reach("commit.reply")
         self._is_committing = False
-        if reply[0] == b"FENCED" and self._suspicion is not None and len(self._suspicion.offsets) == 1:
-            await refund(self._member.commits, self.cursor, self._keys.meta, None, self._suspicion.offsets[0])
+        suspicion = self._suspicion
+        if reply[0] == b"FENCED" and suspicion is not None and len(suspicion.offsets) == 1 and suspicion.is_alone:
+            await refund(self._member.commits, self.cursor, self._keys.meta, None, suspicion.offsets[0])
         sequence = self._check(reply)
         if sequence != self._sequence:
             self._sequence, self._suspicion, self._passed = sequence, rest, passed
@@ -301,14 +302,13 @@ class OrderedConsumer(Consumer):
         self.is_held = False
         return CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was written")
 
-    async def intend(self, offsets: Sequence[int]) -> None:
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
         suspicion = self._suspicion
         if suspicion is None:
             return  # what was read ahead as suspect is past the suspicion by now
-        is_same = suspicion.offsets == tuple(offsets)
-        intent = Suspicion(suspicion.limit, suspicion.left, tuple(offsets), suspicion.crashes if is_same else 0)
+        intent = suspicion.while_running(offsets, is_alone=is_alone)
         running = b" ".join([format_entry_id(offset) for offset in offsets])
-        fields = (*_fields(intent), "crashes", intent.crashes, "intent", running)
+        fields = (*_fields(intent), "crashes", intent.crashes, "intent", running, "beside", "" if is_alone else "1")
         if not await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
             raise self._fenced()
         self._suspicion = intent

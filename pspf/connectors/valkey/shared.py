@@ -304,7 +304,11 @@ class SharedConsumer(Consumer):
                 lost.update(plain)
         return sorted(lost)
 
-    async def intend(self, offsets: Sequence[int]) -> None:
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
+        if not is_alone and len(offsets) == 1:  # a range is halved in any case
+            if await self._member.commits.call("HDEL", self._keys.meta, f"s:{self._member.session}"):
+                self._alone = None  # else this session was taken for dead meanwhile, and its commit asks for a refund
+            return
         self._runs += 1
         self._alone = offsets[0] if len(offsets) == 1 else None
         label = f"{self._member.session}#{self._runs}"

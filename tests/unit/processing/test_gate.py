@@ -202,3 +202,65 @@ async def test_after_one_was_alone_the_others_have_as_long_for_themselves() -> N
     gate.exits["a"].set()
     await until(lambda: gate.inside == ["alone 2"])
     await leave(gate, *tasks)
+
+
+async def test_who_is_alone_is_told_so_and_who_runs_beside_others_is_told_that() -> None:
+    gate = SoloGate(hold_s=0.01, rest_s=30, wait_s=0.03, alone_s=30)
+    async with gate.alone() as is_alone:
+        assert is_alone
+    async with gate.together(), asyncio.timeout(5), gate.alone() as is_alone:
+        assert not is_alone
+
+
+async def test_the_others_join_one_that_is_alone_only_when_it_was_told() -> None:
+    gate = SoloGate(alone_s=0.01)
+    is_told, goes_on = asyncio.Event(), asyncio.Event()
+    joined = asyncio.Event()
+
+    async def tell() -> None:
+        is_told.set()
+        await goes_on.wait()
+
+    async def join() -> None:
+        async with gate.together():
+            joined.set()
+
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks, gate.alone(before_others=tell):
+        tasks.create_task(join())
+        await is_told.wait()
+        await turns()
+        assert not joined.is_set()
+        goes_on.set()
+        await joined.wait()
+
+
+async def test_nobody_joins_one_that_is_alone_while_nobody_waits_to() -> None:
+    told: list[str] = []
+    gate = SoloGate(alone_s=0.01)
+
+    async def tell() -> None:
+        told.append("others")
+
+    async def join() -> None:
+        async with gate.together():
+            assert told == ["others"]
+
+    async with asyncio.timeout(5), gate.alone(before_others=tell):
+        await asyncio.sleep(0.03)  # for longer than it is alone at least
+        assert told == []
+        await join()
+
+
+async def test_of_two_that_want_to_be_alone_the_first_is_drawn_by_lot() -> None:
+    firsts: set[str] = set()
+
+    async def enter(gate: SoloGate, name: str, order: list[str]) -> None:
+        async with gate.alone():
+            order.append(name)
+
+    async with asyncio.timeout(10):
+        while len(firsts) < 2:
+            order: list[str] = []
+            gate = SoloGate(chance_s=0.01)
+            await asyncio.gather(enter(gate, "one", order), enter(gate, "other", order))
+            firsts.add(order[0])

@@ -2,7 +2,7 @@
 --
 -- A cursor that was not given back is suspect: a record of the next `left` ones ended its owner's
 -- process. `intent` names the ones that were running (ids with spaces between): a range is halved,
--- one alone is charged. What is stored here charges nobody before the new owner says what it runs.
+-- one alone is charged, one that others ran beside is not. What is stored here charges nobody before the new owner says what it runs.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 the `live` key of the owner that ARGV names
 -- ARGV  1 now  2 the cursor's group on the stream  3 session  4 token  5 the owner that is expected, or ''
@@ -17,7 +17,7 @@ local now_ms, shift = read_clock(ARGV[1])
 local session = ARGV[3]
 
 local cursor = redis.call('HMGET', meta, 'position', 'session', 'epoch', 'seq', 'clean', 'limit', 'left', 'crashes',
-  'intent', 'passed')
+  'intent', 'passed', 'beside')
 local position, owner, passed = cursor[1], cursor[2] or '', cursor[10] or ''
 if not position or not has_group(stream, ARGV[2]) then return {'GONE'} end
 if owner ~= '' and owner ~= session then
@@ -44,7 +44,8 @@ if cursor[5] == '0' and owner ~= session then
   if limit == '' then limit, left = ARGV[6], ARGV[6] end
   local _, running = string.gsub(intent, '%S+', '')
   if running == 1 then
-    limit, left, crashes = '1', '1', text(crashes + 1)
+    limit, left = '1', '1'
+    if cursor[11] ~= '1' then crashes = text(crashes + 1) end
   elseif running > 1 then
     limit, left, crashes, intent = text(math.floor(running / 2)), text(running), '0', ''
   end
