@@ -120,6 +120,7 @@ class _CursorLoop:
             smallest=tuning.smallest_batch,
             largest=tuning.largest_batch if subscription.windowing is None else tuning.largest_window_batch,
             target_ms=tuning.target_commit_ms,
+            most_bytes=tuning.batch_bytes,
         )
         self._activity = processor.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
         self._reads = Reads(

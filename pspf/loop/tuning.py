@@ -13,6 +13,7 @@ class Tuning:
     smallest_batch: int = 1
     largest_batch: int = 1_000
     largest_window_batch: int = 5_000
+    batch_bytes: int = 8_000_000
     target_commit_ms: int = 100
     effects: EffectLimits = field(default_factory=EffectLimits)
     state_cache_keys: int = 100_000

@@ -1,14 +1,47 @@
-"""How many records a batch takes: a fixed number, or as many as fit the time between commits."""
+"""How many records a batch takes: a fixed number, or as many as fit the time between commits, and its bytes."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Final
+
+from pspf.records import Record
+
+_UNSEEN: Final = 100
+"""How many records are read at most before the size of any is known."""
+_KEPT: Final = 0.9
+"""How much of a size is still believed in when smaller records come: large ones may come between them."""
+_value_of: Final = itemgetter(Record._fields.index("value"))
 
 
 class BatchSize:
-    """The size of the next batch. Adaptive unless `fixed`: fast handlers get large batches."""
+    """The size of the next batch, of about `most_bytes` at most. Adaptive unless `fixed`: fast handlers get large ones.
 
-    def __init__(self, *, fixed: int | None, smallest: int, largest: int, target_ms: int) -> None:
+    What is read is in memory twice, in hand and ahead, for each partition.
+    """
+
+    def __init__(self, *, fixed: int | None, smallest: int, largest: int, target_ms: int, most_bytes: int) -> None:
         self._fixed = fixed
         self._largest = largest
         self._target_ms = target_ms
-        self.records = fixed or min(smallest, largest)
+        self._most_bytes = most_bytes
+        self._fitting = fixed or min(smallest, largest)
+        """How many records fit the time."""
+        self._record_bytes: float | None = None
+
+    @property
+    def records(self) -> int:
+        """How many records to read."""
+        if self._record_bytes is None:
+            return min(self._fitting, _UNSEEN)
+        if self._fitting * self._record_bytes <= self._most_bytes:
+            return self._fitting
+        return max(1, int(self._most_bytes / self._record_bytes))
+
+    def weigh(self, records: Sequence[Record]) -> None:
+        """Take in how large records were that were read."""
+        if records:
+            mean = sum(map(len, map(_value_of, records))) / len(records)
+            self._record_bytes = max(mean, (self._record_bytes or 0) * _KEPT)
 
     @property
     def limit_ms(self) -> int | None:
@@ -28,9 +61,9 @@ class BatchSize:
             return
         fitting = self.fitting(records, elapsed_ms)
         least = 1 if is_cut else self.records // 2
-        self.records = max(1, min(self._largest, self.records * 2, max(fitting, least)))
+        self._fitting = max(1, min(self._largest, self.records * 2, max(fitting, least)))
 
     @property
     def is_slow(self) -> bool:
         """Whether one record fills the time: then nothing is read ahead that another worker could take."""
-        return self._fixed is None and self.records < 4
+        return self._fixed is None and self._fitting < 4

@@ -35,7 +35,7 @@ async def test_nothing_is_read_ahead_while_as_much_is_held_back_as_may_be(held: 
         ahead = Reads(
             member.consumer,
             Idle(),
-            BatchSize(fixed=10, smallest=1, largest=10, target_ms=50),
+            BatchSize(fixed=10, smallest=1, largest=10, target_ms=50, most_bytes=1_000_000),
             HeldBack(rows, held + 1),
             3,
             SystemClock(),

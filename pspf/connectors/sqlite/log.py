@@ -3,7 +3,8 @@
 from array import array
 from collections.abc import Sequence
 from functools import partial
-from itertools import repeat
+from itertools import islice, repeat
+from operator import itemgetter
 from typing import Any, Final
 
 import apsw
@@ -19,6 +20,10 @@ from pspf.records import Appended, NewRecord, Record
 _new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
 _new_record: Final = partial(_new, Record)
 _new_place: Final = partial(_new, Appended)
+_value_of: Final = itemgetter(2)
+POLL_BYTES: Final = 8_000_000
+"""About how much one poll reads of new records; it may be a page of records more."""
+_PAGE: Final = 16
 
 
 class Log:
@@ -116,20 +121,38 @@ def _next_offset(storage: Storage, partition_id: int) -> int:
 
 
 def read_range(
-    storage: Storage, topic: str, partition_id: int, partition: int, first: int, end: int, limit: int
+    storage: Storage,
+    topic: str,
+    partition_id: int,
+    partition: int,
+    first: int,
+    end: int,
+    limit: int,
+    most_bytes: int | None = None,
 ) -> list[Record]:
-    """Return at most `limit` records from `first` up to, not including, `end`."""
+    """Return at most `limit` records from `first` up to, not including, `end`; fewer where they are large together."""
     base = partition_id << OFFSET_BITS
-    rows = storage.connection.execute(
+    found = storage.connection.execute(
         "SELECT place & 1099511627775, key, value, headers, timestamp_ms FROM records"
         " WHERE place >= ? AND place < ? ORDER BY place LIMIT ?",
         (base | first, base | end, limit),
-    ).fetchall()
+    )
+    rows = found.fetchall() if most_bytes is None else _fetch(found, most_bytes)
     if not rows:
         return []
     offsets, keys, values, headers, times = zip(*rows, strict=True)  # by column: no tuple is built twice
     columns = (repeat(topic), repeat(partition), offsets, keys, values, headers, times, repeat(0))
     return list(map(_new_record, zip(*columns, strict=False)))
+
+
+def _fetch(found: apsw.Cursor, most_bytes: int) -> list[Any]:
+    """Return rows of records until their values have so many bytes."""
+    rows: list[Any] = []
+    while most_bytes > 0 and (page := list(islice(found, _PAGE))):
+        rows += page
+        most_bytes -= sum(map(len, map(_value_of, page)))
+    found.close()  # nothing is read any more, so that no transaction stays open
+    return rows
 
 
 def read_places(

@@ -19,7 +19,7 @@ from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.endings import CLEAN, SILENT
 from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
-from pspf.connectors.sqlite.log import read_places, read_range
+from pspf.connectors.sqlite.log import POLL_BYTES, read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.storage import Storage
@@ -157,7 +157,14 @@ class OrderedConsumer(Consumer):
         end = self._read_position
         if len(records) < limit and end < row[1] and not retries_only:
             new = read_range(
-                storage, self.cursor.topic, self._partition_id, self.cursor.partition, end, row[1], limit - len(records)
+                storage,
+                self.cursor.topic,
+                self._partition_id,
+                self.cursor.partition,
+                end,
+                row[1],
+                limit - len(records),
+                POLL_BYTES,
             )
             end = new[-1].offset + 1 if new else row[1]
             records += new

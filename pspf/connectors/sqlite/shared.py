@@ -14,7 +14,7 @@ from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
-from pspf.connectors.sqlite.log import read_places, read_range
+from pspf.connectors.sqlite.log import POLL_BYTES, read_places, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.runs import Outstanding, Run, runs
 from pspf.connectors.sqlite.storage import Storage
@@ -187,6 +187,7 @@ class SharedConsumer(Consumer):
             sight.position,
             sight.end,
             limit,
+            POLL_BYTES,
         )
         after = records[-1].offset + 1 if records else sight.end
         storage.run("UPDATE cursors SET position = ? WHERE cursor_id = ?", (after, self._cursor_id))
