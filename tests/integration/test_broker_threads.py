@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pspf.connectors.sqlite import SQLiteBroker
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine import ANY_PARTITION, Engine, Nothing, Poll
 from pspf.errors import BackendUnavailable
 from pspf.records import Cursor, NewRecord
 from tests.support.waiting import wait_until
@@ -142,3 +142,35 @@ def test_emits_end_in_time_though_the_disk_does_not_answer(tmp_path: Path) -> No
     )
     assert done.stdout.split()[:1] == ["EmitUnknown"], done.stderr
     assert done.stdout.split()[-1:] == ["BackendUnavailable"], done.stderr
+
+
+async def test_a_poll_behind_the_one_that_ends_the_thread_is_answered(tmp_path: Path) -> None:
+    broker = SQLiteBroker(tmp_path / "b.db")
+    await broker.connect()
+    looks = 0
+
+    def end_later(storage: object) -> Nothing:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            raise SystemExit
+        return Nothing()
+
+    hook, threading.excepthook = threading.excepthook, lambda args: None
+    try:
+        polls = [
+            asyncio.create_task(broker._engine.poll(Poll(ANY_PARTITION, look, None, 60_000)))
+            for look in (end_later, lambda storage: Nothing())
+        ]
+
+        async def has_looked() -> bool:
+            return looks == 1
+
+        await wait_until(has_looked)
+        await asyncio.wait_for(broker.append("orders", ONE), 5)
+        for poll in polls:
+            with pytest.raises(BackendUnavailable, match="thread has ended"):
+                await asyncio.wait_for(poll, 5)
+        await asyncio.wait_for(broker.close(), 5)
+    finally:
+        threading.excepthook = hook
