@@ -28,6 +28,8 @@ _CALM_MS: Final = 2_000
 """The longest wait before a cursor is read again that is moved or lost again and again."""
 _REFUSED_MS: Final = 30_000
 """When a handler whose state can't be read tries again: it may have been reset."""
+_REFUSED_AGAIN_MS: Final = 5_000
+"""How long that try may take until it is refused again; for so long it is not counted as ready."""
 
 
 @dataclass(slots=True)
@@ -261,6 +263,8 @@ class Assignment:
             if self._processor.ends_on_refusal:
                 raise
             logger.error("%s stands still, others go on: %s", consumer.cursor, error, extra=fields_of(consumer.cursor))
+            until_s = time.monotonic() + (_REFUSED_MS + _REFUSED_AGAIN_MS) / 1000
+            self._processor.telemetry.refused[consumer.cursor] = until_s, str(error)
             await stop.wait(_REFUSED_MS)  # it is kept meanwhile: others could read it no better
         if not self._processor.is_abandoned:
             await self._insist("give back", consumer.release)  # the broker may have been away when the loop tried

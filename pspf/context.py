@@ -18,7 +18,14 @@ from pydantic import BaseModel
 from pspf import codec, faults
 from pspf.compact import compact
 from pspf.encoding import encode_at
-from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
+from pspf.errors import (
+    ConfigurationError,
+    ContextClosed,
+    EventRejected,
+    StateUnavailable,
+    StateUnreadable,
+    TooManyEffects,
+)
 from pspf.event_time import latest_of
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
 
@@ -327,13 +334,13 @@ class State:
         if not self._source.is_loaded(raw_key, name):
             await self._source.load(raw_key, name)
         self._context.check_open()  # it may have ended while this waited
-        return _decode(self._source.get(raw_key, name), default)
+        return _decode(self._source.get(raw_key, name), default, raw_key, name)
 
     def _get(self, name: str, default: Any) -> Any:
         self._context.check_open()  # it may have ended while this waited
         if name in self._context.changes:
-            return _decode(self._context.changes[name], default)
-        return _decode(self._source.get(self._key, name), default)
+            return _decode(self._context.changes[name], default, self._key, name)
+        return _decode(self._source.get(self._key, name), default, self._key, name)
 
     def _put(self, name: str, value: object) -> None:
         if faults.is_armed("handler.mid"):
@@ -349,8 +356,16 @@ class State:
         self._context.changes[name] = None
 
 
-def _decode(value: bytes | None, default: Any) -> Any:
-    return default if value is None else orjson.loads(value)
+def _decode(value: bytes | None, default: Any, key: bytes, name: str) -> Any:
+    if value is None:
+        return default
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise StateUnreadable(
+            f"what is remembered as {name!r} of key {key!r:.80} is damaged, no JSON ({error}; {value!r:.40}): look at"
+            " it with `pspf state get`, put or delete it in the handler (ctx.state), or seek with --reset-state"
+        ) from error
 
 
 class SyncContext(Context):

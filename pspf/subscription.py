@@ -12,13 +12,17 @@ from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
 from pspf.decoration import check_model, refuse_async, refuse_hidden_coroutine, refuse_optional_context
-from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed
+from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, StateUnreadable
 from pspf.event import BaseEvent
 from pspf.records import check_name
 from pspf.settings import settings
 from pspf.windows import Windowing
 
 Ordering = Literal["none", "key"]
+
+
+_FINAL: Final = (EventRejected, HandlerCrashed, ConfigurationError, StateUnreadable)
+"""What is the same at each attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class RetryPolicy:
 
     def gives_up(self, error: BaseException, attempts: int) -> bool:
         """Return whether a record is dead after this error, in the run that made it `attempts`."""
-        is_final = isinstance(error, (EventRejected, HandlerCrashed, ConfigurationError, *self.give_up_on))
+        is_final = isinstance(error, (*_FINAL, *self.give_up_on))
         return is_final or attempts >= self.max_attempts
 
     def wait_ms(self, attempts: int) -> int:

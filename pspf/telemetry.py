@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from pspf.instruments import BATCH_EVENTS, COMMIT_US, END_TO_END_MS, HANDLER_US, Distribution, Histogram
-from pspf.records import Record
+from pspf.records import Cursor, Record
 
 if TYPE_CHECKING:
     from pspf.tracing import Spans
@@ -189,6 +189,8 @@ class TelemetryManager:
         self._asking_since_ms: tuple[int, ...] = ()
         self.unread: dict[tuple[str, str, str], tuple[int, ...]] = {}
         """(topic, group, handler) -> the partitions that no worker reads, as far as this one has seen."""
+        self.refused: dict[Cursor, tuple[float, str]] = {}
+        """Why cursors stand still, and up to which monotonic time in seconds that is known."""
         self.on_enter: Callable[[], None] = _nothing
         self.find_spans = find_tracing()
 
@@ -240,6 +242,12 @@ class TelemetryManager:
     def unread_places(self) -> tuple[tuple[str, str, str, tuple[int, ...]], ...]:
         """Return (topic, group, handler, partitions) of what is in `unread`. For any thread."""
         return tuple((*place, partitions) for place, partitions in tuple(self.unread.items()) if partitions)
+
+    @property
+    def refusals(self) -> tuple[tuple[Cursor, str], ...]:
+        """Return which cursors stand still, and why. For any thread."""
+        now_s = time.monotonic()
+        return tuple((cursor, why) for cursor, (until_s, why) in tuple(self.refused.items()) if now_s < until_s)
 
     @property
     def activities(self) -> tuple[Activity, ...]:

@@ -155,12 +155,15 @@ def _headers(letter: StoredDeadLetter) -> dict[str, str]:
 
 def as_json_entry(entry: StateEntry) -> dict[str, Any]:
     """Return what `state list --json` has for a remembered value."""
-    return {
+    shown = {
         "handler": entry.handler,
         "topic": entry.topic,
         "group": entry.group,
         "partition": entry.partition,
         "key": as_text(entry.key) or "",
         "name": entry.name,
-        "value": orjson.loads(entry.value),
     }
+    try:
+        return {**shown, "value": orjson.loads(entry.value)}
+    except orjson.JSONDecodeError:  # it is damaged
+        return {**shown, "value": None, "raw": base64.b64encode(entry.value).decode()}

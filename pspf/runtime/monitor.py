@@ -92,7 +92,7 @@ class Monitor:
         )
 
     def _unread(self, activities: tuple[Activity, ...], now_ms: int) -> tuple[str, ...]:
-        """Return which partitions nobody reads, and which this process can't read."""
+        """Return which partitions nobody reads, and which this process can't read or handle."""
         longest_ms = _UNREAD_LEASES * self._stream.broker.limits.lease_ms
         failing: dict[tuple[str, str, str], list[int]] = {}
         for activity in activities:
@@ -100,7 +100,8 @@ class Monitor:
             if since_ms is not None and now_ms - since_ms >= longest_ms and not self._is_blocked(now_ms):
                 failing.setdefault((activity.topic, activity.group, activity.handler), []).append(activity.partition)
         nobody = [_say_unread("nobody reads", *place) for place in self._stream.telemetry.unread_places]
-        return (*nobody, *[_say_unread("it can't read", *place, found) for place, found in failing.items()])
+        refused = [f"{cursor} stands still: {why}" for cursor, why in self._stream.telemetry.refusals]
+        return (*nobody, *refused, *[_say_unread("it can't read", *place, found) for place, found in failing.items()])
 
     def _is_blocked(self, now_ms: int) -> bool:
         return self._ticked_ms is not None and now_ms - self._ticked_ms > _BLOCKED_MS
