@@ -1,5 +1,6 @@
 """Event time: when what an event tells of happened, as its `timestamp` or its record says."""
 
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,8 @@ from pspf.clock import Clock
 from pspf.errors import SchemaError
 from pspf.records import Record
 
+logger = logging.getLogger(__name__)
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (naive times are UTC)
 _TEXT: Final = SchemaValidator(core_schema.datetime_schema())
@@ -22,6 +25,7 @@ _READ_UTC: Final = _READ_EPOCH.tzinfo
 _MS: Final = timedelta(milliseconds=1)
 _SECONDS_BELOW: Final = 2e10
 """Numbers above are milliseconds: what events of PSPF's own model mean by a number, too."""
+_WARN_EVERY_S: Final = 60.0
 _MAX_MS: Final = 253_402_300_799_999  # the end of the year 9999
 
 
@@ -54,14 +58,45 @@ def find_latest_ms(max_future_ms: int | None, clock: Clock) -> int:
     return max(clock.now_ms(), time.time_ns() // 1_000_000) + max_future_ms
 
 
-def too_far_ahead(time_ms: int, latest_ms: int) -> SchemaError:
-    """Return what to say of an event time behind `latest_ms`."""
-    at = datetime_of(time_ms)
-    return SchemaError(
-        f"event time {time_ms if at is None else at.isoformat()} is {time_ms - latest_ms:,} ms further ahead of the"
-        " clock than max_future_ms= of its window takes: it would close all windows before it; mend its timestamp, or"
-        " give another max_future_ms= (None takes all)"
-    )
+class FutureGuard:
+    """Refuses event times that are too far ahead, and warns of them once a minute at most."""
+
+    def __init__(self, handler: str) -> None:
+        self._handler = handler
+        self._warned_s = -_WARN_EVERY_S
+        self._untold = 0
+
+    def refuse(self, record: Record, time_ms: int, latest_ms: int) -> SchemaError:
+        """Return the failure of a record whose event time is behind `latest_ms`."""
+        at = datetime_of(time_ms)
+        shown = str(time_ms) if at is None else at.isoformat()
+        if time.monotonic() - self._warned_s >= _WARN_EVERY_S:
+            logger.warning(
+                "%s, partition %d, offset %s: its event time %s is beyond what max_future_ms= of %s takes, by %d ms;"
+                " it closes no window and becomes a dead letter%s",
+                record.topic,
+                record.partition,
+                record.id,
+                shown,
+                self._handler,
+                time_ms - latest_ms,
+                f" ({self._untold} more since the last warning)" if self._untold else "",
+                extra={
+                    "topic": record.topic,
+                    "partition": record.partition,
+                    "id": record.id,
+                    "handler": self._handler,
+                    "event_time_ms": time_ms,
+                },
+            )
+            self._warned_s, self._untold = time.monotonic(), 0
+        else:
+            self._untold += 1
+        return SchemaError(
+            f"event time {shown} is {time_ms - latest_ms:,} ms further ahead of the clock than max_future_ms= of its"
+            " window takes: it would close all windows before it; mend its timestamp, or give another max_future_ms="
+            " (None takes all)"
+        )
 
 
 def ms_of(value: object) -> int:

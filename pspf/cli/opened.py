@@ -9,6 +9,7 @@ import orjson
 from pspf.cli.console import format_time
 from pspf.connectors.base import Broker, CursorWindows
 from pspf.processing.windows.place import encode_key
+from pspf.processing.windows.session_rows import ROWS, TOGETHER, before_rows, split_row_key
 from pspf.processing.windows.view import StoredWindow, View, read_view
 from pspf.records import Cursor, WindowPlace
 
@@ -72,10 +73,16 @@ async def each_window(
     view, slots = found.view, found.stored.slots
     source = _Source(broker, found.cursor, None if key is None else encode_key(key))
     if view.is_session:
-        async for stored_key, states in source.read(slots):
-            for window in view.read_sessions(stored_key, states[0]):
-                if window.is_open or also_closed:
-                    yield window
+        if TOGETHER in slots:
+            async for stored_key, states in source.read([TOGETHER]):
+                for window in view.read_sessions(stored_key, states[0]):
+                    if window.is_open or also_closed:
+                        yield window
+        if ROWS in slots:
+            async for rows in _each_row(broker, found.cursor, None if key is None else before_rows(key)):
+                for window in view.read_session_rows(rows):
+                    if window.is_open or also_closed:
+                        yield window
         return
     starts = [
         start for start in view.starts(slots) if also_closed or not view.is_closed(start) or view.has_withheld(start)
@@ -88,6 +95,28 @@ async def each_window(
             window = view.read(start, stored_key, states)
             if window.is_open or also_closed:
                 yield window
+
+
+async def _each_row(
+    broker: Broker, cursor: Cursor, prefix: bytes | None
+) -> AsyncIterator[Sequence[tuple[bytes, bytes]]]:
+    """Give the rows of sessions, those of a key together; with `prefix` of one key alone."""
+    after, kept = prefix, list[tuple[bytes, bytes]]()
+    while True:
+        page = await broker.scan_windows(cursor, ROWS, after=after, max_entries=_PAGE)
+        for stored_key, stored in page:
+            if prefix is not None and not stored_key.startswith(prefix):
+                page = []
+                break
+            if kept and split_row_key(kept[0][0])[0] != split_row_key(stored_key)[0]:
+                yield kept
+                kept = []
+            kept.append((stored_key, stored))
+        if len(page) < _PAGE:
+            break
+        after = page[-1][0]
+    if kept:
+        yield kept
 
 
 class _Source:

@@ -12,7 +12,7 @@ import orjson
 
 from pspf.decoding import Decoder
 from pspf.errors import ConfigurationError, StateUnreadable
-from pspf.event_time import NO_LIMIT_MS, find_latest_ms, time_of, too_far_ahead
+from pspf.event_time import NO_LIMIT_MS, FutureGuard, find_latest_ms, time_of
 from pspf.execution.executor import Breath, Executor, ends_run
 from pspf.execution.windowed import BREATH_RECORDS, Room
 from pspf.processing.batch_run import BatchRun
@@ -67,6 +67,7 @@ class Repartitioning(Executor):
         self._keys = keys_of_partitions(self._hop.partitions)
         self._is_open = False
         self._latest_ms = NO_LIMIT_MS
+        self._future = FutureGuard(subscription.name)
         self._highest_ms = BEGINNING
         """The highest event time that was read here."""
         self._source_ms = BEGINNING
@@ -111,7 +112,7 @@ class Repartitioning(Executor):
             time_ms = time_of(event, record)
             key = self._key_of(event, record)
             if time_ms > self._latest_ms:
-                raise too_far_ahead(time_ms, self._latest_ms)
+                raise self._future.refuse(record, time_ms, self._latest_ms)
             self._note(time_ms)
             routed = send_on(record, key, self._source_ms)
         except BaseException as error:  # the boundary of the record

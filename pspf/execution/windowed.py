@@ -8,6 +8,7 @@ the batches were. What is not in memory is loaded before a section is folded; fo
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
@@ -16,8 +17,8 @@ from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder, Unreadable
-from pspf.errors import ConfigurationError, StateUnreadable, TooManyEffects, text_of
-from pspf.event_time import find_latest_ms, time_of, too_far_ahead
+from pspf.errors import ConfigurationError, SchemaError, StateUnreadable, TooManyEffects, text_of
+from pspf.event_time import FutureGuard, find_latest_ms, time_of
 from pspf.execution.executor import Breath, Executor, ends_run, enter_call
 from pspf.execution.isolation import OwnContext, in_own_context
 from pspf.execution.threads import run_in_thread
@@ -126,6 +127,8 @@ class Windowed(Executor):
         self._is_final = False
         self._is_finished = False
         self._weight_bytes = self._large_bytes = 0
+        self._in_hand: Sequence[Record] = ()
+        self._future = FutureGuard(subscription.name)
         self._carried: tuple[Record, Sequence[Any]] | None = None
         """What was read beyond the end of the last section: its first record, and the events from it on."""
         handler = subscription.handler
@@ -187,6 +190,7 @@ class Windowed(Executor):
             await self._open()
         self.call = enter_call(self._subscription.name, self._around.warned)
         self._late, self._weight_bytes, self._large_bytes = [], 0, 0
+        self._in_hand = records
         taken, first = 0, records[0].offset if records else run.batch.end
         is_final = self._is_final and not records
         if is_final:
@@ -269,7 +273,7 @@ class Windowed(Executor):
                 time_ms = time_of(event, record)
                 key = key_of(event, record)
                 if time_ms > latest_ms:
-                    raise too_far_ahead(time_ms, latest_ms)
+                    raise self._future.refuse(record, time_ms, latest_ms)
             except BaseException as error:  # the boundary of the record: it tells when its turn comes
                 add((record, None, None, Broken(error), max(watermark_ms, floor_ms)))
                 continue
@@ -447,14 +451,13 @@ class Windowed(Executor):
         most = self.room.limits.record_effect_bytes - self.room.limits.effect_bytes
         return not self._large_bytes or self._large_bytes + self._writes * before <= most
 
-    def weigh_growth(self, record: Record, before: int, run: BatchRun, *, is_first: bool) -> None:
-        """Count what a record adds to a state of `before` bytes, about, which is written once a batch as a whole.
+    def weigh_growth(self, record: Record, before: int, run: BatchRun, *, whole: int) -> None:
+        """Count what a record adds to a state of `before` bytes, about; `whole` of them are written once more for it.
 
         A large state alone ends no batch, or one would be written for each of its records. Errors as in `weigh`.
         """
         self.check_size(record, before + len(record.value))
-        if is_first:
-            self._large_bytes += self._writes * before
+        self._large_bytes += self._writes * whole
         self.weigh(record, len(record.value), run)
 
     def check_size(self, record: Record, size_bytes: int) -> None:
@@ -589,10 +592,19 @@ class Windowed(Executor):
         return run.send_all(source, topic, records)
 
     def _bury(self, plain: NewRecord, source: int, error: BaseException, attempts: int, run: BatchRun) -> None:
-        cursor = self.room.consumer.cursor
         now_ms = self.room.clock.now_ms()
-        record = Record(cursor.topic, cursor.partition, source, plain.raw_key, plain.value, None, now_ms)
+        record = Record(self._source, *self._origin_of(source), plain.raw_key, plain.value, None, now_ms)
         run.bury(Failure(record, error, attempts, None, text_of(error), is_result=True))
+
+    def _origin_of(self, source: int) -> tuple[int, int]:
+        """Return the partition and offset of the record that a result comes from, behind a hop those before it."""
+        sent_on = next((record for record in self._in_hand if record.offset == source), None)
+        if self._times is not None and sent_on is not None:
+            with suppress(SchemaError):  # somebody else has put it there
+                original = receive(sent_on, self._source).record
+                if original is not None:
+                    return original.partition, original.offset
+        return self.room.consumer.cursor.partition, source
 
     def held_keys(self) -> set[Key]:
         """Return the grouping keys that a record is not done of."""

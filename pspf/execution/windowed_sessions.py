@@ -5,8 +5,8 @@ while it is open, and one that bridges two has all of them folded again, in the 
 """
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
@@ -16,15 +16,16 @@ from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.folds import HandlerFold
 from pspf.processing.windows.place import Key, decode_key, encode_key
 from pspf.processing.windows.progress import Progress
-from pspf.processing.windows.sessions import Session, Sessions, decode_sessions, encode_sessions
+from pspf.processing.windows.session_rows import ROWS, TOGETHER, decode_sessions, read_rows, rows_of
+from pspf.processing.windows.sessions import Session, Sessions
 from pspf.processing.windows.spans import BEGINNING, NEVER
-from pspf.processing.windows.table import Changes
-from pspf.records import Cursor, Record
+from pspf.processing.windows.table import LARGE_BYTES, Changes
+from pspf.records import Record
 from pspf.subscription import Subscription
 
-_SLOT: Final = 0
-"""All sessions are stored by key alone."""
 _PAGE: Final = 1_000
+
+_T = TypeVar("_T")
 
 
 class SessionWindows(Windowed):
@@ -40,40 +41,53 @@ class SessionWindows(Windowed):
         self._closed_ms = BEGINNING
         """Sessions whose last record is not after it are closed."""
         self._withheld: set[Key] = set()
-        self._stored: set[Key] = set()
+        self._together: dict[Key, Sequence[Session]] = {}
+        """The sessions of the keys whose sessions are stored together: they get rows when one of them changes."""
         self._updates = self.windowing.emit == "updates"
         self._keeps_records = not self.fold.can_merge
 
     async def restore(self, progress: Progress, *, is_new: bool) -> None:
-        self._sessions = Sessions(self.windowing)
-        consumer = self.room.consumer
-        cursor = consumer.cursor
-        after: bytes | None = None
-        while not is_new:
-            begin = after
-            page = await self.ask(
-                "read windows",
-                lambda: consumer.scan_windows(_SLOT, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
-            )
-            for stored_key, stored in page:
+        sessions = self._sessions = Sessions(self.windowing)
+        self._together = {}
+        found: dict[Key, list[Session]] = {}
+        if not is_new:
+            cursor = self.room.consumer.cursor
+            place = (self.fold.decode, cursor.topic, cursor.partition)
+            for stored_key, stored in await self._scan(TOGETHER):
                 key = decode_key(stored_key)
-                found = self._read_sessions(stored, cursor)
-                self._check_records(found)
-                self._sessions.restore(key, found)
-                self._sessions.note_size(key, len(stored))
-                self._stored.add(key)
-            if len(page) < _PAGE:
-                break
-            after = page[-1][0]
+                found[key] = list(self._decoded(lambda: decode_sessions(stored, *place)))  # noqa: B023 (called here)
+                self._together[key] = tuple(found[key])
+            rows = await self._scan(ROWS)
+            for key, session in self._decoded(lambda: [*read_rows(rows, *place)]):
+                found.setdefault(key, []).append(session)
+            for key, mine in found.items():
+                self._check_records(mine)
+                sessions.restore(key, mine)
         self._closed_ms = progress.closed_ms
         self.floor_ms = BEGINNING if self._closed_ms == BEGINNING else self._closed_ms + self.windowing.due_after_ms
+        sessions.judged_ms = max(sessions.judged_ms, progress.watermark_ms, self.floor_ms)
         if self._updates and progress.emission != "updates":
             self._mark_unsent()
 
-    def _read_sessions(self, stored: bytes, cursor: Cursor) -> list[Session]:
+    async def _scan(self, slot: int) -> Sequence[tuple[bytes, bytes]]:
+        """Return what is stored in a slot, by key."""
+        consumer, after = self.room.consumer, None
+        found: list[tuple[bytes, bytes]] = []
+        while True:
+            begin = after
+            page = await self.ask(
+                "read windows",
+                lambda: consumer.scan_windows(slot, after=begin, max_entries=_PAGE),  # noqa: B023 (awaited here)
+            )
+            found += page
+            if len(page) < _PAGE:
+                return found
+            after = page[-1][0]
+
+    def _decoded(self, decode: Callable[[], _T]) -> _T:
         try:
-            return decode_sessions(stored, self.fold.decode, cursor.topic, cursor.partition)
-        except (struct.error, OverflowError) as error:
+            return decode()
+        except (struct.error, OverflowError, ValueError) as error:
             raise self.fold.unreadable(error) from error
 
     def _check_records(self, sessions: Sequence[Session]) -> None:
@@ -92,8 +106,8 @@ class SessionWindows(Windowed):
         sessions, most = self._sessions, self.room.limits.record_operations // 2
         for key, mine in sessions.of_key.items():
             for session in mine:
-                session.is_fresh = not session.is_closed
-            sessions.dirty.add(key)
+                session.is_fresh = True
+                sessions.dirty[session] = key
         count = sum(map(len, sessions.of_key.values()))
         if count > most:
             raise StateUnreadable(
@@ -121,21 +135,21 @@ class SessionWindows(Windowed):
         for taken, item in enumerate(section):
             if not taken % BREATH_RECORDS:
                 await self.breathe(run)
-            sessions = self._sessions
-            before = 0 if item[2] in sessions.dirty else sessions.sizes.get(item[2], 0)
-            if run.is_closed or (before and not self.has_room(before)):
+            where = item[3]
+            touching = () if isinstance(where, Aside) else self._sessions.touching(item[2], where, item[4])
+            whole = self._count_whole(touching)
+            if run.is_closed or (whole and not self.has_room(whole)):
                 run.is_closed = True
                 self._bound_ms = NEVER
                 return taken
             if run.has_to_ask and not self.admit(item, run):
                 continue
-            where = item[3]
             if isinstance(where, Aside):
                 self.set_aside(item, run)
                 continue
             self.call.record = item[0]
             try:
-                is_late = await self._fold(item, run)
+                is_late = await self._fold(item, touching, whole, run)
             except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 continue
@@ -146,12 +160,11 @@ class SessionWindows(Windowed):
         self._bound_ms = NEVER
         return len(section)
 
-    async def _fold(self, item: Item, run: BatchRun) -> bool:
+    async def _fold(self, item: Item, touching: Sequence[Session], whole: int, run: BatchRun) -> bool:
         """Aggregate one record; return whether it was late instead. What raises has changed nothing."""
         record, event, key, time_ms, at_ms = item
         sessions = self._sessions
-        self._weigh_growth(record, key, run)
-        touching = sessions.touching(key, time_ms, at_ms)
+        self._weigh_growth(record, touching, whole, run)
         first_ms = min([time_ms, *(session.first_ms for session in touching)])
         last_ms = max([time_ms, *(session.last_ms for session in touching)])
         due_ms = last_ms + self.windowing.due_after_ms
@@ -165,21 +178,38 @@ class SessionWindows(Windowed):
             session.first_ms, session.last_ms = first_ms, last_ms
             if session.records is not None:
                 session.records.append(record)
-            sessions.dirty.add(key)
+                session.size_bytes += len(record.value)
+            sessions.dirty[session] = key
         else:
             state, records = await self._join(touching, event, record)
             session = Session(first_ms, last_ms, state, records)
+            if records is not None:
+                session.size_bytes = len(record.value) + sum([one.size_bytes - one.state_bytes for one in touching])
+            run.count(sum([one.rows for one in touching]), 0)
             sessions.put(key, session, touching)
         session.is_fresh = True
         if isinstance(self.fold, HandlerFold) and session.state is not None:
             self.weigh(record, len(session.state), run)
         return False
 
-    def _weigh_growth(self, record: Record, key: Key, run: BatchRun) -> None:
-        """Count what the sessions of a key take, about: they are stored together. Errors as in `weigh`."""
-        before = self._sessions.sizes.get(key, 0)
-        if before or self._keeps_records or self.fold.keeps_values:
-            self.weigh_growth(record, before, run, is_first=key not in self._sessions.dirty)
+    def _count_whole(self, touching: Sequence[Session]) -> int:
+        """Return the bytes of what is written as a whole where it is much and a record comes to these sessions.
+
+        Of one session that is its state, once a batch; sessions that become one are written with all their records.
+        """
+        if not touching:
+            return 0
+        if len(touching) > 1:
+            whole = sum([session.size_bytes for session in touching])
+        else:
+            whole = 0 if touching[0] in self._sessions.dirty else touching[0].state_bytes
+        return whole if whole >= LARGE_BYTES else 0
+
+    def _weigh_growth(self, record: Record, touching: Sequence[Session], whole: int, run: BatchRun) -> None:
+        """Count what a record adds to sessions, about. Errors as in `weigh`."""
+        if whole or self._keeps_records or self.fold.keeps_values:
+            before = sum([session.size_bytes for session in touching])
+            self.weigh_growth(record, before, run, whole=whole)
 
     async def _join(self, parts: Sequence[Session], event: Any, record: Record) -> tuple[Any, list[Record] | None]:
         """Return the state, and the records where they are kept, of no session or several and one record more."""
@@ -214,10 +244,13 @@ class SessionWindows(Windowed):
         return True
 
     def _close(self, key: Key, session: Session, source: int, run: BatchRun) -> None:
+        rows = session.rows  # which are removed, or written anew
         if not session.is_closed and session.state is not None:
             is_final = self.windowing.emit == "final"
             if is_final or (self._updates and session.is_fresh):
                 self._emit_session(key, session, source, run)
+                rows -= 1  # one goes with its result
+        run.count(max(0, rows), 0)
         self._sessions.close(key, session)
 
     def _emit_session(self, key: Key, session: Session, source: int, run: BatchRun) -> None:
@@ -230,20 +263,20 @@ class SessionWindows(Windowed):
         free = sorted((key for key in self._withheld if not self.is_held(key)), key=lambda key: key or "")
         for key in free:
             self._withheld.discard(key)
-            mine = sorted(sessions.of_key.get(key, ()), key=lambda session: session.last_ms)
-            for session in mine:
-                if not session.is_closed and sessions.due_ms(session) <= self.watermark_ms:
+            for session in tuple(sessions.of_key.get(key, ())):
+                if sessions.due_ms(session) <= self.watermark_ms:
                     self._close(key, session, source, run)
                 else:
                     sessions.watch(key, session)
         if self._updates:
-            for key in sorted(sessions.dirty, key=lambda key: key or ""):
-                for session in sorted(sessions.of_key.get(key, ()), key=lambda session: session.last_ms):
-                    if session.is_fresh and not session.is_closed and session.state is not None:
-                        self._emit_session(key, session, source, run)
+            for session, key in sorted(sessions.dirty.items(), key=lambda entry: (entry[1] or "", entry[0].last_ms)):
+                is_open = not session.is_closed and not session.is_gone
+                if is_open and session.is_fresh and session.state is not None:
+                    self._emit_session(key, session, source, run)
 
     def states_of(self, item: Item) -> Iterable[Any]:
-        return () if isinstance(item[3], Aside) else [one.state for one in self._sessions.of_key.get(item[2], ())]
+        _, _, key, where, at_ms = item
+        return () if isinstance(where, Aside) else [one.state for one in self._sessions.touching(key, where, at_ms)]
 
     def count_dirty(self) -> int:
         return len(self._sessions.dirty)
@@ -252,20 +285,20 @@ class SessionWindows(Windowed):
 
     def take_changes(self) -> Changes:
         sessions = self._sessions
-        states: dict[bytes, bytes | None] = {}
-        for key in sessions.dirty:
-            mine = sessions.of_key.get(key)
-            if mine:
-                encoded = states[encode_key(key)] = encode_sessions(mine, self.fold.encode)
-                sessions.note_size(key, len(encoded))
-                self._stored.add(key)
-                continue
-            sessions.note_size(key, 0)
-            if key in self._stored:
-                states[encode_key(key)] = None
-                self._stored.discard(key)
+        states: dict[int, dict[bytes, bytes | None]] = {}
+        for key in {key for key in sessions.dirty.values() if key in self._together} if self._together else ():
+            for session in self._together.pop(key):
+                sessions.give_number(session)
+                if not session.is_gone:
+                    sessions.dirty[session] = key
+            states.setdefault(TOGETHER, {})[encode_key(key)] = None
+        rows: dict[bytes, bytes | None] = {}
+        for session, key in sessions.dirty.items():
+            rows.update(rows_of(session, key, self.fold.encode))
+        if rows:
+            states[ROWS] = rows
         sessions.dirty.clear()
-        return Changes((), {_SLOT: states} if states else {})
+        return Changes((), states)
 
     def note(self, held_ms: Mapping[int, int]) -> Progress:
         if self._sessions.closes and self.watermark_ms > BEGINNING:

@@ -318,7 +318,8 @@ class SpanWindows(Windowed):
 
     def _weigh_growth(self, slot: Slot, key: Key, record: Record, run: BatchRun) -> None:
         """Count what a state that grows with its records takes, about. Errors as in `weigh`."""
-        self.weigh_growth(record, slot.sizes.get(key, 0), run, is_first=key not in slot.dirty)
+        before = slot.sizes.get(key, 0)
+        self.weigh_growth(record, before, run, whole=0 if key in slot.dirty else before)
 
     async def _fold_odd(self, item: Item, run: BatchRun) -> None:
         if not run.has_to_ask or self.admit(item, run):

@@ -13,6 +13,8 @@ from pspf.processing.windows.spans import BEGINNING
 from pspf.windows import Emission, SessionWindow, SlidingWindow, TumblingWindow, Windowing
 
 _VERSION: Final = 1
+_SESSION_VERSION: Final = 2
+"""Of sessions, which have rows of their own since; who knows version 1 alone would not find them."""
 _WORDS: Final = {"window": "window", "slice_ms": "slice_ms", "fold": "aggregation", "shape": "aggregation"}
 
 
@@ -48,7 +50,7 @@ class Progress:
         """Return it as stored, with what `describe` says of the windows."""
         return orjson.dumps(
             {
-                "version": _VERSION,
+                "version": _SESSION_VERSION if described["window"]["kind"] == "session" else _VERSION,
                 **described,
                 "watermark_ms": self.watermark_ms,
                 "frontier_ms": self.frontier_ms,
@@ -118,7 +120,7 @@ def check_same(stored: bytes, described: Mapping[str, Any], name: str) -> None:
         version = tree["version"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return
-    if version != _VERSION:
+    if version not in (_VERSION, _SESSION_VERSION):
         raise ConfigurationError(f"windows of {name} are of version {version}; use a newer PSPF")
     if "window" not in tree:
         raise ConfigurationError(

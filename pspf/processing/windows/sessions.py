@@ -1,28 +1,35 @@
-"""The sessions of each grouping key: which a record touches, when they are due, how they are stored.
+"""The sessions of each grouping key: which a record touches, and when they are due. All of them are in memory."""
 
-Sessions of a key are stored together, under the key alone. All of them are in memory.
-"""
-
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Sequence
 from heapq import heappop, heappush
-from itertools import count
-from typing import Any, Final
+from itertools import count, pairwise
+from typing import Any
 
 from pspf.processing.windows.place import Key
-from pspf.processing.windows.spans import NEVER
-from pspf.processing.windows.table import LARGE_BYTES
+from pspf.processing.windows.spans import BEGINNING, NEVER
 from pspf.records import Record
 from pspf.windows import SessionWindow, Windowing
-
-_HEAD: Final = struct.Struct("<qqBqq")  # first, last, is closed; bytes of the state, number of records (-1: none)
-_RECORD: Final = struct.Struct("<16sqqqq")  # offset; time; bytes of key, headers (-1: none) and value
 
 
 class Session:
     """One session: the times of its first and last record, its state, and its records where they are kept."""
 
-    __slots__ = ("first_ms", "is_closed", "is_fresh", "is_gone", "last_ms", "records", "state")
+    __slots__ = (
+        "first_ms",
+        "is_closed",
+        "is_fresh",
+        "is_gone",
+        "last_ms",
+        "number",
+        "paged",
+        "pages",
+        "records",
+        "rows",
+        "size_bytes",
+        "state",
+        "state_bytes",
+    )
 
     def __init__(self, first_ms: int, last_ms: int, state: Any, records: list[Record] | None) -> None:
         self.first_ms = first_ms
@@ -34,6 +41,17 @@ class Session:
         """Whether it changed since the last commit."""
         self.is_gone = False
         """Whether it became part of another one, or was dropped."""
+        self.number = 0
+        """What its rows are told apart by from those of its key's other sessions."""
+        self.rows = 0
+        """How many rows are stored: the first for its times and state, the others are pages of its records."""
+        self.pages = 0
+        """How many of these pages are full, and written no more."""
+        self.paged = 0
+        """How many of its records are in full pages."""
+        self.state_bytes = 0
+        self.size_bytes = 0
+        """The bytes of all its rows, and of the records that came since, about."""
 
 
 class Sessions:
@@ -47,11 +65,14 @@ class Sessions:
         self.due_after_ms = self.gap_ms + (windowing.allowed_lateness_ms + 1 if self.closes else windowing.retention_ms)
         self._retention_ms = windowing.retention_ms if self.closes else 0
         self.of_key: dict[Key, list[Session]] = {}
-        self.dirty: set[Key] = set()
-        self.sizes: dict[Key, int] = {}
-        """The bytes of what is stored of keys, where it is much."""
+        """The sessions that are not closed, by the time of their last record."""
+        self.dirty: dict[Session, Key] = {}
+        """Those that changed since the last commit, also what is gone."""
+        self.judged_ms = BEGINNING
+        """The highest watermark that a record was judged by. What is not due at it, no other session reaches over."""
         self._heap: list[tuple[int, int, Key, Session]] = []
         self._numbers = count()
+        self._next_number = 0
 
     @property
     def next_ms(self) -> int:
@@ -64,26 +85,31 @@ class Sessions:
 
     def touching(self, key: Key, time_ms: int, at_ms: int) -> list[Session]:
         """Return the sessions that a record belongs to, by their beginning, but those that are due at `at_ms`."""
-        gap_ms = self.gap_ms
-        found = [
-            session
-            for session in self.of_key.get(key, ())
-            if session.first_ms - gap_ms <= time_ms <= session.last_ms + gap_ms
-            and not session.is_closed
-            and (not self.closes or self.due_ms(session) > at_ms)
-        ]
+        mine = self.of_key.get(key)
+        if not mine:
+            return []
+        gap_ms, closes = self.gap_ms, self.closes
+        if at_ms > self.judged_ms:
+            self.judged_ms = at_ms
+        found: list[Session] = []
+        for at in range(bisect_left(mine, time_ms - gap_ms, key=_last_of), len(mine)):
+            session = mine[at]
+            if session.first_ms - gap_ms > time_ms:
+                if not closes or self.due_ms(session) > self.judged_ms:
+                    break
+            elif not closes or self.due_ms(session) > at_ms:
+                found.append(session)
         if len(found) > 1:
             found.sort(key=_first_of)
         return found
 
     def put(self, key: Key, session: Session, instead_of: Sequence[Session] = ()) -> None:
         """Add a session, in the place of others that it is made of."""
-        mine = self.of_key.setdefault(key, [])
         for other in instead_of:
-            other.is_gone = True
-            mine.remove(other)
-        mine.append(session)
-        self.dirty.add(key)
+            self.drop(key, other)
+        session.number, self._next_number = self._next_number, self._next_number + 1
+        insort(self.of_key.setdefault(key, []), session, key=_last_of)
+        self.dirty[session] = key
         self.watch(key, session)
 
     def watch(self, key: Key, session: Session) -> None:
@@ -108,94 +134,54 @@ class Sessions:
 
     def close(self, key: Key, session: Session) -> None:
         """Note that a session is closed; it stays as long as closed ones can be read."""
-        self.dirty.add(key)
         if session.is_closed or not self._retention_ms:
             self.drop(key, session)
             return
+        self._take_out(key, session)
+        self.dirty[session] = key
         session.is_closed = True
         session.records = None
         self.watch(key, session)
 
     def drop(self, key: Key, session: Session) -> None:
         """Forget a session."""
-        self.dirty.add(key)
+        self.dirty[session] = key
         session.is_gone = True
+        if not session.is_closed:
+            self._take_out(key, session)
+
+    def _take_out(self, key: Key, session: Session) -> None:
         mine = self.of_key[key]
-        mine.remove(session)
+        at = bisect_left(mine, session.last_ms, key=_last_of)
+        while mine[at] is not session:
+            at += 1
+        del mine[at]
         if not mine:
             del self.of_key[key]
 
-    def note_size(self, key: Key, size_bytes: int) -> None:
-        """Remember how much is stored of a key, where it is much."""
-        if size_bytes >= LARGE_BYTES:
-            self.sizes[key] = size_bytes
-        else:
-            self.sizes.pop(key, None)
-
     def open_sessions(self) -> Iterator[Session]:
         """Give all sessions that are not closed."""
-        return (session for mine in self.of_key.values() for session in mine if not session.is_closed)
+        return (session for mine in self.of_key.values() for session in mine)
 
     def restore(self, key: Key, sessions: Sequence[Session]) -> None:
         """Take over what is stored of a key."""
-        self.of_key[key] = list(sessions)
+        mine = sorted((session for session in sessions if not session.is_closed), key=_last_of)
+        if mine:
+            self.of_key[key] = mine
+        if any(one.first_ms > other.first_ms for one, other in pairwise(mine)):
+            self.judged_ms = NEVER
         for session in sessions:
+            self._next_number = max(self._next_number, session.number + 1)
             self.watch(key, session)
+
+    def give_number(self, session: Session) -> None:
+        """Give a session a number that has none yet: it was stored with its key's others."""
+        session.number, self._next_number = self._next_number, self._next_number + 1
 
 
 def _first_of(session: Session) -> int:
     return session.first_ms
 
 
-def encode_sessions(sessions: Sequence[Session], encode: Callable[[Any], bytes]) -> bytes:
-    """Return the sessions of a key as they are stored."""
-    parts: list[bytes] = []
-    for session in sessions:
-        state = None if session.state is None else encode(session.state)
-        kept = session.records
-        parts.append(
-            _HEAD.pack(
-                session.first_ms,
-                session.last_ms,
-                session.is_closed,
-                -1 if state is None else len(state),
-                -1 if kept is None else len(kept),
-            )
-        )
-        parts.append(state or b"")
-        for record in kept or ():
-            key, headers = record.raw_key, record.raw_headers
-            lengths = (-1 if key is None else len(key), -1 if headers is None else len(headers), len(record.value))
-            parts.append(_RECORD.pack(record.offset.to_bytes(16, "big"), record.timestamp_ms, *lengths))
-            parts += [key or b"", headers or b"", record.value]
-    return b"".join(parts)
-
-
-def decode_sessions(stored: bytes, decode: Callable[[bytes], Any], topic: str, partition: int) -> list[Session]:
-    """Return the sessions that `encode_sessions` was given."""
-    sessions: list[Session] = []
-    at = 0
-
-    def take(length: int) -> bytes | None:
-        nonlocal at
-        if length < 0:
-            return None
-        at += length
-        return stored[at - length : at]
-
-    while at < len(stored):
-        first_ms, last_ms, is_closed, state_bytes, records = _HEAD.unpack_from(stored, at)
-        at += _HEAD.size
-        state = take(state_bytes)
-        kept: list[Record] | None = None if records < 0 else []
-        for _ in range(records):
-            raw_offset, timestamp_ms, key_bytes, header_bytes, value_bytes = _RECORD.unpack_from(stored, at)
-            at += _RECORD.size
-            key, headers, value = take(key_bytes), take(header_bytes), take(value_bytes)
-            assert kept is not None
-            offset = int.from_bytes(raw_offset, "big")
-            kept.append(Record(topic, partition, offset, key, value or b"", headers, timestamp_ms))
-        session = Session(first_ms, last_ms, None if state is None else decode(state), kept)
-        session.is_closed = bool(is_closed)
-        sessions.append(session)
-    return sessions
+def _last_of(session: Session) -> int:
+    return session.last_ms

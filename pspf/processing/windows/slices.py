@@ -63,8 +63,8 @@ class Slices:
             keys = {key for at in range(start, end, self._slot_ms) if at in slots for key in slots[at].entries}
             return {key: self.combine_one(start, key, slots) for key in keys}
         states = dict(self._ends.get(start, ()))
-        for at in [at for at in self._ends if at <= start]:
-            del self._ends[at]
+        while self._ends and next(reversed(self._ends)) <= start:  # they were put in from the last one on
+            self._ends.popitem()
         for key, state in beginning.items():
             states[key] = merge(states[key], state) if key in states else state
         for key in self._touched:

@@ -25,7 +25,8 @@ from pspf.aggregations import (
 from pspf.errors import StateUnreadable
 from pspf.processing.windows.folds import ReadyFold
 from pspf.processing.windows.place import Key, decode_key
-from pspf.processing.windows.sessions import decode_sessions
+from pspf.processing.windows.session_rows import decode_sessions, read_rows
+from pspf.processing.windows.sessions import Session
 from pspf.windows import SessionWindow, SlidingWindow, TumblingWindow, Window, Windowing
 
 _SIMPLE: Final[Mapping[str, Callable[[str], Aggregation]]] = {
@@ -149,12 +150,20 @@ class View:
         return StoredWindow(key, start, start + self._size_ms, is_open, self._merge(states))
 
     def read_sessions(self, stored_key: bytes, stored: bytes) -> list[StoredWindow]:
-        """Return the sessions of a key, by their beginning."""
+        """Return the sessions of a key that are stored together, by their beginning."""
+        return self._tell_sessions(decode_key(stored_key), decode_sessions(stored, bytes, "", 0))
+
+    def read_session_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> list[StoredWindow]:
+        """Return the sessions of a key from their rows, by their beginning."""
+        found = list(read_rows(rows, bytes, "", 0))
+        return self._tell_sessions(found[0][0], [session for _, session in found]) if found else []
+
+    def _tell_sessions(self, key: Key, sessions: Sequence[Session]) -> list[StoredWindow]:
         assert isinstance(self.window, SessionWindow)
-        key, gap_ms = decode_key(stored_key), self.window.gap_ms
+        gap_ms = self.window.gap_ms
         windows = [
             StoredWindow(key, one.first_ms, one.last_ms + gap_ms, not one.is_closed, self._merge([one.state]))
-            for one in decode_sessions(stored, bytes, "", 0)
+            for one in sessions
         ]
         return sorted(windows, key=lambda window: window.start_ms)
 
