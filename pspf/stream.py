@@ -497,7 +497,8 @@ class Stream:
         try:
             await self._connect()
             where = places or {(each.topic, each.group) for each in subscriptions}
-            await self._look_for_orphans([*self.subscriptions, *subscriptions], where, stop)
+            with self.telemetry.asking():
+                await self._look_for_orphans([*self.subscriptions, *subscriptions], where, stop)
             async with self._lifespan_entered(), self._session_entered() as session:
                 self.processor.tuning = Tuning.from_settings(settings)
                 async with asyncio.TaskGroup() as group:

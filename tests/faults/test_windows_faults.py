@@ -163,12 +163,15 @@ MANY: Final = [f"key-{n:03}" for n in range(60)]
 async def test_what_was_due_at_a_crash_goes_out_once_without_another_event(
     tmp_path: Path, place: Place, done: int
 ) -> None:
-    """The last event closes 60 windows, with room for 25 results a commit at most, half of it beside an event."""
+    """The last event closes 60 windows, with room for 25 results a commit at most, half of it beside an event.
+
+    The states of the others take two commits before.
+    """
     inputs = [*(Input(n, key, 1) for n, key in enumerate(MANY)), Input(99, MANY[0], 100)]
     await fill(place, inputs, partitions=1)
     few = {"PSPF_MAX_OPERATIONS": "25", "FAULTS_BATCH_SIZE": "61"}
     with Forks(tmp_path, place, ALONE, few) as forks:
-        code = forks.wait(forks.start(f"commit.built:{done + 1}:kill"))
+        code = forks.wait(forks.start(f"commit.built:{done + 3}:kill"))
         assert code == -9, f"exit code {code}\n{forks.tail_of_log()}"
         async with place.open() as broker:
             assert 12 * done < len(await read_results(broker, "tumbled")) < len(MANY)

@@ -300,7 +300,7 @@ class OrderedConsumer(Consumer):
 
     def _fenced(self) -> CommitFenced:
         self.is_held = False
-        return CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was written")
+        return CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
 
     async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
         suspicion = self._suspicion
