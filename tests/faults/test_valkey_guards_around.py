@@ -11,6 +11,7 @@ import pytest
 from pspf.connectors.valkey import (
     appends,
     dead_letters,
+    forgetting,
     gone,
     ordered,
     repartition,
@@ -19,6 +20,7 @@ from pspf.connectors.valkey import (
     session,
     shared,
     trimming,
+    waiting,
 )
 from pspf.connectors.valkey.fields import format_entry_id
 from pspf.connectors.valkey.keys import CursorKeys
@@ -87,7 +89,7 @@ async def an_owner_that_only_reads_notices_that_its_stream_was_deleted(stage: St
 
 async def whose_state_is_being_forgotten_has_no_lease(stage: Stage) -> None:
     owner, keys = await _have_state(stage)
-    await seeking._forget_state(stage.core, keys, leave=0)
+    await forgetting.forget_state(stage.core.commands, keys)
     assert stage.call("HMGET", keys.meta, "token", "session") == [b"", b""]
     assert await refused(owner.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
 
@@ -95,8 +97,22 @@ async def whose_state_is_being_forgotten_has_no_lease(stage: Stage) -> None:
 async def a_cursor_whose_state_was_forgotten_has_moved(stage: Stage) -> None:
     _, keys = await _have_state(stage)
     before = stage.call("HGET", keys.meta, "seq")
-    await seeking._forget_state(stage.core, keys, leave=0)
+    await forgetting.forget_state(stage.core.commands, keys)
     assert stage.call("HGET", keys.meta, "seq") != before
+
+
+async def what_a_seek_has_marked_is_forgotten_first(stage: Stage) -> None:
+    owner, keys = await _have_state(stage)
+    await owner.consumer.release()
+    stage.call("HSET", keys.meta, "forget", "1")
+    heir = await own(stage.broker)
+    assert await heir.consumer.read_state([b"k"]) == {}
+
+
+async def what_nobody_has_marked_is_not_forgotten_late(stage: Stage) -> None:
+    owner, keys = await _have_state(stage)
+    await forgetting.finish_forgetting(stage.core.commands, keys)
+    assert await owner.consumer.read_state([b"k"]) == {b"k": {"n": b"1"}}
 
 
 async def _have_state(stage: Stage) -> tuple[Member, CursorKeys]:
@@ -309,6 +325,7 @@ async def what_is_passed_again_is_kept_anew(stage: Stage) -> None:
     assert len(await read_all(stage.broker, TOPIC)) == 2
 
 
+_SETS_RIGHT: Final = "redis.call('ZADD', KEYS[2], unpack(ARGV, 2))"
 _LEASE_ENDS: Final = """, 'token', '', 'session', '',
   'clean', '1', 'intent', '', 'limit', '', 'left', '', 'crashes', '0')
 redis.call('HINCRBY', cursor, 'seq', 1"""
@@ -391,7 +408,18 @@ GUARDS: Final = (
         " then return",
         an_owner_that_only_reads_notices_that_its_stream_was_deleted,
     ),
-    Guard(ordered, "_FORGET", "if key then freed[key] = true end", "", what_waited_behind_a_deleted_record_comes),
+    Guard(waiting, "_SET_RIGHT", _SETS_RIGHT, "", what_waited_behind_a_deleted_record_comes),
+    Guard(waiting, "_SET_RIGHT", _SETS_RIGHT, "", a_dead_letter_that_comes_back_holds_its_key_back),
+    Guard(
+        ordered, "_ACQUIRE", "if cursor[12] then return {'FORGET'} end", "", what_a_seek_has_marked_is_forgotten_first
+    ),
+    Guard(
+        forgetting,
+        "_FORGET",
+        "if redis.call('HEXISTS', KEYS[1], 'forget') == 0 then return 0 end",
+        "",
+        what_nobody_has_marked_is_not_forgotten_late,
+    ),
     Guard(
         ordered,
         "_FORGET",
@@ -402,7 +430,7 @@ GUARDS: Final = (
     Guard(
         ordered,
         "_FORGET",
-        "if redis.call('HGET', meta, 'token') ~= ARGV[2] then return -1 end",
+        "if redis.call('HGET', meta, 'token') ~= ARGV[1] then return -1 end",
         "",
         a_zombie_forgets_nothing_of_its_heirs,
     ),
@@ -447,13 +475,6 @@ GUARDS: Final = (
     ),
     Guard(
         dead_letters,
-        "_REPLAY",
-        "if held_by ~= '' then",
-        "if false then",
-        a_dead_letter_that_comes_back_holds_its_key_back,
-    ),
-    Guard(
-        dead_letters,
         "_REPLAY_TO",
         "if redis.call('HGET', KEYS[3], 'partitions') ~= ARGV[3] then return -1 end",
         "",
@@ -467,15 +488,15 @@ GUARDS: Final = (
         who_has_given_all_back_is_no_consumer,
     ),
     Guard(
-        seeking,
-        "_FORGET_STATE",
+        forgetting,
+        "_FORGET",
         "redis.call('HSET', KEYS[1], 'token', '', 'session', '', 'clean', '1', 'intent', '')",
         "",
         whose_state_is_being_forgotten_has_no_lease,
     ),
     Guard(
-        seeking,
-        "_FORGET_STATE",
+        forgetting,
+        "_FORGET",
         "redis.call('HINCRBY', KEYS[1], 'seq', 1)",
         "",
         a_cursor_whose_state_was_forgotten_has_moved,

@@ -16,8 +16,10 @@ import pytest
 import redis
 
 from pspf.connectors.base import Limits
+from pspf.connectors.valkey import seeking
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.connectors.valkey.refunds import refund
 from pspf.errors import BackendCorrupt, CommitStale
 from pspf.records import Cursor, WindowChanges
 from tests.faults.valkey import find_scripts
@@ -190,6 +192,7 @@ async def work(broker: ValkeyBroker) -> None:
     await owner.consumer.scan_windows(0)
     await owner.consumer.intend([1])
     await take(owner.consumer)
+    await broker.list_cursors()
     await owner.session.close()
 
     cursor = Cursor(TOPIC, GROUP, HANDLER, 0)
@@ -204,6 +207,13 @@ async def work(broker: ValkeyBroker) -> None:
     await broker.read_topic(TOPIC)
     await operations.retry_pending(await operations.list_pending(GROUP))
     await operations.drop_pending((await operations.list_pending(GROUP))[:1])
+    keys = broker._core.topics.find_known(TOPIC).partitions[0].cursor(GROUP, None)  # type: ignore[union-attr]
+    await refund(broker._core.commands, cursor, keys.meta, keys.key(b"suspects"), records[0].offset)
+    holder = await share(broker)
+    await take(holder.consumer, 2)
+    where = [keys.partition.stream, keys.meta, keys.due, keys.key(b"suspects")]
+    assert await broker._core.commands.run(seeking._GIVE_BACK, where, [GROUP]) > 0
+    await holder.session.close()
     await operations.seek(cursor, 0, keep_state=False, force=True)
     await operations.seek(Cursor(TOPIC, GROUP, None, 0), 0, force=True)
     await broker.append(TOPIC, [new(str(n)) for n in range(20)])

@@ -22,7 +22,7 @@ _APPEND: Final = load_script("append")
 _APPEND_ONCE: Final = load_script("append_once")
 _event_id: Final = itemgetter(4)
 RECORDS_AT_ONCE: Final = 2_000
-BYTES_AT_ONCE: Final = 4 << 20
+BYTES_AT_ONCE: Final = 1 << 20
 _new: Final[Any] = tuple.__new__  # two thirds of the price of a NamedTuple's own constructor
 
 

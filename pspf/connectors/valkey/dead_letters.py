@@ -77,7 +77,6 @@ async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int | Store
             format_entry_id(letter.record.offset),
             format_entry_id(parse_id(letter.original_id)[1]),
             pack_retry(0, None, key, letter.error),
-            b"" if key is None else b"1" + key,
         ]
         known.append(letter)
     if not known:

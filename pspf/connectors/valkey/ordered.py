@@ -19,6 +19,7 @@ from pspf.connectors.valkey import windows
 from pspf.connectors.valkey.bell import ring
 from pspf.connectors.valkey.commits import Effects, pack_state, pack_waiting, run_commit
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
+from pspf.connectors.valkey.forgetting import finish_forgetting
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys, escape
 from pspf.connectors.valkey.liveness import Member
@@ -26,6 +27,7 @@ from pspf.connectors.valkey.reading import Reads
 from pspf.connectors.valkey.refunds import refund
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
+from pspf.connectors.valkey.waiting import read_waiting, set_right
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
 
@@ -71,12 +73,15 @@ async def acquire(
     await member.ensure(keys.partition)
     token = secrets.token_bytes(8)
     owner, was_made = b"", False
+    sequence, waiting = b"", list[Retry]()
     for _ in range(_TRIES):
         script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.live(owner)]
         arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
+        arguments.append(sequence)
         reply = await member.commits.run(_ACQUIRE, script_keys, arguments)
         if reply[0] == b"OK":
-            grant = _parse_grant(token, reply)
+            rows = sorted(_parse_waiting(reply) if reply[10] == b"" else waiting, key=_offset_of)
+            grant = _parse_grant(token, reply, await set_right(member.commits, keys, token, rows, core.clock.now_ms()))
             if reply[5]:
                 logger.error("%s: %d records were trimmed before they were read", cursor, reply[5])
             return OrderedConsumer(core, member, cursor, keys, grant, bells)
@@ -84,6 +89,10 @@ async def acquire(
             return None
         if reply[0] == b"OWNER":
             owner = reply[1]
+        elif reply[0] == b"MANY":
+            sequence, waiting = reply[1], await read_waiting(member.commits, keys)
+        elif reply[0] == b"FORGET":
+            await finish_forgetting(member.commits, keys)
         elif was_made or not await _make_again(member, cursor, keys):
             return None  # the next review tries again: it may be deleted again and again
         else:
@@ -99,15 +108,18 @@ async def _make_again(member: Member, cursor: Cursor, keys: CursorKeys) -> bool:
     return await member.rejoin(cursor.topic, cursor.group, cursor.handler)
 
 
-def _parse_grant(token: bytes, reply: Sequence[Any]) -> Grant:
-    _, epoch, sequence, position, passed, _, limit, left, crashes, intent, *held = reply
-    rows = [make_retry(*row) for row in zip(held[::3], held[2::3], held[1::3], strict=True)]
-    rows.sort(key=_offset_of)
+def _parse_waiting(reply: Sequence[Any]) -> list[Retry]:
+    rows = reply[11:]
+    return [make_retry(*row) for row in zip(rows[::3], rows[2::3], rows[1::3], strict=True)]
+
+
+def _parse_grant(token: bytes, reply: Sequence[Any], waiting: Sequence[Retry]) -> Grant:
+    _, epoch, sequence, position, passed, _, limit, left, crashes, intent = reply[:10]
     suspicion = None
     if limit:
         offsets = tuple(parse_entry_id(raw_id) for raw_id in intent.split())
         suspicion = Suspicion(int(limit), int(left), offsets, int(crashes))
-    lease = Lease(int(epoch), parse_entry_id(position), tuple(rows))
+    lease = Lease(int(epoch), parse_entry_id(position), tuple(waiting))
     return Grant(token, int(sequence), int(passed) if passed else None, lease, suspicion)
 
 
@@ -219,7 +231,7 @@ class OrderedConsumer(Consumer):
         keys = self._keys
         ids = [format_entry_id(offset) for offset in sorted(offsets)]
         where = [keys.partition.stream, keys.meta, keys.due, keys.retry]
-        if await self._member.commits.run(_FORGET, where, [self._core.now(), self._token, *ids]) > 0:
+        if await self._member.commits.run(_FORGET, where, [self._token, *ids]) > 0:
             raise CommitStale(f"{self.cursor}: {len(ids)} records that waited for a retry were deleted")
 
     async def _read_new(self, limit: int, block_ms: int) -> list[Record]:

@@ -1,6 +1,7 @@
 """Records that were delivered and are not done: listed, tried again, given up by an operator."""
 
 from collections.abc import Sequence
+from heapq import nsmallest
 from itertools import groupby
 from typing import Any, Final
 
@@ -10,11 +11,12 @@ from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse
 from pspf.connectors.valkey.inspect import find_cursors
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.wire import Lane
 from pspf.errors import NotFound
 from pspf.records import Cursor
 
 _RETRY: Final = load_script("retry_pending")
-_DROP: Final = load_script("drop_pending", "standing")
+_DROP: Final = load_script("drop_pending")
 _PAGE: Final = 1_000
 
 
@@ -47,8 +49,7 @@ async def _pending_of(
             in_hand[raw_id] = (consumer.decode(), max(0, now_ms - (server_ms - idle_ms)))
     else:
         owner = ((await lane.call("HGET", keys.meta, "session")) or b"").decode() or None
-    rows = await lane.call("ZRANGE", keys.due, 0, -1, "WITHSCORES")
-    scores: dict[bytes, float] = dict(zip(rows[::2], map(float, rows[1::2]), strict=True))
+    scores = await _read_first_due(lane, keys, max_records)
     chosen = sorted({*in_hand, *scores}, key=parse_entry_id)[:max_records]
     found: list[PendingRecord] = []
     for start in range(0, len(chosen), _PAGE):
@@ -81,6 +82,18 @@ async def _read_in_hand(core: Core, stream: bytes, group: str, max_records: int)
     return rows
 
 
+async def _read_first_due(lane: Lane, keys: CursorKeys, most: int) -> dict[bytes, float]:
+    """Return the first of what waits, by offset, and when each is due: the server has it in the order of that."""
+    first: dict[bytes, float] = {}
+    start = 0
+    while rows := await lane.call("ZRANGE", keys.due, start, start + _PAGE - 1, "WITHSCORES"):
+        first.update(zip(rows[::2], map(float, rows[1::2]), strict=True))
+        if len(first) > 2 * most + _PAGE:
+            first = {raw_id: first[raw_id] for raw_id in nsmallest(most, first, parse_entry_id)}
+        start += _PAGE
+    return first
+
+
 def _waiting(score: float) -> Waiting:
     if score < 0:
         return Waiting.GIVEN_BACK
@@ -91,7 +104,9 @@ async def retry_pending(core: Core, records: Sequence[PendingRecord]) -> int:
     """Make what waits for a retry due now; return how many did."""
     retried = 0
     for _, keys, ids in await _by_cursor(core, records):
-        retried += await core.commands.run(_RETRY, [keys.meta, keys.due], [core.now(), *ids])
+        for start in range(0, len(ids), _PAGE):
+            arguments = [core.now(), *ids[start : start + _PAGE]]
+            retried += await core.commands.run(_RETRY, [keys.meta, keys.due], arguments)
     return retried
 
 
@@ -102,7 +117,8 @@ async def drop_pending(core: Core, records: Sequence[PendingRecord]) -> int:
         partition = keys.partition
         script_keys = [partition.stream, partition.meta, keys.meta, keys.due, keys.retry, keys.key(b"suspects")]
         group = keys.group if cursor.handler is None else ""
-        dropped += await core.commands.run(_DROP, script_keys, [core.now(), group, *ids])
+        for start in range(0, len(ids), _PAGE):
+            dropped += await core.commands.run(_DROP, script_keys, [group, *ids[start : start + _PAGE]])
     return dropped
 
 

@@ -6,21 +6,21 @@ from typing import Final
 from pspf.connectors.operations import Seek, describe_missing
 from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id, parse_entry_id
+from pspf.connectors.valkey.forgetting import finish_forgetting, forget_state
 from pspf.connectors.valkey.inspect import find_cursors
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.members import Roll
-from pspf.connectors.valkey.remembered import count_kept, count_values, read_all, read_some
+from pspf.connectors.valkey.remembered import count_values
 from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.waiting import find_first_waiting
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendUnavailable, NotFound, Refused
 from pspf.records import Cursor
 
 _SEEK: Final = load_script("seek", "standing")
-_FORGET_STATE: Final = load_script("forget_state")
+_GIVE_BACK: Final = load_script("give_back")
 _DELETE: Final = load_script("delete_cursor")
-_STATE_AT_ONCE: Final = 10_000
-_STATE_IN_ONE: Final = 200_000
-"""So many record keys and slots are forgotten in the script that moves the cursor; more of them in steps before it."""
+_GIVEN_AT_ONCE: Final = 1_000
 _TRIES: Final = 10
 
 
@@ -50,7 +50,8 @@ async def _run_seek(
     core: Core, cursor: Cursor, keys: CursorKeys, offset: int, is_reset: bool, dry_run: bool
 ) -> tuple[int, int, int]:
     lane = core.commands
-    fixed = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.key(b"suspects")]
+    suspects = keys.key(b"suspects")
+    script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, suspects, keys.partition.floors]
     arguments: list[Argument] = [
         keys.group_name,
         "1" if cursor.handler is None else "",
@@ -59,31 +60,27 @@ async def _run_seek(
         "1" if dry_run else "",
         "1" if is_reset else "",
     ]
+    waiting = await find_first_waiting(lane, keys)
     for _ in range(_TRIES):
-        sequence, names = b"", list[bytes]()
-        if is_reset and not dry_run:
-            await _forget_state(core, keys, leave=_STATE_IN_ONE)
-            sequence, remembered = await read_all(lane, keys)
-            names = remembered.names
-        script_keys = [*fixed, keys.partition.floors, keys.keys, keys.slots, *names]
-        reply = await lane.run(_SEEK, script_keys, [*arguments, sequence])
+        reply = await lane.run(_SEEK, script_keys, arguments)
         if reply[0] == b"GONE":
             raise NotFound(f"no cursor {cursor}: its stream is gone")
-        if reply[0] != b"MOVED":
-            return parse_entry_id(reply[0]), parse_entry_id(reply[1]), reply[2]
-    raise BackendUnavailable(f"{lane.name}: {cursor} is written to while its state is forgotten; try again")
+        if reply[0] == b"MANY":
+            where = [keys.partition.stream, keys.meta, keys.due, suspects]
+            while await lane.run(_GIVE_BACK, where, [keys.group_name]) == _GIVEN_AT_ONCE:
+                pass  # where this is interrupted, they are taken again
+            continue
+        if is_reset and not dry_run:
+            await finish_forgetting(lane, keys)
+        before, after, unfinished, first = reply
+        floor = parse_entry_id(before) if waiting is None else min(waiting, parse_entry_id(before))
+        return max(floor, parse_entry_id(first)), parse_entry_id(after), unfinished
+    raise BackendUnavailable(f"{lane.name}: the workers of {cursor} take what is given back; stop them first")
 
 
 async def _count_values(lane: Lane, keys: CursorKeys) -> int:
     """Return how much a cursor remembers; how far its windows are is one more."""
     return await count_values(lane, keys) + int(await lane.call("HEXISTS", keys.meta, "progress"))
-
-
-async def _forget_state(core: Core, keys: CursorKeys, *, leave: int) -> None:
-    """Forget a cursor's state, in bounded steps, until at most `leave` record keys and slots have some."""
-    while await count_kept(core.commands, keys) > leave:
-        some = await read_some(core.commands, keys, _STATE_AT_ONCE)
-        await core.commands.run(_FORGET_STATE, [keys.meta, keys.keys, keys.slots, *some.names], some.arguments)
 
 
 async def delete_group(
@@ -122,7 +119,7 @@ async def delete_cursor(core: Core, keys: CursorKeys) -> None:
     fixed = [partition.stream, partition.meta, partition.cursors, keys.meta, keys.due, keys.retry]
     reply = -1
     while reply < 0:
-        await _forget_state(core, keys, leave=0)
+        await forget_state(core.commands, keys)
         script_keys = [*fixed, keys.key(b"suspects"), keys.keys, keys.slots]
         reply = await core.commands.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
 

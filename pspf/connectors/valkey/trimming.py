@@ -11,6 +11,7 @@ from pspf.connectors.valkey.inspect import read_topic
 from pspf.connectors.valkey.keys import CursorKeys, PartitionKeys
 from pspf.connectors.valkey.retention import parse_cursor
 from pspf.connectors.valkey.scripts import Argument, load_script
+from pspf.connectors.valkey.waiting import count_waiting_before, find_first_waiting
 from pspf.records import Cursor
 
 _PLAN: Final = load_script("trim_plan", "standing")
@@ -35,21 +36,23 @@ async def plan_trim(core: Core, topic: str, number: int, wish: Wish, drop_unread
     first, end = bounds[number].first, bounds[number].next
     wanted = await _find(core, topic, keys, wish, first, end, bounds[number].records)
     _, cursors = await _read_cursors(core, keys)
-    arguments: list[Argument] = [format_entry_id(wanted)]
+    arguments: list[Argument] = []
     script_keys = [keys.stream]
     for cursor in cursors:
         arguments += [cursor.group_name, "1" if cursor.handler is None else ""]
         script_keys += [cursor.meta, cursor.due]
-    stands = [
-        (cursor, parse_entry_id(stand[0]), parse_entry_id(stand[1]), stand[2])
-        for cursor, stand in zip(cursors, await core.commands.run(_PLAN, script_keys, arguments), strict=True)
-        if stand
-    ]
+    stands: list[tuple[CursorKeys, int, int]] = []
+    for cursor, stand in zip(cursors, await core.commands.run(_PLAN, script_keys, arguments), strict=True):
+        if stand:
+            floor, position = map(parse_entry_id, stand)
+            waiting = await find_first_waiting(core.commands, cursor)
+            stands.append((cursor, floor if waiting is None else min(floor, waiting), position))
     held_by = [] if drop_unread else [stand for stand in stands if stand[1] < wanted]
     after = max(first, min([wanted, *[stand[1] for stand in held_by]]))
     losses: list[Loss] = []
     if drop_unread:
-        for cursor, _, position, delivered in stands:
+        for cursor, _, position in stands:
+            delivered = await _count_delivered(core, cursor, wanted)
             unread = await _count(core, keys, max(position, first), after)
             if unread + delivered:
                 losses.append(Loss(_name(cursor, topic, number), unread + delivered))
@@ -86,6 +89,19 @@ async def execute_trim(core: Core, topic: str, planned: Trimmed, drop_unread: bo
         records=records,
         lost=[Loss(_name(cursor, topic, planned.partition), count) for cursor, count in lost.items() if count],
     )
+
+
+async def _count_delivered(core: Core, cursor: CursorKeys, end: int) -> int:
+    """Return how many records before `end` were delivered to a cursor and are not done."""
+    count = await count_waiting_before(core.commands, cursor, end)
+    start, last = b"-", b"(" + format_entry_id(end)
+    while cursor.handler is None:
+        rows = await core.commands.call("XPENDING", cursor.partition.stream, cursor.group, start, last, _PAGE)
+        count += len(rows)
+        if len(rows) < _PAGE:
+            break
+        start = b"(" + rows[-1][0]
+    return count
 
 
 def _name(keys: CursorKeys, topic: str, number: int) -> Cursor:

@@ -1,18 +1,18 @@
--- Finishes records of a cursor without handling them.
+-- Finishes records of a cursor without handling them: a bounded step. An ordered cursor's owner, which has to take it
+-- again, sets right what was held back behind them.
 --
 -- KEYS  1 stream  2 the partition's meta  3 cursor's meta  4 due  5 retry  6 suspects
--- ARGV  1 now  2 the group in shared mode, else empty  3.. ids
+-- ARGV  1 the group in shared mode, else empty  2.. ids
 -- Reply number of records that were not done
 -- Caller: pending.py
 
-local stream, cursor, due, retry, group = KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[2]
+local stream, cursor, due, retry, group = KEYS[1], KEYS[3], KEYS[4], KEYS[5], ARGV[1]
 local wrong = check_keys(1, 1, 'stream', 'XACK') or check_keys(2, 3, 'hash', 'HINCRBY')
-  or check_keys(4, 4, 'zset', 'ZREM', 'ZADD') or check_keys(5, 6, 'hash', 'HDEL')
+  or check_keys(4, 4, 'zset', 'ZREM') or check_keys(5, 6, 'hash', 'HDEL')
 if wrong then return wrong end
 
-local now_ms = read_clock(ARGV[1])
 local count, taken = 0, 0
-for number = 3, #ARGV do
+for number = 2, #ARGV do
   local id = ARGV[number]
   local was_due = redis.call('ZREM', due, id)
   local was_in_hand = group ~= '' and redis.call('XACK', stream, group, id) or 0
@@ -23,7 +23,6 @@ for number = 3, #ARGV do
 end
 if taken > 0 then redis.call('HINCRBY', cursor, 'takes', 1) end
 if count > 0 then
-  if group == '' then free_keys(due, retry, now_ms) end
   redis.call('HINCRBY', cursor, 'seq', 1)
   redis.call('HINCRBY', KEYS[2], 'dropped', count)
 end

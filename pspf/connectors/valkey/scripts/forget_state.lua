@@ -1,19 +1,24 @@
--- Forgets some of what a cursor remembers, and ends its lease, so that nobody adds to it.
+-- Forgets some of what a cursor remembers. Where a seek has marked it, nobody has the lease; where that mark is gone,
+-- another was here and it is done. Otherwise the lease ends, so that nobody adds to it.
 --
 -- KEYS  1 cursor's meta  2 keys  3 slots, then what is removed with the record keys and slots in ARGV
--- ARGV  1 number of record keys, then these, then slots
+-- ARGV  1 '1' only where a seek has marked it  2 number of record keys, then these, then slots
 -- Reply number of record keys and slots that are left
--- Caller: seeking.py
+-- Caller: forgetting.py
 
-local wrong = check_keys(1, 1, 'hash', 'HSET', 'HINCRBY') or check_keys(2, 3, 'set', 'SREM', 'SCARD')
+local wrong = check_keys(1, 1, 'hash', 'HSET', 'HINCRBY', 'HDEL') or check_keys(2, 3, 'set', 'SREM', 'SCARD')
   or check_keys(4, #KEYS, nil, 'UNLINK')
 if wrong then return wrong end
 
-if redis.call('EXISTS', KEYS[1]) == 1 then
+if ARGV[1] == '1' then
+  if redis.call('HEXISTS', KEYS[1], 'forget') == 0 then return 0 end
+elseif redis.call('EXISTS', KEYS[1]) == 1 then
   redis.call('HSET', KEYS[1], 'token', '', 'session', '', 'clean', '1', 'intent', '')
   redis.call('HINCRBY', KEYS[1], 'seq', 1)
 end
 for number = 4, #KEYS do redis.call('UNLINK', KEYS[number]) end
-local record_keys = tonumber(ARGV[1])
-for number = 2, #ARGV do redis.call('SREM', number <= record_keys + 1 and KEYS[2] or KEYS[3], ARGV[number]) end
-return redis.call('SCARD', KEYS[2]) + redis.call('SCARD', KEYS[3])
+local record_keys = tonumber(ARGV[2])
+for number = 3, #ARGV do redis.call('SREM', number <= record_keys + 2 and KEYS[2] or KEYS[3], ARGV[number]) end
+local left = redis.call('SCARD', KEYS[2]) + redis.call('SCARD', KEYS[3])
+if left == 0 then redis.call('HDEL', KEYS[1], 'forget') end
+return left

@@ -7,7 +7,7 @@
 --       or {'FENCED'}, {'GONE'}
 -- Caller: ordered.py
 
-local LOOKED_AT = 1000
+local LOOKED_AT = 3000 -- of those due at one time, the first by text may be none of the first by number
 
 local cursor = redis.call('HMGET', KEYS[2], 'token', 'seq')
 local token = cursor[1]

@@ -1,8 +1,8 @@
--- Makes dead letters retry entries of the cursors that gave them up: all of them or none.
+-- Makes dead letters retry entries of the cursors that gave them up: all of them or none. An ordered cursor's
+-- owner, which has to take it again, holds later records of their keys back.
 --
 -- KEYS  of each letter: 1 stream of the dead letter  2 stream of the record  3 the cursor's meta  4 its due  5 its retry
 -- ARGV  1 now, then of each letter: 1 id of the dead letter  2 id of the record  3 the retry, packed
---       4 the key that holds later records back: 1 and the key, or empty (shared mode, no key)
 -- Reply number of letters that were there; or {number of a letter (from 0), what is missing: cursor or record}
 -- Caller: dead_letters.py
 
@@ -14,7 +14,7 @@ end
 
 local there = {}
 for letter = 0, #KEYS / 5 - 1 do
-  local key, arg = letter * 5, letter * 4 + 1
+  local key, arg = letter * 5, letter * 3 + 1
   if exists(KEYS[key + 1], ARGV[arg + 1]) then
     if redis.call('HEXISTS', KEYS[key + 3], 'position') == 0 then return {letter, 'cursor'} end
     if not exists(KEYS[key + 2], ARGV[arg + 2]) then return {letter, 'record'} end
@@ -25,26 +25,15 @@ end
 for letter = 0, #KEYS / 5 - 1 do
   local key = letter * 5
   local wrong = check_keys(key + 1, key + 1, 'stream', 'XDEL') or check_keys(key + 3, key + 3, 'hash', 'HINCRBY')
-    or check_keys(key + 4, key + 4, 'zset', 'ZADD', 'ZRANGE') or check_keys(key + 5, key + 5, 'hash', 'HSET', 'HGET')
+    or check_keys(key + 4, key + 4, 'zset', 'ZADD') or check_keys(key + 5, key + 5, 'hash', 'HSET')
   if wrong then return wrong end
 end
 
 for _, letter in ipairs(there) do
-  local key, arg = letter * 5, letter * 4 + 1
-  local due, retry, id, held_by = KEYS[key + 4], KEYS[key + 5], ARGV[arg + 2], ARGV[arg + 4]
+  local key, arg = letter * 5, letter * 3 + 1
+  local due, retry, id = KEYS[key + 4], KEYS[key + 5], ARGV[arg + 2]
   redis.call('HSET', retry, id, ARGV[arg + 3])
   redis.call('ZADD', due, text(now_ms), id)
-  if held_by ~= '' then
-    for _, other in ipairs(redis.call('ZRANGE', due, 0, -1)) do
-      if is_before(id, other) then
-        local _, _, length, at = string.match(redis.call('HGET', retry, other) or '', '^(%d+) (%S+) (%-?%d+) ()')
-        length = tonumber(length or -1)
-        if length >= 0 and '1' .. string.sub(redis.call('HGET', retry, other), at, at + length - 1) == held_by then
-          redis.call('ZADD', due, '+inf', other)
-        end
-      end
-    end
-  end
   redis.call('HINCRBY', KEYS[key + 3], 'seq', 1)
   redis.call('XDEL', KEYS[key + 1], ARGV[arg + 1])
 end

@@ -1,24 +1,23 @@
--- Moves a cursor: what it had not finished is forgotten, its lease ends.
+-- Moves a cursor: what it had not finished is forgotten, its lease ends. State that is to be forgotten is marked, and
+-- nobody takes the cursor before it is (forget_state.lua).
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors  7 keys  8 slots,
---       then all the state of the cursor
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors
 -- ARGV  1 the cursor's group on the stream  2 '1' in shared mode  3 the id wanted next  4 the id before it
---       5 '1' to say only what would be  6 '1' to forget the state  7 the sequence at which KEYS named all of it
--- Reply {next id before, next id after, number of unfinished records}; {'GONE'}; {'MOVED'} where the cursor
---       may have other state by now
+--       5 '1' to say only what would be  6 '1' to forget the state
+-- Reply {first id in hand or unread before, next id after, number of unfinished records, first id of the stream};
+--       {'GONE'}; {'MANY'} in hand: they have to be given back first, in steps
 -- Caller: seeking.py
 
-local COUNT_MOST = 5000
+local COUNT_MOST, FEW = 2000, 1000
 
 local stream, cursor, due = KEYS[1], KEYS[2], KEYS[3]
 local group, is_shared, wanted = ARGV[1], ARGV[2] == '1', ARGV[3]
 
-local floor, _, unfinished = stand_of(stream, group, is_shared, cursor, due)
+local floor, _, unfinished, in_hand = stand_of(stream, group, is_shared, cursor, due)
 if not floor then return {'GONE'} end
 local info = fields_of(redis.call('XINFO', 'STREAM', stream))
 local length, added, last = info['length'], info['entries-added'], info['last-generated-id']
 local first = info['first-entry'] and info['first-entry'][1] or after(last)
-if is_before(floor, first) then floor = first end
 
 -- Where that is, the id before it, and how many records passed (nil: unknown).
 local position, before, passed = wanted, ARGV[4], nil
@@ -27,16 +26,15 @@ if not is_before(first, wanted) then
 elseif not is_before(wanted, after(last)) then
   position, before, passed = after(last), last, added
 end
-if ARGV[5] == '1' then return {floor, position, unfinished} end
-local is_reset = ARGV[6] == '1'
-if is_reset and redis.call('HGET', cursor, 'seq') ~= ARGV[7] then return {'MOVED'} end
+if ARGV[5] == '1' then return {floor, position, unfinished, first} end
+if in_hand > FEW then return {'MANY'} end
 if not passed then
   local unread, rest = count_from(stream, position, COUNT_MOST)
   if not rest then passed = added - unread end
 end
 
 local wrong = check_keys(1, 1, 'stream', 'XACK', 'XGROUP SETID') or check_keys(2, 2, 'hash', 'HSET', 'HDEL', 'HINCRBY')
-  or check_keys(3, 5, nil, 'UNLINK') or check_keys(6, 6, 'zset', 'ZREM') or check_keys(7, #KEYS, nil, 'UNLINK')
+  or check_keys(3, 5, nil, 'UNLINK') or check_keys(6, 6, 'zset', 'ZREM', 'ZRANGE')
 if wrong then return wrong end
 
 -- The first write, one that the server refuses when out of memory.
@@ -55,8 +53,8 @@ end
 for _, id in ipairs(redis.call('ZRANGE', KEYS[6], 0, -1)) do
   if is_before(position, id) then redis.call('ZREM', KEYS[6], id) end
 end
-if is_reset then
-  for number = 7, #KEYS do redis.call('UNLINK', KEYS[number]) end
+if ARGV[6] == '1' then
   redis.call('HDEL', cursor, 'watermark_ms', 'progress')
+  redis.call('HSET', cursor, 'forget', '1')
 end
-return {floor, position, unfinished}
+return {floor, position, unfinished, first}

@@ -11,6 +11,7 @@
 -- Caller: shared.py
 
 local STEP = 1000
+local OF_SESSION = 5 -- what a dead session costs beside its records, in records
 local MANY_BYTES = 2000000
 
 local stream, meta, due, retry, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -29,8 +30,13 @@ if wrong then return wrong end
 
 -- Puts a step of what a dead session had in hand up for others, each record as suspect. Of those
 -- that were running alone one ended the process: they are halved, and one alone is charged.
+-- Returns whether anything is left: all dead sessions together get one step a call.
+local left = STEP
 local function take_over(name)
-  local rows = redis.call('XPENDING', stream, group, '-', '+', STEP, name)
+  if left <= 0 then return true end
+  local most = left
+  local rows = redis.call('XPENDING', stream, group, '-', '+', most, name)
+  left = left - #rows - OF_SESSION
   if #rows > 0 then
     local started = redis.call('HGET', meta, 's:' .. name) or ''
     local label, count, middle = string.match(started, '^(%S+) (%d+) (%S+)$')
@@ -53,7 +59,7 @@ local function take_over(name)
     end
     redis.call('HINCRBY', meta, 'takes', 1)
   end
-  if #rows == STEP then return true end
+  if #rows == most then return true end
   redis.call('XGROUP', 'DELCONSUMER', stream, group, name)
   redis.call('HDEL', meta, 'c:' .. name, 'l:' .. name, 's:' .. name)
   return false

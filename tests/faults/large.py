@@ -1,0 +1,76 @@
+"""Very much of what a server keeps for PSPF, put there in a moment, and how long its scripts then take."""
+
+from pathlib import Path
+from typing import Final
+
+from tests.faults.valkey import Site, find_scripts
+from tests.support.proxy import Command, Fault, Proxy
+from tests.support.servers import Server
+from tests.support.workers import GROUP, HANDLER, TOPIC, own, share
+
+MANY: Final = 100_000
+FAR_MS: Final = 1 << 42
+KEYS: Final = 100
+"""The records that wait have so many keys, in turn; the first of each waits for its retry, the others behind it."""
+
+_FILL: Final = """
+local stream, meta, due, retry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local count, keys, far, group, ordered = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local last = redis.call('XINFO', 'STREAM', stream)[8]
+for number = 1, count do
+  local key = 'k' .. number % keys
+  last = redis.call('XADD', stream, '*', 'data', number - 1, 'key', key)
+  redis.call('ZADD', due, (ordered and number > keys) and '+inf' or far, last)
+  redis.call('HSET', retry, last, '1 - ' .. #key .. ' ' .. key .. 'ValueError: no')
+end
+local high, low = string.match(last, '^(%d+)-(%d+)$')
+redis.call('HSET', meta, 'position', high .. '-' .. string.format('%.0f', low + 1), 'passed', count)
+redis.call('XGROUP', 'SETID', stream, group, last, 'ENTRIESREAD', count)
+"""
+
+
+async def fill_waiting(site: Site, *, handler: str | None = HANDLER, count: int = MANY, keys: int = KEYS) -> None:
+    """Give a cursor `count` records that were read and wait for a retry; an ordered one has most of them held back."""
+    async with site.broker(direct=True) as broker:
+        member = await (own(broker) if handler else share(broker))
+        await member.consumer.release()
+        partition = (await broker._core.topics.get(TOPIC)).partition(0)
+        cursor = partition.cursor(GROUP, handler)
+        where = [partition.stream, cursor.meta, cursor.due, cursor.retry]
+        with site.server.client(database=site.database) as client:
+            client.eval(_FILL, 4, *where, count, keys, FAR_MS, cursor.group_name, "1" if handler else "")
+
+
+class Meter(Proxy):
+    """A proxy that finds out how long the server computes at a stretch: nobody else is answered meanwhile.
+
+    Its own processor time, which a busy machine does not stretch.
+    """
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(server.port)
+        self._path = Path(f"/proc/{server.pid}/schedstat")
+        self._last = ("", self._read_ns())
+        self.longest: dict[str, float] = {}
+        """Of each command, and of each script by its name, the ms."""
+        self._names = {script.sha: script.name for script in find_scripts()}
+
+    def _read_ns(self) -> int:
+        return int(self._path.read_text(encoding="ascii").split()[0])
+
+    def meet(self, command: Command) -> Fault | None:
+        self.note(command)
+        return super().meet(command)
+
+    def note(self, command: Command = ()) -> None:
+        """Note what the last command took, now that the next one comes."""
+        (name, before), now = self._last, self._read_ns()
+        self.longest[name] = max(self.longest.get(name, 0), (now - before) / 1_000_000)
+        name = command[0].decode() if command else ""
+        self._last = (self._names[command[1].decode()] if name == "EVALSHA" else name, now)
+
+    @property
+    def ms(self) -> float:
+        """The longest stretch of all."""
+        self.note()
+        return max(self.longest.values())
