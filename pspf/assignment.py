@@ -1,7 +1,6 @@
 """Which cursors of a subscription this worker runs: all shared ones, its share of the ordered ones."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -11,13 +10,14 @@ from typing import Final, TypeVar
 from pspf.backoff import Backoff
 from pspf.connectors.base import Broker, Consumer, Session
 from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, StateUnreadable, TopicMismatch
+from pspf.loggers import get_logger
 from pspf.processing.narration import fields_of
 from pspf.processing.stop import Stop
 from pspf.processor import BatchProcessor
 from pspf.records import Cursor
 from pspf.subscription import Subscription
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ All that a handler does here is buffered and takes effect with its batch's commi
 import asyncio
 import contextvars
 import decimal
-import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
@@ -27,12 +26,13 @@ from pspf.errors import (
     TooManyEffects,
 )
 from pspf.event_time import latest_of
+from pspf.loggers import get_logger
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
 
 if TYPE_CHECKING:
     from pspf.tracing import HandlerSpans
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -1,6 +1,5 @@
 """Event time: when what an event tells of happened, as its `timestamp` or its record says."""
 
-import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,9 +11,10 @@ from pydantic_core import SchemaValidator, core_schema
 
 from pspf.clock import Clock
 from pspf.errors import SchemaError
+from pspf.loggers import get_logger
 from pspf.records import Record
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (naive times are UTC)

@@ -1,7 +1,6 @@
 """THE loop: poll -> decode -> handle -> commit, a batch at a time, for one cursor."""
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -14,6 +13,7 @@ from pspf.connectors.base import Broker, Consumer
 from pspf.errors import BackendUnavailable, CommitStale, HandlerCrashed
 from pspf.execution.executor import drop_cancellations
 from pspf.execution.windowed import Windowed
+from pspf.loggers import get_logger
 from pspf.loop.insistence import Insistence
 from pspf.loop.intent import Intent
 from pspf.loop.reads import Reads
@@ -30,7 +30,7 @@ from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
 from pspf.telemetry import BatchTimes, TelemetryManager
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CHANCE_S: Final = 1.0
 """What a suspect waits for at most, drawn by lot, before it asks to be alone."""

@@ -1,7 +1,6 @@
 """`Stream`: what a user's module defines, and the only place that wires the parts together."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from pspf.connectors.urls import make_backend
 from pspf.context import current_call, describe_endless
 from pspf.encoding import encode, identify
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
+from pspf.loggers import get_logger
 from pspf.loop.orphans import find_orphans, refuse_orphans
 from pspf.loop.tuning import Tuning
 from pspf.processing.stop import Stop
@@ -45,7 +45,7 @@ from pspf.windows import HOUR_MS, Emission, Window, Windowing
 if TYPE_CHECKING:
     from pspf.processor import BatchProcessor
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W")

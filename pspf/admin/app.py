@@ -1,6 +1,5 @@
 """All endpoints in one table: what is served, what it needs, and what /docs and /openapi.json say of it."""
 
-import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,8 +19,9 @@ from pspf.admin.parameters import check_query
 from pspf.admin.security import Guard, HostRule, check_token, refuse
 from pspf.admin.trouble import Trouble, trouble_of
 from pspf.errors import PSPFError
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Answer = Callable[[Desk, Request], Awaitable[Response]]
 

@@ -15,6 +15,7 @@ from pspf.admin.desk import Desk
 from pspf.admin.link import Link
 from pspf.admin.server import serving
 from pspf.errors import PSPFError
+from pspf.loggers import get_logger
 from pspf.runtime.logs import configure_logging
 from pspf.runtime.prctl import name_process
 
@@ -61,7 +62,7 @@ async def _run(connection: socket.socket) -> None:
 def _log_uvicorn_as_ours() -> None:
     """Have uvicorn log errors as PSPF does, and nothing of what clients send."""
     uvicorn_logger = logging.getLogger("uvicorn.error")
-    uvicorn_logger.handlers = list(logging.getLogger("pspf").handlers)
+    uvicorn_logger.handlers = list(get_logger("pspf").handlers)
     uvicorn_logger.propagate = False
     uvicorn_logger.setLevel(logging.ERROR)
     logging.getLogger("uvicorn.access").disabled = True

@@ -7,7 +7,6 @@ effect any more, and until it ends its record (shared) or key (ordered) stays bu
 import asyncio
 import contextvars
 import inspect
-import logging
 import threading
 import time
 from collections import deque
@@ -23,11 +22,12 @@ from pspf.errors import ConfigurationError, HandlerTimeout
 from pspf.execution.executor import Executor, enter_call, leave, told_if_overdue
 from pspf.execution.isolation import in_own_context
 from pspf.execution.lanes import Lanes
+from pspf.loggers import get_logger
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
 from pspf.subscription import Subscription, Takes
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

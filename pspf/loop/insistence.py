@@ -1,17 +1,17 @@
 """What is done with the broker again and again while it is not there."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pspf.backoff import Backoff
 from pspf.errors import BackendUnavailable
+from pspf.loggers import get_logger
 from pspf.processing.narration import fields_of
 from pspf.records import Cursor
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -1,7 +1,6 @@
 """The reads of a cursor: one at a time, and one batch ahead of the handlers."""
 
 import asyncio
-import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -10,6 +9,7 @@ from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.errors import BackendUnavailable
 from pspf.execution.executor import Executor
+from pspf.loggers import get_logger
 from pspf.loop.insistence import Insistence
 from pspf.processing.batch_size import BatchSize
 from pspf.processing.held_back import HeldBack
@@ -18,7 +18,7 @@ from pspf.processing.silence import Silence
 from pspf.records import Batch
 from pspf.telemetry import Activity
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CANCEL_S: Final = 0.1
 _TURNS_TO_SEND: Final = 2

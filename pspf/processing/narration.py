@@ -1,16 +1,16 @@
 """What the log says of failures: the first of a kind with the user's frames, the rest in a line."""
 
-import logging
 import traceback
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
+from pspf.loggers import get_logger
 from pspf.processing.batch_run import Failure
 from pspf.records import Cursor
 from pspf.subscription import Subscription
 
-logger = logging.getLogger("pspf.handlers")
+logger = get_logger("pspf.handlers")
 
 _MAX_TEXT: Final = 200
 _OWN: Final = str(Path(__file__).resolve().parent.parent)

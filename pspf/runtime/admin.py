@@ -23,11 +23,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, Self
 
 from pspf.backoff import Backoff
+from pspf.loggers import get_logger
 from pspf.runtime.ledger import Tally
 from pspf.runtime.presence import Command
 from pspf.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TICK_S: Final = 0.5
 _HUNG_S: Final = 15.0
@@ -137,7 +138,7 @@ class AdminThread:
             )
         ours.setblocking(False)
         now = time.monotonic()
-        level = logging.getLevelName(logging.getLogger("pspf").level)
+        level = logging.getLevelName(get_logger("pspf").level)
         return _Running(process, ours, bytearray(replace(self._spec, level=level).encode()), bytearray(), now, now)
 
     def _attend(self, running: _Running) -> None:
@@ -164,7 +165,7 @@ class AdminThread:
         running.unsent += b"".join(answers)
         if with_snapshot and not running.unsent:  # a process that falls behind gets the next one
             tally = self._control.tally()
-            level = logging.getLevelName(logging.getLogger("pspf").level)
+            level = logging.getLevelName(get_logger("pspf").level)
             status = self._control.describe() or _NOTHING_YET
             running.unsent += Snapshot(status, tally.counters, tally.restarts, self.handlers, level).encode()
 

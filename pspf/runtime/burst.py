@@ -1,17 +1,17 @@
 """The end of a burst: nothing of the app is left to do, whoever owns it; and then, its windows closed."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from pspf.connectors.base import Broker, CursorInfo
 from pspf.errors import BackendUnavailable
+from pspf.loggers import get_logger
 from pspf.processing.windows.progress import Standing, read_standing
 from pspf.records import Cursor
 from pspf.runtime.work import CursorName, Work
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CHECK_S: Final = 0.2
 _SEEN: Final = 2

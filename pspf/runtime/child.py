@@ -5,7 +5,6 @@ What its supervisor wants comes as lines through a pipe, whose end tells that th
 
 import faulthandler
 import json
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from pspf.connectors.urls import make_broker
 from pspf.errors import PSPFError
+from pspf.loggers import get_logger
 from pspf.runtime.heart import Heart
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.monitor import Monitor
@@ -127,7 +127,7 @@ def _do(command: dict[str, Any], stages: Stages, heart: Heart) -> None:
         case {"do": "give up", "code": code}:
             stages.begin_give_up(code)
         case {"do": "log level", "level": level}:
-            logging.getLogger("pspf").setLevel(level)
+            get_logger("pspf").setLevel(level)
         case {"do": "tasks"}:
             heart.tell_tasks()
 

@@ -1,13 +1,13 @@
 """A worker of several processes: everything that the supervisor knows of the app and the command line."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from pspf.connectors.identity import make_session_id
 from pspf.errors import ConfigurationError
+from pspf.loggers import get_logger
 from pspf.runtime.admin import AdminThread
 from pspf.runtime.control import SupervisorControl
 from pspf.runtime.forking import serve, why_not_forkable
@@ -24,7 +24,7 @@ from pspf.runtime.restarts import RestartPolicy
 from pspf.runtime.supervisor import Supervisor
 from pspf.settings import settings
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @contextmanager

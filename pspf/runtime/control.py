@@ -1,7 +1,6 @@
 """What a worker does when `pspf workers` asks: one for a supervisor, one for a worker in one process."""
 
 import io
-import logging
 import os
 import sys
 import threading
@@ -9,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pspf.loggers import get_logger
 from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.logs import LEVELS
 from pspf.runtime.monitor import Monitor
@@ -132,7 +132,7 @@ class ProcessControl:
             case "pause" | "resume":
                 answer({"error": f"{command.do}: not with --in-process, which has no supervisor"})
             case "log-level" if command.level in LEVELS:
-                logging.getLogger("pspf").setLevel(command.level)
+                get_logger("pspf").setLevel(command.level)
                 answer({"ok": command.level})
             case _:
                 answer({"error": f"this worker is of a version that does not know {command.do!r}"})

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from pspf.errors import ConfigurationError
+from pspf.loggers import get_logger
 from pspf.settings import hide_passwords
 
 FORMATS: Final = ("rich", "plain", "json")
@@ -75,7 +76,7 @@ def configure_logging(level: str, log_format: str) -> None:
     Raises:
         ConfigurationError: There is no such level or format.
     """
-    logger = logging.getLogger("pspf")
+    logger = get_logger("pspf")
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:
         raise ConfigurationError(f"log level {level!r}: use {', '.join(LEVELS)}")

@@ -1,19 +1,19 @@
 """What a worker process is at, seen from beside it: no handler and no event loop can hold that up."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from pspf.loggers import get_logger
 from pspf.runtime.awaits import describe_tasks
 from pspf.runtime.reports import HANDLING, OVERDUE, WAITING, WAITING_ALONE, Busy, Pulse, SubscriptionStatus
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 from pspf.telemetry import Activity, HandlerCounters
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TICK_S: Final = 0.5
 _BLOCKED_MS: Final = 2_000

@@ -7,7 +7,6 @@ run beside its handlers.
 import asyncio
 import functools
 import json
-import logging
 import os
 import socket
 import threading
@@ -21,8 +20,9 @@ from pspf.backoff import Backoff
 from pspf.connectors.base import Broker
 from pspf.connectors.roster import MAX_STATUS_BYTES
 from pspf.errors import BackendUnavailable, PSPFError
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _LISTEN_MS: Final = 3_000
 _PUBLISH_S: Final = 3.0

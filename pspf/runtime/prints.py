@@ -2,7 +2,6 @@
 
 import errno
 import io
-import logging
 import os
 import select
 import stat
@@ -10,10 +9,12 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, TextIO
 
+from pspf.loggers import get_logger
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _GONE: Final = (errno.EPIPE, errno.EIO)
 """Whoever read a pipe has ended; a terminal has hung up."""

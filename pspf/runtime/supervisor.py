@@ -5,7 +5,6 @@ something (a signal handler, a file watcher, `pspf workers stop`) puts it in the
 """
 
 import functools
-import logging
 import os
 import queue
 import selectors
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import Any, Final
 
 from pspf.errors import BackendCorrupt, BackendGone, ConfigurationError, PSPFError
+from pspf.loggers import get_logger
 from pspf.runtime.bulletin import add_up, describe_places
 from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.loading import App, Loading
@@ -33,7 +33,7 @@ from pspf.runtime.restarts import RestartPolicy, Restarts
 from pspf.runtime.terminal import has_hung_up
 from pspf.runtime.watchdog import find_trouble
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _CHECK_MS: Final = 1_000
 _GRACE_MS: Final = 3_000
@@ -440,7 +440,7 @@ class Supervisor:
     def set_log_level(self, level: str) -> None:
         """Have this process and all others log from `level` on."""
         self.log_level = level
-        logging.getLogger("pspf").setLevel(level)
+        get_logger("pspf").setLevel(level)
         for place in self.places:
             if place.process is not None:
                 place.process.tell(do="log level", level=level)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Final, Protocol
 from pspf import faults
 from pspf.assignment import Assignment
 from pspf.errors import BackendUnavailable, ConfigurationError
+from pspf.loggers import get_logger
 from pspf.processor import BatchProcessor
 from pspf.runtime.burst import finish, read_lag, wait_until_drained
 from pspf.runtime.descriptors import raise_descriptor_limit
@@ -24,7 +24,7 @@ from pspf.settings import settings
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SHARED: Final = (Assignment, BatchProcessor)
 """What a Stream imports only when it runs: here before its processes are forked, which share it."""

@@ -6,7 +6,6 @@ looks, and is parked until its partition grows, its next record is due or its ti
 """
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from pspf.clock import Clock
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite.storage import Storage, translate
 from pspf.errors import BackendGone, BackendUnavailable
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 Job = Callable[[Storage], T]

@@ -1,12 +1,13 @@
 """Which file system a file is on: SQLite's locks and shared memory hold on one host only."""
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-logger = logging.getLogger(__name__)
+from pspf.loggers import get_logger
+
+logger = get_logger(__name__)
 
 # fmt: off
 _NETWORK: Final = frozenset((

@@ -1,7 +1,6 @@
 """A session's row in the broker: made, renewed, made again, removed."""
 
 import itertools
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,9 @@ from pspf.connectors.sqlite.engine import MEMBERS, Engine
 from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import BackendUnavailable
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def read_boot_id() -> str:

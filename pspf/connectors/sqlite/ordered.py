@@ -4,7 +4,6 @@ Checks of a commit, in order: the lease (FENCED), the last commit id (a resent c
 sequence (STALE), sizes; then the writes.
 """
 
-import logging
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.window_log import Overlay, Pool
 from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
+from pspf.loggers import get_logger
 from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowChanges, WindowPlace, offset_of
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _UNKNOWN_BATCH: Final = 1_000
 

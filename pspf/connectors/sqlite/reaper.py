@@ -1,6 +1,5 @@
 """The reaper: finds sessions of others that ended or stand still, and puts what they held up for others."""
 
-import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -13,8 +12,9 @@ from pspf.connectors.sqlite.membership import Renewal
 from pspf.connectors.sqlite.silence import Silences
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import BackendUnavailable
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _EVERY_MS: Final = 1_000
 

@@ -5,7 +5,6 @@ give one up, from any thread; a write that has begun is only said to be stored o
 """
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
@@ -15,8 +14,9 @@ from typing import Any
 
 from pspf.connectors.sqlite.engine import Job, OutcomeUnknown, Poll, Write, finish
 from pspf.connectors.sqlite.storage import BUSY_MS
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
 

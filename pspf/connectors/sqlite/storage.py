@@ -6,7 +6,6 @@ file itself: closing it would drop the process's POSIX locks.
 """
 
 import ctypes
-import logging
 import time
 from collections.abc import Sequence
 from importlib.resources import files
@@ -23,8 +22,9 @@ from pspf.connectors.sqlite.holders import Holder, command_of, find_readers
 from pspf.connectors.sqlite.place import Place, find_id
 from pspf.connectors.sqlite.writers import WritersQueue
 from pspf.errors import BackendCorrupt, BackendGone, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FORMAT: Final = 3
 """Written into each file; a file of a newer format is refused, one of an older is brought up to date."""

@@ -5,7 +5,6 @@ stands in for it: it answers reads, and gives up what has waited for too long.
 """
 
 import asyncio
-import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -30,8 +29,9 @@ from pspf.connectors.sqlite.requests import Request, Requests, make_request
 from pspf.connectors.sqlite.storage import BUSY_MS, Storage
 from pspf.connectors.sqlite.wakeups import WakeUps
 from pspf.errors import BackendGone, BackendUnavailable, PSPFError
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

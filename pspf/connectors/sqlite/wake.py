@@ -4,7 +4,6 @@ A datagram that is lost costs time, not data: listeners look for themselves ever
 """
 
 import hashlib
-import logging
 import os
 import secrets
 import selectors
@@ -18,8 +17,9 @@ from pathlib import Path
 from typing import Final
 
 from pspf.connectors.sqlite import forks
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MAX_SOCKET_PATH: Final = 100
 _MAX_PARTITIONS: Final = 100

@@ -1,14 +1,14 @@
 """Wake-ups of the engine's thread: a pipe for this process's tasks, a socket for the other processes."""
 
-import logging
 import os
 import selectors
 from pathlib import Path
 
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.wake import Wake
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class WakeUps:

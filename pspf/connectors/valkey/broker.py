@@ -1,6 +1,5 @@
 """The broker on a Valkey or Redis server."""
 
-import logging
 from collections.abc import Mapping, Sequence
 
 from pspf.clock import Clock
@@ -31,6 +30,7 @@ from pspf.connectors.valkey.roster import ValkeyRoster
 from pspf.connectors.valkey.session import ValkeySession
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
 from pspf.errors import BackendUnavailable, ConfigurationError
+from pspf.loggers import get_logger
 from pspf.records import (
     COMPANION_SUFFIXES,
     Appended,
@@ -42,7 +42,7 @@ from pspf.records import (
     companion_source,
 )
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class ValkeyBroker(Broker):

@@ -1,14 +1,14 @@
 """What is done when a stream, its group, or all that PSPF knew of it was deleted under its workers (DEL, FLUSHALL)."""
 
-import logging
 from typing import Final
 
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.remembered import read_some
 from pspf.connectors.valkey.scripts import load_script
 from pspf.connectors.valkey.wire import Lane
+from pspf.loggers import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _RESET: Final = load_script("reset")
 _STEP: Final = 1_000

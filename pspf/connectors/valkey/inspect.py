@@ -1,7 +1,6 @@
 """What groups have done and what they remember: reads for the command line and for tests."""
 
 import itertools
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
@@ -17,9 +16,10 @@ from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.topics import Topic
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendCorrupt
+from pspf.loggers import get_logger
 from pspf.records import Cursor
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SURVEY: Final = load_script("survey")
 _SURVEY_CURSOR: Final = load_script("survey_cursor")

@@ -5,7 +5,6 @@ and by PEXPIRE, which a server takes even when it is out of memory.
 """
 
 import asyncio
-import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,11 +17,12 @@ from pspf import faults
 from pspf.connectors.valkey.keys import PartitionKeys
 from pspf.connectors.valkey.scripts import Command, ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
+from pspf.loggers import get_logger
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ENTER: Final = load_script("enter")
 _LEAVE: Final = load_script("leave")

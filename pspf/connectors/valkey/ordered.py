@@ -4,7 +4,6 @@ Checks of a commit, in order: the lease (FENCED), the last commit id (a resent c
 sequence (STALE), types and sizes; then the writes, in one script.
 """
 
-import logging
 import secrets
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,12 +28,13 @@ from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.connectors.valkey.waiting import read_waiting, set_right
 from pspf.errors import CommitFenced, CommitStale
+from pspf.loggers import get_logger
 from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ACQUIRE: Final = load_script("acquire")
 _LOOK: Final = load_script("look_ordered")

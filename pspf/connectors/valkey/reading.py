@@ -1,7 +1,6 @@
 """A connection for reads that wait on the server, and that can be called back."""
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Sequence
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from pspf.connectors.valkey.scripts import Argument, Script
 from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Keep, Lane
 from pspf.errors import BackendUnavailable
+from pspf.loggers import get_logger
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BLOCK_MS: Final = 1_500
 """A read waits no longer at a time, so that what comes by no append (a dead worker's records) is noticed."""

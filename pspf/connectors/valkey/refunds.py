@@ -1,14 +1,14 @@
 """Refunds of crashes: a session that was taken for dead and lives ended at no record."""
 
-import logging
 from typing import Final
 
 from pspf.connectors.valkey.fields import format_entry_id
 from pspf.connectors.valkey.scripts import load_script
 from pspf.connectors.valkey.wire import Lane
+from pspf.loggers import get_logger
 from pspf.records import Cursor
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _REFUND: Final = load_script("refund")
 

@@ -1,17 +1,17 @@
 """What comes after a commit. It has taken effect: nothing here may make it look as if it had not."""
 
-import logging
 from typing import TYPE_CHECKING
 
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import Reads
 from pspf.errors import BackendUnavailable
+from pspf.loggers import get_logger
 from pspf.records import Commit, Cursor
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 async def after_commit(

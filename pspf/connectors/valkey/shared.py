@@ -6,7 +6,6 @@ lost it writes nothing for that record.
 """
 
 import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,12 +24,13 @@ from pspf.connectors.valkey.refunds import refund
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import BackendUnavailable, StateUnavailable
+from pspf.loggers import get_logger
 from pspf.records import Batch, Commit, Cursor, Record
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.core import Core
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TAKE: Final = load_script("take")
 _COMMIT: Final = load_script("commit_shared", "effects")

@@ -4,7 +4,6 @@
 they see by one key of their own slot whether the topic is (still) there.
 """
 
-import logging
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,9 +11,10 @@ from pspf.connectors.base import FOREVER
 from pspf.connectors.valkey.keys import FORMAT, FORMAT_KEY, TOPICS_KEY, PartitionKeys, stream_name
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendCorrupt, ConfigurationError, NotFound, TopicMismatch
+from pspf.loggers import get_logger
 from pspf.records import check_name, companion_source
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_PARTITIONS: Final = 1_024
 
