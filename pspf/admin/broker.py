@@ -91,6 +91,8 @@ class BrokerDesk:
         self._lag: Lag | None = None
         self._failed: tuple[float, Trouble] | None = None
         self._topics: tuple[float, Sequence[TopicInfo]] | None = None
+        self._pinging = asyncio.Lock()
+        self._pinged: tuple[float, Trouble | None] | None = None
         self._digests: dict[Choice, tuple[float, Digest]] = {}
 
     @asynccontextmanager
@@ -114,6 +116,21 @@ class BrokerDesk:
         """Give the broker for what may be large: one at a time, and whoever waits too long is told so."""
         async with self.ask() as broker, self._reading:
             yield broker
+
+    async def find_trouble(self) -> Trouble | None:
+        """Return why the broker does not answer, None where it does; at most a second old."""
+        if self._broker is None:
+            return None
+        async with self._pinging:
+            if self._pinged is None or time.monotonic() - self._pinged[0] > _FRESH_S:
+                trouble = None
+                try:
+                    async with self.ask() as broker:
+                        await broker.ping()
+                except Trouble as found:
+                    trouble = found
+                self._pinged = (time.monotonic(), trouble)
+            return self._pinged[1]
 
     async def close(self) -> None:
         """Close the connection."""

@@ -36,13 +36,16 @@ async def health(desk: Desk, request: Request) -> Response:
 
 
 async def ready(desk: Desk, request: Request) -> Response:
-    """Whether all processes do their work: 200 or 503, and why not. A slow handler is no reason."""
+    """Whether all processes do their work and the broker answers: 200, or 503 and why not. Slow handlers may be."""
     seen = desk.link.look()
     status = seen.snapshot.status
     why = list(status.get("why", ()))
+    trouble = await desk.broker.find_trouble()
+    if trouble is not None:
+        why.append(f"the broker does not answer: {trouble.text}")
     if not seen.is_fresh:
         why.append(f"the worker has said nothing for {seen.age_ms / 1000:.1f} s")
-    is_ready = bool(status.get("ready")) and seen.is_fresh
+    is_ready = bool(status.get("ready")) and seen.is_fresh and trouble is None
     return JSONResponse({"ready": is_ready, "state": status.get("state"), "why": why}, 200 if is_ready else 503)
 
 

@@ -212,6 +212,20 @@ async def test_a_broker_that_is_away_is_503_and_the_metrics_say_so() -> None:
         assert (await it.get("/topology")).status == 200
 
 
+async def test_while_the_broker_is_away_no_worker_is_ready_and_all_live() -> None:
+    async with admin(on("valkey://user:a-secret@127.0.0.1:1", "valkey://user@127.0.0.1:1/0")) as it:
+        answer = await it.get("/ready")
+        assert (answer.status, answer.json["ready"]) == (503, False)
+        assert "the broker does not answer" in answer.json["why"][0]
+        assert "a-secret" not in answer.text
+        assert (await it.get("/health")).status == 200
+
+
+async def test_a_worker_whose_broker_answers_is_ready(broker: Broker) -> None:
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        assert (await it.get("/ready")).json == {"ready": True, "state": "running", "why": []}
+
+
 async def test_asks_that_come_together_wait_once_for_a_broker_that_is_mute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pspf.admin.broker._ANSWER_S", 2.0)
     callers: list[asyncio.StreamWriter] = []

@@ -166,6 +166,23 @@ def test_a_handler_and_its_repartition_are_one(desk: Desk) -> None:
     assert shown == [2, 5, 3, 7, ["y"], "running"]
 
 
+def test_a_handler_whose_lag_is_not_known_is_not_shown_as_well(desk: Desk) -> None:
+    desk.open()
+    shown = desk.browser.run("""import("/dashboard/model.js").then(({ combine }) => {
+      const named = { topic: "x", group: "g", handler: "sum" };
+      const handler = { ...named, rate: 0, emits: [], window: null, busy_ms: 0 };
+      const processes = [{ place: "x/g#0", state: "running", subscriptions: [] }];
+      const status = { processes, broker: { connected: true } };
+      const seen = (lag) => {
+        const model = combine(status, { handlers: [handler] }, lag);
+        return [model.lag, model.handlers[0].behind, model.handlers[0].health.tone];
+      };
+      const of = (lag) => ({ lag, groups: [{ ...named, lag, partitions: [] }] });
+      return [null, of(null), of(0)].map(seen);
+    })""")
+    assert shown == [[None, None, "idle"], [None, None, "idle"], [0, 0, "ok"]]
+
+
 def test_a_dead_letter_is_shown_and_replayed_and_the_count_goes_down(desk: Desk) -> None:
     desk.kill_orders("bob", 21, 22)
     before = desk.dead()
@@ -292,6 +309,9 @@ def test_a_broker_that_is_away_is_told_and_the_page_recovers(desk: Desk) -> None
     browser = desk.browser
     desk.server.kill()
     browser.wait_for(lambda: "The broker does not answer" in browser.text("#banner"), "that the broker is away")
+    assert (browser.text("#lag"), browser.text("#lag-note")) == ("–", "not known")
+    assert browser.text("#state") == "waits for the broker"
+    assert browser.run("[...document.querySelectorAll('[data-tone=ok]')].map((e) => e.innerText)") == []
     desk.server.start()
     browser.wait_for(lambda: browser.text("#banner") == "" and browser.text("#state") == "running", "that it is back")
 

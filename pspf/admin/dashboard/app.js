@@ -5,7 +5,7 @@ import { byId, drawLine, make, setAttribute, setState, setText } from "./dom.js"
 import { count, rate, roughly, seconds, span } from "./format.js";
 import { layOut, showGraph } from "./graph.js";
 import { missLetters, refreshLetters } from "./letters.js";
-import { combine, MOST_RATES, ratesOf } from "./model.js";
+import { asFarAsKnown, combine, MOST_RATES, ratesOf } from "./model.js";
 import { showProcesses } from "./processes.js";
 import { closeSheet, openSheet, updateSheet } from "./sheet.js";
 import { doing } from "./toast.js";
@@ -63,7 +63,8 @@ function show() {
   showGraph(model, (key) => openSheet(key, model));
   showProcesses(status, soon);
   updateSheet(model);
-  const isNew = topology.topics.every((each) => !each.records);
+  // What is null is a topic that is not there yet only where the broker answers.
+  const isNew = status.broker.connected === true && topology.topics.every((each) => !each.records);
   if (isNew && model.handlers.length) setText(byId("lag-note"), "no events yet: pspf emit TOPIC '{...}'");
 }
 
@@ -77,7 +78,7 @@ function showState(status) {
   if (status.state === "draining") setState(state, { text: "stopping", tone: "warn" });
   else if (isPaused) setState(state, { text: "paused", tone: "warn" });
   else if (isPartlyPaused) setState(state, { text: "partly paused", tone: "warn" });
-  else if (status.ready) setState(state, { text: "running", tone: "ok" });
+  else if (status.ready) setState(state, asFarAsKnown({ text: "running", tone: "ok" }, model.lag, status));
   else setState(state, { text: "not ready", tone: "bad" });
   setAttribute(state, "title", status.why.join("\n") || null);
 }

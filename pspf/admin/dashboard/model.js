@@ -29,14 +29,15 @@ export function combine(status, topology, lag) {
     const own = groups.get(nameOf(handler)) ?? groups.get(nameOf({ ...handler, handler: null }));
     const lags = [own, ...[...groups.values()].filter((group) => isHopOf(group, handler))].filter(Boolean);
     const places = status.processes.filter((process) => isFor(process, handler));
+    const behind = lags.length && lags.every((group) => isKnown(group.lag)) ? lags.reduce((sum, group) => sum + group.lag, 0) : null;
     return {
       ...handler,
       key: nameOf(handler),
       lags,
-      behind: lags.length && lags.every((group) => isKnown(group.lag)) ? lags.reduce((sum, group) => sum + group.lag, 0) : null,
+      behind,
       delay: most(lags.map((group) => group.watermark_delay_seconds)),
       places,
-      health: healthOf(handler, places),
+      health: asFarAsKnown(healthOf(handler, places), behind, status),
     };
   });
   const total = handlers.reduce((sum, handler) => sum + (handler.rate ?? 0), 0);
@@ -85,7 +86,15 @@ const WORST_FIRST = ["crashing", "stalled", "starting", "draining", "paused", "r
 const LONG_MS = 10_000;
 
 /** How a process is, in a word. */
-export const healthOfProcess = (process) => ({ text: process.state, tone: TONES[process.state] ?? "idle" });
+export const healthOfProcess = (process, status) =>
+  asFarAsKnown({ text: process.state, tone: TONES[process.state] ?? "idle" }, 0, status);
+
+/** What looks well is shown as well only where the broker answers and the lag is known. */
+export function asFarAsKnown(health, lag, status) {
+  if (health.tone !== "ok") return health;
+  if (status.broker?.connected === false) return { text: "waits for the broker", tone: "warn" };
+  return isKnown(lag) ? health : { ...health, tone: "idle" };
+}
 
 function healthOf(handler, places) {
   const states = places.map((each) => each.state);

@@ -19,7 +19,7 @@ export function showProcesses(status, soon) {
     found,
     (process) => process.place,
     (process) => create(process.place, soon),
-    update,
+    (element, process) => update(element, process, status),
   );
 }
 
@@ -42,10 +42,10 @@ function create(place, soon) {
   );
 }
 
-function update(element, process) {
+function update(element, process, status) {
   const [names, state, figures, act, why] = element.children;
   setText(names.children[1], [process.worker, process.pid === null ? null : `pid ${process.pid}`].filter(Boolean).join(" · "));
-  setState(state, healthOfProcess(process));
+  setState(state, healthOfProcess(process, status));
   const subscriptions = process.subscriptions;
   const sum = (name) => subscriptions.reduce((total, each) => total + (each[name] ?? 0), 0);
   const held = [...new Set(subscriptions.flatMap((each) => each.partitions))].sort((one, other) => one - other);
@@ -57,7 +57,7 @@ function update(element, process) {
   showAct(act, process);
   setText(why, remarks(process));
   why.hidden = why.textContent === "";
-  why.dataset.tone = process.state === "running" ? "warn" : healthOfProcess(process).tone;
+  why.dataset.tone = process.state === "running" ? "warn" : healthOfProcess(process, status).tone;
 }
 
 /** partition 0; partitions 0–3, 6; 16 partitions */
