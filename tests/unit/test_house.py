@@ -60,7 +60,7 @@ def test_only_the_settings_read_the_environment() -> None:
 
 
 def test_no_logger_of_ours_can_be_disabled_by_a_configuration() -> None:
-    plain = 'logging.getLogger(__name__)', 'logging.getLogger("pspf'
+    plain = "logging.getLogger(__name__)", 'logging.getLogger("pspf'
     made = [path.as_posix() for path in (ROOT / "pspf").rglob("*.py") if any(p in path.read_text() for p in plain)]
     assert made == [], "use pspf.loggers.get_logger"
 
