@@ -278,7 +278,7 @@ GUARDS: Final = (
     Guard(
         ordered,
         "_COMMIT",
-        "if cursor[3] == commit_id then return {'OK', sequence} end",
+        "if cursor[3] == commit_id then return {'OK', sequence, cursor[6] or '', 0} end",
         "",
         a_commit_sent_again_is_a_success,
     ),

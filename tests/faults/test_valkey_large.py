@@ -4,6 +4,7 @@ from typing import Final
 
 import pytest
 
+from pspf.connectors.valkey.fields import format_entry_id
 from pspf.errors import BackendUnavailable, CommitStale
 from pspf.records import Cursor, Retry
 from tests.faults.large import FAR_MS, KEYS, MANY, Meter, fill_waiting
@@ -99,3 +100,43 @@ async def test_state_that_a_seek_has_marked_is_forgotten_before_the_cursor_is_ta
         heir = await own(broker)
         assert await heir.consumer.read_state([b"k1", b"k2999"]) == {}
         assert len(await take(heir.consumer)) == 1_000
+
+
+async def test_records_that_others_removed_unread_are_lost_and_in_no_lag(site: Site) -> None:
+    """XTRIM under a running owner, XDEL before it and behind it: counted when it has got there."""
+    async with site.broker() as broker:
+        places = await broker.append(TOPIC, numbered(30))
+        ids = [str(n) for n in range(30)]
+        stored = [format_entry_id(place.offset) for place in places]
+        member = await own(broker)
+        first = await take(member.consumer, 5)
+        await member.consumer.commit(settle(first, position=first[-1].offset + 1))
+        site.server.call("XTRIM", TOPIC, "MINID", stored[10], database=site.database)
+        site.server.call("XDEL", TOPIC, stored[14], stored[15], stored[25], database=site.database)
+        assert (await read_cursor(broker, CURSOR)).lag == 17
+        some = await take(member.consumer, 6)
+        assert values(some) == [*ids[10:14], *ids[16:18]]
+        await member.consumer.commit(settle(some, position=some[-1].offset + 1))
+        assert (await read_cursor(broker, CURSOR)).lag == 11
+        rest = await take(member.consumer)
+        await member.consumer.commit(settle(rest, position=rest[-1].offset + 1))
+        assert (await broker.operations.read_info()).lost == 8
+        await broker.append(TOPIC, numbered(4))
+        assert (await read_cursor(broker, CURSOR)).lag == 4
+        (one, *_) = await take(member.consumer)
+        await member.consumer.commit(settle([one], position=one.offset + 1))
+        assert (await read_cursor(broker, CURSOR)).lag == 3
+        assert (await broker.operations.read_info()).lost == 8
+
+
+async def test_the_lag_is_right_after_a_trim_under_a_running_owner(site: Site) -> None:
+    async with site.broker() as broker:
+        places = await broker.append(TOPIC, numbered(30))
+        member = await own(broker)
+        first = await take(member.consumer, 5)
+        site.server.call("XTRIM", TOPIC, "MINID", format_entry_id(places[10].offset), database=site.database)
+        await member.consumer.commit(settle(first, position=first[-1].offset + 1))
+        some = await take(member.consumer, 6)
+        await member.consumer.commit(settle(some, position=some[-1].offset + 1))
+        assert (await read_cursor(broker, CURSOR)).lag == 14
+        assert (await broker.operations.read_info()).lost == 5

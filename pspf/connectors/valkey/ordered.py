@@ -76,6 +76,7 @@ async def acquire(
     sequence, waiting = b"", list[Retry]()
     for _ in range(_TRIES):
         script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.live(owner)]
+        script_keys.append(keys.partition.meta)
         arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
         arguments.append(sequence)
         reply = await member.commits.run(_ACQUIRE, script_keys, arguments)
@@ -154,6 +155,8 @@ class OrderedConsumer(Consumer):
         """The offsets of the new records that were read and are not before the committed position."""
         self._waiting = {retry.offset for retry in grant.lease.held}
         """What may be held back or wait for a retry."""
+        self._is_at_end = False
+        """Whether the last read of new records came to the end: it gave less than was asked for."""
         self._has_given_due = False
         self._is_committing = False
         """Whether a commit is under way, or its outcome not known."""
@@ -241,6 +244,7 @@ class OrderedConsumer(Consumer):
         if not reply:
             return []
         entries = reply[0][1]
+        self._is_at_end = len(entries) < limit
         records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
         self._new += [record[2] for record in records]
         self._read_position = parse_entry_id(entries[-1][0]) + 1
@@ -275,10 +279,10 @@ class OrderedConsumer(Consumer):
 
         def make_call(effects: Effects) -> ScriptCall:
             counts = (len(effects.topics), len(done), len(commit.retries), len(states))
-            head = (*counts, *packed.head, len(effects.arguments))
+            head = (*counts, *packed.head, len(effects.arguments), "1" if self._is_at_end else "")
             return ScriptCall(
                 _COMMIT,
-                [*script_keys, *effects.keys],
+                [*script_keys, *effects.keys, keys.partition.meta],
                 [*arguments, *head, *rest_of_them, *effects.arguments],
             )
 
@@ -292,7 +296,10 @@ class OrderedConsumer(Consumer):
             await refund(self._member.commits, self.cursor, self._keys.meta, None, suspicion.offsets[0])
         sequence = self._check(reply)
         if sequence != self._sequence:
-            self._sequence, self._suspicion, self._passed = sequence, rest, passed
+            self._sequence, self._suspicion = sequence, rest
+            self._passed = passed if commit.position is None else _passed(reply)
+            if reply[3]:
+                logger.error("%s: %d records were removed from outside before they were read", self.cursor, reply[3])
             del self._new[:number]
             self._waiting.difference_update(commit.done)
             self._waiting.update([retry.offset for retry in commit.retries])
@@ -367,6 +374,10 @@ def _position_arguments(position: int | None) -> tuple[Argument, Argument]:
     if position is None:
         return "", ""
     return format_entry_id(position), format_entry_id(max(0, position - 1))
+
+
+def _passed(reply: Sequence[Any]) -> int | None:
+    return int(reply[2]) if reply[2] else None
 
 
 def _at_rest(suspicion: Suspicion | None) -> tuple[Argument, Argument]:

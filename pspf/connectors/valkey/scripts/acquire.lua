@@ -9,6 +9,7 @@
 -- an operator, or an owner that is alive after all, changes it, and each of them raises that. Nothing is written before.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 the `live` key of the owner that ARGV names
+--       6 the partition's meta
 -- ARGV  1 now  2 the cursor's group on the stream  3 session  4 token  5 the owner that is expected, or ''
 --       6 how many records to suspect where nothing is known  7 the sequence at which the caller has read what waits, or ''
 -- Reply {'OK', epoch, sequence, position, passed, records lost, limit ('' not suspect), left, crashes, intent,
@@ -34,6 +35,7 @@ end
 if cursor[12] then return {'FORGET'} end
 
 local wrong = check_keys(2, 2, 'hash', 'HSET') or check_keys(3, 3, 'zset', 'ZRANGE') or check_keys(4, 4, 'hash', 'HGET')
+  or check_keys(6, 6, 'hash', 'HINCRBY')
 if wrong then return wrong end
 local is_read = redis.call('ZCARD', due) > FEW
 if is_read and ARGV[7] ~= cursor[4] then return {'MANY', cursor[4]} end
@@ -66,6 +68,8 @@ end
 local epoch = text(cursor[3] + 1)
 redis.call('HSET', meta, 'epoch', epoch, 'token', ARGV[4], 'session', session, 'clean', '0', 'position', position,
   'passed', passed, 'limit', limit, 'left', left, 'crashes', '0', 'intent', '')
+
+if lost > 0 then redis.call('HINCRBY', KEYS[6], 'lost', lost) end
 
 local reply = {'OK', epoch, cursor[4], position, passed, lost, limit, left, crashes, intent, is_read and '1' or ''}
 local held = is_read and {} or redis.call('ZRANGE', due, 0, -1, 'WITHSCORES')

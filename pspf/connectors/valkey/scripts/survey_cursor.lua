@@ -58,7 +58,7 @@ if length == 0 or is_before(newest, position) then
   unread = 0
 elseif not is_before(first, position) then
   unread = length
-elseif passed and is_before(deleted, position) then
+elseif passed and is_before(deleted, ARGV[2] == '' and '0-1' or position) then
   unread = math.max(0, added - passed)
 else
   unread = -1 -- records were removed from the middle, or nobody counted
