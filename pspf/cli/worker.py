@@ -1,6 +1,7 @@
 """`pspf worker`: runs an app."""
 
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -133,12 +134,14 @@ def worker(
         raise UsageError("--in-process runs one process; leave -w out")
     if reload and (in_process or burst):
         raise UsageError("--reload starts processes again: not with --in-process or --burst")
+    burst_timeout_ms = None if burst_timeout is None else parse_span_ms(burst_timeout)
     options = WorkerOptions(
         backend=backend,
         name=name,
         concurrency=concurrency,
         burst=burst,
-        burst_timeout_ms=None if burst_timeout is None else parse_span_ms(burst_timeout),
+        burst_timeout_ms=burst_timeout_ms,
+        burst_ends_s=None if burst_timeout_ms is None else time.monotonic() + burst_timeout_ms / 1000,
         final=final,
         loop_stall_ms=settings.LOOP_STALL_MS,
         drain_timeout_ms=settings.DRAIN_TIMEOUT_MS if drain_timeout is None else parse_span_ms(drain_timeout),

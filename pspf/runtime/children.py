@@ -16,6 +16,7 @@ from pspf.runtime.loader import LoadedApp
 from pspf.runtime.loading import App
 from pspf.runtime.meeting import final_lag, meet_broker
 from pspf.runtime.nursery import IS_AVAILABLE, Nursery
+from pspf.runtime.outcome import BURST_TIMED_OUT
 from pspf.runtime.plan import AppPlan, ChildSpec, WorkerOptions
 from pspf.runtime.presence import Presence, PresenceThread
 from pspf.runtime.process import Spawner
@@ -74,7 +75,11 @@ def run_children(
         admin = stack.enter_context(
             showing(front, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)
         )
-        asyncio.run(meet_broker(loaded, plan, say))
+        try:
+            asyncio.run(meet_broker(loaded, plan, request.options, say))
+        except TimeoutError:
+            say(f"the broker was not there within {request.options.burst_timeout_ms} ms")
+            return BURST_TIMED_OUT
         presence = stack.enter_context(
             PresenceThread(Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey))
         )

@@ -5,19 +5,23 @@ from collections.abc import Callable, Sequence
 
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.patience import connect_patiently, say_missing_topics
-from pspf.runtime.plan import AppPlan
+from pspf.runtime.plan import AppPlan, WorkerOptions
 from pspf.runtime.work import CursorName
 from pspf.runtime.worker import read_final_lag
 
 
-async def meet_broker(loaded: LoadedApp, plan: AppPlan, say: Callable[[str], None]) -> None:
+async def meet_broker(loaded: LoadedApp, plan: AppPlan, options: WorkerOptions, say: Callable[[str], None]) -> None:
     """Wait for the broker before there are processes, so that one line says that it is down, not one per process.
 
     A signal in the meantime ends this process quietly: nothing is in hand yet.
+
+    Raises:
+        TimeoutError: A burst's time was up.
     """
     broker = loaded.stream.broker
     try:
-        await connect_patiently(broker, asyncio.Event(), say)
+        async with asyncio.timeout(options.burst_left_s):
+            await connect_patiently(broker, asyncio.Event(), say)
         await say_missing_topics(broker, (group.topic for group in plan.groups), say)
     finally:
         await broker.close()

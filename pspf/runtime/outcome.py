@@ -33,12 +33,14 @@ def error_from(kind_name: str, message: str) -> PSPFError:
     return error if isinstance(error, PSPFError) else PSPFError(message)
 
 
-def judge_burst(returncode: int, ending: Ending | None) -> int:
+def judge_burst(returncode: int, ending: Ending | None, *, is_time_up: bool = False) -> int:
     """Return what a process of a burst counts as that ended without being asked to.
 
     A handler may end it, have it stopped, or put another program in its place: only its last words say that nothing is
-    left to do, and a code of its own means something only with them.
+    left to do, and a code of its own means something only with them. One whose time was up may not live to say them.
     """
+    if is_time_up and returncode == BURST_TIMED_OUT:
+        return returncode
     if returncode < 0 or (ending is not None and (ending.is_drained or ending.error is not None)):
         return returncode
     return 1 if ending is None or returncode in (0, *STOPPED) else returncode

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Final, Self
@@ -130,7 +131,7 @@ class WorkerOptions:
 
     `name` is what worker ids start with, None = what the Stream says, else the host's name.
     `loop_stall_ms` is how long an event loop may be silent. `final` closes the open windows at the end
-    of a burst.
+    of a burst. `burst_ends_s` is when its time is up on the machine's monotonic clock, whoever waits for the broker.
     """
 
     backend: str | None = None
@@ -138,6 +139,7 @@ class WorkerOptions:
     concurrency: int | None = None
     burst: bool = False
     burst_timeout_ms: int | None = None
+    burst_ends_s: float | None = None
     final: bool = False
     drain_timeout_ms: int = 25_000
     loop_stall_ms: int = 30_000
@@ -145,6 +147,11 @@ class WorkerOptions:
     log_level: str = "INFO"
     log_format: str = "plain"
     accept_orphans: bool = False
+
+    @property
+    def burst_left_s(self) -> float | None:
+        """How long the burst may take from now on; None where it has no end."""
+        return None if self.burst_ends_s is None else max(0.0, self.burst_ends_s - time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,13 +89,18 @@ class Stages:
             signal.signal(signal.SIGHUP, lambda number, frame: self.begin_drain())
         os.register_at_fork(after_in_child=_take_no_signals)
 
-    def begin_drain(self, *, timeout_ms: int | None = None) -> None:
-        """Drain as the first signal does; a shorter `timeout_ms` than the worker's own counts."""
+    def begin_drain(self, *, timeout_ms: int | None = None, late_code: int = 0) -> None:
+        """Drain as the first signal does; a shorter `timeout_ms` than the worker's own counts.
+
+        Where that is over, it gives up with `late_code`, or as if it had been told to by SIGTERM.
+        """
         with self._lock:
             if self.stage is not Stage.RUNNING:
                 return
             self.stage = Stage.DRAINING
-            self._after(self._drain_timeout_ms if timeout_ms is None else timeout_ms, self._on_drain_deadline)
+            code = late_code or 128 + signal.SIGTERM
+            deadline_ms = self._drain_timeout_ms if timeout_ms is None else timeout_ms
+            self._after(deadline_ms, lambda: self.begin_give_up(code))
         self._drain()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -109,9 +114,6 @@ class Stages:
             self.begin_give_up(128 + number)
         else:
             os._exit(128 + number)
-
-    def _on_drain_deadline(self) -> None:
-        self.begin_give_up(128 + signal.SIGTERM)
 
     def begin_give_up(self, code: int) -> None:
         """Give up as the second signal does, to end with `code`."""

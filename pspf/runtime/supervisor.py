@@ -280,7 +280,8 @@ class Supervisor:
             self._finish(place, name, process, returncode)
             self.stop()
         elif self.is_burst:
-            counts_as = judge_burst(returncode, process.ending)
+            is_time_up = place.spec.options.burst_left_s == 0
+            counts_as = judge_burst(returncode, process.ending, is_time_up=is_time_up)
             self._finish(place, name, process, returncode, counts_as)
             if counts_as != 0:
                 self.stop()

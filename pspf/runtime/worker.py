@@ -15,6 +15,7 @@ from pspf.runtime.burst import finish, read_lag, wait_until_drained
 from pspf.runtime.descriptors import raise_descriptor_limit
 from pspf.runtime.interpreter import tune_interpreter
 from pspf.runtime.logs import configure_logging
+from pspf.runtime.outcome import BURST_TIMED_OUT
 from pspf.runtime.patience import connect_patiently
 from pspf.runtime.plan import Totals, WorkerOptions
 from pspf.runtime.prints import show_prints
@@ -28,8 +29,8 @@ logger = get_logger(__name__)
 
 SHARED: Final = (Assignment, BatchProcessor)
 """What a Stream imports only when it runs: here before its processes are forked, which share it."""
-BURST_TIMED_OUT: Final = 9
 _LAG_TIMEOUT_S: Final = 5.0
+_PING_S: Final = 1.0
 _PRINT_PATIENCE_S: Final = 10.0
 """How long a handler waits for the reader of what it prints: less than what a silent event loop is given."""
 
@@ -148,7 +149,7 @@ class Worker:
         if self.stages.stage is not Stage.RUNNING:  # a signal came before there was a loop
             self._stopping.set()
         try:
-            async with asyncio.timeout(_seconds(self._options.burst_timeout_ms if self._options.burst else None)):
+            async with asyncio.timeout(self._options.burst_left_s):
                 is_open = await connect_patiently(self._stream.broker, self._stopping, self._say)
         except TimeoutError:
             self._say(f"the broker was not there within {self._options.burst_timeout_ms} ms")
@@ -157,6 +158,9 @@ class Worker:
             self._watcher.connected()
             try:
                 await self._run_stream()
+            except BackendUnavailable:
+                if self._code != BURST_TIMED_OUT:
+                    raise  # else that is known, and the time was up before
             finally:
                 # What runs beside the handlers may have asked the broker something after the stream had closed it.
                 await self._stream.broker.close()
@@ -192,7 +196,7 @@ class Worker:
     async def _stop_when_drained(self) -> None:
         broker = self._stream.broker
         try:
-            async with asyncio.timeout(_seconds(self._options.burst_timeout_ms)):
+            async with asyncio.timeout(self._options.burst_left_s):
                 await wait_until_drained(broker, self._work)
                 if self._options.final:
                     await finish(broker, self._work, self._stream.finish)
@@ -200,7 +204,19 @@ class Worker:
         except TimeoutError:
             self._code = BURST_TIMED_OUT
             self._say(f"not drained within {self._options.burst_timeout_ms} ms")
-        self.stages.begin_drain()
+            if not await self._answers():  # what is in hand could not be committed either
+                self.stages.begin_give_up(BURST_TIMED_OUT)
+                return
+        self.stages.begin_drain(late_code=self._code)
+
+    async def _answers(self) -> bool:
+        """Return whether the broker is there now."""
+        try:
+            async with asyncio.timeout(_PING_S):
+                await self._stream.broker.ping()
+        except (BackendUnavailable, TimeoutError):
+            return False
+        return True
 
     def _drain(self) -> None:
         self._in_loop(self._stopping.set)
@@ -235,7 +251,3 @@ def totals_of(stream: Stream) -> Totals:
         failed=sum(count.failed for count in counts),
         dead=sum(count.dead for count in counts),
     )
-
-
-def _seconds(timeout_ms: int | None) -> float | None:
-    return None if timeout_ms is None else timeout_ms / 1000
