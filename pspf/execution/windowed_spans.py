@@ -455,10 +455,12 @@ class SpanWindows(Windowed):
             return self._emit_all(start, self._left[1], None, source, run)
         dirty: Collection[Key] | None = None
         if self._updates:
-            slots = [slot for slot in self._spans.slots_of(start) if slot in table.slots]
-            dirty = {key for slot in slots for key in table.slots[slot].dirty}
+            end = start + self._spans.size_ms
+            dirty = {key for slot in table.touched if start <= slot < end for key in table.slots[slot].dirty}
             wanted = dirty | self.held_keys()  # of what is held back a window stays open, changed or not
-            await self._load_places([(slot, key) for slot in slots for key in wanted])
+            if wanted and table.has_partial:
+                slots = [slot for slot in self._spans.slots_of(start) if slot in table.slots]
+                await self._load_places([(slot, key) for slot in slots for key in wanted])
             combined = {key: slices.combine_one(start, key, table.slots) for key in wanted}
             states = {key: state for key, state in combined.items() if state is not None}
         else:
@@ -537,22 +539,25 @@ class SpanWindows(Windowed):
             for start in sorted(table.touched):
                 self._update_slot(start, source, run)
             return
-        changed = sorted(
-            {
-                (start, key)
-                for slot in table.touched
-                for key in table.slots[slot].dirty
-                for start in spans.starts_in(slot)
-                if self._is_told(start, key)
-            },
-            key=lambda place: (place[0], place[1] or ""),
-        )
-        parts = [(slot, key) for start, key in changed for slot in spans.slots_of(start) if slot in table.slots]
-        await self._load_places(parts)
-        for start, key in changed:
-            state = self._state_of(start, key)
-            if state is not None:
-                self.emit(key, start, start + spans.size_ms, state, source, run)
+        slices = self._slices
+        assert slices is not None
+        changed: dict[Key, set[int]] = {}
+        for slot in table.touched:
+            for key in table.slots[slot].dirty:
+                told = [start for start in spans.starts_in(slot) if self._is_told(start, key)]
+                changed.setdefault(key, set()).update(told)
+        ordered = {key: sorted(starts) for key, starts in changed.items()}
+        if table.has_partial:
+            places = ((slot, key) for key, starts in ordered.items() for slot in slices.slots_of(starts))
+            await self._load_places([place for place in places if place[0] in table.slots])
+        news: list[tuple[int, str, Key, Any]] = []
+        for key, starts in ordered.items():
+            news += [
+                (start, key or "", key, state) for start, state in slices.combine_key(key, starts, table.slots).items()
+            ]
+        news.sort(key=itemgetter(0, 1))
+        for start, _, key, state in news:
+            self.emit(key, start, start + spans.size_ms, state, source, run)
 
     def _update_slot(self, start: int, source: int, run: BatchRun) -> None:
         slot = self._table.slots[start]

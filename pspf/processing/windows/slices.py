@@ -8,7 +8,10 @@ Tangwongsan et al., "Low-latency sliding-window aggregation in worst-case consta
 Blocks lie where they are in time: the order of merges, and with it a sum of floats, is the same after a restart.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from pspf.processing.windows.place import Key
@@ -88,6 +91,44 @@ class Slices:
         if tail is None or head is None:
             return head if tail is None else tail
         return self._merge(tail, head)
+
+    def combine_key(self, key: Key, starts: Sequence[int], slots: Mapping[int, Slot]) -> dict[int, Any]:
+        """Return the states of one key in windows, in the order of their starts, as `combine_one` does for each.
+
+        Those of a block are merged together: from its last slice backwards, and from the next one's first on.
+        """
+        merge, found = self._merge, dict[int, Any]()
+        for middle, block in groupby(starts, self._middle_of):
+            mine = list(block)
+            there = [
+                (at, slots[at].entries[key])
+                for at in range(mine[0], mine[-1] + self._size_ms, self._slot_ms)
+                if at in slots and key in slots[at].entries
+            ]
+            split = bisect_left(there, middle, key=itemgetter(0))
+            tails: dict[int, Any] = {}
+            tail, left = None, split
+            for start in reversed(mine):
+                while left and there[left - 1][0] >= start:
+                    left -= 1
+                    tail = there[left][1] if tail is None else merge(there[left][1], tail)
+                tails[start] = tail
+            head = None
+            for start in mine:
+                while split < len(there) and there[split][0] < start + self._size_ms:
+                    head = there[split][1] if head is None else merge(head, there[split][1])
+                    split += 1
+                tail = tails[start]
+                state = (head if tail is None else tail) if tail is None or head is None else merge(tail, head)
+                if state is not None:
+                    found[start] = state
+        return found
+
+    def slots_of(self, starts: Sequence[int]) -> Iterator[int]:
+        """Give the slots that windows are made up of, each once a block; `starts` are in order."""
+        for _, block in groupby(starts, self._middle_of):
+            mine = list(block)
+            yield from range(mine[0], mine[-1] + self._size_ms, self._slot_ms)
 
     def _middle_of(self, start: int) -> int:
         """Return where the block ends that `start` lies in; where one begins, that is it."""

@@ -6,8 +6,10 @@ All windows that were due at `frontier_ms` are closed, except for keys that are 
 none closes. `closed_ms` tells the same by the windows' starts, which stay what they are when lateness changes.
 """
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable
 from heapq import heappop, heappush
+from operator import itemgetter
 from typing import Final
 
 from pspf.processing.windows.place import Key
@@ -36,8 +38,8 @@ class Spans:
         self.next_ms = NEVER
         self.is_paused = False
         """Whether the earliest window is due and being closed, beside what comes; `next_ms` is of the one behind it."""
-        self._open: list[int] = []
-        self._known: set[int] = set()
+        self._open: list[tuple[int, int]] = []
+        """The first and last start of open windows that lie side by side; in order, none beside another."""
         self._drops: list[tuple[int, int]] = []
         self.withheld: dict[Key, set[int]] = {}
         """Windows that are due, by a key that has a record held back: they close when it is done."""
@@ -66,30 +68,36 @@ class Spans:
     def open(self, slot: int, watermark_ms: int) -> None:
         """Note that a slot is there: its windows that are not due at a watermark will be, and it will be dropped."""
         starts = self.starts_in(slot)
-        if self.closes:
-            for start in starts:
-                if start not in self._known and start + self.due_after_ms > watermark_ms:
-                    self._known.add(start)
-                    heappush(self._open, start)
+        if self.closes and starts:
+            low, bound = starts[0], watermark_ms - self.due_after_ms
+            if low <= bound:
+                low += ((bound - low) // self.slide_ms + 1) * self.slide_ms
+            if low <= starts[-1]:
+                self._add_open(low, starts[-1])
         heappush(self._drops, ((starts[-1] if starts else slot) + self._drop_after_ms, slot))
         self._look()
 
+    def _add_open(self, low: int, high: int) -> None:
+        begin = end = bisect_left(self._open, low - self.slide_ms, key=itemgetter(1))
+        while end < len(self._open) and self._open[end][0] <= high + self.slide_ms:
+            low, high = min(low, self._open[end][0]), max(high, self._open[end][1])
+            end += 1
+        self._open[begin:end] = [(low, high)]
+
     def get_due(self, watermark_ms: int) -> int | None:
         """Return the earliest window that is due and not closed."""
-        if self._open and self._open[0] + self.due_after_ms <= watermark_ms:
-            return self._open[0]
+        if self._open and self._open[0][0] + self.due_after_ms <= watermark_ms:
+            return self._open[0][0]
         return None
-
-    @property
-    def open_starts(self) -> Sequence[int]:
-        """Return the open windows, in order."""
-        return sorted(self._open)
 
     def close(self, start: int) -> None:
         """Note that the earliest window is closed."""
-        assert self._open[0] == start
-        heappop(self._open)
-        self._known.discard(start)
+        low, high = self._open[0]
+        assert low == start
+        if low == high:
+            del self._open[0]
+        else:
+            self._open[0] = low + self.slide_ms, high
         self.is_paused = False
         self.frontier_ms = max(self.frontier_ms, start + self.due_after_ms)
         self._look()
@@ -101,8 +109,10 @@ class Spans:
 
     @property
     def _due_behind_ms(self) -> int:
-        behind = self._open[1:3]  # it is a heap
-        return min(behind) + self.due_after_ms if behind else NEVER
+        low, high = self._open[0]
+        if low < high:
+            return low + self.slide_ms + self.due_after_ms
+        return self._open[1][0] + self.due_after_ms if len(self._open) > 1 else NEVER
 
     def take_drops(self, watermark_ms: int) -> list[int]:
         """Return the slots that are to be dropped, once nothing that is due is open."""
@@ -156,9 +166,9 @@ class Spans:
     @property
     def last_due_ms(self) -> int | None:
         """The watermark at which all that is open is due, None where nothing is."""
-        return max(self._open) + self.due_after_ms if self._open else None
+        return self._open[-1][1] + self.due_after_ms if self._open else None
 
     def _look(self) -> None:
-        due_ms = self._open[0] + self.due_after_ms if self._open else NEVER
+        due_ms = self._open[0][0] + self.due_after_ms if self._open else NEVER
         drop_ms = self._drops[0][0] if self._drops else NEVER
         self.next_ms = self._due_behind_ms if self.is_paused else min(due_ms, drop_ms)

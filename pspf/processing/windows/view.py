@@ -121,11 +121,14 @@ class View:
         """Return the windows that slots are part of, in order; of sessions nothing but slots is known."""
         if self._slice_ms is None:
             return sorted(slots)
-        found: set[int] = set()
-        for slot in slots:
+        found: list[int] = []
+        for slot in sorted(slots):
             beyond = slot - self._size_ms
-            found.update(range(beyond + self._slide_ms - beyond % self._slide_ms, slot + 1, self._slide_ms))
-        return sorted(found)
+            first = beyond + self._slide_ms - beyond % self._slide_ms
+            if found:
+                first = max(first, found[-1] + self._slide_ms)
+            found += range(first, slot + 1, self._slide_ms)
+        return found
 
     def slots_of(self, start: int) -> range:
         """Return the slots that may hold a part of a window."""
