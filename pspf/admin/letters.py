@@ -5,12 +5,12 @@ nobody who asks the admin may make it hold them all at once.
 """
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from pspf.connectors.base import Broker, StoredDeadLetter
-from pspf.connectors.letters import decode_letter
+from pspf.connectors.letters import decode_letter, scan_letters
 from pspf.connectors.views import Choice, as_json_letter
 from pspf.errors import NotFound
 from pspf.records import DEAD_LETTER_SUFFIX, parse_id
@@ -32,7 +32,11 @@ async def read_digest(broker: Broker, choice: Choice) -> Digest:
     """Return the digest of a choice, with `MAX_LISTED` letters at most. NotFound: there is no such topic."""
     counts: Counter[tuple[str, str, str]] = Counter()
     newest: list[dict[str, Any]] = []
-    async for letter in _scan(broker, choice.source):
+    if choice.source is not None:
+        topics = {info.topic for info in await broker.list_topics()}
+        if not topics & {choice.source, choice.source + DEAD_LETTER_SUFFIX}:
+            raise NotFound(f"no topic {choice.source!r} in {broker.name}")
+    async for letter in scan_letters(broker, choice.source, page=_PAGE):
         if choice.group not in (None, letter.group) or not choice.fits(letter):
             continue
         counts[letter.error_type, letter.handler, letter.topic] += 1
@@ -46,23 +50,6 @@ async def read_digest(broker: Broker, choice: Choice) -> Digest:
 def _keep_newest(letters: list[dict[str, Any]]) -> None:
     letters.sort(key=lambda letter: letter["dead_at_ms"])
     del letters[:-MAX_LISTED]
-
-
-async def _scan(broker: Broker, source: str | None) -> AsyncIterator[StoredDeadLetter]:
-    topics = {info.topic: info.partitions for info in await broker.list_topics()}
-    if source is not None and source not in topics and source + DEAD_LETTER_SUFFIX not in topics:
-        raise NotFound(f"no topic {source!r} in {broker.name}")
-    for topic, partitions in topics.items():
-        if not topic.endswith(DEAD_LETTER_SUFFIX) or source not in (None, topic.removesuffix(DEAD_LETTER_SUFFIX)):
-            continue
-        for partition in range(partitions):
-            offset = 0
-            while records := await broker.read(topic, partition, offset=offset, max_records=_PAGE):
-                offset = records[-1].offset + 1
-                for record in records:
-                    letter = decode_letter(record)
-                    if letter is not None:
-                        yield letter
 
 
 async def read_letter(broker: Broker, topic: str, letter_id: str) -> StoredDeadLetter:

@@ -43,7 +43,7 @@ def list_letters(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            found = await select(broker, Choice(topic, group, handler, error, tuple(ids or ())))
+            found = await select(broker, Choice(topic, group, handler, error, tuple(ids or ())), is_whole=False)
         if as_json:
             write_json({"dead_letters": [as_json_letter(letter) for letter in found]})
             return
@@ -163,7 +163,7 @@ def purge(
 
     async def work() -> None:
         async with brokers.open_broker(backend) as broker:
-            found = await select(broker, choice)
+            found = await select(broker, choice, is_whole=False)
             for line in by_error(found):
                 say(line)
             purged = await broker.purge_dead_letters(found) if execute and found else 0

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pspf.cli.console import Cell, format_time, shorten
 from pspf.cli.exits import UsageError
 from pspf.cli.grammar import near
 from pspf.connectors.base import Broker, StoredDeadLetter
-from pspf.connectors.letters import replay_batch
+from pspf.connectors.letters import replay_batch, scan_letters
 from pspf.connectors.views import Choice, as_json_letter, as_json_whole, names_of
 from pspf.errors import NotFound, PSPFError
 from pspf.records import as_text, parse_id
@@ -30,8 +31,8 @@ __all__ = [
 _BATCH: Final = 500
 
 
-async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
-    """Return the dead letters of `choice`, oldest first.
+async def select(broker: Broker, choice: Choice, *, is_whole: bool = True) -> list[StoredDeadLetter]:
+    """Return the dead letters of `choice`, oldest first; without event and traceback where not `is_whole`.
 
     Raises:
         NotFound: A topic or an id that was named is not there.
@@ -39,7 +40,13 @@ async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
     """
     for letter_id in choice.ids:
         parse_id(letter_id.rpartition("/")[2])
-    letters = await broker.list_dead_letters(topic=choice.source, group=choice.group)
+    letters: Sequence[StoredDeadLetter]
+    if is_whole:
+        letters = await broker.list_dead_letters(topic=choice.source, group=choice.group)
+    else:
+        found = [_without_payload(each) async for each in scan_letters(broker, choice.source)]
+        found = [letter for letter in found if choice.group in (None, letter.group)]
+        letters = sorted(found, key=lambda letter: letter.dead_at_ms)
     if choice.source is not None and not letters:
         names = {info.topic for info in await broker.list_topics()}
         if choice.source not in names:
@@ -51,6 +58,10 @@ async def select(broker: Broker, choice: Choice) -> list[StoredDeadLetter]:
             f"no dead letter {', '.join(missing)}{f' of {choice.source}' if choice.source else ''}; see pspf dlq list"
         )
     return [letter for letter in letters if choice.fits(letter)]
+
+
+def _without_payload(letter: StoredDeadLetter) -> StoredDeadLetter:
+    return replace(letter, record=letter.record._replace(value=b"", raw_headers=None), traceback="")
 
 
 async def select_one(broker: Broker, choice: Choice) -> StoredDeadLetter:

@@ -1,12 +1,14 @@
 """What brokers have in common about commits: a dead letter as a record, and how large a commit may be."""
 
 import base64
-from collections.abc import Sequence
+import logging
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from pspf.connectors.base import Broker, Limits, StoredDeadLetter
-from pspf.errors import ConfigurationError, NotFound, PSPFError, Refused, SchemaError, TooManyEffects
+from pspf.errors import BackendCorrupt, ConfigurationError, NotFound, PSPFError, Refused, SchemaError, TooManyEffects
 from pspf.records import (
+    DEAD_LETTER_SUFFIX,
     Commit,
     DeadLetter,
     NewRecord,
@@ -24,7 +26,13 @@ MAX_EFFECT_BYTES: Final = (32 << 20) + (4 << 20)
 _HIGHEST: Final = (1 << 128) - 1
 _LATEST_MS: Final = 253_402_300_799_999
 _PREFIX: Final = "pspf-"
+_LETTERS_AT_ONCE: Final = 500
+_FIRST_LETTERS: Final = 16
+_MANY_BYTES: Final = 1 << 20
 _RESULT: Final = f"{_PREFIX}is-result"
+
+
+logger = logging.getLogger(__name__)
 
 
 def check_size(commit: Commit, limits: Limits) -> None:
@@ -128,10 +136,62 @@ def check_replay(letters: Sequence[StoredDeadLetter], to: str | None) -> None:
             )
 
 
+async def scan_letters(
+    broker: Broker, source: str | None = None, *, page: int = _LETTERS_AT_ONCE
+) -> AsyncIterator[StoredDeadLetter]:
+    """Yield the dead letters of one source topic or all, by topic, partition and offset, read a few at a time.
+
+    A page is `page` letters at most, and fewer while they are large.
+    """
+    for info in await broker.list_topics():
+        if not info.topic.endswith(DEAD_LETTER_SUFFIX) or source not in (
+            None,
+            info.topic,
+            info.topic.removesuffix(DEAD_LETTER_SUFFIX),
+        ):
+            continue
+        for partition in range(info.partitions):
+            offset, count = 0, min(page, _FIRST_LETTERS)
+            while True:
+                try:
+                    records = await broker.read(info.topic, partition, offset=offset, max_records=count)
+                except BackendCorrupt as error:
+                    logger.warning("topic %r can't be read: %s", info.topic, error)
+                    break
+                if not records:
+                    break
+                offset = records[-1].offset + 1
+                is_large = sum([len(record.value) for record in records]) > _MANY_BYTES
+                count = max(1, count // 2) if is_large else min(page, 2 * count)
+                for record in records:
+                    letter = decode_letter(record)
+                    if letter is not None:
+                        yield letter
+
+
 async def replay_batch(
     broker: Broker, letters: Sequence[StoredDeadLetter], to: str | None
 ) -> tuple[int, list[PSPFError]]:
-    """Give dead letters a new start; return how many, and why the others are left: one keeps no other back."""
+    """Give dead letters a new start; return how many, and why the others are left: one keeps no other back.
+
+    Where they are large it is in several steps: a server does nothing else during one.
+    """
+    done, errors = 0, list[PSPFError]()
+    step: list[StoredDeadLetter] = []
+    size_bytes = 0
+    for letter in letters:
+        if step and size_bytes + len(letter.record.value) > _MANY_BYTES:
+            count, failed = await _replay_step(broker, step, to)
+            done, errors, step, size_bytes = done + count, errors + failed, [], 0
+        step.append(letter)
+        size_bytes += len(letter.record.value)
+    count, failed = await _replay_step(broker, step, to)
+    return done + count, errors + failed
+
+
+async def _replay_step(
+    broker: Broker, letters: Sequence[StoredDeadLetter], to: str | None
+) -> tuple[int, list[PSPFError]]:
     try:
         return await broker.replay_dead_letters(letters, to=to), []
     except (NotFound, Refused):

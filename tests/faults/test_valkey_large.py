@@ -4,15 +4,40 @@ from typing import Final
 
 import pytest
 
+from pspf.admin.letters import MAX_LISTED, read_digest
+from pspf.cli.letters import select
 from pspf.connectors.valkey.fields import format_entry_id
+from pspf.connectors.views import Choice
 from pspf.errors import BackendUnavailable, CommitStale
 from pspf.records import Cursor, Retry
 from tests.faults.large import FAR_MS, KEYS, MANY, Meter, fill_waiting
 from tests.faults.valkey import Site, scripts
 from tests.support.proxy import Loss
-from tests.support.workers import GROUP, HANDLER, TOPIC, numbered, own, read_cursor, retry, settle, share, take, values
+from tests.support.workers import (
+    GROUP,
+    HANDLER,
+    TOPIC,
+    letter,
+    new,
+    numbered,
+    own,
+    read_cursor,
+    retry,
+    settle,
+    share,
+    take,
+    values,
+)
 
 CURSOR: Final = Cursor(TOPIC, GROUP, HANDLER, 0)
+LETTERS: Final = 50_000
+LARGE: Final = b"x" * 900_000
+_COPY: Final = """
+local entries = redis.call('XRANGE', KEYS[1], '-', '+')
+for number = 1, ARGV[1] + ARGV[2] do
+  redis.call('XADD', KEYS[1], '*', unpack(entries[number <= tonumber(ARGV[2]) and 1 or 2][2]))
+end
+"""
 MOMENT_MS: Final = 40
 """Twice what is aimed at: the processor's own speed is not ours."""
 
@@ -140,3 +165,24 @@ async def test_the_lag_is_right_after_a_trim_under_a_running_owner(site: Site) -
         await member.consumer.commit(settle(some, position=some[-1].offset + 1))
         assert (await read_cursor(broker, CURSOR)).lag == 14
         assert (await broker.operations.read_info()).lost == 5
+
+
+async def test_very_many_dead_letters_are_listed_in_pages(site: Site) -> None:
+    async with site.broker() as broker:
+        await broker.append(TOPIC, [new(LARGE)])
+        member = await share(broker)
+        (record,) = await take(member.consumer)
+        await member.consumer.commit(settle(dead=[letter(record)]))
+        await broker.append(TOPIC, [new("1")])
+        (record,) = await take(member.consumer)
+        await member.consumer.commit(settle(dead=[letter(record)]))
+        with site.server.client(database=site.database) as client:
+            client.eval(_COPY, 1, f"{TOPIC}-dlq", LETTERS, 30)
+    with Meter(site.server) as meter:
+        async with Site(site.server, meter, site.database).broker() as broker:
+            digest = await read_digest(broker, Choice(TOPIC))
+            assert (digest.total, len(digest.newest)) == (LETTERS + 32, MAX_LISTED)
+            listed = await select(broker, Choice(TOPIC), is_whole=False)
+            assert len(listed) == LETTERS + 32
+            assert sum(len(each.record.value) + len(each.traceback) for each in listed) == 0
+    assert meter.ms < MOMENT_MS, meter.longest
