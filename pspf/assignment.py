@@ -131,20 +131,23 @@ class Assignment:
 
     async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T | None:
         """Do something with the broker, and again while it is not there; None once stopped."""
-        backoff = Backoff()
+        backoff, is_told = Backoff(), False
         with self._processor.telemetry.asking():
             while not self._stop.is_set:
                 try:
                     return await act()
                 except BackendUnavailable as error:
-                    self._tell(backoff, doing, error)
+                    is_told = is_told or self._tell(doing, error)
                     await self._stop.wait(backoff.next_ms())
         return None
 
-    def _tell(self, backoff: Backoff, doing: str, error: BackendUnavailable) -> None:
-        if backoff.is_first:
-            topic, group = self._subscription.topic, self._subscription.group
-            logger.warning("can't %s %s as %s, will try again: %s", doing, topic, group, error)
+    def _tell(self, doing: str, error: BackendUnavailable) -> bool:
+        """Say it, unless that was said of something else of this process just now; return whether it was."""
+        if not self._processor.outages.may_say():
+            return False
+        topic, group = self._subscription.topic, self._subscription.group
+        logger.warning("can't %s %s as %s, will try again: %s", doing, topic, group, error)
+        return True
 
     # Ordered cursors: one owner each, so that the members have to divide them
 

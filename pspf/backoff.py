@@ -49,3 +49,22 @@ class Backoff:
     def reset(self) -> None:
         """Begin anew."""
         self._failures = 0
+
+
+class Sparing:
+    """Lets one thing be said in `every_s` seconds, of all that share it: what fails once fails in many places.
+
+    Who may not say it asks again when it fails again, so that what has a reason of its own is said, too.
+    """
+
+    def __init__(self, every_s: float = 10.0) -> None:
+        self._every_s = every_s
+        self._next_at_s = 0.0
+
+    def may_say(self) -> bool:
+        """Return whether to say it now."""
+        now_s = time.monotonic()
+        if now_s < self._next_at_s:
+            return False
+        self._next_at_s = now_s + self._every_s
+        return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pspf import faults
+from pspf.backoff import Sparing
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Broker, Consumer
 from pspf.errors import BackendUnavailable, CommitStale, HandlerCrashed
@@ -46,6 +47,7 @@ class BatchProcessor:
     clock: Clock = field(default_factory=SystemClock)
     gate: SoloGate = field(default_factory=lambda: SoloGate(chance_s=_CHANCE_S))
     state_store: StateStore | None = None
+    outages: Sparing = field(default_factory=Sparing)
     warned: set[str] = field(default_factory=set)
     """The handlers that were told that they emit past their commit."""
     is_abandoned: bool = False
@@ -95,7 +97,7 @@ class _CursorLoop:
         self._consumer = consumer
         self._stop = stop
         self._narrator = Narrator(subscription)
-        self._insist = Insistence(cursor, lambda: processor.is_abandoned)
+        self._insist = Insistence(cursor, lambda: processor.is_abandoned, processor.outages)
         self._intent = Intent(consumer, self._insist)
         self._wake = asyncio.Event()
         """There is something to do: a read has ended, a late outcome is known, it is to stop."""

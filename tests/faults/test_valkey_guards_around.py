@@ -168,7 +168,7 @@ async def a_group_destroyed_from_outside_forgets_nothing(stage: Stage) -> None:
 
 async def what_lives_is_not_reset(stage: Stage) -> None:
     member, keys = await _have_state(stage)
-    forgetting = gone.forget_cursor(stage.core.commands, keys, ordered.marker_group(ORDERED))
+    forgetting = gone.forget_cursor(member.session._member, keys, ordered.marker_group(ORDERED))
     assert not await refused(forgetting, Exception)
     assert len(await stage.broker.list_state()) == 1
     assert not await refused(member.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)

@@ -48,3 +48,43 @@ async def test_what_is_deleted_again_and_again_is_no_hot_loop(
         await until(lambda: 2 in seen, within_ms=10_000)
     print(f"{sent} commands, {said} log lines")
     assert sent <= MOST
+
+
+async def test_a_topic_that_comes_back_with_fewer_partitions_is_no_hot_loop(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = Stream(site.backend(QUICK, topic="numbers", group="g"), partitions=4)
+
+    @stream.subscribe("numbers", name="handle")
+    async def handle(event: Number) -> None: ...
+
+    async with running(stream):
+        await until(lambda: len(stream.telemetry.activities) == 4)
+        with site.server.client(database=site.database) as client, client.pipeline(transaction=True) as flushed:
+            flushed.flushdb()
+            flushed.hset("pspf:topics", "numbers", "2 -")
+            flushed.execute()
+        await until(lambda: "has 2 partitions now" in caplog.text, within_ms=10_000)
+        before, lines = site.proxy.commands.total(), len(caplog.records)
+        await asyncio.sleep(SPAN_S)
+        sent, said = site.proxy.commands.total() - before, len(caplog.records) - lines
+    print(f"{sent} commands, {said} log lines")
+    assert said <= 1
+    assert sent <= 40 * SPAN_S  # what the streams that are left cost is among it
+
+
+async def test_what_fails_in_many_partitions_at_once_is_said_once(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    stream = Stream(site.backend(QUICK, topic="numbers", group="g"), partitions=8)
+
+    @stream.subscribe("numbers", name="handle")
+    async def handle(event: Number) -> None: ...
+
+    async with running(stream):
+        await stream.emit({"n": 1})
+        await until(lambda: len(stream.telemetry.activities) == 8)
+        site.proxy.refuse()
+        await until(lambda: "can't read" in caplog.text)
+        await asyncio.sleep(SPAN_S)
+        site.proxy.accept()
+    said = [each for each in caplog.records if "will try again" in each.getMessage() and "leases" not in each.message]
+    assert len(said) == 1

@@ -3,9 +3,9 @@
 from typing import Final
 
 from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.remembered import read_some
 from pspf.connectors.valkey.scripts import load_script
-from pspf.connectors.valkey.wire import Lane
 from pspf.loggers import get_logger
 
 logger = get_logger(__name__)
@@ -14,24 +14,25 @@ _RESET: Final = load_script("reset")
 _STEP: Final = 1_000
 
 
-async def forget_cursor(lane: Lane, keys: CursorKeys, group: bytes) -> None:
+async def forget_cursor(member: Member, keys: CursorKeys, group: bytes) -> None:
     """Make the group of a cursor again, or forget its offset and state where its stream is gone.
 
     The first worker to see it says so: at ERROR where anything is forgotten or done again.
 
     What is left half-way is finished by the next one.
     """
+    lane = member.commits
     fixed = (keys.partition.stream, keys.meta, keys.due, keys.retry, keys.key(b"suspects"), keys.keys, keys.slots)
     while True:
         some = await read_some(lane, keys, _STEP)
         reply = await lane.run(_RESET, (*fixed, *some.names), (group, *some.arguments))
-        if reply == b"DONE":
+        if reply == b"DONE" and member.may_tell_of(keys.registry_field.decode()):
             logger.error(
                 "%s: the stream of %s was deleted; the group starts again, without offsets and state",
                 lane.name,
                 keys.registry_field.decode().replace("\0", "/"),
             )
-        if reply == b"MADE":
+        if reply == b"MADE" and member.may_tell_of(keys.registry_field.decode()):
             logger.error(
                 "%s: the consumer group %r of %s was destroyed from outside; it is made again where it was",
                 lane.name,

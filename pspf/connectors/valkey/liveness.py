@@ -14,6 +14,7 @@ import orjson
 from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError
 
 from pspf import faults
+from pspf.backoff import Backoff, Sparing
 from pspf.connectors.valkey.keys import PartitionKeys
 from pspf.connectors.valkey.scripts import Command, ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
@@ -56,6 +57,9 @@ class Member:
         """Joins topic, group, handler again as it was done first, after all was flushed; False where it never was."""
         self.starts: dict[tuple[str, str, str | None], str] = {}
         """Where each (topic, group, handler) was to start that this session joined."""
+        self.healing: Final = Backoff()
+        """Between the times that a group is made again, all of this session's: one makes those of all partitions."""
+        self._told: dict[str, Sparing] = {}
         self._core = core
         self._seats: dict[bytes, _Seat] = {}
 
@@ -66,6 +70,10 @@ class Member:
     def has_joined(self, topic: str, group: str, handler: str | None) -> bool:
         """Tell whether this session joined a group."""
         return (topic, group, handler) in self.starts
+
+    def may_tell_of(self, group: str) -> bool:
+        """Return whether to say now what became of a group: its partitions are deleted together, or again and again."""
+        return self._told.setdefault(group, Sparing()).may_say()
 
     def join(self, keys: PartitionKeys, group: str, handler: str | None) -> None:
         """Consume a cursor of a partition; `ensure` makes it known."""

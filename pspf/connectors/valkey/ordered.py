@@ -105,7 +105,7 @@ async def _make_again(member: Member, cursor: Cursor, keys: CursorKeys) -> bool:
     """Make a cursor again whose stream is gone; False where this session never joined it."""
     if not member.has_joined(cursor.topic, cursor.group, cursor.handler):
         return False
-    await forget_cursor(member.commits, keys, marker_group(cursor))
+    await forget_cursor(member, keys, marker_group(cursor))
     return await member.rejoin(cursor.topic, cursor.group, cursor.handler)
 
 

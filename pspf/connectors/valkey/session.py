@@ -98,7 +98,7 @@ class ValkeySession(Session):
         lost = [keys for keys, reply in zip(topic.partitions, replies[1::2], strict=True) if reply == _LOST_ITS_STREAM]
         for keys in lost:
             cursor = keys.cursor(group, handler)
-            await forget_cursor(self._member.commits, cursor, cursor.group_name)
+            await forget_cursor(self._member, cursor, cursor.group_name)
         for keys in topic.partitions:
             self._core.trimmer.look_again(keys)
         return not lost and 0 not in replies

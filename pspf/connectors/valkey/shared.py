@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pspf import faults
-from pspf.backoff import Backoff
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.valkey.commits import Effects, SharedBatch, run_commit, sort_shared
@@ -67,8 +66,6 @@ class SharedConsumer(Consumer):
         self._runs = 0
         self._alone: int | None = None
         """The offset of the suspect record that runs alone, if one does."""
-        self._healing = Backoff()
-        """Between the times that the group is made again: it may be deleted again and again."""
         self._is_ending = False
 
     # Taking
@@ -223,12 +220,19 @@ class SharedConsumer(Consumer):
     async def _heal(self) -> None:
         """Make the group again. What was in hand is of a stream that is gone: no commit of it counts."""
         keys, cursor = self._keys, self.cursor
-        await asyncio.sleep(self._healing.next_after_first_ms() / 1000)
+        await asyncio.sleep(self._member.healing.next_after_first_ms() / 1000)
         self._hand.clear()
         self._noted.clear()
         self._doubtful.clear()
         self._takes = b""
-        await forget_cursor(self._member.commits, keys, keys.group.encode())
+        self._core.topics.forget(cursor.topic)
+        topic = await self._core.topics.ensure(cursor.topic)
+        if keys.partition not in topic.partitions:
+            raise BackendUnavailable(
+                f"{cursor}: its stream was deleted, and {cursor.topic!r} has {topic.count} partitions now: start the"
+                " worker again"
+            )
+        await forget_cursor(self._member, keys, keys.group.encode())
         if not await self._member.rejoin(cursor.topic, cursor.group, cursor.handler):
             raise BackendUnavailable(f"{cursor}: its consumer group is gone")
 
