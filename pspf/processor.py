@@ -193,7 +193,7 @@ class _CursorLoop:
         """
         gate, activity = self._processor.gate, self._activity
         activity.batch = batch.records
-        activity.waits_alone = batch.crashes > 0
+        activity.waits_alone = 0 < batch.crashes < self._tuning.max_crashes  # at that it is dead, and does not run
         activity.waiting_since_ms = _now_ms()
         try:
             turn = (

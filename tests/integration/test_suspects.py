@@ -11,7 +11,7 @@ from pspf.connectors.base import Consumer, Limits, Session, StreamingBackend
 from pspf.connectors.sqlite.broker import MemoryBroker
 from pspf.processing.gate import SoloGate
 from pspf.records import Batch, Cursor
-from tests.integration.running import GROUP, TOPIC, Number, numbers, until, wait_until
+from tests.integration.running import GROUP, TOPIC, Number, numbers, running, until, wait_until
 
 MODES = pytest.mark.parametrize("ordering", ["none", "key"])
 
@@ -44,10 +44,10 @@ async def take_over(broker: MemoryBroker, ordering: str) -> tuple[Session, Consu
     return session, consumer, batch
 
 
-async def accuse(broker: MemoryBroker, ordering: str) -> None:
-    """Have a record in hand at one crash, and about to run alone at the next."""
+async def accuse(broker: MemoryBroker, ordering: str, *, times: int = 2) -> None:
+    """Have a record in hand at one crash, and about to run alone at the next ones."""
     await Stream(StreamingBackend(broker, TOPIC, GROUP)).emit(numbers(1)[0])
-    for _ in range(2):
+    for _ in range(times):
         session, consumer, batch = await take_over(broker, ordering)
         await consumer.intend([record.offset for record in batch.records])
         session.abandon()
@@ -76,19 +76,19 @@ class App:
         async def other(event: Number) -> None:
             self.others.append(event.n)
 
-    async def crash(self, running: "asyncio.Task[None]") -> None:
+    async def crash(self, task: "asyncio.Task[None]") -> None:
         self.stream.abandon()
         with suppress(asyncio.CancelledError):
-            await running
+            await task
 
 
 async def test_a_crash_while_a_suspect_runs_alone_is_charged_to_it(broker: MemoryBroker) -> None:
     ordering = "key"
     await accuse(broker, ordering)
     app = App(broker, ordering, SoloGate())
-    running = asyncio.create_task(app.stream.run_forever())
+    task = asyncio.create_task(app.stream.run_forever())
     await until(lambda: app.is_suspect_running)
-    await app.crash(running)
+    await app.crash(task)
     assert await read_crashes(broker, ordering) == 2
 
 
@@ -98,11 +98,11 @@ async def test_a_crash_after_the_others_have_joined_a_suspect_is_charged_to_nobo
 ) -> None:
     await accuse(broker, ordering)
     app = App(broker, ordering, SoloGate(alone_s=0.05))
-    running = asyncio.create_task(app.stream.run_forever())
+    task = asyncio.create_task(app.stream.run_forever())
     await until(lambda: app.is_suspect_running)
     await app.stream.emit(numbers(1)[0], topic="others")
     await until(lambda: app.others == [0])
-    await app.crash(running)
+    await app.crash(task)
     assert await read_crashes(broker, ordering) == 1
 
 
@@ -113,7 +113,21 @@ async def test_a_crash_while_a_suspect_runs_beside_a_call_that_hangs_is_charged_
     await accuse(broker, ordering)
     app = App(broker, ordering, SoloGate(hold_s=0.02, rest_s=0.05, wait_s=0.2))
     async with app.stream.processor.gate.together():
-        running = asyncio.create_task(app.stream.run_forever())
+        task = asyncio.create_task(app.stream.run_forever())
         await until(lambda: app.is_suspect_running)
-        await app.crash(running)
+        await app.crash(task)
     assert await read_crashes(broker, ordering) == 1
+
+
+async def test_a_record_that_was_charged_too_often_becomes_a_dead_letter_beside_a_call_that_hangs(
+    broker: MemoryBroker,
+) -> None:
+    await accuse(broker, "none", times=4)
+    app = App(broker, "none", SoloGate())
+
+    async def is_dead() -> bool:
+        return bool(await broker.list_dead_letters())
+
+    async with app.stream.processor.gate.together(), running(app.stream):
+        await wait_until(is_dead)
+    assert not app.is_suspect_running
