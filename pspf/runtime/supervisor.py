@@ -4,7 +4,6 @@ Knows processes and what to tell them, no Stream. One thread and one loop; whoev
 something (a signal handler, a file watcher, `pspf workers stop`) puts it in the queue.
 """
 
-import functools
 import os
 import queue
 import selectors
@@ -25,23 +24,19 @@ from pspf.runtime.looks import Looks
 from pspf.runtime.nursery import Nursery
 from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from, judge_burst
 from pspf.runtime.place import Place, State, number_specs
-from pspf.runtime.plan import ChildSpec, Totals
+from pspf.runtime.places import GRACE_MS, Places
+from pspf.runtime.plan import ChildSpec
 from pspf.runtime.prctl import adopt_orphans
-from pspf.runtime.process import YOUNG_MS, Process, Spawner, now_ms
+from pspf.runtime.process import Process, Spawner, now_ms
 from pspf.runtime.reaping import collect, ended_children
 from pspf.runtime.restarts import RestartPolicy, Restarts
 from pspf.runtime.terminal import has_hung_up
-from pspf.runtime.watchdog import find_trouble
-
-logger = get_logger(__name__)
+from pspf.runtime.watch import Watch
 
 _CHECK_MS: Final = 1_000
-_GRACE_MS: Final = 3_000
-"""How much later than its own deadline a process is killed; it ends itself, unless it is stopped or stuck in C code."""
 _TOLD: Final = 3
 """How many batches that a process had in hand are told when it crashes."""
 _GIVE_UP_MS: Final = 1_000
-_STALLED_DRAIN_MS: Final = 5_000
 
 
 def _time_of_day() -> str:
@@ -76,10 +71,7 @@ class Supervisor:
     """The state of all processes, as `pspf workers list` shows it, at most a second old. Any thread may read it."""
     tally: Tally = field(default_factory=Tally)
     """What all processes did, those that have ended among them; as old as `status`, and for any thread."""
-    log_level: str | None = None
-    """What new processes log, where it is not what the command line says."""
 
-    places: list[Place] = field(default_factory=list)
     _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(default_factory=queue.SimpleQueue)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _wake_fd: int = -1
@@ -89,12 +81,17 @@ class Supervisor:
     _error: PSPFError | None = None
     _looks: Looks = field(default_factory=Looks)
     _loading: Loading = field(init=False)
+    _places: Places = field(init=False)
+    _watch: Watch = field(init=False)
     _ledger: Ledger = field(default_factory=Ledger)
     _turned_ms: int = 0
     _noted_ms: int = 0
-    _has_changed: bool = True
 
     def __post_init__(self) -> None:
+        self._places = Places(self.spawner, self._selector)
+        self._watch = Watch(
+            self._places, self._looks, stall_ms=self.loop_stall_ms, drain_timeout_ms=self.drain_timeout_ms
+        )
         self._loading = Loading(self.app, self.spawner, self._selector, self._tell, self._take_over)
 
     # For other threads
@@ -118,13 +115,13 @@ class Supervisor:
         # SIGCHLD only wakes the loop up.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
-        self.places = [Place(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
+        self._places.all = [Place(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
         try:
             self._turned_ms = now_ms()
-            while any(place.state is not State.ENDED for place in self.places):
+            while any(place.state is not State.ENDED for place in self._places):
                 self._turn()
         finally:
-            self._kill_all()
+            self._places.kill_all()
             signal.set_wakeup_fd(before)
             for number in (signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
@@ -136,24 +133,23 @@ class Supervisor:
             wake_fd, self._wake_fd = self._wake_fd, -1
             os.close(wake_read)
             os.close(wake_fd)
-        return Outcome(choose_code(self._returncodes), self._totals(), self._error)
+        return Outcome(choose_code(self._returncodes), self._places.totals, self._error)
 
     def _turn(self) -> None:
         self._wait()
         while not self._inbox.empty():  # before: where a whole group is signalled, its processes end by our wish
             self._inbox.get()()
         self._collect()
-        self._watch()
+        self._loading.tell_if_slow()
+        self._watch.look_around(self.read_broker_answers_ms)
         self._looks.tell_due()
-        self._start_due()
-        self._enforce_deadlines()
+        self._places.start_due()
+        self._places.enforce_deadlines()
         self._note_status()
 
     def _wait(self) -> None:
         """Wait for something to happen, and take it."""
-        dues = [place.due_ms for place in self.places if place.due_ms is not None and place.process is None]
-        dues += [place.kill_ms for place in self.places if place.kill_ms is not None and place.process is not None]
-        dues += self._looks.dues_ms
+        dues = [*self._places.dues_ms, *self._looks.dues_ms]
         wait_ms = max(0, min(_CHECK_MS, *(due - now_ms() for due in dues), _CHECK_MS))
         for key, _ in self._selector.select(wait_ms / 1000):
             if not key.data():
@@ -161,7 +157,7 @@ class Supervisor:
         # A machine that slept, or a supervisor that was stopped: nobody was silent in that time but itself.
         slept_ms = now_ms() - self._turned_ms - wait_ms
         if slept_ms > _CHECK_MS:
-            for place in self.places:
+            for place in self._places:
                 if place.process is not None:
                     place.process.pulse_ms += slept_ms
         self._turned_ms = now_ms()
@@ -179,7 +175,7 @@ class Supervisor:
                 return
             number = signal.SIGTERM  # the terminal is gone, and who sat there with it
         if self._signals_passed_on >= 2:
-            self._kill_all()
+            self._places.kill_all()
             os._exit(128 + number)
         if self._signals_passed_on == 0:
             self._first_signal = number
@@ -194,59 +190,27 @@ class Supervisor:
     def _pass_on(self, number: int) -> None:
         self._signals_passed_on += 1
         self._loading.drop()
-        for place in self.places:
+        for place in self._places:
             if place.process is None:
-                self._move(place, State.ENDED)
+                self._places.move(place, State.ENDED)
             elif self._signals_passed_on == 1:
-                self._drain(place, State.ENDED, self.drain_timeout_ms)
+                self._places.drain(place, State.ENDED, self.drain_timeout_ms)
             else:
                 place.process.tell(do="give up", code=128 + number)
-                place.kill_ms = now_ms() + _GIVE_UP_MS + _GRACE_MS
+                place.kill_ms = now_ms() + _GIVE_UP_MS + GRACE_MS
 
     @property
     def _is_stopping(self) -> bool:
         return self._signals_passed_on > 0
 
-    # Starting and ending processes
-
-    def _start_due(self) -> None:
-        for place in self.places:
-            if place.process is None and place.due_ms is not None and now_ms() >= place.due_ms:
-                self._start(place)
-
-    def _start(self, place: Place) -> None:
-        spec = place.spec if self.log_level is None else place.spec.with_log_level(self.log_level)
-        process = place.process = self.spawner.start(spec)
-        self._selector.register(process.report_fd, selectors.EVENT_READ, lambda: self._read_reports(place, process))
-        self._selector.register(process.stacks_fd, selectors.EVENT_READ, process.read_stacks)
-        place.due_ms = place.kill_ms = place.trouble = None
-        place.rates.reset()
-        self._move(place, State.STARTING)
-
-    def _read_reports(self, place: Place, process: Process) -> bool:
-        is_open = process.read_reports()
-        if process.pulse is not None:
-            place.rates.sample(process.pulse)
-        if place.state is State.STARTING and place.session is not None:
-            place.trouble = None
-            self._move(place, State.RUNNING)
-        return is_open
-
-    def _drain(self, place: Place, after: State, timeout_ms: int) -> None:
-        """Let a place's process finish; `after` is what then becomes of the place."""
-        assert place.process is not None
-        if place.state is not State.DRAINING:
-            place.process.drain(timeout_ms)
-            place.kill_ms = now_ms() + timeout_ms + _GRACE_MS
-        place.after = after
-        self._move(place, State.DRAINING)
+    # Ends of processes
 
     def _collect(self) -> None:
         """Notice who has ended; orphans that came to this process are collected, too."""
         for pid in ended_children():
             mine = [
                 (place, place.process)
-                for place in self.places
+                for place in self._places
                 if place.process is not None and place.process.pid == pid
             ]
             for _, process in mine:
@@ -258,10 +222,7 @@ class Supervisor:
 
     def _end(self, place: Place, process: Process, returncode: int) -> None:
         """Decide what becomes of a place whose process has ended."""
-        for descriptor in (process.report_fd, process.stacks_fd):
-            with suppress(KeyError):  # it was at its end before
-                self._selector.unregister(descriptor)
-        process.close()
+        self._places.let_go(process)
         name = str(place)
         place.process = place.kill_ms = None
         place.totals += process.totals
@@ -275,7 +236,7 @@ class Supervisor:
             self._finish(place, name, process, code)
         elif place.state is State.DRAINING and place.after is not State.CRASHING:
             place.due_ms = 0 if place.after is State.STARTING else None
-            self._move(place, place.after)
+            self._places.move(place, place.after)
         elif self._is_fatal(process):
             self._finish(place, name, process, returncode)
             self.stop()
@@ -297,7 +258,7 @@ class Supervisor:
         if error is None and (is_belied or returncode not in (0, 9, *STOPPED)):
             self._tell(f"worker process {name} {describe_end(returncode)}{', with work left' if is_belied else ''}")
         self._returncodes.append(returncode if counts_as is None else counts_as)
-        self._move(place, State.ENDED)
+        self._places.move(place, State.ENDED)
 
     def _is_fatal(self, process: Process) -> bool:
         """Whether a process ended over something that a new try can't change, before any process did its work.
@@ -311,7 +272,7 @@ class Supervisor:
             return True
         if self.waits_for_saves:
             return False
-        has_begun = any(place.restarts.was_healthy or place.state is State.RUNNING for place in self.places)
+        has_begun = any(place.restarts.was_healthy or place.state is State.RUNNING for place in self._places)
         return isinstance(error, ConfigurationError | BackendCorrupt) and not has_begun
 
     def _crash(self, place: Place, name: str, process: Process, returncode: int) -> None:
@@ -325,100 +286,34 @@ class Supervisor:
         if error is not None:
             place.last_exit = error[1].partition("\n")[0]
         place.due_ms = now_ms() + wait_ms
-        self._move(place, State.CRASHING)
+        self._places.move(place, State.CRASHING)
         why = describe_end(returncode) if error is None else f"ended: {error[1]}"
         self._tell(
             f"{_time_of_day()} worker process {name} {why}; another one starts in {wait_ms / 1000:.1f} s"
             + (f" (crash {place.restarts.in_a_row} in a row)" if place.restarts.in_a_row > 1 else "")
             + ("" if pulse is None else "".join(f"\n  a moment before, {busy}" for busy in pulse.in_hand[:_TOLD]))
         )
-        if self._is_hopeless():
+        if not self.waits_for_saves and self._places.are_hopeless:
             self._tell("no process of this worker gets anything done: giving up")
             self._returncodes.append(1)
             self.stop()
 
-    def _is_hopeless(self) -> bool:
-        """Whether nothing of this worker ever worked, and all of it was tried often."""
-        active = [place for place in self.places if place.state not in (State.ENDED, State.PAUSED)]
-        return not self.waits_for_saves and all(
-            place.restarts.is_hopeless and not place.restarts.was_healthy for place in active
-        )
+    # What others ask for
 
-    def _enforce_deadlines(self) -> None:
-        for place in self.places:
-            if place.process is not None and place.kill_ms is not None and now_ms() > place.kill_ms:
-                place.process.signal(signal.SIGKILL)
-                place.kill_ms = None
-
-    def _kill_all(self) -> None:
-        for place in self.places:
-            if place.process is not None:
-                place.process.signal(signal.SIGKILL)
-                place.process.end_group(signal.SIGKILL)
-                with suppress(ChildProcessError):
-                    os.waitpid(place.process.pid, 0)
-
-    def _move(self, place: Place, state: State) -> None:
-        if state in (State.ENDED, State.PAUSED):
-            place.due_ms = None  # a crash before, or a reload, may have left one
-        if state is not place.state or state is State.CRASHING:
-            place.state = state
-            self._has_changed = True
-
-    # Watching
-
-    def _watch(self) -> None:
-        """Find processes that live and get nowhere, and replace them."""
-        self._loading.tell_if_slow()
-        for place in self.places:
-            process = place.process
-            if process is not None and place.state is State.STARTING and process.pulse is None:
-                self._watch_start(place, process)
-            if place.state is not State.RUNNING or process is None or process.pulse is None:
-                continue
-            trouble = find_trouble(
-                process.pulse,
-                pulse_age_ms=now_ms() - process.pulse_ms,
-                broker_answers_ms=self.read_broker_answers_ms(),
-                stall_ms=self.loop_stall_ms,
-            )
-            if trouble is not None:
-                place.trouble = trouble
-                self._move(place, State.STALLED)
-                self.look([place], functools.partial(self._replace_stalled, place))
-
-    def _watch_start(self, place: Place, process: Process) -> None:
-        """Tell of an import that does not end. It is left alone: a large model may take its time."""
-        age_ms = now_ms() - process.started_ms
-        if place.trouble is not None or age_ms < max(self.loop_stall_ms, YOUNG_MS):
-            return
-        place.trouble = f"it has been importing the app for {age_ms / 1000:.1f} s"
-        self._has_changed = True
-        self.look([place], functools.partial(self._tell_of_start, place))
-
-    def _tell_of_start(self, place: Place, stacks: dict[str, str]) -> None:
-        if place.state is State.STARTING:
-            where = next(iter(stacks.values()), "").rstrip()
-            logger.warning("worker process %s: %s. It is here:\n%s", place, place.trouble, where)
-
-    def _replace_stalled(self, place: Place, stacks: dict[str, str]) -> None:
-        where = next(iter(stacks.values()), "").rstrip()
-        logger.error("worker process %s: %s; it is replaced. It is here:\n%s", place, place.trouble, where)
-        if place.process is not None and place.state is State.STALLED:
-            self._drain(place, State.CRASHING, min(self.drain_timeout_ms, _STALLED_DRAIN_MS))
+    @property
+    def places(self) -> list[Place]:
+        return self._places.all
 
     def look(self, places: Sequence[Place], tell: Callable[[dict[str, str]], None]) -> None:
         """Ask processes where their threads and coroutines are; `tell` gets the texts by name, soon."""
         self._looks.begin(places, tell)
 
-    # What others ask for
-
     def pause(self, place: Place) -> None:
         """Let a place's process finish, and start no other; what it held goes to others."""
         if place.process is not None:
-            self._drain(place, State.PAUSED, self.drain_timeout_ms)
+            self._places.drain(place, State.PAUSED, self.drain_timeout_ms)
         elif place.state is not State.ENDED:
-            self._move(place, State.PAUSED)
+            self._places.move(place, State.PAUSED)
 
     def resume(self, place: Place) -> None:
         """Start a process in a place that is paused, was stopped alone, or waits after a crash."""
@@ -429,20 +324,20 @@ class Supervisor:
         elif place.state in (State.PAUSED, State.CRASHING, State.ENDED):
             place.restarts.reset()
             place.due_ms = 0
-            self._move(place, State.STARTING)
+            self._places.move(place, State.STARTING)
 
     def end(self, place: Place) -> None:
         """Let a place's process finish, and the place with it; the last one ends the worker."""
         if place.process is not None:
-            self._drain(place, State.ENDED, self.drain_timeout_ms)
+            self._places.drain(place, State.ENDED, self.drain_timeout_ms)
         else:
-            self._move(place, State.ENDED)
+            self._places.move(place, State.ENDED)
 
     def set_log_level(self, level: str) -> None:
         """Have this process and all others log from `level` on."""
-        self.log_level = level
+        self._places.log_level = level
         get_logger("pspf").setLevel(level)
-        for place in self.places:
+        for place in self._places:
             if place.process is not None:
                 place.process.tell(do="log level", level=level)
 
@@ -460,7 +355,7 @@ class Supervisor:
         """Run `specs` from now on, from `nursery`."""
         self.spawner.adopt(nursery)
         wanted = {(spec.label, number): spec for spec, number in number_specs(specs)}
-        for place in self.places:
+        for place in self._places:
             spec = wanted.pop((place.spec.label, place.number), None)
             place.is_gone = spec is None
             if spec is None:
@@ -468,20 +363,20 @@ class Supervisor:
             else:
                 place.spec = spec
         self._replace_all()
-        self.places += [Place(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
+        self._places.all += [Place(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
 
     def _replace_all(self) -> None:
-        for place in self.places:
+        for place in self._places:
             if place.is_gone:
                 continue
             place.restarts.reset()
             if place.process is not None and place.state is not State.DRAINING:
-                self._drain(place, State.STARTING, self.drain_timeout_ms)
+                self._places.drain(place, State.STARTING, self.drain_timeout_ms)
             elif place.process is not None and place.after is not State.PAUSED:
-                self._drain(place, State.STARTING, self.drain_timeout_ms)  # also one that was to be the last
+                self._places.drain(place, State.STARTING, self.drain_timeout_ms)  # also one that was to be the last
             elif place.state is State.ENDED:
                 place.due_ms = 0
-                self._move(place, State.STARTING)
+                self._places.move(place, State.STARTING)
             elif place.state is State.CRASHING:
                 place.due_ms = 0
 
@@ -491,18 +386,12 @@ class Supervisor:
         with suppress(OSError):  # a terminal that has hung up
             self.say(text)
 
-    def _totals(self) -> Totals:
-        totals = Totals()
-        for place in self.places:
-            totals += place.totals
-        return totals
-
     def _note_status(self) -> None:
-        if not self._has_changed and now_ms() - self._noted_ms < _CHECK_MS:
+        if not self._places.has_changed and now_ms() - self._noted_ms < _CHECK_MS:
             return
-        self.status = describe_places(self.places, is_stopping=self._is_stopping)
-        self.tally = add_up(self.places, self._ledger)
+        self.status = describe_places(self._places.all, is_stopping=self._is_stopping)
+        self.tally = add_up(self._places.all, self._ledger)
         self._noted_ms = now_ms()
-        if self._has_changed:
-            self._has_changed = False
+        if self._places.has_changed:
+            self._places.has_changed = False
             self.on_change()
