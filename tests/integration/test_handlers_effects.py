@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pspf import RetryPolicy, Stream
 from pspf.connectors.base import Limits, StreamingBackend
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.context import SyncContext
+from pspf.errors import ContextClosed
 from tests.integration.running import (
     GROUP,
     QUICK,
@@ -30,39 +32,47 @@ from tests.integration.running import (
 from tests.support.workers import new, share
 
 TIMEOUT_MS = 100
+PATIENT = RetryPolicy(max_attempts=20, initial_ms=30, max_ms=60)
+"""For what a busy machine may hold up beyond its time more than once."""
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
 async def test_what_a_thread_did_that_was_over_its_time_never_counts(backend: StreamingBackend, ordering: Any) -> None:
     """Its batch is still under way when it ends well, so that its success could be taken."""
     stream = Stream(backend)
-    begun = time.monotonic()
-    over, ended = threading.Event(), threading.Event()
+    ended = threading.Event()
     runs = Counter[int]()
 
     def handle(event: Number, ctx: SyncContext) -> None:
         runs[event.n] += 1
+        if event.n == 59:
+            ended.wait(10)
         if event.n:
             time.sleep(0.01)
-            if event.n == 59 or time.monotonic() - begun > 2 * TIMEOUT_MS / 1000:
-                over.set()
             return
         ctx.emit({"run": runs[0]}, topic="out")
         if runs[0] == 1:
-            assert over.wait(10)
+            wait_for_the_end_of(ctx)
             ended.set()
 
-    stream.subscribe(TOPIC, 60, ordering=ordering, concurrency=2, timeout_ms=TIMEOUT_MS, retry=QUICK, name="slow")(
+    stream.subscribe(TOPIC, 60, ordering=ordering, concurrency=2, timeout_ms=TIMEOUT_MS, retry=PATIENT, name="slow")(
         handle
     )
     keys = "".join(map(chr, range(ord("a"), ord("a") + 60)))
     await stream.emit_many(numbers(60, keys=keys))
-    begun = time.monotonic()
-    await run_until_drained(stream)
+    await run_until_drained(stream, within_ms=20_000)
     assert ended.is_set()
-    assert runs[0] == 2
+    assert runs[0] > 1
     assert set(runs) == set(range(60))
-    assert [event["run"] for event in await read_events(backend.broker, "out")] == [2]
+    assert [event["run"] for event in await read_events(backend.broker, "out")] == [runs[0]]
+
+
+def wait_for_the_end_of(ctx: SyncContext) -> None:
+    """Return when a call's time is up: its context takes nothing any more."""
+    with suppress(ContextClosed):
+        while True:
+            ctx.emit({"run": 0}, topic="out")
+            time.sleep(0.005)
 
 
 async def test_a_key_waits_for_a_thread_that_still_runs_though_its_record_is_dead(backend: StreamingBackend) -> None:
