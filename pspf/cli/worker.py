@@ -53,7 +53,12 @@ def worker(
         ),
     ] = None,
     in_process: Annotated[
-        bool, typer.Option("--in-process", help="All in this process, no children: for a debugger.")
+        bool,
+        typer.Option(
+            "--in-process",
+            help="All in this process, no children: for a debugger. A handler that ends it by os._exit(0) or exec"
+            " ends a --burst with 0 then, with work left.",
+        ),
     ] = False,
     concurrency: Annotated[
         int | None,
