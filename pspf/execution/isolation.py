@@ -27,10 +27,11 @@ def left_traces(clean: Context) -> bool:
 class OwnContext:
     """An async function whose calls don't see one another's context."""
 
-    __slots__ = ("_function", "is_needed")
+    __slots__ = ("alone", "is_needed")
 
     def __init__(self, function: Callable[..., Awaitable[Any]]) -> None:
-        self._function = function
+        self.alone = function
+        """The function itself; who calls it looks for what its calls have left."""
         self.is_needed = decimals_of(copy_context()) is not None
         """Whether a call has left something, or could change what the context refers to."""
 
@@ -38,9 +39,9 @@ class OwnContext:
         call = current_call.get()
         assert call is not None
         if self.is_needed:
-            return await _drive(_fresh(call), _await(self._function, arguments))
+            return await _drive(_fresh(call), _await(self.alone, arguments))
         try:
-            return await self._function(*arguments)
+            return await self.alone(*arguments)
         finally:
             self.is_needed = left_traces(call.clean)
 

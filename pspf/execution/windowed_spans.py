@@ -5,12 +5,14 @@ them (sliding windows of a handler, which can't merge: each has a state of its o
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextvars import copy_context
 from operator import itemgetter
 from typing import Any, Final
 
 from pspf.context import Surroundings
 from pspf.decoding import Decoder, SectionDecoder
 from pspf.errors import StateUnreadable, TooManyEffects
+from pspf.execution.isolation import OwnContext
 from pspf.execution.windowed import BREATH_RECORDS, Aside, Broken, Item, Mark, Room, TooLate, Windowed
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.windows.folds import HandlerFold, ReadyFold
@@ -189,8 +191,11 @@ class SpanWindows(Windowed):
     async def _fold_async(self, section: Sequence[Item], run: BatchRun) -> int:
         fold = self.fold
         assert isinstance(fold, HandlerFold)
-        function, load, dump, call = self.function, fold.load, fold.dump, self.call
+        assert isinstance(self.function, OwnContext)
+        own, load, dump, call = self.function, fold.load, fold.dump, self.call
+        function, clean, context = own if own.is_needed else own.alone, call.clean, copy_context
         slots, touched = self._table.slots, self._table.touched
+        writes, most_bytes = self._writes, self.room.limits.effect_bytes
         asks = run.has_to_ask
         last: object = None
         await self.breathe(run)
@@ -208,12 +213,21 @@ class SpanWindows(Windowed):
                 touched.add(where)
             if asks and not self.admit(item, run):
                 continue
+            try:  # what an earlier call has left is looked for here: in a call of its own it would double the price
+                if function is not own and context() != clean:
+                    own.is_needed, function = True, own
+            except Exception:  # a value's own comparison: then it is another value
+                own.is_needed, function = True, own
             state = entries.get(key)
             call.record = record
             try:
                 grown = dump(await function(event, None if state is None else load(state)))
                 if grown is not None:
-                    self.weigh(record, len(grown), run)
+                    weight_bytes = self._weight_bytes + writes * len(grown)
+                    if weight_bytes < most_bytes:
+                        self._weight_bytes = weight_bytes
+                    else:
+                        self.weigh(record, len(grown), run)
             except BaseException as error:  # the boundary of the record
                 self.fail(item, error, run)
                 asks = run.has_to_ask
