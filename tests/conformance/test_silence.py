@@ -46,7 +46,7 @@ async def test_whoever_stands_still_in_turn_with_a_record_in_hand_charges_it_wit
     batch = await take_batch(holder.consumer, 1)
     for turn in range(1, 8):
         working = brokers[turn % 2]
-        await pass_time(clock, world.limits.lease_ms + 2_000, working)  # the one with the record stands still
+        await pass_time(clock, world.limits.lease_ms + 6_000, working)  # the one with the record stands still
         following = await join(working, handler)
         taken = await take_batch(following.consumer, 1)
         assert (len(taken.records), taken.suspect) == (1, True)
