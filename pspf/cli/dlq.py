@@ -107,8 +107,8 @@ def replay(
 ) -> None:
     """Give dead letters a new start, oldest first, in the handler that gave them up; all, where none are chosen.
 
-    Other groups, which succeeded, do not see them again; only where the record was trimmed since, the letter is appended
-    to the topic as it is, for all of its groups. Each leaves the dead letters in the same commit.
+    Other groups, which succeeded, do not see them again; only where the record was trimmed since, the letter is
+    appended to the topic as it is, for all of its groups. Each leaves the dead letters in the same commit.
     """
     from pspf.cli import brokers
     from pspf.cli.letters import Choice, replay_letters, select
