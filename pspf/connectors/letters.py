@@ -1,12 +1,12 @@
 """What brokers have in common about commits: a dead letter as a record, and how large a commit may be."""
 
 import base64
-import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from pspf.connectors.base import Broker, Limits, StoredDeadLetter
 from pspf.errors import BackendCorrupt, ConfigurationError, NotFound, PSPFError, Refused, SchemaError, TooManyEffects
+from pspf.loggers import get_logger
 from pspf.records import (
     DEAD_LETTER_SUFFIX,
     Commit,
@@ -32,7 +32,7 @@ _MANY_BYTES: Final = 1 << 20
 _RESULT: Final = f"{_PREFIX}is-result"
 
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def check_size(commit: Commit, limits: Limits) -> None:
