@@ -1,6 +1,5 @@
 """Where text goes: data to stdout, talk to stderr. Tables by rich on a terminal, aligned text otherwise."""
 
-import errno
 import json
 import re
 import sys
@@ -46,14 +45,12 @@ def flush() -> None:
 
 
 def say(text: str) -> None:
-    """Write a line of talk to stderr, or several; that nobody listens, is no failure."""
+    """Write a line of talk to stderr, or several; a reader that is gone or a full disk is no failure of the command."""
     try:
         sys.stderr.write(_CONTROL_IN_TEXT.sub(_escape, hide_passwords(text)) + "\n")
         sys.stderr.flush()
-    except OSError as error:
-        is_hung_up = error.errno == errno.EIO  # the terminal was
-        if not isinstance(error, BrokenPipeError) and not is_hung_up:
-            raise
+    except OSError:
+        return  # what is left in the buffer goes out with the next line, once there is room
 
 
 def write_json(value: Any) -> None:

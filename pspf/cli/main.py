@@ -2,7 +2,10 @@
 
 import os
 import sys
-from typing import NoReturn
+from io import StringIO
+from typing import Final, NoReturn, TextIO, cast
+
+import typer
 
 from pspf.cli import (
     broker,
@@ -53,6 +56,9 @@ app.add_typer(info.config, name="config")
 info.add_to(app)
 init.add_to(app)
 
+_ParserError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
+"""What the argument parser raises for arguments that don't fit, whichever copy of click it brings."""
+
 __all__ = ["Command", "app", "examples", "main"]
 
 
@@ -63,9 +69,21 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         # A terminal that is not UTF-8 must not turn an unusual key into a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
     try:
-        app(arguments, prog_name="pspf")
+        _run(arguments)
+    finally:
+        _end_talk()
+
+
+def _run(arguments: list[str] | None) -> NoReturn:
+    try:
+        code = app(arguments, prog_name="pspf", standalone_mode=False)
+    except _ParserError as error:  # it would print what was typed as it is, a URL with its password too
+        text = StringIO()
+        error.show(text)
+        say(text.getvalue().rstrip("\n"))
+        sys.exit(error.exit_code)
     except ClosedPipe:
-        _silence_stdout()
+        _silence(sys.stdout)
         sys.exit(ExitCode.OK)
     except Exception as error:
         say(explain(error, verbose=verbosity.on))
@@ -73,7 +91,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except SystemExit:
         _flush_stdout()
         raise
-    sys.exit(ExitCode.OK)
+    _flush_stdout()
+    sys.exit(code or ExitCode.OK)
 
 
 def _open_what_is_closed() -> None:
@@ -91,11 +110,19 @@ def _flush_stdout() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        _silence_stdout()
+        _silence(sys.stdout)
 
 
-def _silence_stdout() -> None:
+def _end_talk() -> None:
+    """Drop what stderr does not take, which is no failure of the command."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
     """Let the interpreter's own flush at exit end in nothing instead of in a complaint."""
     devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, sys.stdout.fileno())
+    os.dup2(devnull, stream.fileno())
     os.close(devnull)

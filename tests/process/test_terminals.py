@@ -79,3 +79,37 @@ def test_one_of_two_topics_is_chosen(folder: Folder) -> None:
     assert (refused.code, "add --topic" in refused.err) == (2, True)
     assert folder.ok("state", "get", "total", "k", "sum", "--topic", "returns").out == "5\n"
     assert folder.look("state", "get", "total", "k", "sum", "--topic", "other").code == 6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("topics", "redis://u:hunter2@h:1"),
+        ("config", "show", "redis://u:hunter2@h:1"),
+        ("topics", "list", "--backendredis://u:hunter2@h:1"),
+    ],
+)
+def test_arguments_that_do_not_fit_show_no_password(folder: Folder, arguments: tuple[str, ...]) -> None:
+    found = folder.pspf(*arguments)
+    assert found.code == 2
+    assert "hunter2" not in found.out + found.err
+    assert "u:***@h:1" in found.err
+    assert found.err.startswith("Usage: pspf ")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(("bogus",), 2), (("topics", "list"), 6), (("health", "live"), 10), (("version",), 0)]
+)
+def test_talk_to_a_full_disk_changes_no_exit_code(folder: Folder, arguments: tuple[str, ...], code: int) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "pspf", *arguments],
+            cwd=folder.path,
+            env=folder.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=full,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == code

@@ -54,8 +54,8 @@ def test_a_reader_that_left_is_told_apart_from_an_error() -> None:
         console.say("x")
 
 
-@pytest.mark.parametrize(("number", "is_told"), [(errno.EPIPE, False), (errno.EIO, False), (errno.ENOSPC, True)])
-def test_talk_to_a_terminal_that_was_hung_up_is_no_failure_and_a_full_disk_is(number: int, is_told: bool) -> None:
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+def test_talk_that_nobody_takes_is_no_failure(number: int) -> None:
     class Gone:
         def write(self, text: str) -> int:
             raise OSError(number, "gone")
@@ -63,6 +63,5 @@ def test_talk_to_a_terminal_that_was_hung_up_is_no_failure_and_a_full_disk_is(nu
         def flush(self) -> None:
             raise OSError(number, "gone")
 
-    raised = pytest.raises(OSError, match="gone") if is_told else contextlib.nullcontext()
-    with contextlib.redirect_stderr(Gone()), raised:  # type: ignore[type-var]
+    with contextlib.redirect_stderr(Gone()):  # type: ignore[type-var]
         console.say("x")
