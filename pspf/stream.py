@@ -100,8 +100,8 @@ class Stream:
         self.telemetry = TelemetryManager()
         self.subscriptions: list[Subscription] = []
         self._included: list[Stream] = []
-        self._host: Stream | None = None
-        """The Stream that included this one."""
+        self._hosts: list[Stream] = []
+        """The Streams that included this one."""
         self._partitions = partitions
         self._lifespan = lifespan
         self.name = name
@@ -133,8 +133,8 @@ class Stream:
         Raises:
             ConfigurationError: The settings name no broker that there is.
         """
-        if self._backend is None and self._host is not None:
-            return StreamingBackend(self._host.broker, self._topic, self._group)
+        if self._backend is None and self._hosts:
+            return StreamingBackend(self._hosts[-1].broker, self._topic, self._group)
         if self._backend is None:
             self._backend = make_backend(self._topic, self._group)
         return self._backend
@@ -197,7 +197,7 @@ class Stream:
 
         def register(function: F) -> F:
             handler = inspect_handler(function, name)
-            self.subscriptions.append(
+            self._add(
                 Subscription(
                     topic=topic,
                     group=group or self._group,
@@ -305,7 +305,7 @@ class Stream:
                 handler = Handler(aggregation.take, named, Takes.EVENT, False, True, None)
             model = choose_model(handler, schema, self.schema)
             windowing.check_fields(f"handler {handler.name}", model)
-            self.subscriptions.append(
+            self._add(
                 Subscription(
                     topic=topic,
                     group=group or self._group,
@@ -325,15 +325,15 @@ class Stream:
     def include(self, other: "Stream") -> None:
         """Run another Stream's handlers with this one's, on this one's broker.
 
-        They keep their group, and their own Stream's topic as that of `ctx.emit`. Its lifespan is entered, with
-        itself, after this one's; its topic is made with its `partitions`.
+        Also those that are decorated later. They keep their group, and their own Stream's topic as that of
+        `ctx.emit`. Its lifespan is entered, with itself, after this one's; its topic is made with its `partitions`.
 
         Raises:
-            ConfigurationError: It is this one, was included before, or has a `state_store` of its own.
+            ConfigurationError: It is this one or includes it, was included before, or has a `state_store` of its own.
         """
-        if other is self or other in self._included:
+        if other in self._included or other._includes(self):
             raise ConfigurationError(
-                f"the Stream of topic {other._topic!r} is part of this one already: include it once"
+                f"the Stream of topic {other._topic!r} is part of this one already, or this one of it: include it once"
             )
         if other.state_store is not None and other.state_store is not self.state_store:
             raise ConfigurationError(
@@ -341,8 +341,27 @@ class Stream:
                 " share one: give it to the Stream that includes it, too"
             )
         self._included.append(other)
-        other._host = self
-        self.subscriptions.extend(replace(each, emits_to=each.emits_to or other._topic) for each in other.subscriptions)
+        other._hosts.append(self)
+        for each in other.subscriptions:
+            self._add(other._as_included(each))
+
+    def _add(self, subscription: Subscription) -> None:
+        """Register a handler here, and with the Streams that have included this one."""
+        self.subscriptions.append(subscription)
+        for host in self._hosts:
+            host._add(self._as_included(subscription))
+
+    def _take_back(self) -> Subscription:
+        """Undo the last `_add`, and return what it registered."""
+        for host in self._hosts:
+            host._take_back()
+        return self.subscriptions.pop()
+
+    def _includes(self, other: "Stream") -> bool:
+        return other is self or any(each._includes(other) for each in self._included)
+
+    def _as_included(self, subscription: Subscription) -> Subscription:
+        return replace(subscription, emits_to=subscription.emits_to or self._topic)
 
     def check(self) -> None:
         """Raise ConfigurationError for what can't run, or not together."""
@@ -444,7 +463,7 @@ class Stream:
     async def run(self, handler: Callable[..., Any], batch_size: int | None = None, **options: Any) -> None:
         """Consume the default topic with one handler, until `stop`; `options` as in `subscribe`."""
         self.subscribe(self._topic, batch_size, **options)(handler)
-        mine = self.subscriptions.pop()
+        mine = self._take_back()
         self._check([mine])
         await self._run([mine])
 
@@ -458,7 +477,7 @@ class Stream:
     ) -> None:
         """Run a windowed aggregation over the default topic, until `stop`; `options` as in `window`."""
         self.window(self._topic, window, batch_size, watermark_delay_ms, **options)(handler)
-        mine = self.subscriptions.pop()
+        mine = self._take_back()
         self._check([mine])
         await self._run([mine])
 

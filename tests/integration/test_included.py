@@ -1,5 +1,6 @@
 """Streams in a Stream, and events that would go to their own handler."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pspf import BaseEvent, Context, MemoryStateStore, RetryPolicy, Stream, TumblingWindow
+from pspf import BaseEvent, Context, Count, MemoryBackend, MemoryStateStore, RetryPolicy, Stream, TumblingWindow
 from pspf.errors import ConfigurationError
 from pspf.testing import StreamTester
 
@@ -26,6 +27,39 @@ async def test_an_included_streams_handler_emits_to_its_own_streams_topic() -> N
     async with StreamTester(app) as tester:
         await tester.send("payments", {"n": 1})
         assert [event["n"] for event in await tester.outputs("paid")] == [2]
+
+
+async def test_handlers_that_are_decorated_after_their_stream_was_included_run_as_well() -> None:
+    payments = Stream(topic="paid", group="pay")
+    inner = Stream(topic="other", group="g")
+    app = Stream(topic="orders", group="shop")
+    app.include(inner)
+    inner.include(payments)
+
+    @payments.subscribe("payments", name="late")
+    async def pay(event: BaseEvent, ctx: Context) -> None:
+        ctx.emit({"n": 2})
+
+    payments.window("payments", TumblingWindow(1_000), name="counted")(Count())
+    assert [each.name for each in app.subscriptions] == ["late", "counted"]
+    async with StreamTester(app) as tester:
+        await tester.send("payments", {"n": 1, "key": "a"})
+        assert [event["n"] for event in await tester.outputs("paid")] == [2]
+
+
+async def test_a_handler_that_an_included_stream_runs_itself_is_not_its_hosts() -> None:
+    payments = Stream(topic="paid", group="pay")
+    app = Stream(MemoryBackend(stream_key="orders", group_name="shop"))
+    app.include(payments)
+
+    async def pay(event: BaseEvent) -> None: ...
+
+    running = asyncio.create_task(payments.run(pay))
+    await asyncio.sleep(0)
+    assert app.subscriptions == []
+    await payments.stop()
+    await running
+    await app.stop()
 
 
 async def test_lifespans_and_topics_of_included_streams_are_theirs() -> None:
@@ -58,6 +92,10 @@ def test_what_an_included_stream_would_lose_is_refused() -> None:
         app.include(Stream(topic="t", group="g", state_store=MemoryStateStore()))
     with pytest.raises(ConfigurationError, match="once"):
         app.include(app)
+    inner = Stream(topic="other", group="g")
+    app.include(inner)
+    with pytest.raises(ConfigurationError, match="once"):
+        inner.include(app)
 
 
 @pytest.mark.parametrize("way", ["ctx", "stream"])
