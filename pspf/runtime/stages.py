@@ -1,5 +1,6 @@
 """From running to ended: what signals and deadlines do to a worker process."""
 
+import functools
 import os
 import queue
 import signal
@@ -25,10 +26,34 @@ def end_quietly_on_signals() -> None:
         signal.signal(number, lambda number, frame: os._exit(0))
 
 
+class _Masks(threading.local):
+    """What each thread lets through beside a fork."""
+
+    before: frozenset[int] = frozenset()
+
+
+_masks: Final = _Masks()
+
+
+@functools.cache  # twice, the second mask to be restored would be that of the first
+def _follow_forks() -> None:
+    os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_through, after_in_child=_take_no_signals)
+
+
+def _hold_signals() -> None:
+    """Let a signal wait until the child of a fork is ready for it: it would take one as the worker does, and go on."""
+    _masks.before = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, [number for number, _ in _DEFAULTS]))
+
+
+def _let_signals_through() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+
+
 def _take_no_signals() -> None:
     """Be ended by signals as any process: what a handler forks has nothing to drain, and its parent waits for it."""
     for number, handler in _DEFAULTS:
         signal.signal(number, handler)
+    _let_signals_through()
 
 
 class Stage(Enum):
@@ -87,7 +112,7 @@ class Stages:
             signal.signal(number, self._on_signal if escalates else lambda number, frame: self.begin_drain())
         if escalates and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nobody else is there to see it
             signal.signal(signal.SIGHUP, lambda number, frame: self.begin_drain())
-        os.register_at_fork(after_in_child=_take_no_signals)
+        _follow_forks()
 
     def begin_drain(self, *, timeout_ms: int | None = None, late_code: int = 0) -> None:
         """Drain as the first signal does; a shorter `timeout_ms` than the worker's own counts.

@@ -88,7 +88,6 @@ def test_what_a_handler_has_forked_holds_up_no_stop_and_does_not_outlive_it(fold
     wait_until(lambda: not is_running(pid), within_s=5)
 
 
-@pytest.mark.xfail(strict=False, reason="a child forked beside threads may meet a lock that nobody gives back")
 def test_what_a_handler_has_forked_in_a_thread_is_ended_by_a_signal(folder: Folder) -> None:
     write_app(folder, "await asyncio.to_thread(lambda: print('forked', os.fork() or time.sleep(300), flush=True))")
     folder.emit(3)
