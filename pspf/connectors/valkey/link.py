@@ -1,6 +1,8 @@
 """An open connection as a protocol of our own: a request out, its replies straight to who waits for them."""
 
 import asyncio
+import os
+import weakref
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -9,6 +11,26 @@ import hiredis
 Replies = list[Any]
 
 _pending: Final = object()
+OPEN: Final["weakref.WeakSet[Link]"] = weakref.WeakSet()
+"""The connections of this process, some of them closed."""
+
+
+def _drop_after_fork() -> None:
+    """Put nothing in the place of each connection, in a forked child.
+
+    What the child sent, or took out of the event loop as it ends, would be its parent's: they share the connections,
+    and the list of what the event loop waits for.
+    """
+    links = [link for link in OPEN if link.is_open]
+    if not links:
+        return
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for link in links:
+        link.replace(nothing)
+    os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_drop_after_fork)
 
 
 class Link(asyncio.Protocol):
@@ -33,6 +55,7 @@ class Link(asyncio.Protocol):
         self._closed = self._loop.create_future()
         self.is_open = not self._transport.is_closing()
         self._transport.set_protocol(self)
+        OPEN.add(self)
 
     @property
     def is_busy(self) -> bool:
@@ -76,6 +99,10 @@ class Link(asyncio.Protocol):
         if not self._loop.is_closed():
             self._watch(None)
             self._transport.abort()
+
+    def replace(self, descriptor: int) -> None:
+        """Let the connection's descriptor stand for another file; for a process that must not use it."""
+        os.dup2(descriptor, self._transport.get_extra_info("socket").fileno())
 
     # What the transport calls
 
