@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ async def test_a_cursor_is_taken_though_its_stored_owner_has_its_share_and_anoth
     seen: list[int] = []
     one, two = make_stream(site, seen), make_stream(site, seen)
     async with running(one), running(two):
-        await until(lambda: sorted(map(list(owners(site).values()).count, set(owners(site).values()))) == [2, 2])
+        await until(lambda: Counter(owners(site).values()) == {one.session_id: 2, two.session_id: 2})
         lost = next(number for number, owner in owners(site).items() if owner == two.session_id)
         assert one.session_id is not None
         take_back(site, lost, one.session_id)
