@@ -273,6 +273,10 @@ class Proxy:
     async def _refuse(self) -> None:
         listener, self._listener = self._listener, None
         if listener is not None:
+            # A listener that closes between a connection's accept and its first step leaks that connection (3.11).
+            for accepting in listener.sockets:
+                self._loop.remove_reader(accepting.fileno())
+            await asyncio.sleep(0)
             listener.close()
         await self._cut()
 
