@@ -14,7 +14,7 @@ from pspf.connectors.base import Broker, CursorInfo, StateEntry, StoredDeadLette
 from pspf.connectors.letters import replay_batch
 from pspf.connectors.urls import make_broker
 from pspf.connectors.views import Choice, GroupView, as_json_partition, names_of
-from pspf.errors import NotFound, PSPFError
+from pspf.errors import BackendUnavailable, NotFound, PSPFError
 from pspf.records import Cursor, parse_id
 from pspf.snapshots import HandlerShape
 
@@ -102,6 +102,8 @@ class BrokerDesk:
             raise Trouble(409, f"{self.name} lives in the worker's process and can't be seen from here")
         try:
             async with asyncio.timeout(_ANSWER_S):
+                if not self._broker.is_there:  # opening it would make an empty one
+                    raise BackendUnavailable(f"{self.name}: there is no such file")
                 await self._broker.connect()
                 yield self._broker
         except (PSPFError, TimeoutError) as error:

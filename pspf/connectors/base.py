@@ -398,6 +398,15 @@ class Broker(ABC):
         return True
 
     @property
+    def identity(self) -> str | None:
+        """What tells this broker from another one at its place, once it was opened; None where nothing does."""
+        return None
+
+    def expect(self, identity: str | None) -> None:
+        """Refuse, from now on, to open another broker at the place that `identity` was taken at, or to make one."""
+        return  # a server is what answers at its address
+
+    @property
     def secret_url(self) -> str | None:
         """The URL by which another process opens the same broker, with its password: never to be shown.
 

@@ -77,6 +77,7 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
     with_orphans(stream, spec.options.accept_orphans)
     if spec.options.backend is not None:
         stream.bind(make_broker(spec.options.backend))
+    stream.broker.expect(spec.options.broker_identity)
 
     def is_ours(subscription: Subscription) -> bool:
         return (subscription.topic, subscription.group) == (spec.topic, spec.group)

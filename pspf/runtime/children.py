@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pspf.connectors.identity import make_session_id
@@ -76,12 +77,16 @@ def run_children(
             showing(front, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)
         )
         try:
-            asyncio.run(meet_broker(loaded, plan, request.options, say))
+            identity = asyncio.run(meet_broker(loaded, plan, request.options, say))
         except TimeoutError:
             say(f"the broker was not there within {request.options.burst_timeout_ms} ms")
             return BURST_TIMED_OUT
+        request = replace(request, options=replace(request.options, broker_identity=identity))
         presence = stack.enter_context(
-            PresenceThread(Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey))
+            PresenceThread(
+                Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey),
+                on_gone=lambda error: supervisor.post(lambda: supervisor.fail(error)),
+            )
         )
         supervisor.on_change = presence.change
         supervisor.read_broker_answers_ms = lambda: presence.broker_answers_ms

@@ -10,8 +10,10 @@ from pspf.runtime.work import CursorName
 from pspf.runtime.worker import read_final_lag
 
 
-async def meet_broker(loaded: LoadedApp, plan: AppPlan, options: WorkerOptions, say: Callable[[str], None]) -> None:
-    """Wait for the broker before there are processes, so that one line says that it is down, not one per process.
+async def meet_broker(
+    loaded: LoadedApp, plan: AppPlan, options: WorkerOptions, say: Callable[[str], None]
+) -> str | None:
+    """Wait for the broker, and return its identity: before there are processes, so that one line says that it is down.
 
     A signal in the meantime ends this process quietly: nothing is in hand yet.
 
@@ -23,6 +25,7 @@ async def meet_broker(loaded: LoadedApp, plan: AppPlan, options: WorkerOptions, 
         async with asyncio.timeout(options.burst_left_s):
             await connect_patiently(broker, asyncio.Event(), say)
         await say_missing_topics(broker, (group.topic for group in plan.groups), say)
+        return broker.identity
     finally:
         await broker.close()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import pspf.errors
-from pspf.errors import PSPFError
+from pspf.errors import BackendCorrupt, BackendGone, ConfigurationError, PSPFError
 from pspf.runtime.plan import Totals
 from pspf.runtime.reports import Ending
 
@@ -31,6 +31,17 @@ def error_from(kind_name: str, message: str) -> PSPFError:
     except TypeError:  # an error with more than a message
         error = PSPFError(message)
     return error if isinstance(error, PSPFError) else PSPFError(message)
+
+
+def is_lasting(error: PSPFError, *, may_be_mended: bool) -> bool:
+    """Return whether a new process would end over the same error.
+
+    Code and settings may be mended where a process has worked before, or somebody saves them again. A broker that is
+    gone does not come back: a new process would make an empty one, or use a stranger's.
+    """
+    if isinstance(error, BackendGone):
+        return True
+    return isinstance(error, ConfigurationError | BackendCorrupt) and not may_be_mended
 
 
 def judge_burst(returncode: int, ending: Ending | None, *, is_time_up: bool = False) -> int:

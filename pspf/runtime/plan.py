@@ -132,9 +132,11 @@ class WorkerOptions:
     `name` is what worker ids start with, None = what the Stream says, else the host's name.
     `loop_stall_ms` is how long an event loop may be silent. `final` closes the open windows at the end
     of a burst. `burst_ends_s` is when its time is up on the machine's monotonic clock, whoever waits for the broker.
+    `broker_identity` is the broker that the worker has met: no process of it goes on with another one.
     """
 
     backend: str | None = None
+    broker_identity: str | None = None
     name: str | None = None
     concurrency: int | None = None
     burst: bool = False

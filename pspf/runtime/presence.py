@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 from pspf.backoff import Backoff
 from pspf.connectors.base import Broker
 from pspf.connectors.roster import MAX_STATUS_BYTES
-from pspf.errors import BackendUnavailable, PSPFError
+from pspf.errors import BackendGone, BackendUnavailable, PSPFError
 from pspf.loggers import get_logger
 
 logger = get_logger(__name__)
@@ -167,10 +167,14 @@ class Presence:
 
 
 class PresenceThread:
-    """A presence for a process without an event loop: in a thread, which ends with the `with` block."""
+    """A presence for a process without an event loop: in a thread, which ends with the `with` block.
 
-    def __init__(self, presence: Presence) -> None:
+    `on_gone` is called, in that thread, when the broker was taken away.
+    """
+
+    def __init__(self, presence: Presence, on_gone: Callable[[BackendGone], None]) -> None:
         self._presence = presence
+        self._on_gone = on_gone
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="pspf-presence", daemon=True)
@@ -196,6 +200,8 @@ class PresenceThread:
         self._is_ready.set()
         try:
             await self._presence.run()
+        except BackendGone as error:
+            self._on_gone(error)
         except PSPFError as error:
             # The worker's own processes end over the same thing, and say so.
             logger.warning("this worker is not shown in %s: %s", self._presence.broker.name, error)

@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
-from pspf.errors import BackendCorrupt, BackendGone, ConfigurationError, PSPFError
+from pspf.errors import PSPFError
 from pspf.loggers import get_logger
 from pspf.runtime.bulletin import add_up, describe_places
 from pspf.runtime.ledger import Ledger, Tally
 from pspf.runtime.loading import App, Loading
 from pspf.runtime.looks import Looks
 from pspf.runtime.nursery import Nursery
-from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from, judge_burst
+from pspf.runtime.outcome import STOPPED, Outcome, choose_code, describe_end, error_from, is_lasting, judge_burst
 from pspf.runtime.place import Place, State, number_specs
 from pspf.runtime.places import GRACE_MS, Places
 from pspf.runtime.plan import ChildSpec
@@ -187,6 +187,11 @@ class Supervisor:
         if self._signals_passed_on == 0:
             self._pass_on(signal.SIGTERM)
 
+    def fail(self, error: PSPFError) -> None:
+        """Stop over what no new process can change, to end with `error`."""
+        self._error = self._error or error
+        self.stop()
+
     def _pass_on(self, number: int) -> None:
         self._signals_passed_on += 1
         self._loading.drop()
@@ -261,19 +266,11 @@ class Supervisor:
         self._places.move(place, State.ENDED)
 
     def _is_fatal(self, process: Process) -> bool:
-        """Whether a process ended over something that a new try can't change, before any process did its work.
-
-        Or, at any time, because its broker is gone: a new process would make an empty one, or use a stranger's.
-        """
+        """Whether a process ended over something that a new one can't change."""
         if process.ending is None or process.ending.error is None:
             return False
-        error = error_from(*process.ending.error)
-        if isinstance(error, BackendGone):
-            return True
-        if self.waits_for_saves:
-            return False
         has_begun = any(place.restarts.was_healthy or place.state is State.RUNNING for place in self._places)
-        return isinstance(error, ConfigurationError | BackendCorrupt) and not has_begun
+        return is_lasting(error_from(*process.ending.error), may_be_mended=has_begun or self.waits_for_saves)
 
     def _crash(self, place: Place, name: str, process: Process, returncode: int) -> None:
         pulse = process.pulse

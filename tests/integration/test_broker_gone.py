@@ -12,6 +12,8 @@ from pathlib import Path
 import apsw
 import pytest
 
+from pspf.admin.broker import BrokerDesk
+from pspf.admin.trouble import Trouble
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.storage import FORMAT, LOOK_EVERY_S
 from pspf.errors import BackendCorrupt, BackendGone
@@ -153,3 +155,39 @@ async def test_a_refused_database_of_another_program_is_not_changed(tmp_path: Pa
     assert path.read_bytes() == before
     beside = {name for name in os.listdir(tmp_path) if not name.endswith(("-wal", "-shm"))}
     assert beside == {"notes.db"}
+
+
+@pytest.mark.parametrize("act", [lambda path: path.unlink(), replace_by_a_copy], ids=["deleted", "replaced"])
+async def test_a_broker_that_was_closed_is_not_opened_again_on_another_file(
+    tmp_path: Path, act: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "b.db"
+    broker = SQLiteBroker(path)
+    await broker.connect()
+    identity = broker.identity
+    await broker.close()
+    act(path)
+    before = path.read_bytes() if path.exists() else None
+    other = SQLiteBroker(path)
+    other.expect(identity)
+    for each in (broker, other):
+        with pytest.raises(BackendGone, match="while in use"):
+            await each.connect()
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+async def test_what_is_expected_of_one_file_is_not_asked_of_another(tmp_path: Path) -> None:
+    async with SQLiteBroker(tmp_path / "one.db") as one:
+        other = SQLiteBroker(tmp_path / "other.db")
+        other.expect(one.identity)
+        async with other:
+            await other.append("orders", ONE)
+
+
+async def test_the_admin_of_a_worker_makes_no_broker(tmp_path: Path) -> None:
+    path = tmp_path / "b.db"
+    desk = BrokerDesk(f"sqlite:///{path}", "b.db")
+    with pytest.raises(Trouble, match="no such file"):
+        async with desk.ask():
+            pass
+    assert os.listdir(tmp_path) == []

@@ -216,6 +216,17 @@ class SQLiteBroker(SQLBroker):
             return True
 
     @property
+    def identity(self) -> str | None:
+        file = self._engine.storage.file
+        return None if file is None else f"{file[0]}:{file[1]}:{self._path.absolute()}"
+
+    def expect(self, identity: str | None) -> None:
+        if identity is not None:
+            device, inode, path = identity.split(":", 2)
+            if Path(path) == self._path.absolute():
+                self._engine.storage.file = int(device), int(inode)
+
+    @property
     def secret_url(self) -> str:
         return f"sqlite:///{quote(str(self._path.absolute()))}?synchronous={self.limits.synchronous}"
 

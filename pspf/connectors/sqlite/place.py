@@ -20,6 +20,17 @@ def find_id(path: str | Path) -> FileId | None:
     return status.st_dev, status.st_ino
 
 
+def check_file(name: str, path: str | Path, known: FileId) -> None:
+    """Raise BackendGone where the file at `path` is not the one that is known; a microsecond or two."""
+    found = find_id(path)
+    if found != known:
+        what = "deleted or moved away" if found is None else "replaced"
+        raise BackendGone(
+            f"{name}: {path} was {what} while in use; what is written now would be lost\n"
+            "  put the file back (with its -wal) while nothing uses it, then start again"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """The files of a database as they were when it was opened. What is written to others is lost."""
@@ -40,10 +51,5 @@ class Place:
     def check(self, name: str) -> None:
         """Raise BackendGone where a file was deleted, moved or replaced; a few microseconds."""
         for path, known in self.files:
-            found = find_id(path)
-            if found != known and known is not None:
-                what = "deleted or moved away" if found is None else "replaced"
-                raise BackendGone(
-                    f"{name}: {path} was {what} while in use; what is written now would be lost\n"
-                    "  put the file back (with its -wal) while nothing uses it, then start again"
-                )
+            if known is not None:
+                check_file(name, path, known)

@@ -18,8 +18,9 @@ import apsw
 from pspf import faults
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite import forks
+from pspf.connectors.sqlite.forks import FileId
 from pspf.connectors.sqlite.holders import Holder, command_of, find_readers
-from pspf.connectors.sqlite.place import Place, find_id
+from pspf.connectors.sqlite.place import Place, check_file, find_id
 from pspf.connectors.sqlite.writers import WritersQueue
 from pspf.errors import BackendCorrupt, BackendGone, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
 from pspf.loggers import get_logger
@@ -33,6 +34,8 @@ OLDEST_SQLITE: Final = 3_051_003
 BUSY_MS: Final = 4_500
 """How long a call waits for a lock of others: less than a command's 5 s, so that it can say whose it is."""
 _BUSY_STEP_S: Final = 0.002
+_STATEMENTS: Final = 200
+"""How many prepared statements a connection keeps."""
 _CHECKPOINT_PAGES: Final = 1_000
 _OVERDUE_PAGES: Final = 4_000
 """A log so long was not started anew by a checkpoint beside the writers: one of them makes the next in its turn."""
@@ -73,6 +76,8 @@ class Storage:
         self._connection: apsw.Connection | None = None
         self.queue = None if path is None else WritersQueue(path)
         self._place: Place | None = None
+        self.file: FileId | None = None
+        """The database's file: what was opened first, or is to be. No other one is opened, and none is made anew."""
         self._looked_at = 0.0
         self._checked_state = -1
         """SQLite's number of the state in which the format was read, or that our own commits made of it."""
@@ -95,6 +100,7 @@ class Storage:
         Raises:
             BackendUnavailable: It can't be opened.
             BackendCorrupt: It is damaged, another program's, or of a newer format; it is left as it is.
+            BackendGone: It is not the file that it was.
             ConfigurationError: The process that this one was forked from had it open.
         """
         if apsw.SQLITE_VERSION_NUMBER < OLDEST_SQLITE or apsw.sqlitelibversion() < "3.51.3":
@@ -104,10 +110,7 @@ class Storage:
         self._is_inherited, self._synchronous, self._wal_pages = False, "", 0
         self._looked_at, self._checked_state = 0.0, -1
         try:
-            if self.path is not None:
-                self._check_inheritance(self.path)
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = apsw.Connection(str(self.path) if self.path else ":memory:", statementcachesize=200)
+            self._connection = self._connect()
             self._connection.set_busy_handler(self._wait_for_lock)
             forks.watch(self)
             self._prepare()
@@ -120,6 +123,18 @@ class Storage:
         except PSPFError:
             self.close()
             raise
+
+    def _connect(self) -> apsw.Connection:
+        if self.path is None:
+            return apsw.Connection(":memory:", statementcachesize=_STATEMENTS)
+        self._check_inheritance(self.path)
+        flags = apsw.SQLITE_OPEN_READWRITE
+        if self.file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags |= apsw.SQLITE_OPEN_CREATE
+        else:
+            check_file(self.name, self.path, self.file)
+        return apsw.Connection(str(self.path), flags=flags, statementcachesize=_STATEMENTS)
 
     def _check_inheritance(self, path: Path) -> None:
         found = find_id(path)
@@ -152,6 +167,7 @@ class Storage:
         self._set_synchronous(durable=True)
         if self.path is not None:
             self._place = Place.of(self.path)
+            self.file = self.file or self._place.database
 
     def _look_whose(self) -> bool:
         """Return whether the database has all that it needs; nothing is written.
