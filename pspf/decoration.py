@@ -16,25 +16,41 @@ from pspf.event import is_struct
 from pspf.repairs import takes_objects
 
 
-def refuse_hidden_coroutine(function: Callable[..., Any], where: str) -> None:
-    """Raise ConfigurationError for a plain function around an async one, which nobody would await.
+def is_async(function: Any) -> bool:
+    """Return whether a call of it is to be awaited: an async function or method, an object or a partial of such."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.isfunction(function) or inspect.ismethod(function) or inspect.isbuiltin(function):
+        return inspect.iscoroutinefunction(function)
+    # An object, one with __get__ among them (asgiref's sync_to_async), for which inspect says that it is a method.
+    return callable(function) and any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
 
-    A callable object around one (asgiref's async_to_sync) is taken to run it.
+
+def refuse_hidden_coroutine(function: Callable[..., Any], where: str) -> None:
+    """Raise ConfigurationError for a plain function, or an object called as one, around an async one: who would await?
+
+    What does not say what it is around (`__wrapped__`) is taken to run it.
     """
     while isinstance(function, functools.partial):
         function = function.func
     if isinstance(function, functools._lru_cache_wrapper):
         raise ConfigurationError(f"{where} is cached: it would not run for events that are alike; take the cache off")
-    if not (inspect.isfunction(function) or inspect.ismethod(function)) or inspect.iscoroutinefunction(function):
+    if is_async(function):
         return
-    inner = inspect.unwrap(function)
-    if inner is not function and inspect.iscoroutinefunction(inner):
-        place = inspect.unwrap(function, stop=lambda each: not inspect.iscoroutinefunction(each)).__code__
-        raise ConfigurationError(
-            f"{where} is async, in a plain function that does not await it"
-            f" ({place.co_filename.rpartition('/')[2]}:{place.co_firstlineno}): make that one async def, or"
-            " leave functools.wraps out where it runs it by itself"
-        )
+    inner = function
+    while not is_async(inner):
+        if not hasattr(inner, "__wrapped__"):
+            return
+        inner = inner.__wrapped__
+    raise ConfigurationError(
+        f"{where} is async, in a plain function that does not await it{_place_of(inner)}: make that one async def, or"
+        " leave functools.wraps out where it runs it by itself"
+    )
+
+
+def _place_of(function: Any) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return "" if code is None else f" ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})"
 
 
 def refuse_optional_context(parameters: typing.Iterable[inspect.Parameter], where: str) -> None:
@@ -53,7 +69,7 @@ def refuse_optional_context(parameters: typing.Iterable[inspect.Parameter], wher
 
 def refuse_async(function: Any, where: str) -> None:
     """Raise ConfigurationError for an async function where a plain one is called."""
-    if callable(function) and any(map(inspect.iscoroutinefunction, (function, type(function).__call__))):
+    if is_async(function):
         raise ConfigurationError(f"{where} is async, and is called as a plain function: make it def")
 
 

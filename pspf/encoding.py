@@ -15,6 +15,7 @@ from pspf.errors import EventRejected
 from pspf.event import BaseEvent, is_struct, setter_for, type_name
 from pspf.event_time import datetime_of, ms_of
 from pspf.records import NewRecord
+from pspf.round_trips import writes_json_as_text
 
 GENERIC_EVENT: Final = "GenericEvent"
 """The `event_type` of a dict that has none."""
@@ -32,7 +33,7 @@ def encode(event: object, *, key: str | None = None, raw_headers: bytes | None =
     it is the caller's wherever it is not None.
 
     Raises:
-        EventRejected: It is of another type, or no JSON object that `codec.dumps` takes.
+        EventRejected: It is of another type, no JSON object that `codec.dumps` takes, or its model could not read it.
     """
     if isinstance(event, dict):
         value = codec.dumps(event)
@@ -165,7 +166,10 @@ def _with_type(value: bytes, event_type: str, *, replace: bool) -> bytes:
 def _dump_model(event: BaseModel) -> bytes:
     try:
         # By alias, as the decoder reads by alias.
-        value = event.__pydantic_serializer__.to_json(event, by_alias=True)
+        if writes_json_as_text(type(event)):
+            value = event.__pydantic_serializer__.to_json(event, by_alias=True, round_trip=True)
+        else:
+            value = event.__pydantic_serializer__.to_json(event, by_alias=True)
     except (PydanticSerializationError, RecursionError) as error:
         raise EventRejected(f"{type(event).__name__} can't be stored as JSON: {error!s:.200}") from error
     try:
@@ -215,7 +219,11 @@ def _dump_plain(event: Any) -> bytes:
         value = structs.dump(event)
         names: frozenset[str] = structs.names_in_json(model)
     else:
-        value = codec.dumps(TypeAdapter(model).dump_python(event, by_alias=True) if _is_pydantics(model) else event)
+        as_text = writes_json_as_text(model)
+        if _is_pydantics(model):
+            value = codec.dumps(TypeAdapter(model).dump_python(event, by_alias=True, round_trip=as_text))
+        else:
+            value = codec.dumps(event)
         names = frozenset(field.name for field in fields(model))
     event_type = getattr(event, "event_type", None)
     if not isinstance(event_type, str) or not event_type:

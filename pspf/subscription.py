@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
-from pspf.decoration import check_model, refuse_async, refuse_hidden_coroutine, refuse_optional_context
+from pspf.decoration import check_model, is_async, refuse_async, refuse_hidden_coroutine, refuse_optional_context
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, StateUnreadable
 from pspf.event import BaseEvent
 from pspf.records import check_name
@@ -112,11 +112,11 @@ def inspect_handler(function: Callable[..., Any], name: str | None = None) -> Ha
         raise ConfigurationError(f"handler {named} yields; return nothing, and emit with ctx.emit")
     annotations = [parameter.annotation for parameter in parameters]
     takes, takes_context, annotation = _shape(named, parameters, annotations)
-    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function)  # a partial's own
+    awaits = is_async(function)
     context = annotations[-1] if takes_context else None
-    if context is SyncContext and is_async:
+    if context is SyncContext and awaits:
         raise ConfigurationError(f"handler {named} is async; annotate its context as Context, not SyncContext")
-    return Handler(function, named, takes, takes_context, is_async, annotation)
+    return Handler(function, named, takes, takes_context, awaits, annotation)
 
 
 def inspect_fold(function: Any, name: str | None = None) -> tuple[Handler, Any]:
@@ -137,9 +137,8 @@ def inspect_fold(function: Any, name: str | None = None) -> tuple[Handler, Any]:
     target = function if inspect.isroutine(function) else type(function).__call__
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
         raise ConfigurationError(f"windowed handler {named} yields; return the new state")
-    is_async = inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(function)
     event, state = (None if each.annotation is each.empty else each.annotation for each in parameters)
-    return Handler(function, named, Takes.EVENT, False, is_async, event), state
+    return Handler(function, named, Takes.EVENT, False, is_async(function), event), state
 
 
 def name_aggregation(topic: str, windowing: Windowing) -> str:
@@ -156,7 +155,11 @@ def _parameters(function: Callable[..., Any], named: str) -> list[inspect.Parame
             f"handler {named}: an annotation can't be resolved ({error}); define its model at the top of the module"
         ) from error
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"handler {named}: its signature can't be read ({error})") from error
+        raise ConfigurationError(
+            f"handler {named} is {type(function).__name__!r:.40}, whose parameters can't be read: subscribe the"
+            " function in it itself (async ones are awaited, plain ones run in a thread), or call it in a"
+            " def of your own"
+        ) from error
     refuse_optional_context(signature.parameters.values(), f"handler {named}")
     required: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():

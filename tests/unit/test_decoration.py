@@ -1,6 +1,8 @@
 """Handlers that can't work: refused where they are declared."""
 
+import asyncio
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
@@ -11,6 +13,7 @@ from pspf import BaseEvent, Context, Count, Max, SessionWindow, Stream, Tumbling
 from pspf.context import encode_value
 from pspf.errors import ConfigurationError, EventRejected, NotAvailable, StateUnavailable
 from pspf.subscription import RetryPolicy
+from pspf.testing import StreamTester
 
 
 @pytest.fixture
@@ -67,6 +70,79 @@ def test_so_it_is_in_a_windowed_handler(stream: Stream) -> None:
 @pytest.mark.parametrize("function", [counted(take), counted(counted(take))])
 def test_an_async_function_around_one_is_taken(stream: Stream, function: Any) -> None:
     stream.subscribe("t")(function)
+
+
+class InThread:
+    """An async callable around a plain function, of the shape of asgiref's `sync_to_async`: a method of no class."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    async def __call__(self, *arguments: Any) -> Any:
+        return await asyncio.to_thread(self.function, *arguments)
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return functools.partial(self.__call__, instance)
+
+
+class Timed:
+    """A plain callable around a function that it calls."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+class Blocking:
+    """A callable without a signature, of the shape of asgiref's `async_to_sync`."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return asyncio.run(self.function(*arguments))
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        raise ValueError("no signature found")
+
+
+def note(event: BaseEvent) -> None:
+    seen.append(event.event_id)
+
+
+seen: list[str] = []
+
+
+@pytest.mark.parametrize("function", [timed(InThread(note)), Timed(take), Timed(timed(take)), timed(Timed(take))])
+def test_a_plain_callable_around_an_async_one_is_refused(stream: Stream, function: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"does not await it \(test_decoration.py:\d+\)"):
+        stream.subscribe("t")(function)
+
+
+@pytest.mark.parametrize("function", [Blocking(take), timed(Blocking(take))], ids=["itself", "in a function"])
+def test_a_callable_whose_parameters_can_not_be_read_is_refused_with_a_way_out(stream: Stream, function: Any) -> None:
+    with pytest.raises(ConfigurationError, match="subscribe the function in it itself"):
+        stream.subscribe("t", name="h")(function)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [InThread(note), functools.partial(InThread(note)), Timed(note), functools.partial(note), timed(note)],
+    ids=["async", "partial of async", "plain", "partial", "function"],
+)
+async def test_a_callable_object_handles(stream: Stream, function: Any) -> None:
+    seen.clear()
+    stream.subscribe("t", name="h")(function)
+    async with StreamTester(stream) as tester:
+        await tester.send("t", {"event_id": "a"})
+        await tester.settle()
+        assert await tester.dead_letters() == []
+    assert seen == ["a"]
 
 
 def test_a_plain_function_around_a_plain_one_is_taken(stream: Stream) -> None:

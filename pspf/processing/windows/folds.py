@@ -19,6 +19,7 @@ from pspf.aggregations import Aggregation
 from pspf.compact import compact
 from pspf.context import encode_value
 from pspf.errors import ConfigurationError, StateUnreadable
+from pspf.round_trips import why_no_way_back
 from pspf.windows import Windowing
 
 
@@ -196,6 +197,8 @@ def _make_loader(model: Any) -> Callable[[bytes], Any]:
     chosen = [each for each in get_args(model) if each is not type(None)] if type(None) in get_args(model) else [model]
     if len(chosen) == 1 and chosen[0] in (None, Any, dict, list, int, float, str, object):
         return orjson.loads
+    if (problem := why_no_way_back(model)) is not None:
+        raise ConfigurationError(f"a window's state could not be read back as {model!r:.120}: {problem}")
     if len(chosen) == 1 and isinstance(chosen[0], type) and issubclass(chosen[0], BaseModel):
         return chosen[0].__pydantic_validator__.validate_json
     try:
