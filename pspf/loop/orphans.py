@@ -17,13 +17,15 @@ class Orphan:
     """A cursor of all partitions that has got on and that no handler of the app continues.
 
     `handler` is None for the shared one. `done` counts the records that are retained and that it has finished,
-    None where the broker can't tell.
+    None where the broker can't tell. `heirs` are the app's ordered handlers there that have got nowhere yet: one
+    of them may be this one under a new name.
     """
 
     topic: str
     group: str
     handler: str | None
     done: int | None
+    heirs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return "the shared cursor" if self.handler is None else f"the cursor of handler {self.handler!r}"
@@ -37,10 +39,18 @@ async def find_orphans(
     cursors: dict[tuple[str, str, str | None], list[CursorInfo]] = {}
     for topic, group in sorted(places):
         for info in await broker.list_cursors(group=group, topic=topic):
-            name = (topic, group, info.cursor.handler)
-            if name not in known and _has_got_on(info):
-                cursors.setdefault(name, []).append(info)
-    return [Orphan(*name, await _count_done(broker, name[0], infos)) for name, infos in cursors.items()]
+            if _has_got_on(info):
+                cursors.setdefault((topic, group, info.cursor.handler), []).append(info)
+    names = sorted({name for *_, name in known if name is not None})
+    return [
+        Orphan(
+            *found,
+            await _count_done(broker, found[0], infos),
+            tuple(name for name in names if (*found[:2], name) in known and (*found[:2], name) not in cursors),
+        )
+        for found, infos in cursors.items()
+        if found not in known
+    ]
 
 
 def _has_got_on(info: CursorInfo) -> bool:
@@ -80,16 +90,18 @@ def refuse_orphans(orphans: Sequence[Orphan], subscriptions: Sequence[Subscripti
 
 def _way_out(orphan: Orphan, subscriptions: Sequence[Subscription]) -> str:
     mine = [each for each in subscriptions if (each.topic, each.group) == (orphan.topic, orphan.group)]
-    ordered = list(dict.fromkeys(each.name for each in mine if each.is_ordered))
-    if orphan.handler is None or not ordered:
+    shared = {each.name for each in mine if not each.is_ordered}
+    if orphan.handler is None or orphan.handler in shared or len(shared) == len(mine):
         before, now = ("key", "none") if orphan.handler is not None else ("none", "key")
         return (
             f'  was ordering="{before}" changed to "{now}"? that is a cursor of its own: put it back, or let a worker\n'
             "  of the old code finish all, then start this one behind it: start='end', or start= a record's id"
         )
-    new = quote(ordered[0]) if len(ordered) == 1 else "NEW"
+    elsewhere = "  another app's? give each app a group= of its own"
+    if not orphan.heirs:
+        return elsewhere
+    new = quote(orphan.heirs[0]) if len(orphan.heirs) == 1 else "NEW"
     return (
         f"  renamed? pass name={orphan.handler!r}, or: pspf groups rename-handler {quote(orphan.group)}"
-        f" {quote(orphan.handler)} {new} --topic {orphan.topic} --execute\n"
-        "  another app's? give each app a group= of its own"
+        f" {quote(orphan.handler)} {new} --topic {orphan.topic} --execute\n{elsewhere}"
     )

@@ -63,6 +63,30 @@ async def test_an_ordered_handler_that_became_a_shared_one_is_not_started(backen
     assert "rename-handler" not in said
 
 
+async def test_an_ordered_handler_that_became_a_shared_one_beside_another_is_not_taken_for_renamed(backend: Any) -> None:
+    both = app(backend)
+    both.subscriptions.extend(app(backend, "other").subscriptions)
+    await run_until_drained(both)
+    changed = app(backend, ordering="none")
+    changed.subscriptions.extend(app(backend, "other").subscriptions)
+    said = await refusal(changed)
+    assert 'ordering="key" changed to "none"' in said
+    assert "rename-handler" not in said
+
+
+async def test_no_handler_that_has_got_on_by_itself_is_taken_for_a_renamed_one(backend: Any) -> None:
+    both = app(backend)
+    both.subscriptions.extend(app(backend, "other").subscriptions)
+    await run_until_drained(both)
+    said = await refusal(app(backend, "other"))
+    assert "the cursor of handler 'before'" in said
+    assert "rename-handler" not in said
+    assert f"pspf groups delete {GROUP} --topic {TOPIC} --handler before --execute" in said
+    two = app(backend, "other")
+    two.subscriptions.extend(app(backend, "after").subscriptions)
+    assert f"rename-handler {GROUP} before after --topic {TOPIC}" in await refusal(two)
+
+
 async def test_a_shared_handler_that_became_an_ordered_one_is_not_started() -> None:
     backend = MemoryBackend(stream_key=TOPIC, group_name=GROUP)
     shared = app(backend, ordering="none")
