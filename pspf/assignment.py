@@ -101,8 +101,9 @@ class Assignment:
         try:
             await self._broker.create_topic(hop.topic, partitions=hop.partitions, retention_ms=0)
         except TopicMismatch as error:
+            what = str(error).splitlines()[0]  # the rest is for topics that are nobody's hop
             raise TopicMismatch(
-                f"{error}; {hop.source!r}, which it carries on, has {hop.partitions}: drain it, then"
+                f"{what}; {hop.source!r}, which it carries on, has {hop.partitions}: drain it, then"
                 f" `pspf topics delete {hop.topic} --execute`"
             ) from error
         return await self._register()

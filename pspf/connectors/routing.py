@@ -1,9 +1,10 @@
-"""Which partition a record goes to: the same on every broker."""
+"""Partitions: which one a record goes to, and how many a topic has; the same on every broker."""
 
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
+from pspf.errors import TopicMismatch
 from pspf.records import NewRecord, partition_of
 
 
@@ -27,3 +28,13 @@ class Router:
             number = next(turns) % partitions if chosen_by is None else partition_of(chosen_by, partitions)
             routes.setdefault(number, []).append(index)
         return dict(routes)
+
+
+def check_partitions(topic: str, has: int, wanted: int | None) -> None:
+    """Raise TopicMismatch where a topic has another number of partitions than is `wanted`; None takes it as it is."""
+    if wanted is not None and wanted != has:
+        raise TopicMismatch(
+            f"topic {topic!r} has {has} partition{'' if has == 1 else 's'}, not {wanted}: keys would change their"
+            f" partition\n  leave the number out to take it as it is, or: pspf topics repartition {topic}"
+            f" --partitions {wanted} --execute"
+        )

@@ -35,6 +35,14 @@ async def test_another_number_of_partitions_is_refused(broker: Broker) -> None:
     assert (await broker.read_topic(TOPIC))[0].partitions == 4
 
 
+async def test_the_refusal_of_another_number_of_partitions_names_the_ways_out(broker: Broker) -> None:
+    await broker.create_topic(TOPIC)
+    with pytest.raises(TopicMismatch, match="has 1 partition, not 4") as refused:
+        await broker.create_topic(TOPIC, partitions=4)
+    assert "leave the number out" in str(refused.value)
+    assert f"pspf topics repartition {TOPIC} --partitions 4 --execute" in str(refused.value)
+
+
 @pytest.mark.parametrize("partitions", [0, -1])
 async def test_a_topic_without_partitions_is_refused(broker: Broker, partitions: int) -> None:
     with pytest.raises(ConfigurationError):

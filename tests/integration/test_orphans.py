@@ -63,7 +63,7 @@ async def test_an_ordered_handler_that_became_a_shared_one_is_not_started(backen
     assert "rename-handler" not in said
 
 
-async def test_an_ordered_handler_that_became_a_shared_one_beside_another_is_not_taken_for_renamed(backend: Any) -> None:
+async def test_an_ordering_that_changed_beside_another_handler_is_said_as_such(backend: Any) -> None:
     both = app(backend)
     both.subscriptions.extend(app(backend, "other").subscriptions)
     await run_until_drained(both)

@@ -305,8 +305,9 @@ async def test_without_a_key_of_its_own_a_window_over_partitions_takes_only_reco
 async def test_another_number_of_partitions_than_the_internal_topic_has_is_refused(backend: StreamingBackend) -> None:
     stream = await make(backend)
     await stream.broker.create_topic(THROUGH, partitions=3)
-    with pytest.raises(TopicMismatch, match=f"pspf topics delete {THROUGH}"):
+    with pytest.raises(TopicMismatch, match=f"pspf topics delete {THROUGH}") as refused:
         await stream.run_forever()
+    assert "topics repartition" not in str(refused.value)
 
 
 async def test_a_record_on_its_way_through_the_internal_topic_is_counted_once(backend: StreamingBackend) -> None:

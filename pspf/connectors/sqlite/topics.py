@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pspf.connectors.base import FOREVER
+from pspf.connectors.routing import check_partitions
 from pspf.connectors.sqlite.storage import Storage
-from pspf.errors import ConfigurationError, NotFound, TopicMismatch
+from pspf.errors import ConfigurationError, NotFound
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX, check_name, companion_source
 
 OFFSET_BITS: Final = 40
@@ -91,11 +92,7 @@ def create_topic(storage: Storage, topic: str, partitions: int | None, retention
     if found is None:
         insert_topic(storage, topic, partitions or 1, retention_ms, now_ms)
         return True
-    if partitions is not None and partitions != len(found.partitions):
-        raise TopicMismatch(
-            f"topic {topic!r} has {len(found.partitions)} partitions, not {partitions}:"
-            " keys would change their partition"
-        )
+    check_partitions(topic, len(found.partitions), partitions)
     return False
 
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pspf.connectors.base import FOREVER
+from pspf.connectors.routing import check_partitions
 from pspf.connectors.valkey.keys import FORMAT, FORMAT_KEY, TOPICS_KEY, PartitionKeys, stream_name
 from pspf.connectors.valkey.wire import Lane
-from pspf.errors import BackendCorrupt, ConfigurationError, NotFound, TopicMismatch
+from pspf.errors import BackendCorrupt, ConfigurationError, NotFound
 from pspf.loggers import get_logger
 from pspf.records import check_name, companion_source
 
@@ -112,10 +113,7 @@ class Topics:
         if partitions is not None and not 1 <= partitions <= MAX_PARTITIONS:
             raise ConfigurationError(f"topic {name!r}: {partitions} partitions; use 1 to {MAX_PARTITIONS}")
         is_new, topic = await self._insert(make_topic(name, partitions or 1, retention_ms))
-        if partitions is not None and partitions != topic.count:
-            raise TopicMismatch(
-                f"topic {name!r} has {topic.count} partitions, not {partitions}: keys would change their partition"
-            )
+        check_partitions(name, topic.count, partitions)
         return is_new
 
     async def _ensure(self, name: str) -> Topic:
