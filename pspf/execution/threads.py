@@ -5,7 +5,6 @@ effect any more, and until it ends its record (shared) or key (ordered) stays bu
 """
 
 import asyncio
-import contextvars
 import inspect
 import threading
 import time
@@ -13,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from pspf import faults
+from pspf.background import start_patiently, start_thread
 from pspf.context import Surroundings, SyncContext
 from pspf.decoding import Decoder
 from pspf.errors import ConfigurationError, HandlerTimeout
@@ -29,44 +29,10 @@ from pspf.subscription import Subscription, Takes
 
 logger = get_logger(__name__)
 
-T = TypeVar("T")
-
+THREAD_NAME: Final = "pspf-handler"
 _BUSY_MS: Final = 1_000
 _MAX_OVERRUNS: Final = 64
 """Threads of one cursor that were given up and still run; beyond that it waits for one of them."""
-
-
-def start_thread(work: Callable[[], None]) -> None:
-    """Run `work` in a thread of its own, in this context, that doesn't keep the interpreter alive."""
-    context = contextvars.copy_context()
-    threading.Thread(target=context.run, args=(work,), name="pspf-handler", daemon=True).start()
-
-
-async def run_in_thread(work: Callable[[], T]) -> T:
-    """Return what `work` returns in a thread of its own, or raise what it raises."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error is None:
-            outcome.set_result(result)  # type: ignore[arg-type]  # without an error it is a result
-        else:
-            outcome.set_exception(error)
-
-    def run() -> None:
-        result: T | None = None
-        failure: BaseException | None = None
-        try:
-            result = work()
-        except BaseException as error:  # the root of a thread: whoever waits for it gets the error
-            failure = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    start_thread(run)
-    return await outcome
 
 
 def call_plain(function: Callable[..., Any], arguments: Sequence[Any]) -> None:
@@ -161,7 +127,10 @@ class HandlerThread:
         self._shift = shift
         self._context: SyncContext | None = None
         self._is_given_up = False
-        start_thread(self._work)
+
+    async def start(self) -> bool:
+        """Start, waiting for a thread to be had; False where the run is closed before."""
+        return await start_patiently(self.work, THREAD_NAME, lambda: self._shift.run.is_closed)
 
     def give_up(self) -> None:
         """Let the call in hand have no effect, and nothing run after it. The shift's mutex is held."""
@@ -169,7 +138,8 @@ class HandlerThread:
         if self._context is not None:
             self._context.close()
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Run records: the root of the thread."""
         threads = self._shift.threads
         call = enter_call(threads.subscription.name, threads.around.warned)
         failure: BaseException | None = None
@@ -249,8 +219,9 @@ class Threads(Executor):
         await self._wait_for_overruns(run)
         self._report_late(run)
         shift = Shift(records, run, self)
-        going = [HandlerThread(shift, deque()) for _ in range(min(self.subscription.concurrency, len(records)))]
+        going: list[HandlerThread] = []
         try:
+            await self._start(going, min(self.subscription.concurrency, len(records)), shift)
             while going:
                 await self._wait(going)
                 going = self._go_on(going, shift)
@@ -261,6 +232,18 @@ class Threads(Executor):
         for lane in shift.lanes:
             shift.unstarted += lane
         return leave(records, shift.unstarted, run)
+
+    async def _start(self, going: list[HandlerThread], wanted: int, shift: Shift) -> None:
+        """Have up to `wanted` threads take records, fewer where there are no more, at least one unless it is to end."""
+        first = HandlerThread(shift, deque())
+        if not await first.start():
+            return
+        going.append(first)
+        while len(going) < wanted:
+            another = HandlerThread(shift, deque())
+            if not start_thread(another.work, THREAD_NAME):
+                return
+            going.append(another)
 
     async def _wait(self, going: Sequence[HandlerThread]) -> None:
         """Return when a thread has finished, or one has run over its time."""
@@ -282,11 +265,18 @@ class Threads(Executor):
                 thread.finished.result()
             elif not self._give_up_if_over(thread, shift):
                 left.append(thread)
-            elif len(self._overruns) < _MAX_OVERRUNS:
-                left.append(HandlerThread(shift, thread.lane))
+            elif (another := self._replace(thread, shift)) is not None:
+                left.append(another)
             else:
                 shift.unstarted += thread.lane
         return left
+
+    def _replace(self, thread: HandlerThread, shift: Shift) -> HandlerThread | None:
+        """Return a thread that goes on with what one that was given up left; None where there is none to be had."""
+        another = HandlerThread(shift, thread.lane)
+        if len(self._overruns) >= _MAX_OVERRUNS or not start_thread(another.work, THREAD_NAME):
+            return None
+        return another
 
     def _give_up_if_over(self, thread: HandlerThread, shift: Shift) -> bool:
         limit_ms = self.subscription.timeout_ms

@@ -3,19 +3,23 @@
 import asyncio
 import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from pspf import faults
+from pspf.background import Outcome, start_patiently
 from pspf.context import Context, Surroundings, SyncContext
 from pspf.decoding import Decoder
 from pspf.errors import BatchError, HandlerTimeout
 from pspf.execution.executor import Executor, drop_cancellations, ends_run, enter_call, leave, told_if_overdue
 from pspf.execution.isolation import OwnContext, in_own_context
-from pspf.execution.threads import call_plain, start_thread
+from pspf.execution.threads import THREAD_NAME, call_plain
 from pspf.processing.batch_run import BatchRun
 from pspf.records import Record
 from pspf.subscription import Subscription
+
+
+class _NotStartedError(Exception):
+    """A call was not begun: the run was closed before there was a thread for it."""
 
 
 class WholeBatch(Executor):
@@ -67,6 +71,8 @@ class WholeBatch(Executor):
             run.merge(part, context)
             return []
         context.close()
+        if isinstance(error, _NotStartedError):
+            return [list(part)]
         charged = find_culprits(part, error)
         for record, reason in charged:
             run.fail(record, reason)
@@ -122,7 +128,11 @@ class WholeBatch(Executor):
         self, function: Callable[..., Any], arguments: Sequence[Any], context: Context, run: BatchRun
     ) -> None:
         """Call a plain handler. One over its time has failed, and is waited for: its records are busy."""
-        outcome = _start(function, arguments)
+        outcome: Outcome[BaseException | None] = Outcome()
+        if not await start_patiently(
+            lambda: outcome.run(lambda: _call(function, arguments)), THREAD_NAME, lambda: run.is_closed
+        ):
+            raise _NotStartedError
         done, _ = await asyncio.wait([outcome], timeout=self._timeout_s())
         if not done:
             context.close()
@@ -153,23 +163,10 @@ def _as_error(culprit: object) -> BaseException:
     return culprit if isinstance(culprit, BaseException) else RuntimeError(str(culprit))
 
 
-def _start(function: Callable[..., Any], arguments: Sequence[Any]) -> "asyncio.Future[BaseException | None]":
-    """Call a plain function in a thread of its own; the future gets its error, None without one."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[BaseException | None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if not outcome.done():
-            outcome.set_result(error)
-
-    def work() -> None:
-        error: BaseException | None = None
-        try:
-            call_plain(function, arguments)
-        except BaseException as raised:  # the root of a thread: whoever waits for it gets the error
-            error = raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(settle, error)
-
-    start_thread(work)
-    return outcome
+def _call(function: Callable[..., Any], arguments: Sequence[Any]) -> BaseException | None:
+    """Call a plain function; return its error."""
+    try:
+        call_plain(function, arguments)
+    except BaseException as error:  # the boundary of the records; a thread has no signals of its own
+        return error
+    return None

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeVar
 
 from pspf import faults
+from pspf.background import run_in_thread
 from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.context import Surroundings
@@ -21,7 +22,7 @@ from pspf.errors import ConfigurationError, SchemaError, StateUnreadable, TooMan
 from pspf.event_time import FutureGuard, find_latest_ms, time_of
 from pspf.execution.executor import Breath, Executor, ends_run, enter_call
 from pspf.execution.isolation import OwnContext, in_own_context
-from pspf.execution.threads import run_in_thread
+from pspf.execution.threads import THREAD_NAME
 from pspf.execution.traced import span_batches
 from pspf.processing.batch_run import BatchRun, EffectLimits, Failure
 from pspf.processing.held_back import HeldBack
@@ -157,7 +158,9 @@ class Windowed(Executor):
                 return await self._work(records, run)
             self._loop = asyncio.get_running_loop()
             # In the thread nothing waits but `_ask`, which blocks: the coroutine runs through in one go.
-            return await run_in_thread(lambda: _drive(self._work(records, run)))
+            return (
+                await run_in_thread(lambda: _drive(self._work(records, run)), THREAD_NAME, lambda: run.is_closed) or 0
+            )
 
     @property
     def has_late(self) -> bool:

@@ -16,6 +16,7 @@ from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.engine import ANY_PARTITION, Engine, Nothing, Poll
 from pspf.errors import BackendUnavailable
 from pspf.records import Cursor, NewRecord
+from tests.support.threads import no_threads
 from tests.support.waiting import wait_until
 
 ONE = [NewRecord(None, b"{}")]
@@ -174,3 +175,14 @@ async def test_a_poll_behind_the_one_that_ends_the_thread_is_answered(tmp_path: 
         await asyncio.wait_for(broker.close(), 5)
     finally:
         threading.excepthook = hook
+
+
+async def test_a_broker_is_closed_without_a_thread_and_opened_once_there_is_one(tmp_path: Path) -> None:
+    broker = SQLiteBroker(tmp_path / "b.db")
+    await broker.connect()
+    with no_threads():
+        await asyncio.wait_for(broker.close(), 10)
+        with pytest.raises(BackendUnavailable, match="can't start new thread"):
+            await asyncio.wait_for(broker.connect(), 10)
+    async with broker:
+        await broker.append("orders", ONE)

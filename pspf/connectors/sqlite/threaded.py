@@ -38,7 +38,8 @@ T = TypeVar("T")
 _STAND_IN_S: Final = 0.25
 _CLOSE_S: Final = 2.0
 """How long `close` waits for the thread, which may be stuck in another process's lock or in the disk."""
-_JOIN_STEP_S: Final = 0.1
+_JOIN_STEP_S: Final = 0.002
+_JOIN_WAITING_S: Final = 0.1
 _POLL_LOCK_S: Final = 0.003
 _TROUBLE_S: Final = 0.1
 _TELL_EVERY_S: Final = 10.0
@@ -74,9 +75,7 @@ class ThreadEngine(Engine):
         try:
             self._wakeups.open()
             forks.watch(self)
-            self._thread = threading.Thread(target=self._serve, name="pspf-sqlite", daemon=True)
-            threading.Thread(target=self._stand_by, args=(self._thread,), name="pspf-sqlite-wait", daemon=True).start()
-            self._thread.start()
+            self._start_threads()
         except (OSError, RuntimeError) as error:  # no descriptor, no thread
             self._thread = None
             self._wakeups.stop_ringing()
@@ -87,10 +86,21 @@ class ThreadEngine(Engine):
             await self.close()
             raise
 
+    def _start_threads(self) -> None:
+        thread = threading.Thread(target=self._serve, name="pspf-sqlite", daemon=True)
+        is_decided = threading.Event()
+        stand_by = (thread, is_decided)
+        threading.Thread(target=self._stand_by, args=stand_by, name="pspf-sqlite-wait", daemon=True).start()
+        try:
+            thread.start()
+        finally:
+            is_decided.set()
+        self._thread = thread
+
     async def _await_end(self) -> None:
         ending = self._ending
         if ending is not None and ending.is_alive():
-            await asyncio.get_running_loop().run_in_executor(None, ending.join, _CLOSE_S)
+            await self._join(ending, even_if_waiting=True)
             if ending.is_alive():
                 raise BackendUnavailable(f"{self.storage.name}: this process is not done with closing it yet")
 
@@ -101,16 +111,20 @@ class ThreadEngine(Engine):
         self._ending = thread
         self._is_closing = True
         self._ring()
-        await asyncio.get_running_loop().run_in_executor(None, self._join, thread)
+        await self._join(thread)
         if thread.is_alive():
             self._requests.give_up_all(BackendUnavailable(f"{self.storage.name}: closed"))
 
-    def _join(self, thread: threading.Thread) -> None:
-        """Wait for the thread's end, shortly where it waits itself: it ends by itself, a little later."""
-        for _ in range(round(_CLOSE_S / _JOIN_STEP_S)):
-            thread.join(_JOIN_STEP_S)
-            if self._is_waiting or not thread.is_alive():
+    async def _join(self, thread: threading.Thread, *, even_if_waiting: bool = False) -> None:
+        """Wait for the thread's end, shortly where it waits itself: it ends by itself, a little later.
+
+        Needs no thread, which a process at its limit may not get.
+        """
+        begun = time.monotonic()
+        while thread.is_alive() and (waited_s := time.monotonic() - begun) < _CLOSE_S:
+            if self._is_waiting and waited_s >= _JOIN_WAITING_S and not even_if_waiting:
                 return
+            await asyncio.sleep(_JOIN_STEP_S)
 
     def drop_after_fork(self) -> None:
         self._is_forked = True
@@ -326,8 +340,9 @@ class ThreadEngine(Engine):
 
     # What follows runs on the second thread.
 
-    def _stand_by(self, thread: threading.Thread) -> None:
-        while thread.ident is None or thread.is_alive():
+    def _stand_by(self, thread: threading.Thread, is_decided: threading.Event) -> None:
+        is_decided.wait()  # a thread that is not started yet, or never, is not alive
+        while thread.is_alive():
             time.sleep(_STAND_IN_S)
             try:
                 self._give_up_what_is_late()

@@ -14,10 +14,12 @@ import orjson
 from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, RedisError
 
 from pspf import faults
+from pspf.background import attempt, keep_running
 from pspf.backoff import Backoff, Sparing
 from pspf.connectors.valkey.keys import PartitionKeys
 from pspf.connectors.valkey.scripts import Command, ScriptCall, load_script
 from pspf.connectors.valkey.wire import Lane
+from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
 
 if TYPE_CHECKING:
@@ -121,11 +123,23 @@ class Renewal:
         core.add_tick(self._tick)
 
     def add(self, member: Member) -> None:
-        self._members[member.session] = member
+        """Renew a session's leases from now on.
+
+        Raises:
+            BackendUnavailable: There is no thread to be had for it now.
+        """
         if self._thread is None and not self._core.has_own_clock:
-            self._stop = threading.Event()
-            self._thread = threading.Thread(target=self._run, args=(self._stop,), name="pspf leases", daemon=True)
-            self._thread.start()
+            stop = threading.Event()
+            thread = threading.Thread(target=self._run, args=(stop,), name="pspf leases", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                name = self._core.connector.name
+                raise BackendUnavailable(
+                    f"{name}: no session without a thread that renews its leases: {error}"
+                ) from error
+            self._stop, self._thread = stop, thread
+        self._members[member.session] = member
 
     def remove(self, member: Member) -> None:
         self._members.pop(member.session, None)
@@ -154,6 +168,15 @@ class Renewal:
             await member.ensure(seat.keys)
 
     def _run(self, stop: threading.Event) -> None:
+        keep_running(
+            f"{self._core.connector.name}: the thread that renews leases",
+            lambda: self._renew_until(stop),
+            rest=stop.wait,
+            is_over=stop.is_set,
+            max_wait_ms=self._core.limits.renew_ms,
+        )
+
+    def _renew_until(self, stop: threading.Event) -> None:
         limits = self._core.limits
         connection: Any = None
         is_failing = False
@@ -165,17 +188,22 @@ class Renewal:
                     self._enter(connection)
                 self._renew(connection, stop)
                 is_failing, wait_ms = False, limits.renew_ms
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever it is, leases that nobody renews end
                 if isinstance(error, _NO_PRIMARY):
                     self._core.connector.distrust()  # reads, which a replica answers, would not find it out
-                if connection is not None:
-                    connection.disconnect()
-                    connection = None
                 if not is_failing:
-                    logger.warning("%s: leases can't be renewed, will try again: %s", self._core.connector.name, error)
+                    self._tell(error)
                 is_failing, wait_ms = True, max(10, limits.renew_ms // 4)
-        if connection is not None:
-            connection.disconnect()
+                _close(connection)
+                connection = None
+        _close(connection)
+
+    def _tell(self, error: Exception) -> None:
+        trace = None if isinstance(error, RedisError | OSError) else error
+        name = self._core.connector.name
+        logger.warning(
+            "%s: leases can't be renewed, will try again: %s", name, repr(error) if trace else error, exc_info=trace
+        )
 
     def _enter(self, connection: Any) -> None:
         """Show all sessions again on a new connection: the server behind it may have gone back in time."""
@@ -203,6 +231,11 @@ class Renewal:
         now_ms = self._core.clock.monotonic_ms()
         for member, _ in seats:
             member.renewed_ms = now_ms
+
+
+def _close(connection: Any) -> None:
+    if connection is not None:
+        attempt("closing the connection of the leases", connection.disconnect)
 
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
