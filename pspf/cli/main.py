@@ -26,6 +26,7 @@ from pspf.cli import (
     worker,
     workers,
 )
+from pspf.cli.arguments import hide_arguments
 from pspf.cli.console import ClosedPipe, say
 from pspf.cli.exits import ExitCode, code_of, explain
 from pspf.cli.options import Command, examples, make_app, verbosity
@@ -65,6 +66,8 @@ __all__ = ["Command", "app", "examples", "main"]
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     _open_what_is_closed()
+    if arguments is None:
+        hide_arguments()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that is not UTF-8 must not turn an unusual key into a traceback.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here

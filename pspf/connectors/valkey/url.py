@@ -46,7 +46,7 @@ def parse_server(url: str, parts: SplitResult) -> dict[str, Any]:
         found = _parse_place(shown, parts)
         if "db" in options:
             found["db"] = _read_db(shown, options.pop("db"))
-    found |= _credentials(parts)
+    found |= _credentials(shown, parts)
     if is_tls:
         found |= {"ssl": True, **_read_tls(shown, options)}
     if options:
@@ -88,15 +88,20 @@ def _read_db(shown: str, text: str) -> int:
     return int(text)
 
 
-def _credentials(parts: SplitResult) -> dict[str, str]:
+def _credentials(shown: str, parts: SplitResult) -> dict[str, str]:
     username, password = parts.username, parts.password
     if password:
         found = {"password": unquote(password)}
         return found | {"username": unquote(username)} if username else found
     secret = settings.valkey.PASSWORD
     name = unquote(username) if username else settings.valkey.USERNAME
+    if secret is None and name:
+        raise ConfigurationError(
+            f"{shown}: its user has no password, nor is VALKEY_PASSWORD set; a password without a user is"
+            f" {parts.scheme}://:password@host"
+        )
     if secret is None:
-        return {"username": name} if name else {}
+        return {}
     found = {"password": secret.get_secret_value()}
     return found | {"username": name} if name else found
 
