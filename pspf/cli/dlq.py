@@ -107,8 +107,9 @@ def replay(
 ) -> None:
     """Give dead letters a new start, oldest first, in the handler that gave them up; all, where none are chosen.
 
-    Other groups, which succeeded, do not see them again; only where the record was trimmed since, the letter is
-    appended to the topic as it is, for all of its groups. Each leaves the dead letters in the same commit.
+    Other groups, which succeeded, do not see them again: a record that was trimmed since comes from its letter's bytes,
+    at its old place, to this handler alone. Each leaves the dead letters in the same commit. One that can't be replayed
+    (its group is gone, or it is a window's result) is left, with the reason, and keeps no other back: use --to.
     """
     from pspf.cli import brokers
     from pspf.cli.letters import Choice, replay_letters, select

@@ -562,9 +562,10 @@ class Broker(ABC):
     async def replay_dead_letters(self, letters: Sequence[StoredDeadLetter], *, to: str | None = None) -> int:
         """Give dead letters a new start; return how many were still there. One commit.
 
-        Each becomes a record to retry (attempts 0, due now) in the cursor that gave it up, ahead of
-        the later records of its key; one whose record was trimmed is appended to its topic as it is here; with `to`
-        all are appended to that topic instead. It leaves the dead letters in the same commit.
+        Each becomes a record to retry (attempts 0, due now) in the cursor that gave it up, ahead of the later records
+        of its key, and in no other cursor: one whose record was trimmed is read from the letter's own bytes, at its old
+        offset, until it is done. With `to` all are appended to that topic instead. It leaves the dead letters in the
+        same commit.
 
         Raises:
             NotFound: The cursor that gave one up is gone; nothing was done.

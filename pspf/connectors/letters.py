@@ -213,6 +213,12 @@ def as_new(letter: StoredDeadLetter) -> NewRecord:
     return NewRecord(record.raw_key, record.value, headers, int(time_ms) if is_time and time_ms else None)
 
 
+def as_replayed(letter: StoredDeadLetter) -> NewRecord:
+    """Return the record of a dead letter as its group gets it again: as it was; its time is always known."""
+    record = as_new(letter)
+    return record if record.timestamp_ms is not None else record._replace(timestamp_ms=letter.record.timestamp_ms)
+
+
 def original_headers(record: Record) -> bytes | None:
     """Return a dead letter's headers as they were before it died."""
     headers = record.headers

@@ -228,6 +228,20 @@ async def a_record_that_was_acknowledged_by_hand_has_no_effect(stage: Stage) -> 
     assert await alerts(stage) == ["1"]
 
 
+async def who_gave_a_replayed_record_back_commits_nothing(stage: Stage) -> None:
+    member, records = await open_batch(stage, is_ordered=False)
+    await member.consumer.commit(settle(dead=[letter(record, handler="app.any") for record in records]))
+    await stage.broker.operations.trim(TOPIC, 0, max_records=0)
+    await stage.broker.replay_dead_letters(await stage.broker.list_dead_letters())
+    records = await take(member.consumer)
+    await member.consumer.release()
+    heir = await share(await stage.world.open_other())
+    assert list(await take(heir.consumer)) == list(records)
+    commit = settle(records, emits=[emit(record, "late") for record in records])
+    assert list(await member.consumer.commit(commit)) == [record.offset for record in records]
+    assert await alerts(stage) == []
+
+
 async def a_record_that_was_acknowledged_by_hand_is_not_tried_again(stage: Stage) -> None:
     member, records = await open_batch(stage, is_ordered=False)
     assert stage.call("XACK", TOPIC, GROUP, records[0].id) == 1
@@ -328,9 +342,16 @@ GUARDS: Final = (
     Guard(
         shared,
         "_INTEND",
-        "if #redis.call('XPENDING', stream, group, ARGV[at], ARGV[at], 1, session) == 1 then",
-        "if true then",
+        "if #redis.call('XPENDING', stream, group, ARGV[at], ARGV[at], 1, session) == 1",
+        "if true",
         a_zombie_says_nothing_of_what_its_heir_runs,
+    ),
+    Guard(
+        shared,
+        "_COMMIT",
+        "return redis.call('HGET', lent, id) == session",
+        "return true",
+        who_gave_a_replayed_record_back_commits_nothing,
     ),
     Guard(shared, "_COMMIT", " or ARGV[5] ~= takes", "", a_zombie_finishes_nothing_that_its_heir_has),
     Guard(shared, "_TAKE", _TAKES, "", a_zombie_finishes_nothing_that_its_heir_has),
@@ -347,8 +368,8 @@ GUARDS: Final = (
     Guard(
         shared,
         "_COMMIT",
-        "if redis.call('XACK', stream, group, id) == 0 then",
-        "if redis.call('XACK', stream, group, id) < 0 then",
+        "if redis.call('XACK', stream, group, id) == 0 and not",
+        "if redis.call('XACK', stream, group, id) < 0 and not",
         a_record_that_was_acknowledged_by_hand_is_not_tried_again,
     ),
     Guard(

@@ -469,7 +469,7 @@ GUARDS: Final = (
     Guard(
         dead_letters,
         "_REPLAY",
-        "if redis.call('HEXISTS', KEYS[key + 3], 'position') == 0 then return {letter, 'cursor'} end",
+        "if redis.call('HEXISTS', KEYS[key + 3], 'position') == 0 then return {letter} end",
         "",
         a_dead_letter_comes_back_to_no_group_that_is_gone,
     ),

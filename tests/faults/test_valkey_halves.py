@@ -154,6 +154,53 @@ async def test_a_script_that_fails_has_written_nothing(own_server: Callable[...,
     assert sum(trials.refused.values()) > 500
 
 
+async def test_a_script_that_fails_on_replayed_records_has_written_nothing(own_server: Callable[..., Server]) -> None:
+    server = own_server()
+    with Trials(server) as trials:
+        async with ValkeyBroker(ValkeyConnector("127.0.0.1", trials.port), Limits(retention_ms=0), None) as broker:
+            await work_on_replayed_records(broker, trials)
+    assert not trials.halves, "\n".join(trials.halves)
+    assert sum(trials.refused.values()) > 150
+
+
+async def work_on_replayed_records(broker: ValkeyBroker, trials: Trials) -> None:
+    """Do what runs a script on records that were trimmed since they were given up; only that is tried."""
+    await broker.append(TOPIC, [new(str(n), f"k{n}") for n in range(6)])
+    owner, sharer = await own(broker), await share(broker)
+    for member, handler in ((owner, HANDLER), (sharer, "app.any")):
+        batch = await member.consumer.poll(max_records=10, timeout_ms=0)
+        dead = [letter(record, handler=handler) for record in batch.records]
+        await member.consumer.commit(settle(dead=dead, position=batch.end if handler == HANDLER else None))
+        await member.session.close()
+    await broker.operations.trim(TOPIC, 0, max_records=0)
+    trials.tried.clear()
+    assert await broker.replay_dead_letters(await broker.list_dead_letters()) == 12
+    owner = await own(broker)
+    records = await take(owner.consumer)
+    await owner.consumer.commit(settle(records[1:], retries=[retry(records[0], due_ms=0)]))
+    await owner.session.close()
+    trials.tried.clear()
+    dying, heir = await share(broker), await share(broker)
+    records = await take(dying.consumer, 2)
+    await dying.consumer.commit(settle(records[:1], retries=[retry(records[1], due_ms=0)]))
+    trials.tried.clear()
+    await take(heir.consumer, 3)
+    await heir.consumer._recover()  # type: ignore[attr-defined]
+    await heir.session.close()
+    trials.tried.clear()
+    lost = await take(dying.consumer, 3)
+    await dying.consumer.intend([lost[0].offset])
+    dying.consumer._hand.clear()  # type: ignore[attr-defined]
+    await dying.consumer._recover()  # type: ignore[attr-defined]
+    again = [*await take(dying.consumer, 3), *await take(dying.consumer, 3)]  # the suspect comes alone
+    assert len(again) == 4
+    operations = broker.operations
+    assert await operations.drop_pending((await operations.list_pending(GROUP, topic=TOPIC))[:1]) == 1
+    await dying.consumer.commit(settle(again, whole=True))
+    await operations.seek(Cursor(TOPIC, GROUP, None, 0), 0, force=True)
+    await operations.delete_group(GROUP, topic=TOPIC, force=True)
+
+
 async def work(broker: ValkeyBroker) -> None:
     """Do all that runs a script."""
     await broker.roster.publish("worker", b"{}", ttl_ms=10_000)

@@ -156,6 +156,22 @@ async def test_dead_letters_are_listed_shown_and_replayed(broker: Broker) -> Non
     assert sum(info.retries for info in cursors if info.cursor == Cursor("orders", "billing", "app.total", 0)) == 1
 
 
+async def test_trimmed_dead_letters_are_replayed_for_their_group_alone(broker: Broker) -> None:
+    await fail_two_of(broker, 4)
+    gone = await own(broker, topic="orders", group="gone", handler="app.total")
+    batch = await gone.consumer.poll(max_records=10, timeout_ms=0)
+    dead = letter(batch.records[0], handler="app.total", group="gone", at_ms=9)
+    await gone.consumer.commit(settle(batch.records[1:], dead=[dead], position=batch.end))
+    await gone.session.close()
+    await broker.operations.delete_group("gone", force=True)
+    await broker.operations.trim("orders", 0, max_records=0)
+    async with admin(on(broker.secret_url, broker.name)) as it:
+        assert (await it.post("/dlq/replay", all=True)).json == {"replayed": 2, "left": 1}
+        assert (await it.get("/dlq")).json["total"] == 1
+    assert await broker.read("orders", 0, offset=0, max_records=10) == []
+    assert [info.lag for info in await broker.list_cursors(topic="orders")] == [2]
+
+
 async def test_of_many_dead_letters_the_newest_are_listed_and_all_are_counted(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

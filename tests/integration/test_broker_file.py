@@ -153,7 +153,14 @@ async def test_a_long_reader_does_not_let_the_log_grow_for_ever(tmp_path: Path) 
     assert wal_bytes < 80 << 20
 
 
-@pytest.mark.parametrize(("version", "tables"), [(1, ("windows", "operators", "window_log")), (2, ("window_log",))])
+@pytest.mark.parametrize(
+    ("version", "tables"),
+    [
+        (1, ("windows", "operators", "window_log", "replayed")),
+        (2, ("window_log", "replayed")),
+        (3, ("replayed",)),
+    ],
+)
 async def test_a_file_of_an_older_format_is_brought_up_to_date_with_what_it_holds(
     tmp_path: Path, version: int, tables: tuple[str, ...]
 ) -> None:
@@ -161,7 +168,7 @@ async def test_a_file_of_an_older_format_is_brought_up_to_date_with_what_it_hold
     async with SQLiteBroker(path) as broker:
         await broker.append("orders", records(2))
     connection = apsw.Connection(str(path))
-    connection.execute("".join(f"DROP TABLE {table};" for table in tables))
+    connection.execute("DROP TRIGGER replayed_is_done;" + "".join(f"DROP TABLE {table};" for table in tables))
     connection.execute("UPDATE meta SET value = ? WHERE name = 'format'", (version,))
     connection.close()
     async with SQLiteBroker(path) as broker:
@@ -170,7 +177,7 @@ async def test_a_file_of_an_older_format_is_brought_up_to_date_with_what_it_hold
     connection = apsw.Connection(str(path))
     assert connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchall() == [(FORMAT,)]
     known = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    assert {"windows", "operators", "window_log"} <= known
+    assert {"windows", "operators", "window_log", "replayed"} <= known
     connection.close()
 
 

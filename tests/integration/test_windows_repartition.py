@@ -229,8 +229,9 @@ async def test_a_record_whose_grouping_key_can_not_be_told_is_a_dead_letter_of_i
 
 
 @SOME
+@pytest.mark.parametrize("is_trimmed", [False, True], ids=["kept", "trimmed"])
 async def test_a_dead_letter_from_behind_the_hop_is_that_of_its_source_and_can_be_replayed(
-    backend: StreamingBackend,
+    backend: StreamingBackend, is_trimmed: bool
 ) -> None:
     is_mended = False
 
@@ -251,6 +252,9 @@ async def test_a_dead_letter_from_behind_the_hop_is_that_of_its_source_and_can_b
         assert (letter.topic, letter.original_id, letter.handler) == (TOPIC, ids[1], "t")
         assert letter.record.raw_key == b"bad"
         is_mended = True
+        if is_trimmed:
+            trimmed = await stream.broker.operations.trim(TOPIC, letter.partition, max_records=0)
+            assert trimmed.records > 0
         assert await stream.broker.replay_dead_letters([letter]) == 1
     await finish(stream, 1)
     assert await results(stream) == [(("red", 0), 2)]

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from tests.process.commands import Folder
+from tests.process.commands import APP, Folder
 
 
 def fill(folder: Folder, partitions: int = 1) -> None:
@@ -140,6 +140,40 @@ def test_a_dead_letter_is_listed_shown_replayed_and_purged(folder: Folder) -> No
     assert folder.ok("dlq", "purge", "orders", "--id", second, "--execute", "--json").json["purged"] == 1
     assert len(folder.ok("dlq", "list", "--json").json["dead_letters"]) == 1
     assert folder.look("dlq", "purge", "--execute").code == 2
+
+
+OTHERS = """
+
+for group in ("mail", "gone"):
+    @stream.subscribe("orders", group=group, name=f"app.{group}", retry=RetryPolicy(max_attempts=1))
+    async def other(order: Order, ctx: Context):
+        print("other", order.n)
+        if order.do == "all":
+            raise ValueError("none of them")
+"""
+
+
+def test_trimmed_dead_letters_are_replayed_for_their_groups_alone(folder: Folder) -> None:
+    (folder.path / "app.py").write_text(APP + OTHERS)
+    folder.emit(1, do="fail", n=41)
+    folder.emit(1, do="all", n=42, key="z")
+    assert folder.run("worker", "--burst").out.count("other 41") == 2
+    folder.ok("groups", "delete", "gone", "--topic", "orders", "--execute")
+    folder.ok("topics", "trim", "orders", "--max-records", "0", "--execute")
+
+    replayed = folder.look("dlq", "replay", "orders", "--json")
+    assert (replayed.code, replayed.json) == (6, {"replayed": 2, "left": 1})
+    assert "group 'gone' has no such cursor any more; use --to" in replayed.err
+    assert folder.ok("tail", "orders", "--jsonl").json_lines == []
+    assert [folder.lag()[group] for group in ("billing", "mail")] == [1, 1]
+    (waiting,) = folder.ok("pending", "list", "billing", "--json").json["pending"]
+    assert (waiting["id"], waiting["key"]) == ("1", "k")
+    assert folder.look("broker", "doctor").code == 0
+
+    (folder.path / "app.py").write_text(APP + OTHERS.replace('("mail", "gone")', '("mail",)'))
+    said = folder.run("worker", "--burst").out
+    assert (said.count("start 41"), said.count("other 41"), said.count("other 42")) == (2, 0, 1)
+    assert [folder.lag()[group] for group in ("billing", "mail")] == [0, 0]
 
 
 def test_state_is_listed_and_dumped(folder: Folder) -> None:

@@ -8,6 +8,7 @@ from pspf.connectors.sqlite.effects import append_and_tell
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.log import Log, read_range, remove
 from pspf.connectors.sqlite.pending import forget_removed
+from pspf.connectors.sqlite.replayed import keep
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, find_topic
 from pspf.errors import NotFound
@@ -42,8 +43,10 @@ def replay(engine: Engine, log: Log, storage: Storage, letters: Sequence[StoredD
     for letter in letters:
         if purge(engine, storage, [letter]) == 0:
             continue
-        if to is not None or not _retry(engine, storage, letter):
-            append_and_tell(engine, log, storage, to or letter.topic, [as_new(letter)], engine.clock.now_ms())
+        if to is None:
+            _retry(engine, storage, letter)
+        else:
+            append_and_tell(engine, log, storage, to, [as_new(letter)], engine.clock.now_ms())
         replayed += 1
     return replayed
 
@@ -60,8 +63,8 @@ def purge(engine: Engine, storage: Storage, letters: Sequence[StoredDeadLetter])
     return removed
 
 
-def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> bool:
-    """Make a dead letter a retry entry again; return False where its record was trimmed."""
+def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> None:
+    """Make a dead letter a retry entry again; where its record was trimmed, it keeps the letter's bytes."""
     handler = letter.handler if letter.ordered else ""
     row = storage.row(
         "SELECT c.cursor_id, c.partition_id FROM cursors c JOIN partitions p USING (partition_id)"
@@ -74,7 +77,7 @@ def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> bool:
     offset = parse_id(letter.original_id)[1]
     place = partition_id << OFFSET_BITS | offset
     if storage.row("SELECT 1 FROM records WHERE place = ?", (place,)) is None:
-        return False
+        keep(storage, cursor_id, offset, letter)
     key = letter.record.raw_key if letter.ordered else None
     now_ms = engine.clock.now_ms()
     storage.run(
@@ -86,4 +89,3 @@ def _retry(engine: Engine, storage: Storage, letter: StoredDeadLetter) -> bool:
         )
     storage.run("UPDATE cursors SET sequence = sequence + 1 WHERE cursor_id = ?", (cursor_id,))
     engine.grown.add(partition_id)
-    return True

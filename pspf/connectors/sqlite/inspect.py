@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pspf.clock import Clock
 from pspf.connectors.base import ConsumerInfo, CursorInfo, Limits, PartitionInfo, StateEntry, TopicInfo
+from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, Topic, get_topic
 from pspf.records import Cursor
@@ -30,20 +31,20 @@ def read_topic(storage: Storage, topic: str, limits: Limits) -> tuple[TopicInfo,
     return TopicInfo(topic, len(partitions), records, size_bytes, retention_ms), partitions
 
 
-_CURSORS = """
+_CURSORS = f"""
 SELECT t.topic, p.partition, c.group_name, c.handler, c.cursor_id, c.partition_id, c.position, p.first_offset,
     p.next_offset, p.records, c.session, c.last_commit_ms,
     (SELECT count(*) FROM retries r WHERE r.cursor_id = c.cursor_id AND r.due_ms IS NOT NULL),
     (SELECT count(*) FROM retries r WHERE r.cursor_id = c.cursor_id AND r.due_ms IS NULL),
-    (SELECT min(offset) FROM retries r WHERE r.cursor_id = c.cursor_id),
+    {FIRST_RETRY},
     (SELECT coalesce(sum(last - first + 1), 0) FROM claims m WHERE m.cursor_id = c.cursor_id),
-    (SELECT min(first) FROM claims m WHERE m.cursor_id = c.cursor_id),
+    {FIRST_CLAIM},
     (SELECT min(claimed_ms) FROM claims m WHERE m.cursor_id = c.cursor_id),
     (SELECT watermark_ms FROM operators o WHERE o.cursor_id = c.cursor_id)
 FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)
 WHERE (?1 IS NULL OR c.group_name = ?1) AND (?2 IS NULL OR t.topic = ?2)
 ORDER BY c.group_name, t.topic, c.handler, p.partition
-"""
+"""  # noqa: S608 (texts of ours)
 
 
 def list_cursors(storage: Storage, group: str | None, topic: str | None, clock: Clock) -> list[CursorInfo]:

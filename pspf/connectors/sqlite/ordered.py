@@ -18,9 +18,10 @@ from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.endings import CLEAN, SILENT
 from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
-from pspf.connectors.sqlite.log import POLL_BYTES, read_places, read_range
+from pspf.connectors.sqlite.log import POLL_BYTES, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.pending import forget_removed
+from pspf.connectors.sqlite.replayed import read_waiting
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.window_log import Overlay, Pool
 from pspf.connectors.suspicion import Suspicion
@@ -190,7 +191,7 @@ class OrderedConsumer(Consumer):
     def _read_due(self, storage: Storage, due: dict[int, int]) -> list[Record]:
         if not due:
             return []
-        return read_places(storage, self.cursor.topic, self._partition_id, self.cursor.partition, due)
+        return read_waiting(storage, self.cursor, self._cursor_id, self._partition_id, due)
 
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._engine.limits)

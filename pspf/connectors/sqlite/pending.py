@@ -10,6 +10,7 @@ import apsw
 from pspf.connectors.operations import PendingRecord, Waiting
 from pspf.connectors.sqlite.counters import DROPPED, add_to_counter
 from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.replayed import read_replayed
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS
 from pspf.errors import NotFound
@@ -60,6 +61,10 @@ def _pending_of(
             (apsw.carray(array("q", [base | offset for offset in offsets])),),
         )
     }
+    if len(records) < len(offsets):
+        attempts_of = {offset: row[2] for offset, row in retries.items() if offset not in records}
+        for record in read_replayed(storage, cursor, cursor_id, attempts_of):
+            records[record.offset] = (record.raw_key, record.timestamp_ms)
     for offset in offsets:
         _, retry_key, attempts, due_ms, error = retries.get(offset, (offset, None, 0, None, ""))
         key, stored_ms = records.get(offset, (retry_key, None))

@@ -3,6 +3,7 @@
 from typing import Final
 
 from pspf.connectors.base import FOREVER, Limits
+from pspf.connectors.sqlite.replayed import FLOOR
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS
 
@@ -36,10 +37,8 @@ def trim(storage: Storage, partition_id: int, limits: Limits, now_ms: int) -> in
 def lowest_floor(storage: Storage, partition_id: int) -> int | None:
     """Return the first offset that some group is not done with; None without groups."""
     row = storage.row(
-        "SELECT min(min(c.position,"
-        " coalesce((SELECT min(offset) FROM retries r WHERE r.cursor_id = c.cursor_id), c.position),"
-        " coalesce((SELECT min(first) FROM claims m WHERE m.cursor_id = c.cursor_id), c.position)))"
-        " FROM cursors c WHERE c.partition_id = ?",
+        f"SELECT min({FLOOR}) FROM cursors c JOIN partitions p USING (partition_id)"  # noqa: S608 (a text of ours)
+        " WHERE c.partition_id = ?",
         (partition_id,),
     )
     assert row is not None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pspf.connectors.operations import Seek, describe_missing, describe_taken
 from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ids_used_once
 from pspf.connectors.sqlite.windows import count_windows, forget_windows
@@ -12,10 +13,10 @@ from pspf.records import Cursor
 
 IsDead = Callable[[str], bool]
 
-_CURSOR = """
+_CURSOR = f"""
 SELECT c.cursor_id, c.partition_id, t.topic_id, p.first_offset, p.next_offset, c.position,
-    (SELECT min(offset) FROM retries r WHERE r.cursor_id = c.cursor_id),
-    (SELECT min(first) FROM claims m WHERE m.cursor_id = c.cursor_id),
+    {FIRST_RETRY},
+    {FIRST_CLAIM},
     (SELECT count(*) FROM retries r WHERE r.cursor_id = c.cursor_id AND NOT EXISTS
         (SELECT 1 FROM claims m WHERE m.cursor_id = r.cursor_id AND r.offset BETWEEN m.first AND m.last)),
     (SELECT coalesce(sum(last - first + 1), 0) FROM claims m WHERE m.cursor_id = c.cursor_id),
@@ -23,7 +24,7 @@ SELECT c.cursor_id, c.partition_id, t.topic_id, p.first_offset, p.next_offset, c
         + (SELECT count(*) FROM operators o WHERE o.cursor_id = c.cursor_id)
 FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)
 WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?
-"""
+"""  # noqa: S608 (texts of ours)
 
 
 def plan_seek(

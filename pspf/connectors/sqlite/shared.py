@@ -14,8 +14,9 @@ from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
-from pspf.connectors.sqlite.log import POLL_BYTES, read_places, read_range
+from pspf.connectors.sqlite.log import POLL_BYTES, read_range
 from pspf.connectors.sqlite.membership import Membership
+from pspf.connectors.sqlite.replayed import read_waiting, with_replayed
 from pspf.connectors.sqlite.runs import Outstanding, Run, runs
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import CommitFenced, StateUnavailable
@@ -171,7 +172,7 @@ class SharedConsumer(Consumer):
             "UPDATE retries SET due_ms = NULL WHERE cursor_id = ? AND offset IN (SELECT value FROM carray(?))",
             (self._cursor_id, apsw.carray(array("q", attempts))),
         )
-        records = read_places(storage, self.cursor.topic, self._partition_id, self.cursor.partition, attempts)
+        records = read_waiting(storage, self.cursor, self._cursor_id, self._partition_id, attempts)
         self._claim(storage, records, claim)
         gone = attempts.keys() - {record.offset for record in records}
         if gone:
@@ -206,6 +207,7 @@ class SharedConsumer(Consumer):
         )
         if attempts:
             records = [record._replace(attempts=attempts.get(record.offset, 0)) for record in records]
+            records = with_replayed(storage, self.cursor, self._cursor_id, records, attempts)
             forget_retries(storage, self._cursor_id, list(attempts.keys() - set(map(offset_of, records))))
         return records
 

@@ -27,7 +27,7 @@ from pspf.loggers import get_logger
 
 logger = get_logger(__name__)
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Written into each file; a file of a newer format is refused, one of an older is brought up to date."""
 
 OLDEST_SQLITE: Final = 3_051_003
@@ -214,14 +214,17 @@ class Storage:
         self._run_script("schema.sql")
         self._run_script("windows.sql")
         self._run_script("window_log.sql")
+        self._run_script("replayed.sql")
         self.run("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
 
     def _update(self, version: int) -> None:
-        """Bring a file of format 1, which has no tables for windows, or 2, which has no log of theirs, up to date."""
+        """Bring an older file up to date: 1 has no tables of windows, 2 no log of theirs, 3 no replayed records."""
         logger.info("%s: format %d becomes %d", self.name, version, FORMAT)
         if version < 2:
             self._run_script("windows.sql")
-        self._run_script("window_log.sql")
+        if version < 3:
+            self._run_script("window_log.sql")
+        self._run_script("replayed.sql")
         self.run("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
 
     def _run_script(self, name: str) -> None:

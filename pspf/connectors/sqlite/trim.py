@@ -8,6 +8,7 @@ from pspf.connectors.operations import Loss, Trimmed
 from pspf.connectors.sqlite.counters import LOST, add_to_counter
 from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.pending import free_keys
+from pspf.connectors.sqlite.replayed import FLOOR
 from pspf.connectors.sqlite.retention import cut_records
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, Partition, get_partition
@@ -75,7 +76,7 @@ def trim_step(storage: Storage, engine: Engine, topic: str, number: int, end: in
     if drop_unread:
         for reader in _readers(storage, topic, partition):
             if reader.floor < trimmed.after:
-                _move(storage, engine, reader, trimmed.after)
+                _move(storage, engine, reader, partition.first, trimmed.after)
         if lost := sum(loss.records for loss in trimmed.lost):
             add_to_counter(storage, LOST, lost)
         engine.grown.add(partition.partition_id)
@@ -85,10 +86,9 @@ def trim_step(storage: Storage, engine: Engine, topic: str, number: int, end: in
 
 def _readers(storage: Storage, topic: str, partition: Partition) -> Iterator[_Reader]:
     for group, handler, cursor_id, position, floor in storage.rows(
-        "SELECT c.group_name, c.handler, c.cursor_id, c.position, min(c.position,"
-        " coalesce((SELECT min(offset) FROM retries r WHERE r.cursor_id = c.cursor_id), c.position),"
-        " coalesce((SELECT min(first) FROM claims m WHERE m.cursor_id = c.cursor_id), c.position))"
-        " FROM cursors c WHERE c.partition_id = ? ORDER BY c.group_name, c.handler",
+        f"SELECT c.group_name, c.handler, c.cursor_id, c.position, {FLOOR}"  # noqa: S608 (a text of ours)
+        " FROM cursors c JOIN partitions p USING (partition_id) WHERE c.partition_id = ?"
+        " ORDER BY c.group_name, c.handler",
         (partition.partition_id,),
     ):
         yield _Reader(Cursor(topic, group, handler or None, partition.partition), cursor_id, position, floor)
@@ -98,21 +98,29 @@ def _lost(storage: Storage, partition: Partition, reader: _Reader, after: int) -
     """Return how many records before `after` the cursor has not finished."""
     unread, _ = _measure(storage, partition.partition_id, max(reader.position, partition.first), after)
     row = storage.row(
-        "SELECT (SELECT coalesce(sum(min(last, ?2 - 1) - first + 1), 0) FROM claims"
-        "  WHERE cursor_id = ?1 AND first < ?2)"
-        " + (SELECT count(*) FROM retries r WHERE r.cursor_id = ?1 AND r.offset < ?2 AND NOT EXISTS"
+        "SELECT (SELECT coalesce(sum(min(last, ?2 - 1) - max(first, ?3) + 1), 0) FROM claims"
+        "  WHERE cursor_id = ?1 AND first < ?2 AND last >= ?3)"
+        " + (SELECT count(*) FROM retries r WHERE r.cursor_id = ?1 AND r.offset >= ?3 AND r.offset < ?2 AND NOT EXISTS"
         " (SELECT 1 FROM claims m WHERE m.cursor_id = ?1 AND r.offset BETWEEN m.first AND m.last))",
-        (reader.cursor_id, after),
+        (reader.cursor_id, after, partition.first),
     )
     assert row is not None
     return unread + int(row[0])
 
 
-def _move(storage: Storage, engine: Engine, reader: _Reader, after: int) -> None:
+def _move(storage: Storage, engine: Engine, reader: _Reader, first: int, after: int) -> None:
+    """Finish what a cursor has not of the records from `first` up to `after`; replayed ones are before and stay."""
     cursor_id = reader.cursor_id
-    storage.run("DELETE FROM retries WHERE cursor_id = ? AND offset < ?", (cursor_id, after))
-    storage.run("DELETE FROM claims WHERE cursor_id = ? AND last < ?", (cursor_id, after))
-    storage.run("UPDATE claims SET first = ?2 WHERE cursor_id = ?1 AND first < ?2", (cursor_id, after))
+    where = (cursor_id, first, after)
+    storage.run("DELETE FROM retries WHERE cursor_id = ? AND offset >= ? AND offset < ?", where)
+    storage.run(
+        "INSERT INTO claims SELECT cursor_id, ?3, last, claim, session, claimed_ms, is_suspect, is_started, crashes"
+        " FROM claims WHERE cursor_id = ?1 AND first < ?2 AND last >= ?3",
+        where,
+    )
+    storage.run("UPDATE claims SET last = ?2 - 1 WHERE cursor_id = ?1 AND first < ?2 AND last >= ?2", where[:2])
+    storage.run("DELETE FROM claims WHERE cursor_id = ? AND first >= ? AND last < ?", where)
+    storage.run("UPDATE claims SET first = ?3 WHERE cursor_id = ?1 AND first >= ?2 AND first < ?3", where)
     if reader.cursor.handler is not None:
         free_keys(storage, cursor_id, engine.clock.now_ms())
     storage.run(

@@ -79,7 +79,7 @@ async def _check_format(lane: Lane) -> None:
         raise BackendCorrupt(
             f"{lane.name} holds format {int(raw)}, and this version of PSPF knows {FORMAT}: use a newer PSPF"
         )
-    if int(raw) < FORMAT:  # 1 has no windows, and who knows no other would leave them behind
+    if int(raw) < FORMAT:  # 1 has no windows, 2 no replayed records: who knows no other would lose them
         await lane.call("SET", FORMAT_KEY, FORMAT)
 
 

@@ -9,6 +9,7 @@ from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import format_entry_id, pack_records, pack_retry
 from pspf.connectors.valkey.inspect import leave_out
 from pspf.connectors.valkey.log import read_range
+from pspf.connectors.valkey.replayed import pack_replayed
 from pspf.connectors.valkey.scripts import Argument, load_script
 from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
 from pspf.records import DEAD_LETTER_SUFFIX, parse_id
@@ -46,19 +47,11 @@ async def replay(core: Core, letters: Sequence[StoredDeadLetter], to: str | None
     check_replay(letters, to)
     if to is not None:
         return await _move(core, letters, to)
-    left = {letter.record[:3]: letter for letter in letters}
-    moved = 0
-    while left:
-        done = await _retry(core, list(left.values()))
-        if isinstance(done, int):
-            return moved + done
-        del left[done.record[:3]]  # its record was trimmed: its own bytes are what there is
-        moved += await _move(core, [done], done.topic)
-    return moved
+    return await _retry(core, letters)
 
 
-async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int | StoredDeadLetter:
-    """Make all of them retry entries: return how many were there, or, and do nothing, one whose record was trimmed."""
+async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int:
+    """Make all of them retry entries, with their own bytes where their records were trimmed; return how many."""
     keys: list[bytes] = []
     arguments: list[Argument] = [core.now()]
     known: list[StoredDeadLetter] = []
@@ -77,14 +70,13 @@ async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int | Store
             format_entry_id(letter.record.offset),
             format_entry_id(parse_id(letter.original_id)[1]),
             pack_retry(0, None, key, letter.error),
+            pack_replayed(letter),
         ]
         known.append(letter)
     if not known:
         return 0
     reply = await core.commands.run(_REPLAY, keys, arguments)
     if isinstance(reply, list):
-        if reply[1] == b"record":
-            return known[reply[0]]
         raise _gone(known[reply[0]])
     replayed: int = reply
     return replayed

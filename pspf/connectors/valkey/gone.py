@@ -22,7 +22,8 @@ async def forget_cursor(member: Member, keys: CursorKeys, group: bytes) -> None:
     What is left half-way is finished by the next one.
     """
     lane = member.commits
-    fixed = (keys.partition.stream, keys.meta, keys.due, keys.retry, keys.key(b"suspects"), keys.keys, keys.slots)
+    waiting = (keys.due, keys.retry, keys.key(b"suspects"), keys.lent)
+    fixed = (keys.partition.stream, keys.meta, *waiting, keys.keys, keys.slots)
     while True:
         some = await read_some(lane, keys, _STEP)
         reply = await lane.run(_RESET, (*fixed, *some.names), (group, *some.arguments))

@@ -1,6 +1,5 @@
 """What groups have done and what they remember: reads for the command line and for tests."""
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
@@ -14,6 +13,7 @@ from pspf.connectors.valkey.members import Roll, are_alive
 from pspf.connectors.valkey.retention import parse_cursor
 from pspf.connectors.valkey.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.topics import Topic
+from pspf.connectors.valkey.waiting import find_first_waiting
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import BackendCorrupt
 from pspf.loggers import get_logger
@@ -26,7 +26,6 @@ _SURVEY_CURSOR: Final = load_script("survey_cursor")
 _COUNT: Final = load_script("count")
 _MOST_COUNTED: Final = 1_000_000
 _STATE_AT_ONCE: Final = 1_000
-_WAITING_AT_ONCE: Final = 2_000
 
 
 async def list_topics(core: Core) -> list[TopicInfo]:
@@ -108,7 +107,7 @@ async def list_cursors(core: Core, group: str | None, topic: str | None) -> list
         [
             ScriptCall(
                 _SURVEY_CURSOR,
-                (keys.partition.stream, keys.meta, keys.due),
+                (keys.partition.stream, keys.meta, keys.due, keys.lent),
                 (core.now(), "" if keys.handler else keys.group),
             )
             for _, keys in found
@@ -157,12 +156,8 @@ async def _cursor_info(lane: Lane, cursor: Cursor, keys: CursorKeys, survey: Any
 
 async def _find_done(lane: Lane, keys: CursorKeys, lowest: bytes) -> bytes:
     """Return the id of the last record before all that wait, and before the lowest of the others; empty for none."""
-    floor = parse_entry_id(lowest)
-    for start in itertools.count(0, _WAITING_AT_ONCE):
-        ids = await lane.call("ZRANGE", keys.due, start, start + _WAITING_AT_ONCE - 1)
-        floor = min(floor, *map(parse_entry_id, ids), floor)
-        if len(ids) < _WAITING_AT_ONCE:
-            break
+    waiting = await find_first_waiting(lane, keys)
+    floor = min(parse_entry_id(lowest), parse_entry_id(lowest) if waiting is None else waiting)
     before = await lane.call("XREVRANGE", keys.partition.stream, b"(" + format_entry_id(floor), "-", "COUNT", 1)
     found: bytes = before[0][0] if before else b""
     return found
@@ -204,6 +199,9 @@ async def _read_pending(core: Core, topic: Topic, group: str) -> Counter[str]:
     for reply in replies:
         for session, count in core.commands.check(reply, "XPENDING")[3] or ():
             pending[session.decode()] += int(count)
+    lent = await core.commands.call_many([("HVALS", keys.cursor(group, None).lent) for keys in topic.partitions])
+    for reply in lent:
+        pending.update(session.decode() for session in core.commands.check(reply, "HVALS"))
     return pending
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Written into each database; one of a newer format is refused, one of an older is brought up to date."""
 
 FORMAT_KEY: Final = b"pspf:format"
@@ -80,7 +80,9 @@ class CursorKeys:
     """Sorted set of what is not done and in nobody's hand: id -> due time; +inf while it is held back (ordered),
     -1 where it was given back, -2 where its worker died (shared)."""
     retry: bytes = field(init=False)
-    """Hash: id -> packed retry (fields.pack_retry)."""
+    """Hash: id -> packed retry (fields.pack_retry); `+` and id -> packed record, of a replayed one (replayed.py)."""
+    lent: bytes = field(init=False)
+    """Hash: id -> session, of replayed records in hand (shared): the stream has no entry that could be pending."""
     keys: bytes = field(init=False)
     """Set: the record keys that have state."""
     slots: bytes = field(init=False)
@@ -93,6 +95,7 @@ class CursorKeys:
             ("meta", b"cur"),
             ("due", b"due"),
             ("retry", b"retry"),
+            ("lent", b"lent"),
             ("keys", b"keys"),
             ("slots", b"slots"),
             ("bell", b"bell"),

@@ -24,6 +24,7 @@ from pspf.connectors.valkey.keys import CursorKeys, escape
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import Reads
 from pspf.connectors.valkey.refunds import refund
+from pspf.connectors.valkey.replayed import read_replayed, unpack_replayed
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.connectors.valkey.waiting import read_waiting, set_right
@@ -227,8 +228,18 @@ class OrderedConsumer(Consumer):
         entries = [entry for some in found for entry in self._reads.lane.check(some, "XRANGE")]
         records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
         if len(records) < len(due):
-            await self._forget_deleted(due.keys() - {record.offset for record in records})
+            records = await self._with_replayed(records, due.keys() - {record.offset for record in records})
         return [record._replace(attempts=due[record.offset]) for record in records]
+
+    async def _with_replayed(self, records: list[Record], offsets: Iterable[int]) -> list[Record]:
+        """Return the records of the stream and the replayed ones at `offsets`, in order; forget what is neither."""
+        ids = {format_entry_id(offset): offset for offset in offsets}
+        found = await read_replayed(self._reads.lane, self._keys, list(ids))
+        if len(found) < len(ids):
+            await self._forget_deleted(ids[raw_id] for raw_id in ids.keys() - found.keys())
+        topic, partition = self.cursor.topic, self.cursor.partition
+        records += [unpack_replayed(topic, partition, ids[raw_id], packed) for raw_id, packed in found.items()]
+        return sorted(records, key=lambda record: record.offset)
 
     async def _forget_deleted(self, offsets: Iterable[int]) -> None:
         keys = self._keys

@@ -10,6 +10,7 @@ from pspf.connectors.valkey.core import Core
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse_entry_id, unpack_retry
 from pspf.connectors.valkey.inspect import find_cursors
 from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.replayed import read_replayed, unpack_replayed
 from pspf.connectors.valkey.scripts import Argument, load_script
 from pspf.connectors.valkey.wire import Lane
 from pspf.errors import NotFound
@@ -41,12 +42,14 @@ async def _pending_of(
 ) -> list[PendingRecord]:
     lane = core.commands
     stream = keys.partition.stream
-    in_hand: dict[bytes, tuple[str, int]] = {}
+    in_hand: dict[bytes, tuple[str, int | None]] = {}
     owner: str | None = None
     if cursor.handler is None:
         for raw_id, consumer, idle_ms, _ in await _read_in_hand(core, stream, keys.group, max_records):
             # Its delivery was stamped by the clock that counts; the server took its own now to compare.
             in_hand[raw_id] = (consumer.decode(), max(0, now_ms - (server_ms - idle_ms)))
+        lent = await lane.call("HGETALL", keys.lent)
+        in_hand |= {raw_id: (session.decode(), None) for raw_id, session in zip(lent[::2], lent[1::2], strict=True)}
     else:
         owner = ((await lane.call("HGET", keys.meta, "session")) or b"").decode() or None
     scores = await _read_first_due(lane, keys, max_records)
@@ -56,8 +59,12 @@ async def _pending_of(
         ids = chosen[start : start + _PAGE]
         replies = await lane.call_many([("XRANGE", stream, raw_id, raw_id) for raw_id in ids])
         packed = await lane.call("HMGET", keys.retry, *ids)
+        missing = [raw_id for raw_id, reply in zip(ids, replies, strict=True) if lane.check(reply, "XRANGE") == []]
+        replayed = await read_replayed(lane, keys, missing)
         for raw_id, reply, retry in zip(ids, replies, packed, strict=True):
-            records = decode_entries(cursor.topic, cursor.partition, lane.check(reply, "XRANGE"))
+            records = decode_entries(cursor.topic, cursor.partition, reply)
+            if raw_id in replayed:
+                records = [unpack_replayed(cursor.topic, cursor.partition, parse_entry_id(raw_id), replayed[raw_id])]
             attempts, _, retry_key, error = (0, None, None, "") if retry is None else unpack_retry(retry)
             consumer, age_ms = in_hand.get(
                 raw_id, (owner, max(0, now_ms - records[0].timestamp_ms) if records else None)
@@ -115,7 +122,15 @@ async def drop_pending(core: Core, records: Sequence[PendingRecord]) -> int:
     dropped = 0
     for cursor, keys, ids in await _by_cursor(core, records):
         partition = keys.partition
-        script_keys = [partition.stream, partition.meta, keys.meta, keys.due, keys.retry, keys.key(b"suspects")]
+        script_keys = [
+            partition.stream,
+            partition.meta,
+            keys.meta,
+            keys.due,
+            keys.retry,
+            keys.key(b"suspects"),
+            keys.lent,
+        ]
         group = keys.group if cursor.handler is None else ""
         for start in range(0, len(ids), _PAGE):
             dropped += await core.commands.run(_DROP, script_keys, [group, *ids[start : start + _PAGE]])

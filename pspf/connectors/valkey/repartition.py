@@ -265,6 +265,7 @@ class _Copy:
             names += [keys.live(session) for session in sessions]
         for cursor in cursors:
             _, remembered = await read_all(lane, cursor)
-            names += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects"), cursor.keys, cursor.slots]
+            names += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects"), cursor.lent, cursor.keys]
+            names.append(cursor.slots)
             names += remembered.names
         return names

@@ -51,7 +51,7 @@ async def _run_seek(
 ) -> tuple[int, int, int]:
     lane = core.commands
     suspects = keys.key(b"suspects")
-    script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, suspects, keys.partition.floors]
+    script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, suspects, keys.partition.floors, keys.lent]
     arguments: list[Argument] = [
         keys.group_name,
         "1" if cursor.handler is None else "",
@@ -120,7 +120,7 @@ async def delete_cursor(core: Core, keys: CursorKeys) -> None:
     reply = -1
     while reply < 0:
         await forget_state(core.commands, keys)
-        script_keys = [*fixed, keys.key(b"suspects"), keys.keys, keys.slots]
+        script_keys = [*fixed, keys.key(b"suspects"), keys.lent, keys.keys, keys.slots]
         reply = await core.commands.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
 
 

@@ -20,6 +20,7 @@ from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.liveness import Member
 from pspf.connectors.valkey.reading import Reads
 from pspf.connectors.valkey.refunds import refund
+from pspf.connectors.valkey.replayed import decode_taken
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.settling import after_commit
 from pspf.errors import BackendUnavailable, StateUnavailable
@@ -180,7 +181,7 @@ class SharedConsumer(Consumer):
     async def _recover(self) -> bool:
         """Give back what is pending on us and unknown to us: the reply of a read was lost. Return whether any was."""
         keys = self._keys
-        where = [keys.partition.stream, keys.meta, keys.due, self._suspects]
+        where = [keys.partition.stream, keys.meta, keys.due, self._suspects, keys.lent]
         recovered, is_more = 0, b"1"
         while is_more == b"1":
             known = list(self._hand.values())
@@ -193,14 +194,14 @@ class SharedConsumer(Consumer):
     @property
     def _script_keys(self) -> list[bytes]:
         keys = self._keys
-        return [keys.partition.stream, keys.meta, keys.due, keys.retry, self._suspects]
+        return [keys.partition.stream, keys.meta, keys.due, keys.retry, self._suspects, keys.lent]
 
     def _deliver(self, entries: Sequence[Any], packed: Sequence[bytes], crashes: int | None) -> Batch:
         attempts = {
             parse_entry_id(raw_id): unpack_retry(retry)[0]
             for raw_id, retry in zip(packed[::2], packed[1::2], strict=True)
         }
-        records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        records = decode_taken(self.cursor.topic, self.cursor.partition, entries)
         self._hand.update((record.offset, format_entry_id(record.offset)) for record in records)
         self._noted.update(attempts)
         if attempts:
@@ -317,7 +318,7 @@ class SharedConsumer(Consumer):
         self._alone = offsets[0] if len(offsets) == 1 else None
         label = f"{self._member.session}#{self._runs}"
         ids = [format_entry_id(offset) for offset in sorted(offsets)]
-        keys = [self._keys.partition.stream, self._keys.meta, self._suspects]
+        keys = [self._keys.partition.stream, self._keys.meta, self._suspects, self._keys.lent]
         await self._member.commits.run(_INTEND, keys, [self._keys.group, self._member.session, label, *ids])
 
     async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
@@ -329,7 +330,7 @@ class SharedConsumer(Consumer):
         faults.reach("release")
         await self._end_reading()
         keys = self._keys
-        where = [keys.partition.stream, keys.meta, keys.due, self._suspects]
+        where = [keys.partition.stream, keys.meta, keys.due, self._suspects, keys.lent]
         while await self._member.commits.run(_RELEASE, where, [keys.group, self._member.session]) == b"1":
             pass
         self._hand.clear()

@@ -29,21 +29,31 @@ async def read_waiting(lane: Lane, keys: CursorKeys) -> list[Retry]:
 
 
 async def find_first_waiting(lane: Lane, keys: CursorKeys) -> int | None:
-    """Return the lowest offset that waits, None where nothing does."""
+    """Return the lowest offset of the stream's records that wait, None where none does."""
+    begin = await find_begin(lane, keys)
     first: int | None = None
     start = 0
     while ids := await lane.call("ZRANGE", keys.due, start, start + _PAGE - 1):
-        lowest = min(map(parse_entry_id, ids))
-        first = lowest if first is None else min(first, lowest)
+        of_stream = [offset for offset in map(parse_entry_id, ids) if begin is not None and offset >= begin]
+        first = min(of_stream if first is None else [first, *of_stream], default=None)
         start += _PAGE
     return first
 
 
+async def find_begin(lane: Lane, keys: CursorKeys) -> int | None:
+    """Return the offset of the stream's first record, None without any. What waits before it is replayed."""
+    entries = await lane.call("XRANGE", keys.partition.stream, "-", "+", "COUNT", 1)
+    return parse_entry_id(entries[0][0]) if entries else None
+
+
 async def count_waiting_before(lane: Lane, keys: CursorKeys, offset: int) -> int:
-    """Return how many records wait before an offset."""
+    """Return how many of the stream's records wait before an offset."""
+    begin = await find_begin(lane, keys)
+    if begin is None:
+        return 0
     count = start = 0
     while ids := await lane.call("ZRANGE", keys.due, start, start + _PAGE - 1):
-        count += sum(parse_entry_id(raw_id) < offset for raw_id in ids)
+        count += sum(begin <= parse_entry_id(raw_id) < offset for raw_id in ids)
         start += _PAGE
     return count
 

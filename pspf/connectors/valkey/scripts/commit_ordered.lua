@@ -93,7 +93,7 @@ if lost > 0 then redis.call('HINCRBY', KEYS[#KEYS], 'lost', lost) end
 local at = 22
 for number = at, at + done - 1 do
   redis.call('ZREM', due, ARGV[number])
-  redis.call('HDEL', retry, ARGV[number])
+  redis.call('HDEL', retry, ARGV[number], '+' .. ARGV[number])
 end
 at = at + done
 for _ = 1, retries do

@@ -1,4 +1,4 @@
--- Forgets records of an ordered cursor that wait and are no more in the stream (XDEL by hand). The cursor has moved
+-- Forgets records of an ordered cursor that wait and are neither in the stream (XDEL by hand) nor replayed. The cursor has moved
 -- by it: its owner has to take it again, and sets right what waited behind one of them.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry
@@ -15,7 +15,7 @@ if wrong then return wrong end
 local forgotten = 0
 for number = 2, #ARGV do
   local id = ARGV[number]
-  if #redis.call('XRANGE', stream, id, id) == 0 then
+  if #redis.call('XRANGE', stream, id, id) == 0 and redis.call('HEXISTS', retry, '+' .. id) == 0 then
     if forgotten == 0 then redis.call('HINCRBY', meta, 'seq', 1) end
     redis.call('ZREM', due, id)
     redis.call('HDEL', retry, id)

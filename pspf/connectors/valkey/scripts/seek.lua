@@ -1,7 +1,7 @@
 -- Moves a cursor: what it had not finished is forgotten, its lease ends. State that is to be forgotten is marked, and
 -- nobody takes the cursor before it is (forget_state.lua).
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors  7 lent
 -- ARGV  1 the cursor's group on the stream  2 '1' in shared mode  3 the id wanted next  4 the id before it
 --       5 '1' to say only what would be  6 '1' to forget the state
 -- Reply {first id in hand or unread before, next id after, number of unfinished records, first id of the stream};
@@ -15,6 +15,7 @@ local group, is_shared, wanted = ARGV[1], ARGV[2] == '1', ARGV[3]
 
 local floor, _, unfinished, in_hand = stand_of(stream, group, is_shared, cursor, due)
 if not floor then return {'GONE'} end
+unfinished = unfinished + redis.call('HLEN', KEYS[7])
 local info = fields_of(redis.call('XINFO', 'STREAM', stream))
 local length, added, last = info['length'], info['entries-added'], info['last-generated-id']
 local first = info['first-entry'] and info['first-entry'][1] or after(last)
@@ -34,7 +35,7 @@ if not passed then
 end
 
 local wrong = check_keys(1, 1, 'stream', 'XACK', 'XGROUP SETID') or check_keys(2, 2, 'hash', 'HSET', 'HDEL', 'HINCRBY')
-  or check_keys(3, 5, nil, 'UNLINK') or check_keys(6, 6, 'zset', 'ZREM', 'ZRANGE')
+  or check_keys(3, 5, nil, 'UNLINK') or check_keys(7, 7, nil, 'UNLINK') or check_keys(6, 6, 'zset', 'ZREM', 'ZRANGE')
 if wrong then return wrong end
 
 -- The first write, one that the server refuses when out of memory.
@@ -43,7 +44,7 @@ redis.call('HSET', cursor, 'position', position, 'passed', passed and text(passe
 redis.call('HINCRBY', cursor, 'seq', 1)
 redis.call('HDEL', cursor, 'floor')
 if is_shared then take_away(stream, group, cursor, '-', '+') end
-redis.call('UNLINK', due, KEYS[4], KEYS[5])
+redis.call('UNLINK', due, KEYS[4], KEYS[5], KEYS[7])
 if passed then
   redis.call('XGROUP', 'SETID', stream, group, before, 'ENTRIESREAD', text(passed))
 else

@@ -1,6 +1,6 @@
 -- How far a cursor is.
 --
--- KEYS  1 stream  2 the cursor's meta  3 its due
+-- KEYS  1 stream  2 the cursor's meta  3 its due  4 lent
 -- ARGV  1 now  2 the group in shared mode, else empty
 -- Reply {number unread (-1: count it from the next id), next id, id of the last record of the done ones or
 --       empty, last id ever given, in hand, age of the oldest of these in ms (-1: none), given back, waiting for
@@ -50,7 +50,7 @@ floor = floor or position
 if is_before(position, floor) then floor = position end
 local is_long = redis.call('ZCARD', due) > LOOKED_THROUGH
 for _, id in ipairs(is_long and {} or redis.call('ZRANGE', due, 0, -1)) do
-  if is_before(id, floor) then floor = id end
+  if first and not is_before(id, first) and is_before(id, floor) then floor = id end -- others are replayed
 end
 
 local unread
@@ -71,6 +71,7 @@ elseif first then
   local entry = redis.call('XREVRANGE', stream, '(' .. floor, '-', 'COUNT', 1)[1]
   done = entry and entry[1] or ''
 end
+pending = pending + redis.call('HLEN', KEYS[4])
 return {unread, position, done, last, pending, age, redis.call('ZCOUNT', due, '-inf', '(0'),
   redis.call('ZCOUNT', due, 0, '(+inf'), redis.call('ZCOUNT', due, '+inf', '+inf'), meta[3] or '', meta[4] or '',
   meta[5] or '', is_long and floor or ''}

@@ -1,12 +1,14 @@
 -- Gives a session what is there beside the stream's new records: what dead sessions had in hand
--- (suspect), what was given back, and the retries that are due. What it gives is pending on the session.
+-- (suspect), what was given back, and the retries that are due. What it gives is pending on the session; a replayed
+-- record, of which the stream has no entry, is lent to it instead.
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects, then the `live` keys of the sessions in ARGV
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 lent, then the `live` keys of the sessions in ARGV
 -- ARGV  1 now  2 group  3 session  4 number of records at most, then other sessions of the group
 -- Reply {takes, ms until the next retry is due (-1: none), entries, attempts of each that has some
 --       (id, packed retry, ...), '1' where they are suspect, crashes of a suspect,
 --       '1' to call again at once, the sessions of the group where ARGV lacks some (then nothing was given),
---       entries found deleted, number of records that were pending on the session before}
+--       entries found deleted, number of records that were pending on the session before, or lent to it}
+--       An entry of three parts is a replayed record, packed (replayed.py) where a value of its fields would be.
 --       or {'GONE'} where there is no such group any more.
 -- Caller: shared.py
 
@@ -14,7 +16,7 @@ local STEP = 1000
 local OF_SESSION = 5 -- what a dead session costs beside its records, in records
 local MANY_BYTES = 2000000
 
-local stream, meta, due, retry, suspects = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local stream, meta, due, retry, suspects, lent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, session, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now_ms, shift = read_clock(ARGV[1])
 local is_own_clock = ARGV[1] ~= ''
@@ -24,24 +26,24 @@ local consumers = redis.call('XINFO', 'CONSUMERS', stream, group)
 if redis.call('HEXISTS', meta, 'start') == 0 then return {'GONE'} end
 
 local wrong = check_keys(1, 1, 'stream', 'XACK', 'XCLAIM', 'XGROUP DELCONSUMER')
-  or check_keys(2, 2, 'hash', 'HSET', 'HDEL', 'HINCRBY') or check_keys(3, 3, 'zset', 'ZADD', 'ZREM')
-  or check_keys(4, 5, 'hash', 'HSET', 'HDEL')
+  or check_keys(2, 2, 'hash', 'HSET', 'HDEL', 'HINCRBY') or check_keys(3, 3, 'zset', 'ZADD', 'ZREM', 'ZRANGE')
+  or check_keys(4, 6, 'hash', 'EXISTS', 'HGET', 'HSET', 'HDEL')
 if wrong then return wrong end
 
 -- Puts a step of what a dead session had in hand up for others, each record as suspect. Of those
 -- that were running alone one ended the process: they are halved, and one alone is charged.
 -- Returns whether anything is left: all dead sessions together get one step a call.
 local left = STEP
+local of_lent = {} -- session -> ids of the replayed records that it has
 local function take_over(name)
   if left <= 0 then return true end
   local most = left
   local rows = redis.call('XPENDING', stream, group, '-', '+', most, name)
   left = left - #rows - OF_SESSION
-  if #rows > 0 then
+  if #rows > 0 or of_lent[name] then
     local started = redis.call('HGET', meta, 's:' .. name) or ''
     local label, count, middle = string.match(started, '^(%S+) (%d+) (%S+)$')
-    for number = 1, #rows do
-      local id = rows[number][1]
+    local function accuse(id)
       local suspicion = redis.call('HGET', suspects, id)
       local of, crashes = string.match(suspicion or '', '^(%S+) (%d+)$')
       if not of then
@@ -55,8 +57,16 @@ local function take_over(name)
       end
       redis.call('HSET', suspects, id, of .. ' ' .. text(tonumber(crashes)))
       redis.call('ZADD', due, -2, id)
-      redis.call('XACK', stream, group, id)
     end
+    for number = 1, #rows do
+      accuse(rows[number][1])
+      redis.call('XACK', stream, group, rows[number][1])
+    end
+    for _, id in ipairs(of_lent[name] or {}) do
+      accuse(id)
+      redis.call('HDEL', lent, id)
+    end
+    of_lent[name] = nil
     redis.call('HINCRBY', meta, 'takes', 1)
   end
   if #rows == most then return true end
@@ -66,12 +76,24 @@ local function take_over(name)
 end
 
 local live = {}
-for number = 5, #ARGV do live[ARGV[number]] = KEYS[number + 1] end
-local names, has_unknown, is_more, own = {}, false, false, 0
-for _, consumer in ipairs(consumers) do
+for number = 5, #ARGV do live[ARGV[number]] = KEYS[number + 2] end
+local all, own, is_known = {}, 0, {}
+for number, consumer in ipairs(consumers) do
   local fields = fields_of(consumer)
   local name = fields['name']
+  all[number], is_known[name] = name, true
   if name == session then own = fields['pending'] end
+end
+local borrowed = redis.call('HGETALL', lent)
+for at = 1, #borrowed, 2 do
+  local id, name = borrowed[at], borrowed[at + 1]
+  of_lent[name] = of_lent[name] or {}
+  table.insert(of_lent[name], id)
+  if not is_known[name] then all[#all + 1], is_known[name] = name, true end
+end
+own = own + #(of_lent[session] or {})
+local names, has_unknown, is_more = {}, false, false
+for _, name in ipairs(all) do
   if name ~= session and string.match(name, '^[%w._-]+%-%d+%-%x%x%x%x%x%x$') then
     names[#names + 1] = name
     if not live[name] then
@@ -93,6 +115,11 @@ local function claim(ids)
   local entries, from, page, bytes = {}, 1, 8, 0
   while from <= #ids and bytes < MANY_BYTES do
     local last, of_page, there = math.min(from + page - 1, #ids), 0, {}
+    local function add(entry)
+      entries[#entries + 1] = entry
+      there[entry[1]] = true
+      of_page = of_page + #entry[2][2]
+    end
     local command = {'XCLAIM', stream, group, session, 0}
     for number = from, last do command[#command + 1] = ids[number] end
     command[#command + 1] = 'FORCE'
@@ -100,14 +127,14 @@ local function claim(ids)
       command[#command + 1] = 'TIME'
       command[#command + 1] = ARGV[1]
     end
-    for _, entry in ipairs(redis.call(unpack(command))) do
-      entries[#entries + 1] = entry
-      there[entry[1]] = true
-      of_page = of_page + #entry[2][2]
-    end
+    for _, entry in ipairs(redis.call(unpack(command))) do add(entry) end
     redis.call('ZREM', due, unpack(ids, from, last))
     for number = from, last do
-      if not there[ids[number]] then
+      local record = not there[ids[number]] and redis.call('HGET', retry, '+' .. ids[number])
+      if record then
+        redis.call('HSET', lent, ids[number], session)
+        add({ids[number], {'', record}, 1})
+      elseif not there[ids[number]] then
         redis.call('HDEL', retry, ids[number])
         redis.call('HDEL', suspects, ids[number])
         deleted = deleted + 1

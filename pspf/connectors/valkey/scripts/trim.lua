@@ -33,6 +33,7 @@ local floor, scanned, large = nil, 0, {}
 local function lower(id)
   if not floor or is_before(id, floor) then floor = id end
 end
+local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 for number = 4, #ARGV do
   local group = ARGV[number]
   local cursor, due = KEYS[number * 2 - 3], KEYS[number * 2 - 2]
@@ -52,7 +53,9 @@ for number = 4, #ARGV do
   local count = redis.call('ZCARD', due)
   if scanned + count <= LOOKED_THROUGH then
     scanned = scanned + count
-    for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do lower(id) end
+    for _, id in ipairs(redis.call('ZRANGE', due, 0, -1)) do
+      if not is_before(id, first[1]) then lower(id) end -- else it is replayed, and none of the stream's
+    end
   else
     large[#large + 1] = due
   end
@@ -95,8 +98,7 @@ if #large > 0 then
 end
 
 -- Large entries take their time to go.
-local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-if first and #first[2][2] > 50000 then STEP = 20 end
+if #first[2][2] > 50000 then STEP = 20 end
 -- Whole nodes first, which costs little; then what is left in the node that the cut goes through.
 local trimmed = redis.call('XTRIM', stream, 'MINID', '~', cut, 'LIMIT', STEP)
 if trimmed < STEP / 2 then
