@@ -27,6 +27,7 @@ from pspf.processing.held_back import HeldBack
 from pspf.processing.narration import Narrator, fields_of
 from pspf.processing.stop import Stop
 from pspf.records import Batch, Commit, Cursor, Record
+from pspf.shielding import shielded
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
 from pspf.telemetry import BatchTimes, TelemetryManager
@@ -80,7 +81,7 @@ class BatchProcessor:
             await loop.run_apart()
         finally:
             self._loops.discard(loop)
-            await asyncio.shield(loop.close())
+            await shielded(loop.close())
 
 
 class _CursorLoop:

@@ -25,6 +25,7 @@ from pspf.processing.stop import Stop
 from pspf.processing.windows.folds import make_loader
 from pspf.records import Appended, Cursor, NewRecord, check_name, encode_headers, format_ids
 from pspf.settings import settings
+from pspf.shielding import shielded
 from pspf.state.base import StateStore
 from pspf.subscription import (
     Handler,
@@ -534,7 +535,7 @@ class Stream:
             self._stop = self._runner = None
             try:
                 if not was_connected:
-                    await asyncio.shield(self._disconnect())
+                    await shielded(self._disconnect())
             finally:
                 finished.set()
 
@@ -560,7 +561,7 @@ class Stream:
             yield session
         finally:
             self.session_id = self._session = None
-            await asyncio.shield(_leave(session))
+            await shielded(_leave(session))
 
     async def _look_for_orphans(
         self, subscriptions: Sequence[Subscription], places: Collection[tuple[str, str]], stop: Stop
@@ -723,7 +724,7 @@ class Stream:
                 if not self._is_connected:
                     await self._prepare()
         finally:
-            await asyncio.shield(self.broker.leave(caller))
+            await shielded(self.broker.leave(caller))
 
     async def _prepare(self) -> None:
         try:
@@ -731,7 +732,7 @@ class Stream:
             if self.state_store is not None:
                 await self.state_store.start()
         except BaseException:
-            await asyncio.shield(self.broker.leave(self))
+            await shielded(self.broker.leave(self))
             raise
         self._is_connected = True
 

@@ -1,0 +1,46 @@
+"""Work that goes on where its caller is cancelled."""
+
+import asyncio
+import gc
+
+import pytest
+
+from pspf.shielding import shielded
+
+
+async def test_work_goes_on_where_its_caller_is_cancelled_and_its_failure_is_no_traceback_of_the_event_loop() -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["message"]))
+    go_on, has_ended = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        await go_on.wait()
+        has_ended.set()
+        raise RuntimeError("the file is gone")
+
+    caller = asyncio.create_task(shielded(work()))
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    del caller
+    go_on.set()
+    await has_ended.wait()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert told == []
+
+
+async def test_what_fails_while_its_caller_waits_is_raised() -> None:
+    async def work() -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        await shielded(work())
+
+
+async def test_what_work_comes_to_is_returned() -> None:
+    async def work() -> int:
+        return 7
+
+    assert await shielded(work()) == 7
