@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakSet
 
+from pspf.connectors.sqlite.ownership import make_directory
 from pspf.errors import BackendUnavailable
 
 
@@ -57,6 +58,7 @@ class FileLiveness(Liveness):
     """Lock files beside the database."""
 
     def __init__(self, database: Path) -> None:
+        self._database = database
         self._directory = Path(f"{database}-sessions")
         self._held: dict[str, int] = {}
         self._mutex = threading.Lock()
@@ -74,13 +76,18 @@ class FileLiveness(Liveness):
             if before is not None:
                 os.close(before)
         except OSError as error:
+            way_out = (
+                f"\n  give {self._directory} to the user that {self._database.name} belongs to, or run as its owner"
+                if isinstance(error, PermissionError)
+                else ""
+            )
             raise BackendUnavailable(
-                f"{path}: this session's lock can't be taken: {error.strerror or error}"
+                f"{path}: this session's lock can't be taken: {error.strerror or error}{way_out}"
             ) from error
 
     def _make(self, path: Path) -> int:
         """Make the file and hold its lock. It gets its name when it is locked: before, it would be a dead session's."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory, self._database)
         hidden = path.with_name(f".{path.name}")
         descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:

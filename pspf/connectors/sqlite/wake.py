@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from pspf.connectors.sqlite import forks
+from pspf.connectors.sqlite.ownership import follow, make_directory
 from pspf.loggers import get_logger
 
 logger = get_logger(__name__)
@@ -43,6 +44,7 @@ class Wake:
     """This process's socket, and the way to the others'. Used by the engine's thread."""
 
     def __init__(self, database: Path) -> None:
+        self._database = database
         self._directory = wake_directory(database)
         self._path = self._directory / f"{os.getpid()}-{secrets.token_hex(4)}"
         self._socket = _make_socket()
@@ -58,8 +60,9 @@ class Wake:
             self._socket.close()
             self._socket = _make_socket()
         if is_wanted and not self.is_listening:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_directory(self._directory, self._database)
             self._socket.bind(str(self._path))
+            follow(self._path, self._database)
             self.is_listening = True
             selector.register(self._socket, selectors.EVENT_READ)
 
