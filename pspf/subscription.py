@@ -168,8 +168,21 @@ def _parameters(function: Callable[..., Any], named: str) -> list[inspect.Parame
         if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
             raise ConfigurationError(f"handler {named}: {parameter.name!r} is keyword-only; handlers are {_SHAPES}")
         if parameter.default is parameter.empty:
-            required.append(parameter)
+            required.append(parameter.replace(annotation=_plain_context(parameter.annotation)))
+    rest = next((each.name for each in signature.parameters.values() if each.kind is each.VAR_POSITIONAL), None)
+    if not required and rest is not None:
+        raise ConfigurationError(
+            f"handler {named} takes *{rest}, which does not say what it takes: put functools.wraps into the decorator"
+            f" that made it, or write its parameters out; handlers are {_SHAPES}"
+        )
     return required
+
+
+def _plain_context(annotation: Any) -> Any:
+    """Return the context's class of `Annotated[Context, ...]`, anything else as it is."""
+    if typing.get_origin(annotation) is typing.Annotated and _is_context(annotation.__origin__):
+        return annotation.__origin__
+    return annotation
 
 
 def _shape(named: str, parameters: list[inspect.Parameter], annotations: list[Any]) -> tuple[Takes, bool, Any]:

@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from pspf import BaseEvent, Context, RetryPolicy
 from pspf.context import SyncContext
 from pspf.errors import ConfigurationError
-from pspf.subscription import Subscription, Takes, choose_model, inspect_handler
+from pspf.subscription import Subscription, Takes, choose_model, inspect_fold, inspect_handler
 
 
 class Order(BaseEvent):
@@ -27,6 +27,7 @@ async def batch_context(events: list[Order], ctx: Context) -> None: ...
 async def bare_batch(events: list) -> None: ...  # type: ignore[type-arg]
 async def with_default(event: Order, factor: int = 2, *, other: int = 3) -> None: ...
 def plain(event: Order, ctx: SyncContext) -> None: ...
+async def annotated_context(event: Order, ctx: Annotated[Context, "of the batch"]) -> None: ...
 async def quoted(event: "Order", ctx: "Context") -> None: ...
 
 
@@ -44,6 +45,7 @@ async def quoted(event: "Order", ctx: "Context") -> None: ...
         (bare_batch, Takes.BATCH, False, True, None),
         (with_default, Takes.EVENT, False, True, Order),
         (plain, Takes.EVENT, True, False, Order),
+        (annotated_context, Takes.EVENT, True, True, Order),
         (quoted, Takes.EVENT, True, True, Order),
         (functools.partial(event_context), Takes.EVENT, True, True, Order),
     ],
@@ -60,6 +62,7 @@ async def none() -> None: ...
 async def four(a, b, c, d): ...  # type: ignore[no-untyped-def]
 async def two_events(a: Order, b: Order) -> None: ...
 async def keyword_only(event: Order, *, clock: int) -> None: ...
+async def anything(*arguments: Any, **options: Any) -> None: ...
 async def generator(event: Order) -> Any:
     yield 1
 
@@ -77,6 +80,7 @@ async def unknown_model(event: "Missing") -> None: ...  # type: ignore[name-defi
     ("function", "reason"),
     [
         (none, "takes 0 parameters"),
+        (anything, "put functools.wraps into the decorator"),
         (four, "takes 4 parameters"),
         (two_events, "no known shape"),
         (keyword_only, "'clock' is keyword-only"),
@@ -91,6 +95,11 @@ async def unknown_model(event: "Missing") -> None: ...  # type: ignore[name-defi
 def test_what_is_no_handler_is_refused_with_the_reason(function: Any, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         inspect_handler(function)
+
+
+def test_so_is_a_windowed_handler_that_does_not_say_what_it_takes() -> None:
+    with pytest.raises(ConfigurationError, match=r"put functools\.wraps into the decorator"):
+        inspect_fold(anything)
 
 
 def test_a_handlers_name_is_its_functions_or_its_own() -> None:
