@@ -15,6 +15,9 @@
 local STEP = 1000
 local OF_SESSION = 5 -- what a dead session costs beside its records, in records
 local MANY_BYTES = 2000000
+local PAGE = 64
+local NOT_TOLD = ''
+local OF_LABEL = 4 -- a page goes on to the next where one of so many in it is of the label
 
 local stream, meta, due, retry, suspects, lent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, session, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -150,25 +153,39 @@ local function in_order(ids)
   return sort_ids(ids)
 end
 
-local entries, is_suspect, crashes = {}, false, 0
--- The suspects of one label, which were in hand together; others are for the next call.
-local accused = in_order(redis.call('ZRANGEBYSCORE', due, -2, -2, 'LIMIT', 0, STEP))
-while #accused > 0 and #entries == 0 do
-  local chosen, rest, label = {}, {}, nil
-  for _, id in ipairs(accused) do
-    local of, times = string.match(redis.call('HGET', suspects, id) or '', '^(%S+) (%d+)$')
-    of = of or ''
-    label = label or of
-    if of == label and #chosen < limit then
-      chosen[#chosen + 1] = id
-      crashes = tonumber(times or 0)
-    else
-      rest[#rest + 1] = id
+-- Suspects of one label, which ran together; others are for the next call. What dead sessions had in hand, and nobody
+-- said that it would run, is of one label, whoever had it: together or apart, none of it is charged. Looks through pages while many of
+-- what it sees are of that label: with very many labels it would look at all of them for a few records each time.
+local to_look_at, crashes = STEP, 0
+local function choose_suspects()
+  local chosen, label, from, page = {}, nil, 0, PAGE
+  while to_look_at > 0 do
+    local ids = in_order(redis.call('ZRANGEBYSCORE', due, -2, -2, 'LIMIT', from, math.min(page, to_look_at)))
+    local of_label = 0
+    for _, id in ipairs(ids) do
+      local of, times = string.match(redis.call('HGET', suspects, id) or '', '^(%S+) (%d+)$')
+      if not of or (times == '0' and not string.find(of, '#', 1, true)) then of = NOT_TOLD end
+      label = label or of
+      if of == label and #chosen < limit then
+        chosen[#chosen + 1] = id
+        crashes = tonumber(times or 0)
+        of_label = of_label + 1
+      end
     end
+    from, to_look_at = from + #ids, to_look_at - #ids
+    if #ids < page or #chosen == limit or OF_LABEL * of_label < #ids then break end
+    page = 2 * page
   end
-  entries, accused = claim(chosen), rest
-  is_suspect = #entries > 0
+  return chosen
 end
+
+local entries, is_suspect = {}, false
+repeat
+  local accused = choose_suspects()
+  if #accused > 0 then entries = claim(accused) end
+  is_suspect = #entries > 0
+until is_suspect or #accused == 0
+if not is_suspect and to_look_at <= 0 then is_more = true end
 if #entries == 0 then
   local ready = redis.call('ZRANGEBYSCORE', due, -1, text(now_ms), 'LIMIT', 0, math.max(limit, STEP))
   local chosen = {}
