@@ -62,6 +62,9 @@ async def open_broker(url: str | None, *, makes: bool = False, names: bool = Tru
         raise BackendUnavailable(f"{broker.name} did not answer within {GIVE_UP_S:.0f} s") from None
     if names:
         say(f"broker: {broker.name}")
+        obstacle = broker.find_obstacle()
+        if obstacle is not None:
+            say(f"nothing can be stored now: {obstacle}")
     try:
         yield broker
     finally:

@@ -51,15 +51,16 @@ def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str 
     from pspf.cli.roster import read_workers
     from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
 
-    async def work() -> list[dict[str, Any]]:
+    async def work() -> tuple[list[dict[str, Any]], str | None]:
         async with brokers.open_broker(backend, names=False) as broker:
-            return await read_workers(broker)
+            return await read_workers(broker), broker.find_obstacle()
 
     host = socket.gethostname()
     reasons: list[str] = []
     workers: list[dict[str, Any]] = []
+    obstacle: str | None = None
     try:
-        workers = brokers.run(work())
+        workers, obstacle = brokers.run(work())
     except (BackendUnavailable, BackendCorrupt, NotFound) as error:  # nothing is healthy there, and that is the answer
         reasons = [f"nobody can tell: {error}"]
     found = [
@@ -69,6 +70,10 @@ def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str 
     ]
     if not found and not reasons:
         reasons = [f"no worker {worker} is running" if worker else f"no worker is running on {host}"]
+        if obstacle is not None:  # who can't write can't show itself either
+            reasons = [f"nobody can tell: {obstacle}"]
+    elif asks_ready and obstacle is not None:
+        reasons = [f"no worker can commit: {obstacle}"]
     if asks_ready:
         for each in found:
             if not each.get("ready"):

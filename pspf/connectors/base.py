@@ -406,6 +406,13 @@ class Broker(ABC):
         """Refuse, from now on, to open another broker at the place that `identity` was taken at, or to make one."""
         return  # a server is what answers at its address
 
+    def find_obstacle(self) -> str | None:
+        """Return who keeps an open broker from being written to, and since when; None where nothing is known of it.
+
+        May be called from any thread.
+        """
+        return None
+
     @property
     def secret_url(self) -> str | None:
         """The URL by which another process opens the same broker, with its password: never to be shown.

@@ -8,6 +8,7 @@ from pspf.runtime.front import open_front, showing
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.meeting import final_lag
 from pspf.runtime.monitor import Monitor
+from pspf.runtime.outcome import STOPPED
 from pspf.runtime.plan import AppPlan
 from pspf.runtime.presence import Presence
 from pspf.runtime.request import Request
@@ -35,5 +36,5 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[
         say(line)
     with showing(front, loaded, plan.shapes, control, worker=name, log_format=request.options.log_format):
         ended = run_process(worker.run(), request.options.loop)
-    say(ended.totals.describe(final_lag(loaded, plan.cursors)))
+    say(ended.totals.describe(final_lag(loaded, plan.cursors, is_hurried=ended.code in STOPPED)))
     return ended.code

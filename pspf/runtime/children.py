@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from pspf.connectors.identity import make_session_id
 from pspf.errors import ConfigurationError
@@ -27,6 +28,9 @@ from pspf.runtime.supervisor import Supervisor
 from pspf.settings import settings
 
 logger = get_logger(__name__)
+
+_HURRIED_S: Final = 0.2
+"""How long the worker may take to withdraw when it has given up what it had in hand."""
 
 
 @contextmanager
@@ -93,9 +97,14 @@ def run_children(
         if request.reload:
             stack.enter_context(_watch_files(request.folder, supervisor))
         outcome = supervisor.run(_make_specs(plan, request.options))
+        if outcome.is_given_up:
+            presence.leave_s = _HURRIED_S
+            obstacle = loaded.stream.broker.find_obstacle()
+            if obstacle is not None:
+                say(f"what was in hand was given up: {obstacle}")
     if outcome.error is not None:
         raise outcome.error
-    say(outcome.totals.describe(final_lag(loaded, plan.cursors)))
+    say(outcome.totals.describe(final_lag(loaded, plan.cursors, is_hurried=outcome.is_given_up)))
     return outcome.code
 
 

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.patience import connect_patiently, say_missing_topics
 from pspf.runtime.plan import AppPlan, WorkerOptions
 from pspf.runtime.work import CursorName
 from pspf.runtime.worker import read_final_lag
+
+_LAG_TIMEOUT_S: Final = 5.0
+_HURRIED_S: Final = 0.5
 
 
 async def meet_broker(
@@ -30,5 +34,6 @@ async def meet_broker(
         await broker.close()
 
 
-def final_lag(loaded: LoadedApp, cursors: Sequence[CursorName]) -> int | None:
-    return asyncio.run(read_final_lag(loaded.stream, cursors))
+def final_lag(loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool = False) -> int | None:
+    """Return the lag after the worker has stopped, None where the broker can't say; `is_hurried`: or not at once."""
+    return asyncio.run(read_final_lag(loaded.stream, cursors, timeout_s=_HURRIED_S if is_hurried else _LAG_TIMEOUT_S))

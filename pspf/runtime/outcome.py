@@ -22,6 +22,11 @@ class Outcome:
     totals: Totals
     error: PSPFError | None
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the stop was cut short, by a second signal or by its deadline."""
+        return self.code in STOPPED
+
 
 def error_from(kind_name: str, message: str) -> PSPFError:
     """Return the error that another process ended with, so that this one ends with the same exit code."""

@@ -28,7 +28,8 @@ _LISTEN_MS: Final = 3_000
 _PUBLISH_S: Final = 3.0
 _TTL_MS: Final = 10_000
 _KEPT_ANSWERS: Final = 16
-_LEAVE_S: Final = 2.0
+_LEAVE_S: Final = 1.0
+_CLOSE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class Presence:
     app: str
     describe: Callable[[], Mapping[str, Any]]
     obey: Callable[[Command, Callable[[Mapping[str, Any]], None]], None]
+    leave_s: float = _LEAVE_S
+    """How long it may take to withdraw; what is left behind is forgotten after some seconds."""
     _started_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     _answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -94,10 +97,10 @@ class Presence:
             raise group.exceptions[0] from None
         finally:
             with suppress(PSPFError, TimeoutError):  # what is wrong with the broker was told before
-                async with asyncio.timeout(_LEAVE_S):
+                async with asyncio.timeout(self.leave_s):
                     await self.broker.roster.withdraw(self.worker)
             with suppress(PSPFError, TimeoutError):
-                async with asyncio.timeout(_LEAVE_S):
+                async with asyncio.timeout(_CLOSE_S):
                     await self.broker.leave(self)
 
     async def _keep(self, act: Callable[[], Awaitable[None]]) -> None:
@@ -189,7 +192,7 @@ class PresenceThread:
         if self._loop is not None and self._task is not None:
             with suppress(RuntimeError):  # it has ended by itself
                 self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(2 * _LEAVE_S)
+        self._thread.join(self._presence.leave_s + _CLOSE_S)
 
     def _run(self) -> None:
         with suppress(asyncio.CancelledError):

@@ -29,7 +29,6 @@ logger = get_logger(__name__)
 
 SHARED: Final = (Assignment, BatchProcessor)
 """What a Stream imports only when it runs: here before its processes are forked, which share it."""
-_LAG_TIMEOUT_S: Final = 5.0
 _PING_S: Final = 1.0
 _PRINT_PATIENCE_S: Final = 10.0
 """How long a handler waits for the reader of what it prints: less than what a silent event loop is given."""
@@ -222,7 +221,13 @@ class Worker:
         self._in_loop(self._stopping.set)
 
     def _give_up(self) -> None:
-        self._in_loop(self._stream.give_up)
+        self._in_loop(self._say_why_and_give_up)
+
+    def _say_why_and_give_up(self) -> None:
+        obstacle = self._stream.broker.find_obstacle()
+        if obstacle is not None:
+            self._say(f"what is in hand is given up: {obstacle}")
+        self._stream.give_up()
 
     def _in_loop(self, act: Callable[[], None]) -> None:
         """Do `act` in the event loop, wherever this is called from: a signal handler or a thread."""
@@ -231,10 +236,10 @@ class Worker:
                 self._loop.call_soon_threadsafe(act)
 
 
-async def read_final_lag(stream: Stream, cursors: Sequence[CursorName]) -> int | None:
+async def read_final_lag(stream: Stream, cursors: Sequence[CursorName], *, timeout_s: float) -> int | None:
     """Return the lag of `cursors` after the stream has stopped; None where the broker can't say."""
     try:
-        async with asyncio.timeout(_LAG_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             await stream.broker.connect()
             return await read_lag(stream.broker, cursors)
     except (BackendUnavailable, TimeoutError):

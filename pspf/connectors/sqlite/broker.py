@@ -226,6 +226,9 @@ class SQLiteBroker(SQLBroker):
             if Path(path) == self._path.absolute():
                 self._engine.storage.file = int(device), int(inode)
 
+    def find_obstacle(self) -> str | None:
+        return self._engine.storage.find_obstacle()
+
     @property
     def secret_url(self) -> str:
         return f"sqlite:///{quote(str(self._path.absolute()))}?synchronous={self.limits.synchronous}"

@@ -16,6 +16,7 @@ from pspf.connectors.sqlite.engine import Engine
 from pspf.connectors.sqlite.filesystem import FileSystem, find_filesystem
 from pspf.connectors.sqlite.seek import IsDead
 from pspf.connectors.sqlite.storage import FORMAT, OLDEST_SQLITE, Storage
+from pspf.connectors.sqlite.writers import STUCK_MS
 
 IDLE_MS: Final = 14 * 24 * 3_600_000
 """A group that has committed nothing for so long, though there is something to do, is reported."""
@@ -71,6 +72,7 @@ def diagnose(storage: Storage, engine: Engine, is_dead: IsDead) -> Iterator[Chec
         yield check_filesystem(find_filesystem(storage.path))
         yield _check_space(storage.path)
         yield _check_wal(storage.path)
+        yield _check_lock(storage)
         yield _check_synchronous(engine.limits)
     yield _check_clock(storage, engine.clock)
     yield _check_workers(storage, engine, is_dead)
@@ -128,6 +130,15 @@ def _check_wal(path: Path) -> Check:
         remedy = f"a long reader keeps it: end other programs that have the file open (pids: {holders})"
         return Check("WAL", Status.WARN, found, remedy)
     return Check("WAL", Status.OK, found)
+
+
+def _check_lock(storage: Storage) -> Check:
+    assert storage.queue is not None
+    holder = storage.queue.find_stuck() or storage.queue.watch_writer(STUCK_MS)
+    if holder is None:
+        return Check("writers' lock", Status.OK, "nobody keeps it")
+    remedy = f"all writers wait for it: continue it (kill -CONT {holder.pid}, where it is stopped) or end it"
+    return Check("writers' lock", Status.FAIL, f"kept by {holder}", remedy)
 
 
 def _check_synchronous(limits: Limits) -> Check:

@@ -291,6 +291,11 @@ class Storage:
             f"{self.name}: locked for writing for {waited_ms / 1000:.1f} s, by {by}; continue or end it, then try again"
         )
 
+    def find_obstacle(self) -> str | None:
+        """Return who has kept the database locked for longer than a commit takes; None where nobody has."""
+        holder = None if self.queue is None else self.queue.find_stuck()
+        return None if holder is None else f"{self.name}: locked for writing by {holder}; continue or end it"
+
     def begin(self, *, durable: bool = True) -> None:
         """Begin a write. One that is not durable survives any process, but not a power cut.
 

@@ -18,6 +18,8 @@ from pspf.connectors.sqlite.holders import Holder, command_of, find_flock_holder
 _RECORD: Final = struct.Struct("<qq112s")
 """In the lock file: pid of the last that took its turn, since when (wall clock, 0 = it is over), its command."""
 _POLL_S: Final = 0.005
+STUCK_MS: Final = 1_000
+"""Nothing that is done in a turn takes so long, but on a disk that is too slow."""
 
 
 class WritersQueue:
@@ -107,12 +109,42 @@ class WritersQueue:
             return signed if signed is None or signed.pid != self._pid else None
         return None if pid == self._pid else Holder(pid, command_of(pid))
 
+    def find_stuck(self) -> Holder | None:
+        """Return who has the turn for longer than a commit takes. Any thread may ask."""
+        signed = self._read_signature()
+        if signed is None or signed.pid == self._pid or signed.since_ms is None or not self._is_taken():
+            return None
+        return signed if time.time_ns() // 1_000_000 - signed.since_ms >= STUCK_MS else None
+
+    def watch_writer(self, watch_ms: int) -> Holder | None:
+        """Return who is in one write transaction, or in one after the other, for as long as it is watched."""
+        until = time.monotonic() + watch_ms / 1000
+        first = find_writer(self._database)
+        while first not in (None, self._pid) and time.monotonic() < until:
+            time.sleep(_POLL_S)
+            if find_writer(self._database) != first:
+                return None
+        return None if first in (None, self._pid) else Holder(first, command_of(first))
+
+    def _is_taken(self) -> bool:
+        """Whether somebody has the turn: who was killed in it has left its signature."""
+        with forks.held_off():
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
     def _sign(self, since_ms: int) -> None:
         if self._record is not None:
             _RECORD.pack_into(self._record, 0, self._pid, since_ms, self._command)
 
     def _read_signature(self) -> Holder | None:
-        if self._record is None:
+        record = self._record
+        if record is None or record.closed:
             return None
-        pid, since_ms, command = _RECORD.unpack_from(self._record)
+        pid, since_ms, command = _RECORD.unpack_from(record)
         return Holder(pid, command.rstrip(b"\0").decode("utf-8", "replace"), since_ms) if since_ms else None
