@@ -30,6 +30,7 @@ from pspf.cli.arguments import hide_arguments
 from pspf.cli.console import ClosedPipe, say
 from pspf.cli.exits import ExitCode, code_of, explain
 from pspf.cli.options import Command, examples, make_app, verbosity
+from pspf.runtime.leaving import bound_exit
 
 app = make_app(
     "Python stream processing: run workers, emit events, look into topics, groups and state.",
@@ -73,6 +74,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # both are text files here
     try:
         _run(arguments)
+    except SystemExit as ended:
+        bound_exit(int(ended.code or 0))
+        raise
     finally:
         _end_talk()
 
@@ -110,6 +114,8 @@ def _open_what_is_closed() -> None:
 
 
 def _flush_stdout() -> None:
+    if sys.stdout is None or sys.stdout.closed:  # an app's doing
+        return
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -118,6 +124,8 @@ def _flush_stdout() -> None:
 
 def _end_talk() -> None:
     """Drop what stderr does not take, which is no failure of the command."""
+    if sys.stderr is None or sys.stderr.closed:  # an app's doing
+        return
     try:
         sys.stderr.flush()
     except OSError:

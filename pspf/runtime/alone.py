@@ -5,15 +5,30 @@ from collections.abc import Callable
 from pspf.connectors.identity import make_session_id
 from pspf.runtime.control import ProcessControl
 from pspf.runtime.front import open_front, showing
+from pspf.runtime.leaving import bound_exit
 from pspf.runtime.loader import LoadedApp
-from pspf.runtime.meeting import final_lag
+from pspf.runtime.meeting import read_final_lag
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.outcome import STOPPED
 from pspf.runtime.plan import AppPlan
 from pspf.runtime.presence import Presence
+from pspf.runtime.prints import take_back
 from pspf.runtime.request import Request
-from pspf.runtime.worker import Worker, prepare_process, run_process
+from pspf.runtime.worker import Ended, Worker, prepare_process, run_process
 from pspf.subscription import Subscription
+
+
+async def _run_to_the_end(worker: Worker, loaded: LoadedApp, plan: AppPlan, say: Callable[[str], None]) -> Ended:
+    """Run a worker, and say what it did before the event loop is closed, which waits for what was left in threads."""
+    try:
+        ended = await worker.run()
+    finally:
+        worker.stages.end()
+        take_back()
+    lag = await read_final_lag(loaded, plan.cursors, is_hurried=ended.code in STOPPED)
+    say(ended.totals.describe(lag))
+    bound_exit(ended.code)
+    return ended
 
 
 def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[str], None]) -> int:
@@ -35,6 +50,4 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[
     for line in front.describe(request.options.log_format):
         say(line)
     with showing(front, loaded, plan.shapes, control, worker=name, log_format=request.options.log_format):
-        ended = run_process(worker.run(), request.options.loop)
-    say(ended.totals.describe(final_lag(loaded, plan.cursors, is_hurried=ended.code in STOPPED)))
-    return ended.code
+        return run_process(_run_to_the_end(worker, loaded, plan, say), request.options.loop).code

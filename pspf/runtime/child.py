@@ -18,12 +18,13 @@ from pspf.connectors.urls import make_broker
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
 from pspf.runtime.heart import Heart
+from pspf.runtime.leaving import bound_exit, note_app
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.monitor import Monitor
 from pspf.runtime.overrides import with_concurrency, with_name, with_orphans
 from pspf.runtime.plan import ChildSpec
 from pspf.runtime.prctl import name_process
-from pspf.runtime.prints import show_prints
+from pspf.runtime.prints import show_prints, take_back
 from pspf.runtime.reports import STACKS_SIGNAL, Ending, ReportPipe
 from pspf.runtime.stages import Stages, end_quietly_on_signals
 from pspf.runtime.worker import Ended, Worker, prepare_process, run_process
@@ -56,15 +57,17 @@ def run_child(
     faulthandler.register(STACKS_SIGNAL, file=stacks_fd, all_threads=True)
     os.close(_take_stdin())
     pipe = ReportPipe(report_fd)
+    note_app()
     try:
-        ended = _run(spec, commands, pipe, loaded)
+        return _run(spec, commands, pipe, loaded).code
     except PSPFError as error:
         if spec.options.log_level.upper() == "DEBUG":
             traceback.print_exc()
         pipe.write(Ending(None, (type(error).__name__, str(error))))
+        bound_exit(1)
         return 1
-    pipe.write(Ending(ended.totals, is_drained=ended.is_drained))
-    return ended.code
+    finally:
+        take_back()
 
 
 def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: LoadedApp | None) -> Ended:
@@ -92,9 +95,24 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
     heart.start()
     threading.Thread(target=_obey, args=(commands, worker.stages, heart), name="pspf-supervisor", daemon=True).start()
     try:
-        return run_process(worker.run(), spec.options.loop)
+        return run_process(_run_and_tell(worker, pipe), spec.options.loop)
     finally:
         heart.beat()  # what it has done since the last one counts as well
+
+
+async def _run_and_tell(worker: Worker, pipe: ReportPipe) -> Ended:
+    """Run a worker, and tell its end before the event loop is closed, which waits for what handlers left in threads."""
+    code = 1
+    try:
+        ended = await worker.run()
+        pipe.write(Ending(ended.totals, is_drained=ended.is_drained))
+        code = ended.code
+        return ended
+    except PSPFError as error:
+        pipe.write(Ending(None, (type(error).__name__, str(error))))
+        raise
+    finally:
+        bound_exit(code, within_ms=worker.stages.end())
 
 
 def read_lines(descriptor: int) -> Iterator[bytes]:

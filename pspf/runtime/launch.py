@@ -6,6 +6,7 @@ from typing import Final
 
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError
+from pspf.runtime.leaving import note_app
 from pspf.runtime.loader import LoadedApp, load_app
 from pspf.runtime.logs import configure_logging, make_talk
 from pspf.runtime.overrides import with_concurrency, with_name, with_orphans
@@ -71,4 +72,5 @@ def _launch(request: Request, run: Callable[[LoadedApp, AppPlan], int], say: Cal
     if not plan.groups:
         say(f"{loaded.target} has no handlers; nothing to do")
         return 0
+    note_app()
     return run(loaded, plan)

@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from pspf.errors import BackendUnavailable
+from pspf.runtime.burst import read_lag
 from pspf.runtime.loader import LoadedApp
 from pspf.runtime.patience import connect_patiently, say_missing_topics
 from pspf.runtime.plan import AppPlan, WorkerOptions
 from pspf.runtime.work import CursorName
-from pspf.runtime.worker import read_final_lag
 
 _LAG_TIMEOUT_S: Final = 5.0
 _HURRIED_S: Final = 0.5
@@ -35,5 +36,18 @@ async def meet_broker(
 
 
 def final_lag(loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool = False) -> int | None:
+    """Return what `read_final_lag` does, where no event loop runs."""
+    return asyncio.run(read_final_lag(loaded, cursors, is_hurried=is_hurried))
+
+
+async def read_final_lag(loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool = False) -> int | None:
     """Return the lag after the worker has stopped, None where the broker can't say; `is_hurried`: or not at once."""
-    return asyncio.run(read_final_lag(loaded.stream, cursors, timeout_s=_HURRIED_S if is_hurried else _LAG_TIMEOUT_S))
+    broker = loaded.stream.broker
+    try:
+        async with asyncio.timeout(_HURRIED_S if is_hurried else _LAG_TIMEOUT_S):
+            await broker.connect()
+            return await read_lag(broker, cursors)
+    except (BackendUnavailable, TimeoutError):
+        return None
+    finally:
+        await broker.close()

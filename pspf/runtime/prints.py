@@ -94,6 +94,10 @@ class _Lasting(io.FileIO):
         return self._pipe[1]
 
 
+_shown: Final[dict[int, TextIO]] = {}
+"""What `show_prints` has put in the place of standard output and error, by descriptor."""
+
+
 def show_prints(*, patience_s: float) -> None:
     """Have a print of the app's show at once, also through a pipe, and never twice after a fork.
 
@@ -101,8 +105,25 @@ def show_prints(*, patience_s: float) -> None:
     same. One that does not read is waited for, for `patience_s` in this process.
     """
     _Lasting.patience_s = patience_s
-    sys.stdout = _wrap(sys.stdout, tells=True)
-    sys.stderr = _wrap(sys.stderr, tells=False)  # nobody would read it
+    sys.stdout = _shown[1] = _wrap(sys.stdout, tells=True)
+    sys.stderr = _shown[2] = _wrap(sys.stderr, tells=False)  # nobody would read it
+
+
+def take_back() -> None:
+    """Put standard output and error back where an app has replaced or closed them: what is said at the end is seen."""
+    sys.stdout, sys.stderr = (_open_again(number) for number in (1, 2))
+
+
+def _open_again(number: int) -> TextIO:
+    """Return what `show_prints` has put for standard output or error, or the like of it where that was closed."""
+    shown = _shown.get(number)
+    if shown is None or shown.closed:
+        try:
+            raw = io.BufferedWriter(_Lasting(number, tells=False))
+        except OSError:  # the descriptor was closed, too
+            return open(os.devnull, "w")
+        shown = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return shown
 
 
 def _wrap(stream: TextIO, *, tells: bool) -> TextIO:

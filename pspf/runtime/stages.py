@@ -1,6 +1,7 @@
 """From running to ended: what signals and deadlines do to a worker process."""
 
 import functools
+import math
 import os
 import queue
 import signal
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from enum import Enum
 from types import FrameType
 from typing import Final, NamedTuple
+
+from pspf.runtime.leaving import MOST_MS
 
 GIVE_UP_MS: Final = 1_000
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
@@ -62,6 +65,7 @@ class Stage(Enum):
     RUNNING = "running"
     DRAINING = "draining"
     GIVING_UP = "giving up"
+    ENDED = "ended"
 
 
 class _Deadline(NamedTuple):
@@ -76,7 +80,7 @@ class Stages:
 
         RUNNING --1st signal--> DRAINING --2nd signal--> GIVING_UP --3rd signal--> gone
                                     |                        |
-                                 (drained: exit 0)        (leases given back: exit 130 or 143)
+                           (drained: ENDED, exit 0)       (leases given back: exit 130 or 143)
                                     |                        |
                                     +--drain deadline------->+--1 s--> gone, with the same code
 
@@ -96,6 +100,7 @@ class Stages:
         self._deadlines: queue.SimpleQueue[_Deadline] = queue.SimpleQueue()
         threading.Thread(target=self._keep_deadlines, name="pspf-deadlines", daemon=True).start()
         self._signals = 0
+        self._drain_ends_s = math.inf
         self.stage = Stage.RUNNING
         self.code = 0
         """The exit code, should nothing else decide it."""
@@ -125,14 +130,27 @@ class Stages:
             self.stage = Stage.DRAINING
             code = late_code or 128 + signal.SIGTERM
             deadline_ms = self._drain_timeout_ms if timeout_ms is None else timeout_ms
+            self._drain_ends_s = time.monotonic() + deadline_ms / 1000
             self._after(deadline_ms, lambda: self.begin_give_up(code))
         self._drain()
+
+    def end(self) -> int:
+        """Keep no deadline any more: all is done. Return how many milliseconds were left of the last one."""
+        with self._lock:
+            if self.stage is Stage.GIVING_UP:  # that is short, and has its code
+                return 0
+            self.stage = Stage.ENDED
+            self._deadlines.put(_Deadline(time.monotonic() + threading.TIMEOUT_MAX / 2, lambda: None))
+            left_s = self._drain_ends_s - time.monotonic()
+            return MOST_MS if left_s * 1000 > MOST_MS else max(0, round(left_s * 1000))
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # Counted apart from the stage: where a worker drains by itself (the end of a burst),
         # a first signal doesn't make it give up.
         self._signals += 1
-        if self._signals == 1:
+        if self.stage is Stage.ENDED:
+            os._exit(self.code)
+        elif self._signals == 1:
             self.signal = number
             self.begin_drain()
         elif self._signals == 2:
@@ -143,7 +161,7 @@ class Stages:
     def begin_give_up(self, code: int) -> None:
         """Give up as the second signal does, to end with `code`."""
         with self._lock:
-            if self.stage is Stage.GIVING_UP:
+            if self.stage in (Stage.GIVING_UP, Stage.ENDED):
                 return
             self.stage = Stage.GIVING_UP
             self.code = code

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -11,7 +11,7 @@ from pspf.assignment import Assignment
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.loggers import get_logger
 from pspf.processor import BatchProcessor
-from pspf.runtime.burst import finish, read_lag, wait_until_drained
+from pspf.runtime.burst import finish, wait_until_drained
 from pspf.runtime.descriptors import raise_descriptor_limit
 from pspf.runtime.interpreter import tune_interpreter
 from pspf.runtime.logs import configure_logging
@@ -20,7 +20,7 @@ from pspf.runtime.patience import connect_patiently
 from pspf.runtime.plan import Totals, WorkerOptions
 from pspf.runtime.prints import show_prints
 from pspf.runtime.stages import Stage, Stages
-from pspf.runtime.work import CursorName, Work
+from pspf.runtime.work import Work
 from pspf.settings import settings
 from pspf.stream import Stream
 from pspf.subscription import Subscription
@@ -234,18 +234,6 @@ class Worker:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended, and all with it
                 self._loop.call_soon_threadsafe(act)
-
-
-async def read_final_lag(stream: Stream, cursors: Sequence[CursorName], *, timeout_s: float) -> int | None:
-    """Return the lag of `cursors` after the stream has stopped; None where the broker can't say."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            await stream.broker.connect()
-            return await read_lag(stream.broker, cursors)
-    except (BackendUnavailable, TimeoutError):
-        return None
-    finally:
-        await stream.broker.close()
 
 
 def totals_of(stream: Stream) -> Totals:
