@@ -37,7 +37,10 @@ def bound_exit(code: int, *, within_ms: int = MOST_MS) -> None:
     """Let this process end with `code`, at the latest after `within_ms`; nothing where no app ran in it."""
     if _process.runs_app:
         within_s = max(LEAST_MS, min(MOST_MS, within_ms)) / 1000
-        threading.Thread(target=_end, args=(code, within_s), name="pspf-exit", daemon=True).start()
+        try:
+            threading.Thread(target=_end, args=(code, within_s), name="pspf-exit", daemon=True).start()
+        except RuntimeError as error:  # the system has no thread to give
+            logger.warning("pid %d waits for what the app has left behind, if anything: %s", os.getpid(), error)
 
 
 def _end(code: int, within_s: float) -> None:
