@@ -47,7 +47,7 @@ def dumps(tree: Any) -> bytes:
     # orjson writes NaN as null. `find` because `in` costs twice as much on bytes.
     if value.find(b"null") >= 0:
         check_finite(tree)
-    if value.find(STARS) >= 0:
+    if STAR in value and value.find(STARS) >= 0:
         check_no_secrets(tree)
     check_depth(value)
     return compact(value)
@@ -94,6 +94,8 @@ def find_non_finite(tree: Any, path: str = "") -> str | None:
 
 STARS: Final = b'"**********"'
 """What JSON has of a secret of pydantic's."""
+STAR: Final = STARS[1]
+"""An integer: to ask whether it is in bytes takes a fifth of the time of `find`, and in most payloads it is not."""
 
 
 def check_no_secrets(tree: Any) -> None:

@@ -297,7 +297,7 @@ def encode_value(name: str, value: object, default: Callable[[Any], Any] | None 
         ) from error
     if encoded.find(b"null") >= 0:
         codec.check_finite({name: plain})
-    if encoded.find(codec.STARS) >= 0:
+    if codec.STAR in encoded and encoded.find(codec.STARS) >= 0:
         codec.check_no_secrets({name: value})
     return compact(encoded)
 

@@ -177,7 +177,7 @@ def _dump_model(event: BaseModel) -> bytes:
     except ValueError as error:
         raise EventRejected(f"{type(event).__name__} can't be stored as JSON: {error}") from error
     codec.check_depth(value)
-    if value.find(codec.STARS) >= 0:
+    if codec.STAR in value and value.find(codec.STARS) >= 0:
         codec.check_no_secrets(event)
     if isinstance(event, BaseEvent):
         event_type = event.event_type
