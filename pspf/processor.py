@@ -221,7 +221,7 @@ class _CursorLoop:
         """Return what is left of the last batch, else what was read; nothing, where that is not why it woke."""
         if self._left:
             left, self._left = self._left, ()
-            return self._last._replace(records=left)
+            return self._last._replace(records=left, size_bytes=None)
         self._last = await self._reads.take()
         return self._last
 

@@ -299,10 +299,12 @@ class Batch(NamedTuple):
 
     `end` is the first offset after the batch (what `Commit.position` becomes). A `suspect` batch
     may have ended an earlier process: it runs alone, after `Consumer.intend`. `crashes` counts how
-    often its only record ended a process that ran nothing else.
+    often its only record ended a process that ran nothing else. `size_bytes` are those of the values, where the
+    broker has counted them.
     """
 
     records: Sequence[Record]
     end: int
     suspect: bool = False
     crashes: int = 0
+    size_bytes: int | None = None

@@ -123,7 +123,7 @@ class Reads:
         self.activity.reading_since_ms = time.monotonic_ns() // 1_000_000
         try:
             batch = await self.insist("read", lambda: self._read(retries_only=is_full))
-            self.size.weigh(batch.records)
+            self.size.weigh(batch.records, batch.size_bytes)
         finally:
             self.activity.reading_since_ms = None
         if is_full or batch.end != self._end:  # retries break no silence

@@ -37,10 +37,12 @@ class BatchSize:
             return self._fitting
         return max(1, int(self._most_bytes / self._record_bytes))
 
-    def weigh(self, records: Sequence[Record]) -> None:
-        """Take in how large records were that were read."""
+    def weigh(self, records: Sequence[Record], size_bytes: int | None = None) -> None:
+        """Take in how large records were that were read; `size_bytes` is what they have together, if it is known."""
         if records:
-            mean = sum(map(len, map(_value_of, records))) / len(records)
+            if size_bytes is None:
+                size_bytes = sum(map(len, map(_value_of, records)))
+            mean = size_bytes / len(records)
             self._record_bytes = max(mean, (self._record_bytes or 0) * _KEPT)
 
     @property

@@ -121,38 +121,46 @@ def _next_offset(storage: Storage, partition_id: int) -> int:
 
 
 def read_range(
-    storage: Storage,
-    topic: str,
-    partition_id: int,
-    partition: int,
-    first: int,
-    end: int,
-    limit: int,
-    most_bytes: int | None = None,
+    storage: Storage, topic: str, partition_id: int, partition: int, first: int, end: int, limit: int
 ) -> list[Record]:
-    """Return at most `limit` records from `first` up to, not including, `end`; fewer where they are large together."""
+    """Return at most `limit` records from `first` up to, not including, `end`."""
+    return _as_records(topic, partition, _find_range(storage, partition_id, first, end, limit).fetchall())
+
+
+def read_new(
+    storage: Storage, topic: str, partition_id: int, partition: int, first: int, end: int, limit: int
+) -> tuple[list[Record], int]:
+    """Return records as `read_range` does, fewer where they are large together; and the bytes of their values."""
+    rows, size_bytes = _fetch(_find_range(storage, partition_id, first, end, limit), POLL_BYTES)
+    return _as_records(topic, partition, rows), size_bytes
+
+
+def _find_range(storage: Storage, partition_id: int, first: int, end: int, limit: int) -> apsw.Cursor:
     base = partition_id << OFFSET_BITS
-    found = storage.connection.execute(
+    return storage.connection.execute(
         "SELECT place & 1099511627775, key, value, headers, timestamp_ms FROM records"
         " WHERE place >= ? AND place < ? ORDER BY place LIMIT ?",
         (base | first, base | end, limit),
     )
-    rows = found.fetchall() if most_bytes is None else _fetch(found, most_bytes)
+
+
+def _fetch(found: apsw.Cursor, most_bytes: int) -> tuple[list[Any], int]:
+    """Return rows of records until their values have so many bytes, and how many they have."""
+    rows: list[Any] = []
+    size_bytes = 0
+    while size_bytes < most_bytes and (page := list(islice(found, _PAGE))):
+        rows += page
+        size_bytes += sum(map(len, map(_value_of, page)))
+    found.close()  # nothing is read any more, so that no transaction stays open
+    return rows, size_bytes
+
+
+def _as_records(topic: str, partition: int, rows: list[Any]) -> list[Record]:
     if not rows:
         return []
     offsets, keys, values, headers, times = zip(*rows, strict=True)  # by column: no tuple is built twice
     columns = (repeat(topic), repeat(partition), offsets, keys, values, headers, times, repeat(0))
     return list(map(_new_record, zip(*columns, strict=False)))
-
-
-def _fetch(found: apsw.Cursor, most_bytes: int) -> list[Any]:
-    """Return rows of records until their values have so many bytes."""
-    rows: list[Any] = []
-    while most_bytes > 0 and (page := list(islice(found, _PAGE))):
-        rows += page
-        most_bytes -= sum(map(len, map(_value_of, page)))
-    found.close()  # nothing is read any more, so that no transaction stays open
-    return rows
 
 
 def read_places(

@@ -18,7 +18,7 @@ from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.endings import CLEAN, SILENT
 from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
-from pspf.connectors.sqlite.log import POLL_BYTES, read_range
+from pspf.connectors.sqlite.log import read_new
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.replayed import read_waiting
@@ -155,25 +155,20 @@ class OrderedConsumer(Consumer):
         records = self._read_due(storage, due)
         if len(records) < len(due):
             return Removed(sorted(due.keys() - set(map(offset_of, records))))
-        end = self._read_position
+        end, size_bytes = self._read_position, None
         if len(records) < limit and end < row[1] and not retries_only:
-            new = read_range(
-                storage,
-                self.cursor.topic,
-                self._partition_id,
-                self.cursor.partition,
-                end,
-                row[1],
-                limit - len(records),
-                POLL_BYTES,
+            limit -= len(records)
+            new, new_bytes = read_new(
+                storage, self.cursor.topic, self._partition_id, self.cursor.partition, end, row[1], limit
             )
+            size_bytes = None if records else new_bytes
             end = new[-1].offset + 1 if new else row[1]
             records += new
         if not records:
             self._read_position = end
             return Nothing(due_ms)
         if suspicion is None:
-            return Batch(records, end)
+            return Batch(records, end, size_bytes=size_bytes)
         is_charged = suspicion.offsets == (records[0].offset,) and len(records) == 1
         return Batch(records, end, suspect=True, crashes=suspicion.crashes if is_charged else 0)
 

@@ -14,7 +14,7 @@ from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
-from pspf.connectors.sqlite.log import POLL_BYTES, read_range
+from pspf.connectors.sqlite.log import read_new, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.replayed import read_waiting, with_replayed
 from pspf.connectors.sqlite.runs import Outstanding, Run, runs
@@ -112,6 +112,8 @@ class SharedConsumer(Consumer):
         self._engine.after_commit.append(self._end_doubt)
         claim = self._membership.next_claim()
         records: list[Record] = []
+        new: list[Record] = []
+        size_bytes = 0
         if sight.is_orphaned:
             suspects = self._take_suspects(storage, claim, max_records)
             if suspects is not None:
@@ -120,11 +122,12 @@ class SharedConsumer(Consumer):
         if sight.is_due and len(records) < max_records:
             records += self._take_due(storage, claim, max_records - len(records))
         if sight.is_unread and len(records) < max_records:
-            records += self._take_new(storage, claim, sight, max_records - len(records))
+            new, size_bytes = self._take_new(storage, claim, sight, max_records - len(records))
+            records += new
         if not records:  # what was there is gone from the log: what is behind it comes at once
             return Nothing(self._engine.clock.now_ms() + 1)
         self._is_behind = len(records) == max_records
-        return Batch(records, records[-1].offset + 1)
+        return Batch(records, records[-1].offset + 1, size_bytes=size_bytes if len(new) == len(records) else None)
 
     def _take_suspects(self, storage: Storage, claim: int, max_records: int) -> Batch | None:
         row = storage.row(
@@ -179,21 +182,14 @@ class SharedConsumer(Consumer):
             forget_retries(storage, self._cursor_id, list(gone))
         return records
 
-    def _take_new(self, storage: Storage, claim: int, sight: Sight, limit: int) -> list[Record]:
-        records = read_range(
-            storage,
-            self.cursor.topic,
-            self._partition_id,
-            self.cursor.partition,
-            sight.position,
-            sight.end,
-            limit,
-            POLL_BYTES,
+    def _take_new(self, storage: Storage, claim: int, sight: Sight, limit: int) -> tuple[list[Record], int]:
+        records, size_bytes = read_new(
+            storage, self.cursor.topic, self._partition_id, self.cursor.partition, sight.position, sight.end, limit
         )
         after = records[-1].offset + 1 if records else sight.end
         storage.run("UPDATE cursors SET position = ? WHERE cursor_id = ?", (after, self._cursor_id))
         self._claim(storage, records, claim)
-        return records
+        return records, size_bytes
 
     def _read_claimed(self, storage: Storage, first: int, last: int) -> list[Record]:
         records = read_range(
