@@ -16,7 +16,7 @@ from contextvars import copy_context
 from typing import Final
 
 from pspf.context import Call, current_call
-from pspf.execution.isolation import decimals_of
+from pspf.execution.isolation import decimals_of, is_same
 from pspf.processing.batch_run import BatchRun
 from pspf.processing.silence import Silence
 from pspf.records import Record
@@ -147,6 +147,9 @@ def enter_call(handler: str, warned: set[str]) -> Call:
     else:  # by now this context may be what a handler has left
         call.clean, call.decimals = before.clean, before.decimals
         call.clean.run(current_call.set, call)
+        now = copy_context()
+        if is_same(now, call.clean):  # then the two are compared by one look each time, as they share what they hold
+            call.clean = now
     return call
 
 

@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from functools import wraps
 from types import coroutine
-from typing import Any
+from typing import Any, Final
 
 from pspf.context import Call, current_call
+
+_MISSING: Final = object()
 
 
 def left_traces(clean: Context) -> bool:
@@ -22,6 +24,11 @@ def left_traces(clean: Context) -> bool:
         return bool(copy_context() != clean)
     except Exception:  # a value's own comparison; then it is another value
         return True
+
+
+def is_same(context: Context, clean: Context) -> bool:
+    """Return whether a context holds the very objects of the `clean` one: what is equal may be changed later."""
+    return len(context) == len(clean) and all(context.get(each, _MISSING) is value for each, value in clean.items())
 
 
 class OwnContext:

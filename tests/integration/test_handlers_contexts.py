@@ -1,6 +1,7 @@
 """Context variables and decimal contexts: what a call of a handler sets is gone with it."""
 
 import asyncio
+import contextvars
 import decimal
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
@@ -14,6 +15,7 @@ from pspf.context import current_call
 from tests.integration.running import GROUP, TOPIC, numbers, run_until_drained
 
 tenant: ContextVar[int | None] = ContextVar("tenant", default=None)
+names: ContextVar[list[int]] = ContextVar("names")
 
 
 class Event(BaseEvent):
@@ -115,6 +117,27 @@ async def test_what_is_set_before_the_handlers_run_is_seen_by_all_of_them() -> N
     await stream.emit_many(numbers(3))
     await run_until_drained(stream)
     assert found == [-1] * 3
+
+
+async def test_what_a_call_leaves_is_found_even_where_it_was_equal_at_first() -> None:
+    async def run() -> list[list[int]]:
+        stream, found = Stream(MemoryBackend(stream_key=TOPIC, group_name=GROUP)), list[list[int]]()
+
+        @stream.subscribe(TOPIC, batch_size=1)
+        async def look(event: Event) -> None:
+            found.append(list(names.get()))
+            if event.n == 0:
+                names.set([])  # equal, and another one
+            elif event.n == 1:
+                names.get().append(event.n)
+
+        names.set([])
+        await stream.emit_many(numbers(4))
+        await run_until_drained(stream)
+        return found
+
+    without_decimals = contextvars.Context()  # with them each call has a context of its own from the first on
+    assert await asyncio.create_task(run(), context=without_decimals) == [[]] * 4
 
 
 async def test_a_call_in_a_context_of_its_own_waits_fails_and_is_cancelled_as_others() -> None:
