@@ -16,10 +16,9 @@ import orjson
 import uvloop
 
 from benchmarks.events import BATCH, TOPIC, Stamped, Tick, ready_dicts
-from benchmarks.handlers import make_handler, pace, run_until
+from benchmarks.handlers import get_ready, make_handler, pace, run_until
 from pspf import Stream
 from pspf.connectors.sqlite import SQLiteBackend
-from pspf.runtime.interpreter import tune_interpreter
 
 
 def open_stream(path: str, *, group: str = "bench") -> Stream:
@@ -180,7 +179,7 @@ def main() -> None:
     if not Path(arguments["path"]).parent.is_dir():
         raise SystemExit(f"no folder for {arguments['path']}")
     loop_name = arguments.pop("loop", "uvloop")
-    tune_interpreter()  # as `pspf worker` does
+    get_ready()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop_name == "uvloop" else None) as runner:
 
         async def run() -> dict[str, Any]:

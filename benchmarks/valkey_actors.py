@@ -14,9 +14,8 @@ from typing import Any
 import uvloop
 
 from benchmarks.events import BATCH, TOPIC, Stamped, Tick, ready_dicts
-from benchmarks.handlers import make_handler, pace, run_until
+from benchmarks.handlers import get_ready, make_handler, pace, run_until
 from pspf import Stream, ValkeyConnector, ValkeyStreamBackend
-from pspf.runtime.interpreter import tune_interpreter
 
 
 def open_backend(port: int, group: str) -> ValkeyStreamBackend:
@@ -136,7 +135,7 @@ def main() -> None:
     """Run the actor that the command line names."""
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
     loop_name = arguments.pop("loop", "uvloop")
-    tune_interpreter()  # as `pspf worker` does
+    get_ready()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if loop_name == "uvloop" else None) as runner:
 
         async def run() -> dict[str, Any]:

@@ -20,10 +20,10 @@ import uvloop
 
 from benchmarks.actors import open_stream
 from benchmarks.bids import TOPIC, Bid, Bids
+from benchmarks.handlers import get_ready
 from pspf import Count, Max, SlidingWindow, Stream, TumblingWindow
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.records import NewRecord
-from pspf.runtime.interpreter import tune_interpreter
 
 COMMIT: Final = 1_000
 """How many events the loop by hand takes for a commit."""
@@ -236,7 +236,7 @@ ACTORS: dict[str, Callable[..., Awaitable[dict[str, Any]]]] = {
 def main() -> None:
     """Run the actor that the command line names."""
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
-    tune_interpreter()  # as `pspf worker` does
+    get_ready()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
 
         async def run() -> dict[str, Any]:
