@@ -17,6 +17,10 @@ class OutcomeUnknown(BackendUnavailable):
     """The connection broke, or the time was up, after the request may have left: it may have run, or run later."""
 
 
+class ReplyTooLarge(BackendUnavailable):
+    """A reply was larger than there is room for; the command has run: ask for less."""
+
+
 class NotPermitted(BackendUnavailable):
     """The user, its password or what it may do is not enough. Waits like the others: passwords are rotated."""
 

@@ -1,6 +1,7 @@
 """An open connection as a protocol of our own: a request out, its replies straight to who waits for them."""
 
 import asyncio
+import math
 import os
 import weakref
 from collections.abc import Callable
@@ -33,6 +34,10 @@ def _drop_after_fork() -> None:
 os.register_at_fork(after_in_child=_drop_after_fork)
 
 
+class TooManyBytes(Exception):
+    """Replies are larger than who asked has room for; the connection is closed, and the rest never read."""
+
+
 class Link(asyncio.Protocol):
     """A connection that redis-py has opened, taken over; nothing may be under way on it.
 
@@ -47,6 +52,8 @@ class Link(asyncio.Protocol):
         self._parser = hiredis.Reader(notEnoughData=_pending)
         self._replies: Replies = []
         self._wanted = 0
+        self._room = math.inf
+        """How many bytes more the replies may have."""
         self._waiter: asyncio.Future[Replies] | None = None
         self._deadline = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -62,12 +69,15 @@ class Link(asyncio.Protocol):
         """Whether a request is on its way, be it that nobody waits for its replies any more."""
         return self._waiter is not None
 
-    def send(self, packed: bytes, count: int, timeout_ms: int) -> "asyncio.Future[Replies]":
+    def send(
+        self, packed: bytes, count: int, timeout_ms: int, most_bytes: float = math.inf
+    ) -> "asyncio.Future[Replies]":
         """Send a request; return the future of its `count` replies.
 
-        It fails with TimeoutError, with EOFError or OSError where the connection broke, and with
-        hiredis.ProtocolError where something else answers.
+        It fails with TimeoutError, with EOFError or OSError where the connection broke, with
+        hiredis.ProtocolError where something else answers, and with TooManyBytes where the replies are larger.
         """
+        self._room = most_bytes
         waiter = self._waiter = self._loop.create_future()
         self._wanted = count
         self._deadline = deadline = self._loop.time() + timeout_ms / 1000
@@ -108,6 +118,10 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         parser, replies = self._parser, self._replies
+        self._room -= len(data)
+        if self._room < 0:
+            self._break(TooManyBytes())
+            return
         try:
             parser.feed(data)
             while (reply := parser.gets()) is not _pending:

@@ -17,12 +17,13 @@ from pspf.connectors.suspicion import Suspicion
 from pspf.connectors.valkey import windows
 from pspf.connectors.valkey.bell import ring
 from pspf.connectors.valkey.commits import Effects, pack_state, pack_waiting, run_commit
+from pspf.connectors.valkey.failures import ReplyTooLarge
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
 from pspf.connectors.valkey.forgetting import finish_forgetting
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys, escape
 from pspf.connectors.valkey.liveness import Member
-from pspf.connectors.valkey.reading import Reads
+from pspf.connectors.valkey.reading import Reads, ReadSize
 from pspf.connectors.valkey.refunds import refund
 from pspf.connectors.valkey.replayed import read_replayed, unpack_replayed
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
@@ -162,6 +163,7 @@ class OrderedConsumer(Consumer):
         self._is_committing = False
         """Whether a commit is under way, or its outcome not known."""
         self._reads = Reads(core, member.commits)
+        self._size = ReadSize()
 
     # Reading
 
@@ -251,11 +253,20 @@ class OrderedConsumer(Consumer):
     async def _read_new(self, limit: int, block_ms: int) -> list[Record]:
         stream = self._keys.partition.stream
         before = format_entry_id(max(0, self._read_position - 1))
-        reply = await self._reads.read(("XREAD", "COUNT", limit), ("STREAMS", stream, before), block_ms)
+        while True:
+            count = self._size.of(limit)
+            try:
+                reply = await self._reads.read(
+                    ("XREAD", "COUNT", count), ("STREAMS", stream, before), block_ms, most_bytes=self._size.room(count)
+                )
+                break
+            except ReplyTooLarge:
+                self._size.shrink(count)
+                block_ms = 0
         if not reply:
             return []
         entries = reply[0][1]
-        self._is_at_end = len(entries) < limit
+        self._is_at_end = len(entries) < count
         records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
         self._new += [record[2] for record in records]
         self._read_position = parse_entry_id(entries[-1][0]) + 1

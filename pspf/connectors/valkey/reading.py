@@ -23,6 +23,35 @@ _CALLS_BACK: Final = 5
 _CALL_BACK_S: Final = 0.002
 
 
+MOST_BYTES: Final = 32_000_000
+"""What one read may have: four times what a batch is to have, as sizes of records are known by what was read before."""
+_LESS: Final = 8
+_BATCH_BYTES: Final = 8_000_000
+_FIRST_PAGE: Final = 64
+_GROWTH: Final = 16
+
+
+class ReadSize:
+    """How many records a read asks for: fewer once a reply was too large, until what is asked for is less than that."""
+
+    def __init__(self) -> None:
+        self._most: int | None = None
+
+    def of(self, max_records: int) -> int:
+        """Return how many records to ask for, where `max_records` are wanted."""
+        if self._most is not None and max_records <= self._most:
+            self._most = None
+        return max_records if self._most is None else self._most
+
+    def room(self, count: int) -> float:
+        """Return how many bytes the reply of a read of so many records may have; a single one is taken as it is."""
+        return MOST_BYTES if count > 1 else math.inf
+
+    def shrink(self, count: int) -> None:
+        """Note that a read of so many records was too large."""
+        self._most = max(1, count // _LESS)
+
+
 class Deadline(NamedTuple):
     """When a read ends at the latest: by the monotonic clock, and by the broker's, which a test may move."""
 
@@ -78,16 +107,22 @@ class Reads:
         return max(0, int((min(self._look_at, deadline.at_s) - time.monotonic()) * 1000 + 0.5))
 
     async def read(
-        self, command: tuple[Any, ...], streams: tuple[Any, ...], block_ms: int, keep: Keep | None = None
+        self,
+        command: tuple[Any, ...],
+        streams: tuple[Any, ...],
+        block_ms: int,
+        keep: Keep | None = None,
+        most_bytes: float = math.inf,
     ) -> Any:
-        """Read, waiting at most `block_ms` (0: not at all)."""
+        """Read, waiting at most `block_ms` (0: not at all). Raises ReplyTooLarge, beside the errors of `Lane.call`."""
         call = self.lane.call
         try:
             if not block_ms:
-                return await call(*command, *streams, keep=keep)
+                return await call(*command, *streams, keep=keep, most_bytes=most_bytes)
             self._blocked_until = time.monotonic() + block_ms / 1000
             timeout_ms = block_ms + BLOCK_MARGIN_MS
-            return await call(*command, "BLOCK", block_ms, *streams, timeout_ms=timeout_ms, keep=keep)
+            blocking = (*command, "BLOCK", block_ms, *streams)
+            return await call(*blocking, timeout_ms=timeout_ms, keep=keep, most_bytes=most_bytes)
         except BackendUnavailable:
             self._look_at = 0.0  # what came, or was lost, is for the next look to see
             raise
@@ -142,3 +177,22 @@ class Reads:
     async def close(self) -> None:
         """Close the connection; the next read opens another."""
         await self.lane.close()
+
+
+async def read_each(lane: Lane, stream: bytes, ids: Sequence[bytes]) -> tuple[int, list[Any]]:
+    """Return how many entries were asked for, of the first of `ids`, and those of them that are there.
+
+    In pages, that grow while entries are small, and until they have about as much as a batch.
+    """
+    asked = size_bytes = 0
+    page, entries = _FIRST_PAGE, list[Any]()
+    while asked < len(ids) and size_bytes < _BATCH_BYTES:
+        wanted = ids[asked : asked + page]
+        found = await lane.call_many([("XRANGE", stream, raw_id, raw_id) for raw_id in wanted])
+        some = [entry for reply in found for entry in lane.check(reply, "XRANGE")]
+        of_page = sum(len(part) for entry in some for part in entry[1])
+        asked, size_bytes = asked + len(wanted), size_bytes + of_page
+        entries += some
+        if of_page * _GROWTH < _BATCH_BYTES:
+            page *= _GROWTH
+    return asked, entries

@@ -13,12 +13,12 @@ from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.valkey.commits import Effects, SharedBatch, run_commit, sort_shared
-from pspf.connectors.valkey.failures import GroupGone
+from pspf.connectors.valkey.failures import GroupGone, ReplyTooLarge
 from pspf.connectors.valkey.fields import decode_entries, format_entry_id, parse_entry_id, unpack_retry
 from pspf.connectors.valkey.gone import forget_cursor
 from pspf.connectors.valkey.keys import CursorKeys
 from pspf.connectors.valkey.liveness import Member
-from pspf.connectors.valkey.reading import Reads
+from pspf.connectors.valkey.reading import Reads, ReadSize
 from pspf.connectors.valkey.refunds import refund
 from pspf.connectors.valkey.replayed import decode_taken
 from pspf.connectors.valkey.scripts import Argument, ScriptCall, load_script
@@ -53,6 +53,7 @@ class SharedConsumer(Consumer):
         self._keys = keys
         self._suspects = keys.key(b"suspects")
         self._reads = Reads(core, member.commits)
+        self._size = ReadSize()
         self._left = _EMPTY
         """What was read and not given out: more than was asked for, or of a poll that was cancelled."""
         self._hand: dict[int, bytes] = {}
@@ -110,13 +111,20 @@ class SharedConsumer(Consumer):
         """Read records that nobody was given; return whether there were any."""
         keys, session = self._keys, self._member.session
         takes = self._takes
+        count = self._size.of(max_records)
         try:
             reply = await self._reads.read(
-                ("XREADGROUP", "GROUP", keys.group, session, "COUNT", max_records),
+                ("XREADGROUP", "GROUP", keys.group, session, "COUNT", count),
                 ("STREAMS", keys.partition.stream, ">"),
                 block_ms,
                 lambda reply: self._receive(reply, takes),
+                self._size.room(count),
             )
+        except ReplyTooLarge:  # they are pending on us: given back, they are taken a few at a time
+            self._size.shrink(count)
+            await self._recover("were too large together")
+            self._reads.looked(0)
+            return False
         except GroupGone:
             await self._heal()
             return False
@@ -178,8 +186,8 @@ class SharedConsumer(Consumer):
             self._took = True
             self._left = self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
 
-    async def _recover(self) -> bool:
-        """Give back what is pending on us and unknown to us: the reply of a read was lost. Return whether any was."""
+    async def _recover(self, why: str = "came in a reply that was lost") -> bool:
+        """Give back what is pending on us and unknown to us: its reply did not come. Return whether any was."""
         keys = self._keys
         where = [keys.partition.stream, keys.meta, keys.due, self._suspects, keys.lent]
         recovered, is_more = 0, b"1"
@@ -188,7 +196,7 @@ class SharedConsumer(Consumer):
             given, is_more = await self._member.commits.run(_RECOVER, where, [keys.group, self._member.session, *known])
             recovered += given
         if recovered:
-            logger.warning("%s: %d records came in a reply that was lost; they come again", self.cursor, recovered)
+            logger.warning("%s: %d records %s; they come again", self.cursor, recovered, why)
         return recovered > 0
 
     @property

@@ -6,13 +6,21 @@ hiredis does both, for all commands of a call at once. Nothing is ever sent agai
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from pspf.connectors.valkey.failures import OutcomeUnknown, ReplyError, is_no_script, is_of_no_primary, translate
-from pspf.connectors.valkey.link import Link, Replies
+from pspf.connectors.valkey.failures import (
+    OutcomeUnknown,
+    ReplyError,
+    ReplyTooLarge,
+    is_no_script,
+    is_of_no_primary,
+    translate,
+)
+from pspf.connectors.valkey.link import Link, Replies, TooManyBytes
 from pspf.connectors.valkey.scripts import Command, Script, ScriptCall
 from pspf.errors import BackendUnavailable
 
@@ -76,15 +84,20 @@ class Lane:
         self._is_tracked = True
 
     async def call(
-        self, *command: bytes | str | int, timeout_ms: int = CALL_TIMEOUT_MS, keep: Keep | None = None
+        self,
+        *command: bytes | str | int,
+        timeout_ms: int = CALL_TIMEOUT_MS,
+        keep: Keep | None = None,
+        most_bytes: float = math.inf,
     ) -> Any:
         """Send one command; return its reply: bytes, int, None or a list of these.
 
         Raises:
+            ReplyTooLarge: It has more than `most_bytes`; the command has run.
             OutcomeUnknown: No reply came; the command may have run, or may run later.
             BackendUnavailable: Nothing was sent, or the server refuses for now.
         """
-        reply = (await self._exchange((command,), timeout_ms, keep))[0]
+        reply = (await self._exchange((command,), timeout_ms, keep, most_bytes))[0]
         return self.check(reply, _shown(command))
 
     async def call_many(self, commands: Sequence[Command], *, timeout_ms: int = CALL_TIMEOUT_MS) -> list[Any]:
@@ -171,7 +184,11 @@ class Lane:
             self._lanes.discard(self)
 
     async def _exchange(
-        self, commands: Sequence[Sequence[bytes | str | int]], timeout_ms: int, keep: Keep | None = None
+        self,
+        commands: Sequence[Sequence[bytes | str | int]],
+        timeout_ms: int,
+        keep: Keep | None = None,
+        most_bytes: float = math.inf,
     ) -> Replies:
         packed = _pack(commands)
         loop = asyncio.get_running_loop()
@@ -182,7 +199,7 @@ class Lane:
                 await link.settled()
             if link is None or not link.is_open or end.trust != self._connector.trust:
                 link = await self._open(end)
-            replies = link.send(packed, len(commands), timeout_ms)
+            replies = link.send(packed, len(commands), timeout_ms, most_bytes)
             try:
                 found = await replies
             except asyncio.CancelledError:
@@ -197,6 +214,9 @@ class Lane:
             except (OSError, EOFError) as error:
                 end.drop()
                 raise OutcomeUnknown(f"{self.name}: the connection broke: {_said(error)}") from error
+            except TooManyBytes:
+                end.drop()
+                raise ReplyTooLarge(f"{self.name}: a reply of more than {most_bytes:,} bytes") from None
             except hiredis.ProtocolError as error:
                 end.drop()
                 raise OutcomeUnknown(f"{self.name}: no Valkey or Redis server answers there: {error}") from error
