@@ -8,10 +8,15 @@ from typing import Any, Final
 
 from benchmarks.events import Tick
 from pspf import Stream
-from pspf.runtime.interpreter import tune_interpreter
+from pspf.runtime.worker.interpreter import tune_interpreter
 
 Handler = Callable[[Tick], Coroutine[Any, Any, None]]
-_LATE: Final = ("pspf.assignment", "pspf.loop.stored", "pspf.processor", "pspf.tracing")
+_LATE: Final = (
+    "pspf.engine.assignment",
+    "pspf.engine.stored_state",
+    "pspf.engine.processor",
+    "pspf.observability.tracing",
+)
 """What a Stream imports when it starts to run, or at its first emit."""
 
 

@@ -16,56 +16,56 @@ from typing import TYPE_CHECKING, Any
 _HOMES = {
     "BaseEvent": "pspf.schema",
     "BatchError": "pspf.errors",
-    "BatchProcessor": "pspf.processor",
-    "Collect": "pspf.aggregations",
+    "BatchProcessor": "pspf.engine.processor",
+    "Collect": "pspf.windowing.aggregations",
     "Context": "pspf.context",
-    "Count": "pspf.aggregations",
-    "Distinct": "pspf.aggregations",
-    "Last": "pspf.aggregations",
-    "Max": "pspf.aggregations",
-    "Mean": "pspf.aggregations",
+    "Count": "pspf.windowing.aggregations",
+    "Distinct": "pspf.windowing.aggregations",
+    "Last": "pspf.windowing.aggregations",
+    "Max": "pspf.windowing.aggregations",
+    "Mean": "pspf.windowing.aggregations",
     "MemoryBackend": "pspf.connectors.memory",
     "MemoryStateStore": "pspf.state",
-    "Min": "pspf.aggregations",
+    "Min": "pspf.windowing.aggregations",
     "PSPFError": "pspf.errors",
     "Record": "pspf.records",
     "RetryPolicy": "pspf.subscription",
     "SQLiteBackend": "pspf.connectors.sqlite",
     "SQLiteStateStore": "pspf.state",
     "SchemaRegistry": "pspf.schema",
-    "SessionWindow": "pspf.windows",
-    "SlidingWindow": "pspf.windows",
+    "SessionWindow": "pspf.windowing.definitions",
+    "SlidingWindow": "pspf.windowing.definitions",
     "StateStore": "pspf.state",
     "Stream": "pspf.stream",
     "StreamingBackend": "pspf.connectors.base",
-    "Sum": "pspf.aggregations",
+    "Sum": "pspf.windowing.aggregations",
     "SyncContext": "pspf.context",
-    "TelemetryManager": "pspf.telemetry",
-    "TopN": "pspf.aggregations",
-    "TumblingWindow": "pspf.windows",
+    "TelemetryManager": "pspf.observability.telemetry",
+    "TopN": "pspf.windowing.aggregations",
+    "TumblingWindow": "pspf.windowing.definitions",
     "ValkeyConnector": "pspf.connectors.valkey",
     "ValkeyStreamBackend": "pspf.connectors.valkey",
-    "WindowResult": "pspf.windows",
+    "WindowResult": "pspf.windowing.definitions",
     "settings": "pspf.settings",
 }
 
 if TYPE_CHECKING:
-    from pspf.aggregations import Collect, Count, Distinct, Last, Max, Mean, Min, Sum, TopN
     from pspf.connectors.base import StreamingBackend
     from pspf.connectors.memory import MemoryBackend
     from pspf.connectors.sqlite import SQLiteBackend
     from pspf.connectors.valkey import ValkeyConnector, ValkeyStreamBackend
     from pspf.context import Context, SyncContext
+    from pspf.engine.processor import BatchProcessor
     from pspf.errors import BatchError, PSPFError
-    from pspf.processor import BatchProcessor
+    from pspf.observability.telemetry import TelemetryManager
     from pspf.records import Record
     from pspf.schema import BaseEvent, SchemaRegistry
     from pspf.settings import settings
     from pspf.state import MemoryStateStore, SQLiteStateStore, StateStore
     from pspf.stream import Stream
     from pspf.subscription import RetryPolicy
-    from pspf.telemetry import TelemetryManager
-    from pspf.windows import SessionWindow, SlidingWindow, TumblingWindow, WindowResult
+    from pspf.windowing.aggregations import Collect, Count, Distinct, Last, Max, Mean, Min, Sum, TopN
+    from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, WindowResult
 
 __all__ = [
     "BaseEvent",

@@ -12,11 +12,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import orjson
-from pydantic import BaseModel
 
-from pspf import codec, faults
-from pspf.compact import compact
-from pspf.encoding import encode_at
+from pspf import faults
 from pspf.errors import (
     ConfigurationError,
     ContextClosed,
@@ -25,12 +22,14 @@ from pspf.errors import (
     StateUnreadable,
     TooManyEffects,
 )
-from pspf.event_time import latest_of
+from pspf.events.encoding import encode_at
+from pspf.events.state_values import encode_value
+from pspf.events.timestamps import latest_of
 from pspf.loggers import get_logger
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
 
 if TYPE_CHECKING:
-    from pspf.tracing import HandlerSpans
+    from pspf.observability.tracing import HandlerSpans
 
 logger = get_logger(__name__)
 
@@ -279,27 +278,6 @@ def check_state_name(name: object) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise EventRejected(f"state name {name!r:.80} can't be written as UTF-8") from error
-
-
-def encode_value(name: str, value: object, default: Callable[[Any], Any] | None = None) -> bytes:
-    """Return a state value as JSON; `default` turns into JSON what is none, where it is read back as what it was.
-
-    Raises:
-        EventRejected: JSON can't hold it.
-    """
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    try:
-        encoded = orjson.dumps(plain) if default is None else orjson.dumps(plain, default)
-    except (orjson.JSONEncodeError, RecursionError) as error:
-        raise EventRejected(
-            f"state {name!r} can't be stored as JSON: {error.__cause__ or error}; store a number or text (a Decimal"
-            " as str(value)) and turn it back after get"
-        ) from error
-    if encoded.find(b"null") >= 0:
-        codec.check_finite({name: plain})
-    if codec.STAR in encoded and encoded.find(codec.STARS) >= 0:
-        codec.check_no_secrets({name: value})
-    return compact(encoded)
 
 
 class State:

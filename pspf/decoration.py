@@ -12,8 +12,8 @@ from pydantic.errors import PydanticUndefinedAnnotation
 
 from pspf.context import Context
 from pspf.errors import ConfigurationError
-from pspf.event import is_struct
-from pspf.repairs import takes_objects
+from pspf.events.event import is_struct
+from pspf.events.repairs import takes_objects
 
 
 def is_async(function: Any) -> bool:

@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
-from pspf.decoding import by_type, decode_base_event, make_decoder
 from pspf.errors import ConfigurationError
-from pspf.event import BaseEvent
+from pspf.events.decoding import by_type, decode_base_event, make_decoder
+from pspf.events.event import BaseEvent
 
 __all__ = ["BaseEvent", "SchemaRegistry"]
 

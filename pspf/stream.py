@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 import orjson
 
-from pspf.aggregations import as_aggregation
 from pspf.backoff import Backoff
 from pspf.clock import Clock
+from pspf.concurrency.shielding import shielded
+from pspf.concurrency.turn import Turn
 from pspf.connectors.base import Broker, Session, StreamingBackend
 from pspf.connectors.urls import make_backend
 from pspf.context import current_call, describe_endless
-from pspf.encoding import encode, identify
+from pspf.engine.orphans import find_orphans, refuse_orphans
+from pspf.engine.stop import Stop
+from pspf.engine.tuning import Tuning
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, NotAvailable, NotFound
+from pspf.events.encoding import encode, identify
 from pspf.loggers import get_logger
-from pspf.loop.orphans import find_orphans, refuse_orphans
-from pspf.loop.tuning import Tuning
-from pspf.processing.stop import Stop
-from pspf.processing.windows.folds import make_loader
+from pspf.observability.telemetry import TelemetryManager
 from pspf.records import Appended, Cursor, NewRecord, check_name, encode_headers, format_ids
 from pspf.settings import settings
-from pspf.shielding import shielded
 from pspf.state.base import StateStore
 from pspf.subscription import (
     Handler,
@@ -39,12 +39,12 @@ from pspf.subscription import (
     name_aggregation,
     read_default_retry,
 )
-from pspf.telemetry import TelemetryManager
-from pspf.turn import Turn
-from pspf.windows import HOUR_MS, Emission, Window, Windowing
+from pspf.windowing.aggregations import as_aggregation
+from pspf.windowing.definitions import HOUR_MS, Emission, Window, Windowing
+from pspf.windowing.folds import make_loader
 
 if TYPE_CHECKING:
-    from pspf.processor import BatchProcessor
+    from pspf.engine.processor import BatchProcessor
 
 logger = get_logger(__name__)
 
@@ -120,7 +120,9 @@ class Stream:
     @cached_property
     def processor(self) -> "BatchProcessor":
         """The loop of all handlers."""
-        from pspf.processor import BatchProcessor  # start-up: who only declares handlers, or shows them, has no loop
+        from pspf.engine.processor import (
+            BatchProcessor,  # start-up: who only declares handlers, or shows them, has no loop
+        )
 
         return BatchProcessor(self.telemetry, self._topic, state_store=self.state_store)
 
@@ -505,7 +507,7 @@ class Stream:
     async def _run(
         self, subscriptions: Sequence[Subscription], places: Collection[tuple[str, str]] | None = None
     ) -> None:
-        from pspf.assignment import Assignment  # start-up, as the processor
+        from pspf.engine.assignment import Assignment  # start-up, as the processor
 
         if self._stop is not None:
             raise ConfigurationError("this Stream runs already")
@@ -571,7 +573,7 @@ class Stream:
         Raises:
             ConfigurationError: A handler has other windows in the broker than in the code.
         """
-        from pspf.loop.stored import check_stored  # start-up, as the processor
+        from pspf.engine.stored_state import check_stored  # start-up, as the processor
 
         backoff = Backoff()
         while not stop.is_set:

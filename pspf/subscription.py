@@ -13,10 +13,10 @@ from typing import Any, Final, Literal
 from pspf.context import Context, SyncContext
 from pspf.decoration import check_model, is_async, refuse_async, refuse_hidden_coroutine, refuse_optional_context
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, StateUnreadable
-from pspf.event import BaseEvent
+from pspf.events.event import BaseEvent
 from pspf.records import check_name
 from pspf.settings import settings
-from pspf.windows import Windowing
+from pspf.windowing.definitions import Windowing
 
 Ordering = Literal["none", "key"]
 

@@ -15,13 +15,13 @@ from pspf.clock import ManualClock, SystemClock
 from pspf.connectors.base import Broker, CursorInfo, StoredDeadLetter, StreamingBackend
 from pspf.connectors.operations import PendingRecord, Waiting
 from pspf.connectors.urls import make_broker
-from pspf.encoding import encode
 from pspf.errors import ConfigurationError, NotFound, NotSettled
-from pspf.event import BaseEvent
-from pspf.event_time import datetime_of, ms_of
+from pspf.events.encoding import encode
+from pspf.events.event import BaseEvent
+from pspf.events.timestamps import datetime_of, ms_of
 from pspf.records import LATE_SUFFIX, Cursor, NewRecord, Record, encode_headers, format_ids
-from pspf.runtime.burst import name_of, read_unfinished
-from pspf.runtime.loader import LoadedApp
+from pspf.runtime.app.loader import LoadedApp
+from pspf.runtime.worker.drain import name_of, read_unfinished
 from pspf.stream import Stream
 
 __all__ = ["ManualClock", "StreamTester"]

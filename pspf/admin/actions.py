@@ -3,9 +3,9 @@
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pspf.admin.desk import Desk
+from pspf.admin.context import Desk
+from pspf.admin.http_error import Trouble
 from pspf.admin.parameters import body_of
-from pspf.admin.trouble import Trouble
 from pspf.connectors.views import Choice
 from pspf.records import check_name
 

@@ -13,11 +13,11 @@ from starlette.types import ASGIApp
 
 from pspf.admin import actions, answers, endpoints
 from pspf.admin.answers import Shape
-from pspf.admin.desk import Desk
+from pspf.admin.context import Desk
 from pspf.admin.documents import as_openapi, as_page
+from pspf.admin.http_error import Trouble, trouble_of
 from pspf.admin.parameters import check_query
 from pspf.admin.security import Guard, HostRule, check_token, refuse
-from pspf.admin.trouble import Trouble, trouble_of
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
+from pspf.admin.http_error import Trouble, trouble_of
 from pspf.admin.letters import Digest, read_digest, read_letter
-from pspf.admin.trouble import Trouble, trouble_of
 from pspf.connectors.base import Broker, CursorInfo, StateEntry, StoredDeadLetter, TopicInfo
 from pspf.connectors.letters import replay_batch
 from pspf.connectors.urls import make_broker
 from pspf.connectors.views import Choice, GroupView, as_json_partition, names_of
 from pspf.errors import BackendUnavailable, NotFound, PSPFError
+from pspf.observability.snapshots import HandlerShape
 from pspf.records import Cursor, parse_id
-from pspf.snapshots import HandlerShape
 
 _ANSWER_S: Final = 4.0
 _FRESH_S: Final = 1.0

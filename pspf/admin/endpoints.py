@@ -8,16 +8,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pspf import __version__
-from pspf.admin.desk import Desk
+from pspf.admin.context import Desk
+from pspf.admin.http_error import Trouble
 from pspf.admin.letters import MAX_LISTED
 from pspf.admin.metrics import render
 from pspf.admin.parameters import number_of, text_of
-from pspf.admin.trouble import Trouble
 from pspf.connectors.base import TopicInfo
 from pspf.connectors.views import Choice, as_json_entry, as_json_whole
+from pspf.observability.snapshots import HandlerShape, Snapshot
+from pspf.observability.telemetry import HandlerCounters
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
-from pspf.snapshots import HandlerShape, Snapshot
-from pspf.telemetry import HandlerCounters
 
 _MAX_LETTERS: Final = 1_000
 _MAX_ENTRIES: Final = 1_000

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pspf.admin.trouble import Trouble
-from pspf.snapshots import AdminSpec, Snapshot, encode_command
+from pspf.admin.http_error import Trouble
+from pspf.observability.snapshots import AdminSpec, Snapshot, encode_command
 
 _MAX_LINE_BYTES: Final = 64 << 20
 _ANSWER_S: Final = 5.0

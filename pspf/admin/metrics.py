@@ -17,9 +17,9 @@ from prometheus_client.registry import Collector
 from pspf import __version__
 from pspf.admin.broker import Lag
 from pspf.admin.link import Seen
-from pspf.instruments import BATCH_EVENTS, COMMIT_US, END_TO_END_MS, HANDLER_US, Distribution
-from pspf.snapshots import HandlerShape
-from pspf.telemetry import HandlerCounters
+from pspf.observability.instruments import BATCH_EVENTS, COMMIT_US, END_TO_END_MS, HANDLER_US, Distribution
+from pspf.observability.snapshots import HandlerShape
+from pspf.observability.telemetry import HandlerCounters
 
 HANDLER: Final = ("topic", "group", "handler")
 STATES: Final = ("starting", "running", "stalled", "draining", "crashing", "paused")
@@ -135,7 +135,7 @@ def _events(counters: Sequence[HandlerCounters]) -> Metric:
 def _busy(shapes: Sequence[HandlerShape], processes: Sequence[dict[str, object]]) -> Metric:
     longest = dict.fromkeys((shape.key for shape in shapes), 0)
     for process in processes:
-        for busy in process["busy"]:  # type: ignore[attr-defined]  # as pspf/runtime/status.py describes it
+        for busy in process["busy"]:  # type: ignore[attr-defined]  # as pspf/runtime/status/status.py describes it
             key = (busy["topic"], busy["group"], busy["handler"])
             longest[key] = max(longest.get(key, 0), busy["for_ms"])
     return _gauge("pspf_busy_seconds", HANDLER, [(key, for_ms / 1000) for key, for_ms in longest.items()])

@@ -6,8 +6,8 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 
+from pspf.admin.http_error import Trouble
 from pspf.admin.security import read_body
-from pspf.admin.trouble import Trouble
 
 _MAX_CHARACTERS: Final = 1_024
 

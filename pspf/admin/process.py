@@ -11,13 +11,13 @@ from typing import Final
 
 from pspf.admin.app import make_app, make_metrics_app
 from pspf.admin.broker import BrokerDesk
-from pspf.admin.desk import Desk
+from pspf.admin.context import Desk
 from pspf.admin.link import Link
 from pspf.admin.server import serving
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
-from pspf.runtime.logs import configure_logging
-from pspf.runtime.prctl import name_process
+from pspf.runtime.worker.logs import configure_logging
+from pspf.runtime.worker.prctl import name_process
 
 _NICENESS: Final = 5
 """Whoever floods the admin takes little from handlers on the same cores."""

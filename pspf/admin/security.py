@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pspf.admin.trouble import Trouble
+from pspf.admin.http_error import Trouble
 
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_TARGET_BYTES: Final = 4 << 10

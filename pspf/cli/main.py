@@ -7,7 +7,8 @@ from typing import Final, NoReturn, TextIO, cast
 
 import typer
 
-from pspf.cli import (
+from pspf.cli.arguments import hide_arguments
+from pspf.cli.commands import (
     broker,
     dev,
     dlq,
@@ -26,11 +27,10 @@ from pspf.cli import (
     worker,
     workers,
 )
-from pspf.cli.arguments import hide_arguments
 from pspf.cli.console import ClosedPipe, say
-from pspf.cli.exits import ExitCode, code_of, explain
+from pspf.cli.exit_codes import ExitCode, code_of, explain
 from pspf.cli.options import Command, examples, make_app, verbosity
-from pspf.runtime.leaving import bound_exit
+from pspf.runtime.worker.leaving import bound_exit
 
 app = make_app(
     "Python stream processing: run workers, emit events, look into topics, groups and state.",

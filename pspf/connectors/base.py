@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from pspf.concurrency.turn import Turn
 from pspf.connectors.operations import Operations
 from pspf.connectors.roster import Roster
 from pspf.errors import EventRejected, NotAvailable
@@ -34,7 +35,6 @@ from pspf.records import (
     check_name,
     encode_headers,
 )
-from pspf.turn import Turn
 
 START: Final = "start"
 END: Final = "end"

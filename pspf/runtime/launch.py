@@ -6,15 +6,15 @@ from typing import Final
 
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError
-from pspf.runtime.leaving import note_app
-from pspf.runtime.loader import LoadedApp, load_app
-from pspf.runtime.logs import configure_logging, make_talk
-from pspf.runtime.overrides import with_concurrency, with_name, with_orphans
-from pspf.runtime.plan import AppPlan, describe_plan
-from pspf.runtime.prints import show_prints
-from pspf.runtime.request import Request, shape_plan
-from pspf.runtime.slow_import import telling_where
-from pspf.runtime.stages import end_quietly_on_signals
+from pspf.runtime.app.loader import LoadedApp, load_app
+from pspf.runtime.app.options import Request, shape_plan
+from pspf.runtime.app.overrides import with_concurrency, with_name, with_orphans
+from pspf.runtime.app.plan import AppPlan, describe_plan
+from pspf.runtime.app.slow_import import telling_where
+from pspf.runtime.worker.leaving import note_app
+from pspf.runtime.worker.logs import configure_logging, make_talk
+from pspf.runtime.worker.shutdown import end_quietly_on_signals
+from pspf.runtime.worker.stdio import show_prints
 
 _PRINT_PATIENCE_S: Final = 1.0
 """A supervisor has signals to obey, whoever reads its log."""
@@ -39,10 +39,10 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
     if request.check:
         return _launch(request, lambda loaded, plan: 0, say)
     if request.in_process:
-        from pspf.runtime.alone import run_here
+        from pspf.runtime.in_process import run_here
 
         return _launch(request, lambda loaded, plan: run_here(loaded, plan, request, say), say)
-    from pspf.runtime.children import fork_base, run_children
+    from pspf.runtime.processes import fork_base, run_children
 
     with fork_base() as base:
         return _launch(request, lambda loaded, plan: run_children(loaded, plan, request, base, say), say)

@@ -15,9 +15,9 @@ from typing import Any, Final, NamedTuple, Self
 
 import orjson
 
-from pspf import codec
 from pspf.clock import Clock, SystemClock
 from pspf.errors import BackendCorrupt, ConfigurationError, EventRejected
+from pspf.events import codec
 
 _BYTES_MARK: Final = b"\x00"
 """Stands before raw bytes; JSON never begins with it."""

@@ -15,9 +15,9 @@ from typing import Any, Final, TypeVar
 import apsw
 
 from pspf.clock import Clock
+from pspf.concurrency.turn import Turn
 from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
 from pspf.state.base import Entry, Slot, StateStore
-from pspf.turn import Turn
 
 FORMAT: Final = 1
 """Written into each file; a file of a newer format is refused."""

@@ -3,8 +3,8 @@
 import asyncio
 import time
 
-from pspf.cli.grammar import Place
-from pspf.cli.places import find_offsets
+from pspf.cli.parsing import Place
+from pspf.cli.services.start_positions import find_offsets
 from pspf.clock import ManualClock
 from pspf.connectors.base import Broker
 from pspf.records import Appended

@@ -7,8 +7,8 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.base import Broker, Consumer
 from pspf.connectors.operations import Waiting
+from pspf.engine.key_order import HeldBack, Verdict
 from pspf.errors import NotFound
-from pspf.processing.held_back import HeldBack, Verdict
 from pspf.records import Batch, Cursor, NewRecord, Record
 from tests.support.brokers import World
 from tests.support.workers import (

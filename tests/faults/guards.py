@@ -11,7 +11,7 @@ import pytest
 
 from pspf.clock import ManualClock
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.scripts import Script
+from pspf.connectors.valkey.connection.scripts import Script
 from pspf.records import Cursor, Record
 from tests.support.brokers import World
 from tests.support.servers import hall

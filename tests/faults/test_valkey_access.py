@@ -10,7 +10,7 @@ import pytest
 
 from pspf.connectors.base import StreamingBackend
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.errors import BackendUnavailable
 from tests.faults.runs import ROOT, TOPIC, make_events
 from tests.faults.valkey import QUICK, SECONDS_MS, Site

@@ -10,7 +10,7 @@ import pytest
 from pspf import Stream
 from pspf.connectors.base import Limits, StreamingBackend
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from tests.faults.valkey import Site
 from tests.integration.running import Number, running, until
 from tests.support.servers import Server, find

@@ -10,9 +10,9 @@ import pytest
 from pspf import Stream
 from pspf.connectors.base import StreamingBackend
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.failures import GroupGone, ReplyError, is_of_no_primary, translate
-from pspf.connectors.valkey.wire import Lane
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.failures import GroupGone, ReplyError, is_of_no_primary, translate
+from pspf.connectors.valkey.connection.wire import Lane
 from pspf.errors import BackendUnavailable
 from tests.faults.valkey import QUICK, Site
 from tests.integration.running import Number, running, until

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from pspf.connectors.valkey import ordered, shared
+from pspf.connectors.valkey.consume import ordered, shared
 from pspf.errors import BackendCorrupt, CommitFenced, CommitStale, DiskFull
 from pspf.records import WindowChanges, partition_of
 from tests.faults.guards import ORDERED, SHARED, Guard, Stage, lose_to_an_heir, open_batch, refused, scenarios_of

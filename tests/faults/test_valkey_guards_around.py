@@ -8,22 +8,11 @@ from typing import Final
 
 import pytest
 
-from pspf.connectors.valkey import (
-    appends,
-    dead_letters,
-    forgetting,
-    gone,
-    ordered,
-    repartition,
-    retention,
-    seeking,
-    session,
-    shared,
-    trimming,
-    waiting,
-)
-from pspf.connectors.valkey.fields import format_entry_id
-from pspf.connectors.valkey.keys import CursorKeys
+from pspf.connectors.valkey.consume import forgetting, lost_stream, ordered, session, shared, waiting
+from pspf.connectors.valkey.log import appends, retention
+from pspf.connectors.valkey.log.fields import format_entry_id
+from pspf.connectors.valkey.log.keys import CursorKeys
+from pspf.connectors.valkey.operator import dead_letters, repartition, seeking, trimming
 from pspf.errors import CommitFenced, CommitStale, NotFound, Refused
 from pspf.records import Record
 from tests.faults.guards import ORDERED, SHARED, Guard, Stage, open_batch, refused, scenarios_of
@@ -168,7 +157,7 @@ async def a_group_destroyed_from_outside_forgets_nothing(stage: Stage) -> None:
 
 async def what_lives_is_not_reset(stage: Stage) -> None:
     member, keys = await _have_state(stage)
-    forgetting = gone.forget_cursor(member.session._member, keys, ordered.marker_group(ORDERED))
+    forgetting = lost_stream.forget_cursor(member.session._member, keys, ordered.marker_group(ORDERED))
     assert not await refused(forgetting, Exception)
     assert len(await stage.broker.list_state()) == 1
     assert not await refused(member.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
@@ -441,17 +430,17 @@ GUARDS: Final = (
         "",
         who_knows_a_topic_as_it_was_joins_it_as_it_is,
     ),
-    Guard(gone, "_RESET", "if is_same() then", "if false then", a_group_made_again_starts_where_it_was_made_to),
-    Guard(gone, "_RESET", "if is_same() then", "if false then", a_group_destroyed_from_outside_forgets_nothing),
+    Guard(lost_stream, "_RESET", "if is_same() then", "if false then", a_group_made_again_starts_where_it_was_made_to),
+    Guard(lost_stream, "_RESET", "if is_same() then", "if false then", a_group_destroyed_from_outside_forgets_nothing),
     Guard(
-        gone,
+        lost_stream,
         "_RESET",
         "return info['entries-added'] - info['length'] >= tonumber(passed or 1)",
         "return true",
         a_stream_made_anew_is_another,
     ),
     Guard(
-        gone,
+        lost_stream,
         "_RESET",
         "if is_before(after(info['last-generated-id']), position) then return false end",
         "",
@@ -464,7 +453,7 @@ GUARDS: Final = (
         "",
         who_joins_a_deleted_stream_forgets_what_was_known_of_it,
     ),
-    Guard(gone, "_RESET", "if has_group(stream, group) then return 'HERE' end", "", what_lives_is_not_reset),
+    Guard(lost_stream, "_RESET", "if has_group(stream, group) then return 'HERE' end", "", what_lives_is_not_reset),
     Guard(seeking, "_SEEK", _LEASE_ENDS, "", a_batch_read_before_a_seek_counts_for_nothing),
     Guard(
         dead_letters,

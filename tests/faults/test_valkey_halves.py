@@ -16,10 +16,10 @@ import pytest
 import redis
 
 from pspf.connectors.base import Limits
-from pspf.connectors.valkey import seeking
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.refunds import refund
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
+from pspf.connectors.valkey.consume.refunds import refund
+from pspf.connectors.valkey.operator import seeking
 from pspf.errors import BackendCorrupt, CommitStale
 from pspf.records import Cursor, WindowChanges
 from tests.faults.valkey import find_scripts

@@ -5,8 +5,8 @@ from typing import Final
 import pytest
 
 from pspf.admin.letters import MAX_LISTED, read_digest
-from pspf.cli.letters import select
-from pspf.connectors.valkey.fields import format_entry_id
+from pspf.cli.services.dead_letters import select
+from pspf.connectors.valkey.log.fields import format_entry_id
 from pspf.connectors.views import Choice
 from pspf.errors import BackendUnavailable, CommitStale
 from pspf.records import Cursor, Retry

@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from pspf.connectors.base import Limits
-from pspf.runtime.monitor import Monitor
+from pspf.runtime.worker.monitor import Monitor
 from tests.faults.runs import RUNS, SECONDS, TOPIC, Place, Run, check_exactly_once, make_events
 from tests.faults.valkey import Site
 from tests.integration.running import running, until

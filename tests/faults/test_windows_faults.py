@@ -12,11 +12,11 @@ from typing import Final
 import orjson
 import pytest
 
-from pspf.cli.opened import each_window, find_windows
+from pspf.cli.services.open_windows import each_window, find_windows
 from pspf.connectors.base import Broker
 from pspf.faults import POINTS
 from pspf.records import NewRecord, partition_of
-from pspf.windows import Window
+from pspf.windowing.definitions import Window
 from tests.faults import windows_app as app
 from tests.faults.forked import Forks
 from tests.faults.runs import KINDS, RUNS, SEED, Place

@@ -11,8 +11,8 @@ import pspf.connectors.valkey
 from pspf import Stream
 from pspf.connectors.base import Limits, StreamingBackend
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.scripts import Script
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.scripts import Script
 from pspf.records import NewRecord
 from tests.faults import app
 from tests.faults.runs import TOPIC, Event, check_exactly_once

@@ -10,11 +10,11 @@ from typing import Any
 
 from pspf.admin.app import make_app, make_metrics_app
 from pspf.admin.broker import BrokerDesk
-from pspf.admin.desk import Desk
+from pspf.admin.context import Desk
 from pspf.admin.link import Link
 from pspf.admin.server import MAX_CONNECTIONS, serving
-from pspf.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
-from pspf.telemetry import HandlerCounters
+from pspf.observability.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
+from pspf.observability.telemetry import HandlerCounters
 from tests.support.http import Answer, fetch
 
 TOKEN = "a-token-of-the-tests-own"

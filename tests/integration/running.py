@@ -10,7 +10,7 @@ import orjson
 
 from pspf import BaseEvent, RetryPolicy, Stream
 from pspf.connectors.base import Broker, StoredDeadLetter, StreamingBackend
-from pspf.processing.windows.progress import read_standing
+from pspf.windowing.progress import read_standing
 
 TOPIC: Final = "numbers"
 GROUP: Final = "sums"

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from pspf.admin.broker import BrokerDesk
-from pspf.admin.trouble import Trouble
+from pspf.admin.http_error import Trouble
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.storage import FORMAT, LOOK_EVERY_S
 from pspf.errors import BackendCorrupt, BackendGone

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pspf.connectors.sqlite import SQLiteBroker
-from pspf.connectors.sqlite.engine import ANY_PARTITION, Engine, Nothing, Poll
+from pspf.connectors.sqlite.engine.base import ANY_PARTITION, Engine, Nothing, Poll
 from pspf.errors import BackendUnavailable
 from pspf.records import Cursor, NewRecord
 from tests.support.threads import no_threads

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from pspf.connectors.base import CursorInfo
 from pspf.connectors.memory import MemoryBroker
-from pspf.runtime.burst import wait_until_drained
-from pspf.runtime.work import CursorName, Work
+from pspf.runtime.app.work import CursorName, Work
+from pspf.runtime.worker.drain import wait_until_drained
 from tests.support.waiting import wait_until
 from tests.support.workers import GROUP, TOPIC, numbered, settle, share, take_batch
 

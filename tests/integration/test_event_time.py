@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from pspf import BaseEvent, Context, Count, Stream, TumblingWindow
 from pspf.connectors.base import StreamingBackend
 from pspf.context import SyncContext
-from pspf.event_time import time_of
+from pspf.events.timestamps import time_of
 from pspf.testing import StreamTester
 from tests.integration.running import read_events, run_until_drained
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pspf import BaseEvent, MemoryBackend, RetryPolicy, Stream
-from pspf.runtime.logs import FORMATS, configure_logging
+from pspf.runtime.worker.logs import FORMATS, configure_logging
 from tests.integration.running import GROUP, TOPIC, run_until_drained
 
 EVIL = [

@@ -6,14 +6,14 @@ import pytest
 
 from pspf.clock import SystemClock
 from pspf.connectors.memory import MemoryBroker
-from pspf.execution.executor import Executor
-from pspf.loop.insistence import Insistence
-from pspf.loop.reads import Reads
-from pspf.processing.batch_run import BatchRun
-from pspf.processing.batch_size import BatchSize
-from pspf.processing.held_back import HeldBack
+from pspf.engine.batch_outcome import BatchRun
+from pspf.engine.batch_size import BatchSize
+from pspf.engine.broker_retry import Insistence
+from pspf.engine.handlers.executor import Executor
+from pspf.engine.key_order import HeldBack
+from pspf.engine.prefetch import Reads
+from pspf.observability.telemetry import Activity
 from pspf.records import Record, Retry
-from pspf.telemetry import Activity
 from tests.support.workers import GROUP, HANDLER, TOPIC, own
 
 

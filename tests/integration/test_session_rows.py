@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pspf import BaseEvent, Count, SessionWindow, Stream
 from pspf.connectors.base import Session, StreamingBackend
-from pspf.processing.windows.session_rows import PAGE_BYTES, ROWS, TOGETHER, before_rows, row_key, split_row_key
 from pspf.records import Commit, Cursor, WindowChanges
+from pspf.windowing.session_rows import PAGE_BYTES, ROWS, TOGETHER, before_rows, row_key, split_row_key
 from tests.integration.running import read_events, run_until_drained
 
 KEYS = st.none() | st.text(max_size=6) | st.sampled_from(["", "\0", "a", "a\0", "ab"])

@@ -6,7 +6,7 @@ from pspf import BaseEvent, Context, Stream, Sum, TumblingWindow
 from pspf.connectors.base import Session, StreamingBackend
 from pspf.connectors.views import as_json_entry
 from pspf.records import Commit, Cursor, WindowChanges
-from pspf.runtime.monitor import Monitor
+from pspf.runtime.worker.monitor import Monitor
 from tests.integration.running import read_letters, run_until_drained, running, until
 
 

@@ -11,8 +11,8 @@ from pspf import Context, Stream
 from pspf.connectors.base import Broker, Consumer, Limits, Session, StreamingBackend
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
+from pspf.engine.solo_gate import SoloGate
 from pspf.errors import BackendUnavailable
-from pspf.processing.gate import SoloGate
 from pspf.records import Batch, Commit, Cursor
 from pspf.subscription import Ordering
 from tests.integration.running import (

@@ -9,7 +9,7 @@ import pytest
 from pspf import Stream
 from pspf.connectors.base import Consumer, Limits, Session, StreamingBackend
 from pspf.connectors.sqlite.broker import MemoryBroker
-from pspf.processing.gate import SoloGate
+from pspf.engine.solo_gate import SoloGate
 from pspf.records import Batch, Cursor
 from tests.integration.running import GROUP, TOPIC, Number, numbers, running, until, wait_until
 

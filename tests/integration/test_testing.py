@@ -15,8 +15,8 @@ import pytest
 from pspf import BaseEvent, Context, Count, RetryPolicy, Stream, Sum, TumblingWindow, WindowResult
 from pspf.connectors.memory import MemoryBackend
 from pspf.errors import ConfigurationError, EventRejected, NotSettled
-from pspf.runtime.burst import is_drained, read_lag
-from pspf.runtime.loader import LoadedApp
+from pspf.runtime.app.loader import LoadedApp
+from pspf.runtime.worker.drain import is_drained, read_lag
 from pspf.testing import ManualClock, StreamTester
 from tests.support.brokers import KINDS, Kind
 from tests.support.servers import hall

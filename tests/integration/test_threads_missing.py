@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from pspf import Stream
-from pspf import background as module
 from pspf.backoff import Sparing
+from pspf.concurrency import background as module
 from pspf.connectors.base import StreamingBackend
-from pspf.windows import TumblingWindow
+from pspf.windowing.definitions import TumblingWindow
 from tests.integration.running import QUICK, TOPIC, Number, drain, numbers, read_letters, running, until
 from tests.support.threads import no_threads
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from pspf.cli.overview import HandlerView, Overview, read_overview
-from pspf.cli.picture import draw_line
-from pspf.cli.screen import Screen, fit
+from pspf.cli.services.live_screen import Screen, fit
+from pspf.cli.services.overview import HandlerView, Overview, read_overview
+from pspf.cli.services.overview_table import draw_line
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from tests.process.commands import Folder
 from tests.support.workers import GROUP, HANDLER, TOPIC, letter, new, own, settle, share, take

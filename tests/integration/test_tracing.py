@@ -15,7 +15,7 @@ from pspf import BaseEvent, BatchError, Context, Count, Stream, TumblingWindow
 from pspf.connectors.base import StreamingBackend
 from pspf.context import SyncContext
 from pspf.errors import EventRejected
-from pspf.tracing import Spans
+from pspf.observability.tracing import Spans
 from tests.integration.running import GROUP, QUICK, TOPIC, Number, read_letters, run_until_drained
 from tests.support.brokers import KINDS, Kind
 

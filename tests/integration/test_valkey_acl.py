@@ -16,9 +16,9 @@ import tests.conformance
 from pspf.clock import ManualClock
 from pspf.connectors.base import Limits
 from pspf.connectors.operations import Check, Status
-from pspf.connectors.valkey.acl import COMMANDS, OPERATORS, OPTIONAL, find_missing, least_acl
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.acl import COMMANDS, OPERATORS, OPTIONAL, find_missing, least_acl
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.errors import BackendUnavailable
 from tests.support.brokers import Kind, World
 from tests.support.servers import Server, find
@@ -108,7 +108,7 @@ async def test_conformance_needs_no_more(
 
 
 def test_every_command_of_the_scripts_is_permitted() -> None:
-    for script in FOLDER.glob("scripts/*.lua"):
+    for script in FOLDER.glob("lua/*.lua"):
         for command, sub in re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", script.read_text()):
             name = f"{command}|{sub}" if command in ("XGROUP", "XINFO") else command
             assert name.lower() in COMMANDS, f"{script.name} calls {name}"
@@ -117,7 +117,7 @@ def test_every_command_of_the_scripts_is_permitted() -> None:
 def test_every_command_that_a_client_sends_is_permitted() -> None:
     asked_where_permitted = {"config", *(command.partition("|")[0] for command in OPTIONAL)}
     known = {command.partition("|")[0] for command in COMMANDS} | asked_where_permitted
-    for path in sorted(FOLDER.glob("*.py")):
+    for path in sorted(FOLDER.rglob("*.py")):
         source = path.read_text() if path.name != "failures.py" else ""
         for command in re.findall(r"""(?:call\(|\()\s*"([A-Z]{2,})"(?!\s*[:%])""", source):
             if command == "STREAMS":
@@ -127,7 +127,7 @@ def test_every_command_that_a_client_sends_is_permitted() -> None:
 
 async def test_every_permitted_command_is_needed(server: Server, limits: Limits) -> None:
     """What no test of conformance sends is sent by a worker on the machine's clock, or by the command line."""
-    sources = "".join(path.read_text() for path in [*FOLDER.glob("*.py"), *FOLDER.glob("scripts/*.lua")])
+    sources = "".join(path.read_text() for path in [*FOLDER.rglob("*.py"), *FOLDER.glob("lua/*.lua")])
     by_the_client = {"client|setname", "select"}
     for command in set(COMMANDS) - by_the_client:
         word, _, sub = command.upper().partition("|")

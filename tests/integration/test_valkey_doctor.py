@@ -8,8 +8,9 @@ from pspf.clock import ManualClock
 from pspf.connectors.base import Broker, Limits
 from pspf.connectors.operations import Check, Status
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.doctor import (
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
+from pspf.connectors.valkey.log.keys import FORMAT
+from pspf.connectors.valkey.operator.doctor import (
     IDLE_MS,
     Server,
     check_eviction,
@@ -18,7 +19,6 @@ from pspf.connectors.valkey.doctor import (
     check_replication,
     describe_persistence,
 )
-from pspf.connectors.valkey.keys import FORMAT
 from tests.support import servers
 from tests.support.workers import numbered, settle, share, take
 

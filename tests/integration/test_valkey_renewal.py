@@ -11,7 +11,7 @@ import pytest
 from pspf import faults
 from pspf.connectors.base import Limits, Session
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.liveness import Member
+from pspf.connectors.valkey.consume.liveness import Member
 from pspf.errors import BackendUnavailable
 from tests.support.brokers import KINDS, Kind
 from tests.support.threads import no_threads

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pspf import BaseEvent, Collect, Count, RetryPolicy, SlidingWindow, Stream, TumblingWindow
 from pspf.connectors.base import StreamingBackend
 from pspf.connectors.memory import MemoryBackend
-from pspf.processing.batch_run import BatchRun
-from pspf.processing.windows.progress import read_standing
+from pspf.engine.batch_outcome import BatchRun
 from pspf.records import Commit
 from pspf.settings import settings as tuning
+from pspf.windowing.progress import read_standing
 from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until
 from tests.integration.test_windows_reference import Input, Tick, event_of, fold_spans
 
@@ -142,7 +142,7 @@ async def test_records_are_aggregated_while_a_window_is_closed(
     backend: StreamingBackend, monkeypatch: pytest.MonkeyPatch, setting: Callable[[str, object], None]
 ) -> None:
     setting("PSPF_MAX_OPERATIONS", 100)
-    monkeypatch.setattr("pspf.execution.windowed.BESIDE_RECORDS", 50)
+    monkeypatch.setattr("pspf.engine.operators.host.BESIDE_RECORDS", 50)
     keys = [f"k{number:03}" for number in range(300)]
     commits = Commits(monkeypatch)
     first = [{"timestamp": 10, "key": key} for key in keys]
@@ -164,7 +164,7 @@ async def test_what_a_stop_leaves_of_a_window_is_emitted_by_the_next_owner(
     backend: StreamingBackend, monkeypatch: pytest.MonkeyPatch, setting: Callable[[str, object], None]
 ) -> None:
     setting("PSPF_MAX_OPERATIONS", 20)
-    monkeypatch.setattr("pspf.execution.executor._BREATH_SECONDS", 0)
+    monkeypatch.setattr("pspf.engine.handlers.executor._BREATH_SECONDS", 0)
     keys = [f"k{number:03}" for number in range(100)]
     commits = Commits(monkeypatch)
     commits.stops_beside = True

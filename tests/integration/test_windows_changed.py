@@ -24,7 +24,7 @@ from pspf import (
 from pspf.connectors.base import Session, StreamingBackend
 from pspf.errors import ConfigurationError
 from pspf.records import Commit, Cursor, WindowChanges
-from pspf.windows import Window
+from pspf.windowing.definitions import Window
 from tests.integration.running import drain, read_events, read_letters, run_until_drained, running, until, wait_until
 
 TICKS = [(1, 5), (2, 7), (12, 1), (25, 2), (46, 4)]

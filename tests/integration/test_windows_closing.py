@@ -7,7 +7,7 @@ import pytest
 from pspf import Collect, Sum, TumblingWindow
 from pspf.connectors.base import StreamingBackend
 from pspf.stream import Stream
-from pspf.windows import SlidingWindow
+from pspf.windowing.definitions import SlidingWindow
 from tests.integration.running import read_events, read_letters, run_until_drained
 
 Setting = Callable[[str, object], None]

@@ -6,14 +6,14 @@ import pytest
 import pytest_asyncio
 
 from pspf import Count, MemoryBackend, Stream, TumblingWindow
-from pspf.cli.exits import UsageError
-from pspf.cli.grammar import Place
-from pspf.cli.hops import check_idle, find_hops
-from pspf.cli.seeking import Seeking
+from pspf.cli.exit_codes import UsageError
+from pspf.cli.parsing import Place
+from pspf.cli.services.seek import Seeking
+from pspf.cli.services.shuffle_topics import check_idle, find_hops
 from pspf.errors import Refused
-from pspf.processing.windows.repartition import mark
-from pspf.runtime.burst import finish, is_drained, read_lag
-from pspf.runtime.work import CursorName, Work
+from pspf.runtime.app.work import CursorName, Work
+from pspf.runtime.worker.drain import finish, is_drained, read_lag
+from pspf.windowing.shuffle import mark
 from tests.integration.running import read_events, run_until_drained, running, wait_until
 
 TOPIC = "ticks"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pspf import BaseEvent, Collect, Count, RetryPolicy, SessionWindow, SlidingWindow, Stream, Sum, TumblingWindow
 from pspf.connectors.base import Broker, Limits, StreamingBackend
 from pspf.connectors.memory import MemoryBackend
-from pspf.windows import Window
+from pspf.windowing.definitions import Window
 from tests.integration.running import read_events, read_letters, run_until_drained
 from tests.support.brokers import make_on_server
 

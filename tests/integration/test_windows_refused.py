@@ -25,7 +25,7 @@ async def test_an_event_time_too_far_ahead_is_warned_of_once_with_its_place(
     ids = await stream.emit_many([far, far, far], "ticks")
     with caplog.at_level(logging.WARNING):
         await run_until_drained(stream)
-    told = [entry.getMessage() for entry in caplog.records if entry.name == "pspf.event_time"]
+    told = [entry.getMessage() for entry in caplog.records if entry.name == "pspf.events.timestamps"]
     assert len(told) == 1
     assert "ticks" in told[0]
     assert "2999-01-01T00:00:00" in told[0]

@@ -10,13 +10,13 @@ import pytest
 from pspf import BaseEvent, Count, RetryPolicy, SessionWindow, Stream, TumblingWindow
 from pspf.clock import SystemClock
 from pspf.connectors.base import StreamingBackend
-from pspf.decoding import make_decoder
+from pspf.engine.batch_outcome import EffectLimits
+from pspf.engine.idleness import Silence
+from pspf.engine.key_order import HeldBack
+from pspf.engine.operators.host import Room
+from pspf.engine.operators.shuffle import Repartitioning
 from pspf.errors import TopicMismatch
-from pspf.execution.repartitioning import Repartitioning
-from pspf.execution.windowed import Room
-from pspf.processing.batch_run import EffectLimits
-from pspf.processing.held_back import HeldBack
-from pspf.processing.silence import Silence
+from pspf.events.decoding import make_decoder
 from pspf.records import NewRecord
 from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until
 from tests.support.brokers import KINDS

@@ -2,7 +2,7 @@
 
 from pspf import Count, RetryPolicy, Stream, TumblingWindow
 from pspf.connectors.base import StreamingBackend
-from pspf.windows import WindowResult
+from pspf.windowing.definitions import WindowResult
 from tests.integration.running import read_events, read_letters, run_until_drained
 
 

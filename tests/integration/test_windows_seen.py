@@ -20,11 +20,11 @@ from pspf import (
     TopN,
     TumblingWindow,
 )
-from pspf.aggregations import Aggregation
-from pspf.cli.opened import each_window, find_windows
-from pspf.cli.remembered import each_entry
+from pspf.cli.services.open_windows import each_window, find_windows
+from pspf.cli.services.stored_values import each_entry
 from pspf.connectors.base import Broker, StreamingBackend
 from pspf.connectors.memory import MemoryBackend
+from pspf.windowing.aggregations import Aggregation
 from tests.integration.running import drain, run_until_drained, running
 
 TOPIC = "ticks"

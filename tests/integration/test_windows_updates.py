@@ -8,7 +8,7 @@ import pytest
 
 from pspf import BaseEvent, Count, RetryPolicy, SlidingWindow, Stream, TumblingWindow
 from pspf.connectors.base import StreamingBackend
-from pspf.windows import Window
+from pspf.windowing.definitions import Window
 from tests.integration.running import read_events, read_letters, run_until_drained
 
 

@@ -66,7 +66,8 @@ def test_a_check_on_a_server_loads_nothing_that_only_a_run_or_a_file_needs(folde
         "    main(['worker', 'app:stream', '--check', '--backend', 'valkey://127.0.0.1:1/0'])\n"
         "except SystemExit as ended:\n"
         "    assert ended.code == 0, ended.code\n"
-        "heavy = {'apsw', 'rich', 'uvloop', 'starlette', 'uvicorn', 'pspf.processor', 'pspf.runtime.supervisor'}\n"
+        "heavy = {'apsw', 'rich', 'uvloop', 'starlette', 'uvicorn', 'pspf.engine.processor'}\n"
+        "heavy |= {'pspf.runtime.supervision.supervisor'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run(

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from pspf.runtime.prints import _Lasting
+from pspf.runtime.worker.stdio import _Lasting
 from tests.process.commands import Folder, wait_until
 
 SIZE = 4096

@@ -10,7 +10,7 @@ from pspf.connectors.base import Broker, Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.valkey.broker import ValkeyBroker
-from pspf.connectors.valkey.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from tests.support.servers import hall
 
 _NOTICE_MS: Final = 2_000

@@ -26,15 +26,15 @@ _PRELOADED: Final = (
     "asyncio",
     "uvloop",
     "pspf.cli.main",
-    "pspf.cli.project",
+    "pspf.cli.services.project",
     "pspf.connectors.sqlite.broker",
     "pspf.connectors.valkey.broker",
-    "pspf.execution.windowed",
-    "pspf.runtime.alone",
-    "pspf.runtime.children",
-    "pspf.settings_model",
+    "pspf.engine.operators.host",
+    "pspf.runtime.in_process",
+    "pspf.runtime.processes",
+    "pspf.settings.model",
     "pspf.stream",
-    "pspf.tracing",
+    "pspf.observability.tracing",
 )
 
 

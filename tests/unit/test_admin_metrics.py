@@ -12,10 +12,10 @@ from pspf.admin.link import Seen
 from pspf.admin.metrics import METRICS, render
 from pspf.connectors.base import CursorInfo
 from pspf.connectors.views import GroupView
-from pspf.instruments import HANDLER_US, Histogram
+from pspf.observability.instruments import HANDLER_US, Histogram
+from pspf.observability.snapshots import HandlerShape, Snapshot
+from pspf.observability.telemetry import HandlerCounters
 from pspf.records import Cursor
-from pspf.snapshots import HandlerShape, Snapshot
-from pspf.telemetry import HandlerCounters
 
 TOTAL = HandlerShape("app.total", "orders", "billing", "key", "Order", None, None, 1)
 GONE = ("orders", "billing", "app.old")

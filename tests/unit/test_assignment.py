@@ -2,7 +2,7 @@
 
 import pytest
 
-from pspf.assignment import share_of
+from pspf.engine.assignment import share_of
 
 
 @pytest.mark.parametrize("members", range(1, 9))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pspf.cli.events import Recipe, decode_line, parse_event
+from pspf.cli.services.events import Recipe, decode_line, parse_event
 from pspf.connectors.base import Limits
 from pspf.errors import EventRejected, SchemaError
 

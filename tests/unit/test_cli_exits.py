@@ -3,7 +3,7 @@
 import pytest
 
 from pspf import errors
-from pspf.cli.exits import ExitCode, Interrupted, UsageError, code_of, explain
+from pspf.cli.exit_codes import ExitCode, Interrupted, UsageError, code_of, explain
 
 
 @pytest.mark.parametrize(

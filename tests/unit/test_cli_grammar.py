@@ -2,8 +2,8 @@
 
 import pytest
 
-from pspf.cli.exits import UsageError
-from pspf.cli.grammar import Place, near, parse_headers, parse_place, parse_rate, parse_span_ms
+from pspf.cli.exit_codes import UsageError
+from pspf.cli.parsing import Place, near, parse_headers, parse_place, parse_rate, parse_span_ms
 
 NOW_MS = 1_700_000_000_000
 

@@ -1,6 +1,6 @@
 """Which groups are over a limit of lag."""
 
-from pspf.cli.lag import over
+from pspf.cli.services.lag import over
 from pspf.connectors.base import CursorInfo
 from pspf.connectors.views import GroupView
 from pspf.records import Cursor

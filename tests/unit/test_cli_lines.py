@@ -5,7 +5,7 @@ import io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pspf.cli.lines import MAX_LINE_BYTES, Line, LineSplitter, read_lines
+from pspf.cli.services.lines import MAX_LINE_BYTES, Line, LineSplitter, read_lines
 
 
 @given(st.lists(st.binary(max_size=8)), st.integers(1, 5), st.integers(1, 4))

@@ -3,8 +3,8 @@
 import pytest
 
 from pspf.errors import ConfigurationError
-from pspf.runtime.plan import AppPlan, ChildSpec, TopicGroup, Totals, WorkerOptions, describe_plan
-from pspf.runtime.work import CursorName, Work
+from pspf.runtime.app.plan import AppPlan, ChildSpec, TopicGroup, Totals, WorkerOptions, describe_plan
+from pspf.runtime.app.work import CursorName, Work
 
 
 def group(topic: str, name: str) -> TopicGroup:

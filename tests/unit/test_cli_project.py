@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pspf.cli.exits import UsageError
-from pspf.cli.project import find_app
+from pspf.cli.exit_codes import UsageError
+from pspf.cli.services.project import find_app
 from pspf.errors import ConfigurationError
 
 

@@ -3,9 +3,9 @@
 import pytest
 
 from pspf.cli.console import count_of, format_size
-from pspf.cli.exits import UsageError
-from pspf.cli.grammar import parse_place, parse_size
-from pspf.cli.waiting import Choice, as_json_record, explain_rest
+from pspf.cli.exit_codes import UsageError
+from pspf.cli.parsing import parse_place, parse_size
+from pspf.cli.services.pending import Choice, as_json_record, explain_rest
 from pspf.connectors.operations import PendingRecord, Waiting
 from pspf.records import Cursor
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from pspf.cli.exits import UsageError
-from pspf.cli.where import parse_condition
+from pspf.cli.exit_codes import UsageError
+from pspf.cli.services.where import parse_condition
 
 EVENT: dict[str, Any] = {
     "amount": 12.5,

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pspf.aggregations import Count
-from pspf.context import encode_value
-from pspf.encoding import encode
-from pspf.processing.windows.folds import ReadyFold, dump_state
+from pspf.events.encoding import encode
+from pspf.events.state_values import encode_value
 from pspf.records import encode_headers
+from pspf.windowing.aggregations import Count
+from pspf.windowing.folds import ReadyFold, dump_state
 
 KEPT = 1_000
 

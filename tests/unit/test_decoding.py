@@ -7,8 +7,8 @@ import pytest
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from pspf import BaseEvent
-from pspf.decoding import Unreadable, make_decoder, make_section_decoder
 from pspf.errors import SchemaError
+from pspf.events.decoding import Unreadable, make_decoder, make_section_decoder
 from pspf.records import Record
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Context, Count, Max, SessionWindow, Stream, TumblingWindow
-from pspf.context import encode_value
 from pspf.errors import ConfigurationError, EventRejected, NotAvailable, StateUnavailable
+from pspf.events.state_values import encode_value
 from pspf.subscription import RetryPolicy
 from pspf.testing import StreamTester
 

@@ -13,7 +13,7 @@ import yaml
 
 from pspf.admin.app import ENDPOINTS
 from pspf.admin.security import HostRule
-from pspf.runtime.ports import parse_address
+from pspf.runtime.control.ports import parse_address
 from pspf.settings import load_settings
 from tests.support.dockerfile import read_stages
 

@@ -1,7 +1,7 @@
 """Histograms, and what they are told of a batch."""
 
-from pspf.instruments import HANDLER_US, Distribution, Histogram
-from pspf.telemetry import BatchTimes, HandlerCounters, TelemetryManager
+from pspf.observability.instruments import HANDLER_US, Distribution, Histogram
+from pspf.observability.telemetry import BatchTimes, HandlerCounters, TelemetryManager
 
 
 def test_a_value_counts_below_the_first_bound_that_holds_it() -> None:

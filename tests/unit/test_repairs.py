@@ -9,9 +9,9 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, computed_field, field_serializer, field_validator
 
 from pspf import BaseEvent
-from pspf.decoding import Unreadable, make_decoder, make_section_decoder
-from pspf.encoding import encode
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
+from pspf.events.decoding import Unreadable, make_decoder, make_section_decoder
+from pspf.events.encoding import encode
 from pspf.records import Record
 
 

@@ -32,9 +32,9 @@ from pydantic import (
 from typing_extensions import TypedDict
 
 from pspf import BaseEvent, Stream, TumblingWindow
-from pspf.decoding import Unreadable, make_decoder, make_section_decoder
-from pspf.encoding import encode
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
+from pspf.events.decoding import Unreadable, make_decoder, make_section_decoder
+from pspf.events.encoding import encode
 from pspf.records import Record
 
 T = TypeVar("T")

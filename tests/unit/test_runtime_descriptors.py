@@ -10,8 +10,8 @@ def test_a_worker_process_may_open_as_much_as_the_hard_limit_allows() -> None:
     code = (
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
-        "from pspf.runtime.plan import WorkerOptions\n"
-        "from pspf.runtime.worker import prepare_process\n"
+        "from pspf.runtime.app.plan import WorkerOptions\n"
+        "from pspf.runtime.worker.worker import prepare_process\n"
         "prepare_process(WorkerOptions())\n"
         "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
     )

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pspf.errors import ConfigurationError
-from pspf.runtime.front import Front, open_front
-from pspf.runtime.plan import WorkerOptions
-from pspf.runtime.request import Request
+from pspf.runtime.app.options import Request
+from pspf.runtime.app.plan import WorkerOptions
+from pspf.runtime.control.listeners import Front, open_front
 from pspf.settings import settings
 
 TOKEN = "a-token-of-16-characters-or-more"

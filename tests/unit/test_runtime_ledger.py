@@ -1,8 +1,8 @@
 """What a worker's processes did together, whoever of them still lives."""
 
-from pspf.runtime.ledger import Ledger
-from pspf.runtime.reports import Pulse, SubscriptionStatus
-from pspf.telemetry import HandlerCounters
+from pspf.observability.telemetry import HandlerCounters
+from pspf.runtime.status.reports import Pulse, SubscriptionStatus
+from pspf.runtime.status.totals import Ledger
 
 
 def pulse(handler: str, processed: int) -> Pulse:

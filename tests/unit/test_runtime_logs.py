@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pspf.processing.batch_run import Failure
-from pspf.processing.narration import Narrator
+from pspf.engine.batch_outcome import Failure
+from pspf.engine.failure_log import Narrator
 from pspf.records import Record
-from pspf.runtime.logs import FORMATS, configure_logging, make_talk
+from pspf.runtime.worker.logs import FORMATS, configure_logging, make_talk
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
 
 EVIL = "a\nERROR forged\x1b[31m\x07\r\x85\u2028\u202e\ud800 'quoted\" \\"
@@ -109,7 +109,7 @@ def test_the_user_s_own_logging_is_left_alone() -> None:
     script = (
         "import logging\n"
         "logging.basicConfig(format='mine %(message)s')\n"
-        "from pspf.runtime.logs import configure_logging\n"
+        "from pspf.runtime.worker.logs import configure_logging\n"
         "root = logging.getLogger()\n"
         "before = root.level, root.handlers[:]\n"
         "configure_logging('DEBUG', 'json')\n"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pspf.runtime.outcome import choose_code
+from pspf.runtime.status.exit_status import choose_code
 
 
 @pytest.mark.parametrize(

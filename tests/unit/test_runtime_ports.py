@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pspf.errors import ConfigurationError
-from pspf.runtime.ports import Address, bind, parse_address
+from pspf.runtime.control.ports import Address, bind, parse_address
 
 
 @pytest.fixture

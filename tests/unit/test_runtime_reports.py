@@ -4,10 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from pspf.runtime.plan import AppPlan, TopicGroup, Totals
-from pspf.runtime.reports import Busy, Ending, Pulse, Report, SubscriptionStatus, Tasks, decode_report, encode_report
-from pspf.runtime.work import CursorName, Operator
-from pspf.telemetry import HandlerCounters
+from pspf.observability.telemetry import HandlerCounters
+from pspf.runtime.app.plan import AppPlan, TopicGroup, Totals
+from pspf.runtime.app.work import CursorName, Operator
+from pspf.runtime.status.reports import (
+    Busy,
+    Ending,
+    Pulse,
+    Report,
+    SubscriptionStatus,
+    Tasks,
+    decode_report,
+    encode_report,
+)
 
 PULSE = Pulse(
     "running",

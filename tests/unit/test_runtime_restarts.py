@@ -1,6 +1,6 @@
 """How long a process that crashed waits, and when its place is hopeless."""
 
-from pspf.runtime.restarts import RestartPolicy, Restarts
+from pspf.runtime.supervision.restarts import RestartPolicy, Restarts
 
 EXACT = RestartPolicy(jitter=0)
 

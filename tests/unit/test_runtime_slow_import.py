@@ -3,8 +3,8 @@
 import time
 from pathlib import Path
 
-from pspf.runtime.loader import load_app
-from pspf.runtime.slow_import import telling_where
+from pspf.runtime.app.loader import load_app
+from pspf.runtime.app.slow_import import telling_where
 
 
 def test_a_slow_import_is_told_with_its_place(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import pytest
 
 from pspf import Stream
 from pspf.connectors.memory import MemoryBackend
+from pspf.engine.broker_retry import Insistence
 from pspf.errors import BackendUnavailable
-from pspf.loop.insistence import Insistence
 from pspf.records import Cursor
-from pspf.runtime.monitor import Monitor
-from pspf.runtime.reports import OVERDUE, Busy, Pulse
-from pspf.runtime.watchdog import find_trouble
+from pspf.runtime.status.reports import OVERDUE, Busy, Pulse
+from pspf.runtime.supervision.watchdog import find_trouble
+from pspf.runtime.worker.monitor import Monitor
 
 STALL_MS = 30_000
 

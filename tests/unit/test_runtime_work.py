@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from pspf.runtime.work import CursorName, Operator, order_operators
+from pspf.runtime.app.work import CursorName, Operator, order_operators
 
 
 def chain(*hops: str) -> Sequence[Operator]:

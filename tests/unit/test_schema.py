@@ -15,10 +15,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
 from typing_extensions import TypedDict
 
-from pspf.decoding import Decoder, decode_raw, make_decoder
-from pspf.encoding import encode
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
-from pspf.event import BaseEvent
+from pspf.events.decoding import Decoder, decode_raw, make_decoder
+from pspf.events.encoding import encode
+from pspf.events.event import BaseEvent
 from pspf.records import Record
 from pspf.schema import SchemaRegistry
 
@@ -62,7 +62,7 @@ def test_event_ids_are_unique() -> None:
 def test_event_ids_are_unique_in_a_forked_child_too() -> None:
     code = """
 import os
-from pspf.event import BaseEvent
+from pspf.events.event import BaseEvent
 
 BaseEvent()
 pid = os.fork()

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from pspf.shielding import shielded
+from pspf.concurrency.shielding import shielded
 
 
 async def test_work_goes_on_where_its_caller_is_cancelled_and_its_failure_is_no_traceback_of_the_event_loop() -> None:

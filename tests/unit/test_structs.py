@@ -12,11 +12,11 @@ import msgspec
 import pydantic
 import pytest
 
-from pspf.decoding import make_decoder
-from pspf.encoding import encode, identify
 from pspf.errors import ConfigurationError, EventRejected, SchemaError
-from pspf.event import BaseEvent
-from pspf.event_time import time_of
+from pspf.events.decoding import make_decoder
+from pspf.events.encoding import encode, identify
+from pspf.events.event import BaseEvent
+from pspf.events.timestamps import time_of
 from pspf.records import Record
 from tests.unit.test_schema import BAD
 

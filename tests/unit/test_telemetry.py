@@ -2,7 +2,7 @@
 
 import threading
 
-from pspf.telemetry import HandlerCounters, TelemetryManager
+from pspf.observability.telemetry import HandlerCounters, TelemetryManager
 
 
 def test_batches_add_up_by_handler() -> None:

@@ -6,8 +6,8 @@ import sys
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, SpanContext, TraceFlags, use_span
 
-from pspf.telemetry import TelemetryManager
-from pspf.tracing import Spans
+from pspf.observability.telemetry import TelemetryManager
+from pspf.observability.tracing import Spans
 
 _WITHOUT = """
 import sys
@@ -34,7 +34,7 @@ async def main():
     await stream.run_forever()
 
 asyncio.run(main())
-print([name for name in sys.modules if name.startswith("opentelemetry") or name == "pspf.tracing"])
+print([name for name in sys.modules if name.startswith("opentelemetry") or name == "pspf.observability.tracing"])
 """
 
 
@@ -53,7 +53,7 @@ _LATER = """
 import os
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import set_tracer_provider
-from pspf.telemetry import TelemetryManager
+from pspf.observability.telemetry import TelemetryManager
 
 before = TelemetryManager()
 os.environ["OTEL_PYTHON_TRACER_PROVIDER"] = "one that there is not"

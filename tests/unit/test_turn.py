@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from pspf.turn import Turn
+from pspf.concurrency.turn import Turn
 
 
 async def test_one_task_at_a_time_and_first_come_first_served() -> None:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pspf.connectors.urls import find_default_file, make_backend, make_broker, make_limits, safe_url
-from pspf.connectors.valkey.url import parse_server
+from pspf.connectors.valkey.connection.url import parse_server
 from pspf.errors import ConfigurationError, NotAvailable
 from pspf.settings import settings
 

@@ -3,9 +3,9 @@
 import pytest
 from redis import exceptions
 
-from pspf.cli.exits import ExitCode, code_of
-from pspf.connectors.valkey.checks import parse_info, read_version, refuse_unfit
-from pspf.connectors.valkey.failures import (
+from pspf.cli.exit_codes import ExitCode, code_of
+from pspf.connectors.valkey.connection.checks import parse_info, read_version, refuse_unfit
+from pspf.connectors.valkey.connection.failures import (
     GroupGone,
     NotPermitted,
     ReplyError,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pspf.connectors.valkey.fields import (
+from pspf.connectors.valkey.log.fields import (
     LATEST_MS,
     decode_entries,
     format_entry_id,
@@ -16,8 +16,8 @@ from pspf.connectors.valkey.fields import (
     parse_entry_id,
     unpack_retry,
 )
-from pspf.decoding import decode_raw
 from pspf.errors import SchemaError
+from pspf.events.decoding import decode_raw
 from pspf.records import NewRecord, Record, Retry, format_id
 
 halves = st.integers(0, 2**64 - 1)

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pspf.connectors.valkey.keys import PartitionKeys, stream_name
-from pspf.connectors.valkey.scripts import load_script
+from pspf.connectors.valkey.connection.scripts import load_script
+from pspf.connectors.valkey.log.keys import PartitionKeys, stream_name
 
 
 def hash_tag(key: bytes) -> bytes:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pspf import SessionWindow, SlidingWindow, TumblingWindow
 from pspf.errors import ConfigurationError
-from pspf.windows import Windowing, describe_ms
+from pspf.windowing.definitions import Windowing, describe_ms
 
 
 def test_a_tumbling_window_is_aligned_to_the_epoch_and_half_open() -> None:

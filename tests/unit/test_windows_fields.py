@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from pspf import BaseEvent, Count, Stream, Sum, TopN, TumblingWindow
 from pspf.errors import ConfigurationError, SchemaError
-from pspf.event_time import ms_of
+from pspf.events.timestamps import ms_of
 
 
 class Bid(BaseModel):

@@ -20,9 +20,10 @@ from pspf.connectors.base import (
 from pspf.connectors.identity import make_session_id
 from pspf.connectors.sqlite import dead_letters, inspect, log, topics, windows
 from pspf.connectors.sqlite.effects import Effects, Trimmer
-from pspf.connectors.sqlite.engine import ANY_PARTITION, Engine, Nothing, OutcomeUnknown, Poll
+from pspf.connectors.sqlite.engine.base import ANY_PARTITION, Engine, Nothing, OutcomeUnknown, Poll
+from pspf.connectors.sqlite.engine.inline import InlineEngine
+from pspf.connectors.sqlite.engine.threaded import ThreadEngine
 from pspf.connectors.sqlite.filesystem import find_filesystem, warn_of_network
-from pspf.connectors.sqlite.inline import InlineEngine
 from pspf.connectors.sqlite.liveness import FileLiveness, Liveness, MemoryLiveness
 from pspf.connectors.sqlite.membership import Membership, Renewal, read_boot_id
 from pspf.connectors.sqlite.operations import SQLOperations
@@ -30,7 +31,6 @@ from pspf.connectors.sqlite.reaper import Reaper
 from pspf.connectors.sqlite.roster import SQLRoster
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.threaded import ThreadEngine
 from pspf.errors import ConfigurationError, EmitUnknown
 from pspf.records import Appended, Cursor, NewRecord, Record, WindowPlace, check_name, companion_source
 

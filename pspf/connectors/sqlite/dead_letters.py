@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pspf.connectors.base import StoredDeadLetter
 from pspf.connectors.letters import as_new, check_replay, decode_letter
 from pspf.connectors.sqlite.effects import append_and_tell
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.log import Log, read_range, remove
 from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.replayed import keep

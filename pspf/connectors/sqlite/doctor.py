@@ -12,7 +12,7 @@ from pspf.clock import Clock
 from pspf.connectors.base import Limits
 from pspf.connectors.operations import BrokerInfo, Check, Status
 from pspf.connectors.sqlite.counters import DROPPED, LOST, read_counter
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.filesystem import FileSystem, find_filesystem
 from pspf.connectors.sqlite.seek import IsDead
 from pspf.connectors.sqlite.storage import FORMAT, OLDEST_SQLITE, Storage

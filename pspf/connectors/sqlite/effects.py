@@ -9,7 +9,7 @@ from typing import Final
 import apsw
 
 from pspf.connectors.letters import encode_letter
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.log import Log
 from pspf.connectors.sqlite.retention import trim
 from pspf.connectors.sqlite.storage import Storage

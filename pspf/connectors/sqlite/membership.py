@@ -8,7 +8,7 @@ from pathlib import Path
 from pspf import faults
 from pspf.clock import Clock
 from pspf.connectors.sqlite.endings import come_back, give_back
-from pspf.connectors.sqlite.engine import MEMBERS, Engine
+from pspf.connectors.sqlite.engine.base import MEMBERS, Engine
 from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import BackendUnavailable

@@ -13,7 +13,7 @@ from pspf.connectors.operations import (
     Trimmed,
 )
 from pspf.connectors.sqlite import doctor, pending, seek, topics, trim
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.repartition import plan_repartition, repartition
 from pspf.connectors.sqlite.storage import Storage

@@ -17,7 +17,7 @@ from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.endings import CLEAN, SILENT
-from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
+from pspf.connectors.sqlite.engine.base import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_new
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.pending import forget_removed

@@ -9,7 +9,7 @@ import apsw
 
 from pspf.connectors.operations import PendingRecord, Waiting
 from pspf.connectors.sqlite.counters import DROPPED, add_to_counter
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.replayed import read_replayed
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS

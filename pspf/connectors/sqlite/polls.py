@@ -1,6 +1,6 @@
 """Reads and polls on the engine's thread: they are answered at once, parked, or become writes."""
 
-from pspf.connectors.sqlite.engine import ANY_PARTITION, Engine, Nothing
+from pspf.connectors.sqlite.engine.base import ANY_PARTITION, Engine, Nothing
 from pspf.connectors.sqlite.requests import Request, Requests
 from pspf.connectors.sqlite.wakeups import WakeUps
 from pspf.errors import BackendUnavailable

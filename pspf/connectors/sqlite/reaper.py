@@ -6,7 +6,7 @@ from typing import Final
 from pspf.clock import Clock
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite.endings import die, fall_silent, give_back
-from pspf.connectors.sqlite.engine import MEMBERS, Engine
+from pspf.connectors.sqlite.engine.base import MEMBERS, Engine
 from pspf.connectors.sqlite.liveness import Liveness, Sign
 from pspf.connectors.sqlite.membership import Renewal
 from pspf.connectors.sqlite.silence import Silences

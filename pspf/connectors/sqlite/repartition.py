@@ -4,7 +4,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.seek import IsDead, delete_cursor, live_members
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import (

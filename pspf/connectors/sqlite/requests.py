@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pspf.connectors.sqlite.engine import Job, OutcomeUnknown, Poll, Write, finish
+from pspf.connectors.sqlite.engine.base import Job, OutcomeUnknown, Poll, Write, finish
 from pspf.connectors.sqlite.storage import BUSY_MS
 from pspf.loggers import get_logger
 

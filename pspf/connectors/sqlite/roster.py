@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pspf.connectors.roster import Roster, WorkerInfo
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import NotFound
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from pspf.connectors.operations import Seek, describe_missing, describe_taken
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ids_used_once

@@ -6,7 +6,7 @@ from typing import Final
 from pspf import faults
 from pspf.connectors.base import END, START, Consumer, Session
 from pspf.connectors.sqlite.effects import Effects
-from pspf.connectors.sqlite.engine import MEMBERS, Engine, Nothing, Poll
+from pspf.connectors.sqlite.engine.base import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.membership import Membership, Renewal
 from pspf.connectors.sqlite.ordered import OrderedConsumer, acquire

@@ -13,7 +13,7 @@ from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite.effects import Effects, forget_retries
-from pspf.connectors.sqlite.engine import Engine, Nothing, Poll
+from pspf.connectors.sqlite.engine.base import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_new, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.replayed import read_waiting, with_replayed

@@ -6,7 +6,7 @@ from typing import Final
 
 from pspf.connectors.operations import Loss, Trimmed
 from pspf.connectors.sqlite.counters import LOST, add_to_counter
-from pspf.connectors.sqlite.engine import Engine
+from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.pending import free_keys
 from pspf.connectors.sqlite.replayed import FLOOR
 from pspf.connectors.sqlite.retention import cut_records

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.broker import ValkeyBroker, ValkeyStreamBackend
-    from pspf.connectors.valkey.connector import ValkeyConnector
+    from pspf.connectors.valkey.connection.connector import ValkeyConnector
 
 __all__ = ["ValkeyBroker", "ValkeyConnector", "ValkeyStreamBackend"]
 
 _HOMES = {
     "ValkeyBroker": "pspf.connectors.valkey.broker",
-    "ValkeyConnector": "pspf.connectors.valkey.connector",
+    "ValkeyConnector": "pspf.connectors.valkey.connection.connector",
     "ValkeyStreamBackend": "pspf.connectors.valkey.broker",
 }
 

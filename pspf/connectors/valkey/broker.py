@@ -17,18 +17,19 @@ from pspf.connectors.base import (
     TopicInfo,
 )
 from pspf.connectors.identity import make_session_id
-from pspf.connectors.valkey import dead_letters, inspect, windows
-from pspf.connectors.valkey.acl import refuse_unpermitted
-from pspf.connectors.valkey.checks import check_server
-from pspf.connectors.valkey.connector import ValkeyConnector
-from pspf.connectors.valkey.core import Core
-from pspf.connectors.valkey.keys import stream_name
-from pspf.connectors.valkey.liveness import Member, Renewal
-from pspf.connectors.valkey.log import Log, read_range
-from pspf.connectors.valkey.operations import ValkeyOperations
-from pspf.connectors.valkey.roster import ValkeyRoster
-from pspf.connectors.valkey.session import ValkeySession
-from pspf.connectors.valkey.wire import BLOCK_MARGIN_MS, Lane
+from pspf.connectors.valkey.connection.acl import refuse_unpermitted
+from pspf.connectors.valkey.connection.checks import check_server
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.wire import BLOCK_MARGIN_MS, Lane
+from pspf.connectors.valkey.consume import windows
+from pspf.connectors.valkey.consume.liveness import Member, Renewal
+from pspf.connectors.valkey.consume.session import ValkeySession
+from pspf.connectors.valkey.log.core import Core
+from pspf.connectors.valkey.log.keys import stream_name
+from pspf.connectors.valkey.log.log import Log, read_range
+from pspf.connectors.valkey.operator import dead_letters, inspect
+from pspf.connectors.valkey.operator.operations import ValkeyOperations
+from pspf.connectors.valkey.operator.roster import ValkeyRoster
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.loggers import get_logger
 from pspf.records import (

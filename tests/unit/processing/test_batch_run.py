@@ -1,9 +1,9 @@
 """What becomes of a batch's records."""
 
 from pspf.clock import ManualClock
+from pspf.engine.batch_outcome import BatchRun, EffectBudget, EffectLimits
+from pspf.engine.key_order import HeldBack
 from pspf.errors import text_of
-from pspf.processing.batch_run import BatchRun, EffectBudget, EffectLimits
-from pspf.processing.held_back import HeldBack
 from pspf.records import Batch, Record
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pspf.processing.batch_size import BatchSize
+from pspf.engine.batch_size import BatchSize
 from pspf.records import Record
 
 MOST_BYTES = 1_000_000

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from pspf.processing.batch_state import BatchState, StoreState
+from pspf.engine.batch_state import BatchState, StoreState
 from pspf.state.memory import MemoryStateStore
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pspf.processing.gate import SoloGate
+from pspf.engine.solo_gate import SoloGate
 from tests.integration.running import until
 
 

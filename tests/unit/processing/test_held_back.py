@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pspf.processing.held_back import HeldBack, Verdict
+from pspf.engine.key_order import HeldBack, Verdict
 from pspf.records import Record, Retry
 
 NOW = 1_000

@@ -1,6 +1,6 @@
 """How errors and keys look in a log."""
 
-from pspf.processing.narration import shorten
+from pspf.engine.failure_log import shorten
 
 
 def test_nothing_can_forge_a_line_of_the_log() -> None:

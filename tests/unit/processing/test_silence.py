@@ -1,6 +1,6 @@
 """How long nothing new was read, as far as reads have shown it."""
 
-from pspf.processing.silence import Silence
+from pspf.engine.idleness import Silence
 
 
 def read(silence: Silence, at_ms: int, *, finds: bool = False) -> None:

@@ -1,7 +1,7 @@
 """Signals to end, and waits that grow."""
 
 from pspf.backoff import Backoff
-from pspf.processing.stop import Stop
+from pspf.engine.stop import Stop
 
 
 async def test_a_stop_calls_back_once_and_stays_set() -> None:

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspf import Mean, SlidingWindow
-from pspf.processing.windows.slices import Slices
-from pspf.processing.windows.spans import NEVER, Spans
-from pspf.processing.windows.table import Slot
-from pspf.windows import Windowing
+from pspf.windowing.definitions import Windowing
+from pspf.windowing.slices import Slices
+from pspf.windowing.spans import NEVER, Spans
+from pspf.windowing.table import Slot
 
 DUE = st.integers(0, 400)
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspf import Sum
-from pspf.processing.windows.slices import Slices
-from pspf.processing.windows.spans import Spans
-from pspf.processing.windows.table import Slot
-from pspf.windows import SlidingWindow, Windowing
+from pspf.windowing.definitions import SlidingWindow, Windowing
+from pspf.windowing.slices import Slices
+from pspf.windowing.spans import Spans
+from pspf.windowing.table import Slot
 
 State = tuple[str, ...]
 Change = tuple[int, str]

@@ -5,10 +5,10 @@ import random
 import pytest
 
 from pspf.errors import SchemaError
-from pspf.processing.windows.repartition import SourceTimes, keys_of_partitions, mark, receive, send_on
-from pspf.processing.windows.spans import BEGINNING
 from pspf.records import NewRecord, Record, partition_of
 from pspf.subscription import repartition_topic
+from pspf.windowing.shuffle import SourceTimes, keys_of_partitions, mark, receive, send_on
+from pspf.windowing.spans import BEGINNING
 
 
 def arrive(sent: NewRecord, *, partition: int = 1, offset: int = 9) -> Record:

@@ -1,7 +1,7 @@
 """The states of windows in memory: how many stay, and what is known of those that had to go."""
 
-from pspf.processing.windows.place import encode_key
-from pspf.processing.windows.table import Table
+from pspf.windowing.event_time import encode_key
+from pspf.windowing.table import Table
 from tests.support.windows import by_place
 
 MOST = 1_000

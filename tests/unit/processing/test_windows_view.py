@@ -1,11 +1,11 @@
 """What stored progress says of windows to those who look from outside."""
 
 from pspf import Count, SlidingWindow, TumblingWindow
-from pspf.processing.windows.folds import make_fold
-from pspf.processing.windows.place import encode_key
-from pspf.processing.windows.progress import Progress, describe
-from pspf.processing.windows.view import View, read_view, tell
-from pspf.windows import Windowing
+from pspf.windowing.definitions import Windowing
+from pspf.windowing.event_time import encode_key
+from pspf.windowing.folds import make_fold
+from pspf.windowing.inspect import View, read_view, tell
+from pspf.windowing.progress import Progress, describe
 
 
 def view(windowing: Windowing, progress: Progress) -> View:

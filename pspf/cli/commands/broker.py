@@ -1,0 +1,93 @@
+"""`pspf broker`: what the broker is, and whether something about it is unsafe."""
+
+import typer
+
+from pspf.cli.console import format_size, visible, write, write_json
+from pspf.cli.exit_codes import ExitCode
+from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+
+app = make_app(
+    "The broker itself: what it is, and what is unsafe about it.",
+    "pspf broker info",
+    "pspf broker doctor",
+    "pspf broker doctor --backend sqlite:///orders.db --json",
+)
+
+
+@app.command(cls=Command, epilog=examples("pspf broker info", "pspf broker info --json"))
+def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
+    """Show kind, version, place, size and persistence."""
+    from pspf.cli import broker_session
+
+    async def work() -> None:
+        async with broker_session.open_broker(backend, names=False) as broker:
+            found = await broker.operations.read_info()
+        if as_json:
+            write_json(
+                {
+                    "broker": found.name,
+                    "kind": found.kind,
+                    "version": found.version,
+                    "persistence": found.persistence,
+                    "format": found.format,
+                    "topics": found.topics,
+                    "records": found.records,
+                    "bytes": found.size_bytes,
+                    "lost": found.lost,
+                    "dropped": found.dropped,
+                    "details": found.details,
+                }
+            )
+            return
+        lines = {
+            "broker": found.name,
+            "kind": found.kind,
+            "version": found.version,
+            "persistence": found.persistence,
+            "format": str(found.format),
+            "topics": f"{found.topics:,}",
+            "records": f"{found.records:,}",
+            "size": format_size(found.size_bytes),
+            **found.details,
+            "lost": f"{found.lost:,} records trimmed before a group had finished them",
+            "dropped": f"{found.dropped:,} records finished without being handled",
+        }
+        width = max(map(len, lines))
+        for name, value in lines.items():
+            write(f"{name.ljust(width)}  {visible(value)}")
+
+    broker_session.run(work())
+
+
+@app.command(cls=Command, epilog=examples("pspf broker doctor", "pspf broker doctor --json"))
+def doctor(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
+    """Look for what is unsafe, and say how to mend it; exit 10 where a check fails."""
+    from pspf.cli import broker_session
+    from pspf.connectors.operations import Check, Status
+    from pspf.errors import BackendCorrupt
+
+    async def diagnose() -> list[Check]:
+        try:
+            async with broker_session.open_broker(backend) as broker:
+                return list(await broker.operations.diagnose())
+        except BackendCorrupt as error:
+            return [Check("open", Status.FAIL, str(error), "what else is wrong can't be seen before this is mended")]
+
+    checks = broker_session.run(diagnose())
+    is_ok = all(check.status is not Status.FAIL for check in checks)
+    if as_json:
+        write_json(
+            {
+                "ok": is_ok,
+                "checks": [
+                    {"name": c.name, "status": c.status.value, "found": c.found, "remedy": c.remedy} for c in checks
+                ],
+            }
+        )
+    else:
+        width = max(len(check.name) for check in checks)
+        for check in checks:
+            write(f"{check.status.value:4}  {check.name.ljust(width)}  {visible(check.found)}")
+            if check.remedy:
+                write(f"      {' ' * width}  -> {visible(check.remedy)}")
+    raise typer.Exit(ExitCode.OK if is_ok else ExitCode.CHECK_FAILED)

@@ -1,0 +1,98 @@
+"""`pspf emit`: one event from the command line, or many from a file or a pipe."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pspf.cli.console import say, write, write_json
+from pspf.cli.exit_codes import UsageError
+from pspf.cli.options import AsJson, Backend, Command, Verbose, examples
+from pspf.cli.parsing import parse_headers, parse_rate
+
+if TYPE_CHECKING:
+    from pspf.cli.services.events import Recipe
+
+_EXAMPLES = examples(
+    'pspf emit orders \'{"order_id": 7, "amount": 12.5}\' -k customer-3',
+    "pspf emit orders @orders.ndjson --rate 200/s",
+    "tail -f app.log | pspf emit logs -",
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(cls=Command, epilog=_EXAMPLES)(emit)
+
+
+def emit(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where to; made with one partition where missing.")],
+    event: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="JSON",
+            help="A JSON object; @FILE: one a line; - : one a line from stdin (also what is piped in, without JSON).",
+            show_default=False,
+        ),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option("--key", "-k", metavar="KEY", help="The key; default: the event's `key`.")
+    ] = None,
+    header: Annotated[
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME=VALUE", help="A header; repeat it.")
+    ] = None,
+    event_type: Annotated[str | None, typer.Option("--type", metavar="NAME", help="Sets `event_type`.")] = None,
+    event_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Sets `event_id`: emitted twice, stored once.")
+    ] = None,
+    rate: Annotated[str | None, typer.Option("--rate", metavar="N/s", help="At most so many: 200/s, 90/m.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="With many: one bad line, and nothing is emitted.")] = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Emit one event, or many with @FILE or -.
+
+    Prints the record's id, or for many how many were stored. Events with an `event_id` are stored
+    once, however often they are emitted.
+    """
+    import sys
+
+    from pspf.cli import broker_session
+    from pspf.cli.services.emit_many import Plan, emit_lines, open_source
+    from pspf.cli.services.events import Recipe
+    from pspf.connectors.urls import make_limits
+    from pspf.records import check_name
+
+    check_name("topic", topic)
+    recipe = Recipe(make_limits(), key, parse_headers(header or ()), event_type, event_id)
+    if event is None:
+        if sys.stdin.isatty():
+            raise UsageError("what is to be emitted? give a JSON object, @FILE, or - for stdin")
+        event = "-"
+    if event == "-" or event.startswith("@"):
+        if event_id is not None:
+            raise UsageError('--id names one event; put an "event_id" into each line instead')
+        plan = Plan(topic, recipe, parse_rate(rate) if rate else None, strict, as_json)
+        with open_source(event) as source:
+            code = broker_session.run(emit_lines(backend, source, plan))
+        raise typer.Exit(code)
+    _emit_one(topic, recipe, event, backend, as_json)
+
+
+def _emit_one(topic: str, recipe: "Recipe", text: str, backend: str | None, as_json: bool) -> None:
+    from pspf.cli import broker_session
+
+    # Before the broker is opened: bad JSON must not even make its file.
+    record = recipe.make_record(text)
+
+    async def work() -> None:
+        async with broker_session.open_broker(backend, makes=True) as broker:
+            appended = (await broker.append(topic, [record]))[0]
+        if appended.duplicate:
+            say(f"event_id {record.event_id!r} was emitted before, as record {appended.id}; nothing stored")
+        if as_json:
+            write_json({"id": appended.id, "topic": topic, "partition": appended.partition})
+        else:
+            write(appended.id)
+
+    broker_session.run(work())

@@ -1,0 +1,89 @@
+"""`pspf health`: exit 0 or 10, for containers, through the broker and not a port."""
+
+import socket
+from typing import Annotated, Any
+
+import typer
+
+from pspf.cli.console import say, write, write_json
+from pspf.cli.exit_codes import ExitCode
+from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+
+app = make_app(
+    "Health of the workers of this machine: exit 0 or 10.",
+    "pspf health live",
+    "pspf health ready",
+    "pspf health ready --worker HOST-4711-a1b2c3",
+)
+
+Worker = Annotated[
+    str | None, typer.Option("--worker", metavar="ID", help="Only this worker; default: all of this host.")
+]
+Everywhere = Annotated[bool, typer.Option("--everywhere", help="The workers of all hosts.")]
+
+
+@app.command(cls=Command, epilog=examples("pspf health live", "pspf health live --everywhere --json"))
+def live(
+    worker: Worker = None,
+    everywhere: Everywhere = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Whether a worker runs here: its supervisor shows itself in the broker every 3 s."""
+    _check(False, worker, everywhere, backend, as_json)
+
+
+@app.command(cls=Command, epilog=examples("pspf health ready", "pspf health ready --worker HOST-4711-a1b2c3"))
+def ready(
+    worker: Worker = None,
+    everywhere: Everywhere = False,
+    backend: Backend = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Whether all processes of the workers here do their work; a slow handler is no reason against it."""
+    _check(True, worker, everywhere, backend, as_json)
+
+
+def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str | None, as_json: bool) -> None:
+    from pspf.cli import broker_session
+    from pspf.cli.services.roster import read_workers
+    from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
+
+    async def work() -> tuple[list[dict[str, Any]], str | None]:
+        async with broker_session.open_broker(backend, names=False) as broker:
+            return await read_workers(broker), broker.find_obstacle()
+
+    host = socket.gethostname()
+    reasons: list[str] = []
+    workers: list[dict[str, Any]] = []
+    obstacle: str | None = None
+    try:
+        workers, obstacle = broker_session.run(work())
+    except (BackendUnavailable, BackendCorrupt, NotFound) as error:  # nothing is healthy there, and that is the answer
+        reasons = [f"nobody can tell: {error}"]
+    found = [
+        each
+        for each in workers
+        if (each["worker"] == worker if worker is not None else everywhere or each.get("host") == host)
+    ]
+    if not found and not reasons:
+        reasons = [f"no worker {worker} is running" if worker else f"no worker is running on {host}"]
+        if obstacle is not None:  # who can't write can't show itself either
+            reasons = [f"nobody can tell: {obstacle}"]
+    elif asks_ready and obstacle is not None:
+        reasons = [f"no worker can commit: {obstacle}"]
+    if asks_ready:
+        for each in found:
+            if not each.get("ready"):
+                why = each.get("why") or [f"it is {each.get('state')}"]
+                reasons += [f"{each['worker']}: {reason}" for reason in why]
+    if as_json:
+        write_json({"ok": not reasons, "workers": [each["worker"] for each in found], "why": reasons})
+    else:
+        for reason in reasons:
+            say(reason)
+        if not reasons:
+            write(f"ok: {', '.join(each['worker'] for each in found)}")
+    raise typer.Exit(ExitCode.CHECK_FAILED if reasons else ExitCode.OK)

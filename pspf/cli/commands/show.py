@@ -1,0 +1,55 @@
+"""`pspf show`: what an app is made of, from its code alone; no broker is asked."""
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from pspf.cli.console import say, write, write_json, write_table
+from pspf.cli.exit_codes import UsageError
+from pspf.cli.options import App, AsJson, Command, Verbose, examples
+
+_EXAMPLES = examples("pspf show myapp:stream", "pspf show --graph mermaid", "pspf show myapp:stream --json")
+
+
+class Graph(StrEnum):
+    """Languages of `--graph`."""
+
+    MERMAID = "mermaid"
+    DOT = "dot"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(cls=Command, epilog=_EXAMPLES)(show)
+
+
+def show(
+    app: App = None,
+    graph: Annotated[Graph | None, typer.Option(help="Draw topics, handlers and groups instead.")] = None,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Show an app's handlers with their topics, groups and policies."""
+    from pspf.cli.services.project import find_app
+    from pspf.cli.services.topology import as_dot, as_json_handler, as_mermaid, as_row, hop_of
+    from pspf.runtime.app.loader import load_app
+
+    if graph is not None and as_json:
+        raise UsageError("--graph and --json are two answers; choose one")
+    loaded = load_app(*find_app(app))
+    subscriptions = loaded.stream.subscriptions
+    if graph is not None:
+        for line in as_mermaid(subscriptions) if graph is Graph.MERMAID else as_dot(subscriptions):
+            write(line)
+    elif as_json:
+        write_json({"app": loaded.target, "handlers": [as_json_handler(s) for s in subscriptions]})
+    else:
+        say(f"app: {loaded.target}")
+        headers = ("handler", "topic", "group", "ordering", "model", "batch", "concurrency", "attempts", "timeout")
+        write_table(
+            headers, [as_row(s) for s in subscriptions], empty="no handlers; decorate one with @stream.subscribe"
+        )
+        for s in subscriptions:
+            if hop := hop_of(s):
+                say(f"{s.name} has a grouping key: where {s.topic} has several partitions, by way of {hop}")

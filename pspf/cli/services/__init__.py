@@ -1,0 +1,1 @@
+"""Work behind the commands: loaded when a command runs."""

@@ -1,0 +1,142 @@
+"""Records that are not done: choosing them, showing them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pspf.cli.console import count_of, format_span, shorten, write_table
+from pspf.cli.services.lag import check_group
+from pspf.cli.services.roster import processes_of, read_workers
+from pspf.connectors.base import Broker
+from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.errors import NotFound
+from pspf.records import Cursor, as_text, parse_id
+
+_MOST: Final = 1_000_000
+_BATCH: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which records of a group; what is None or empty does not narrow. An id may have its topic: `orders/42`."""
+
+    group: str
+    topic: str | None = None
+    handler: str | None = None
+    key: str | None = None
+    error_type: str | None = None
+    ids: tuple[str, ...] = ()
+
+    def takes(self, record: PendingRecord) -> bool:
+        """Return whether a record is meant."""
+        error_type = record.error.partition(":")[0]
+        return (
+            self.handler in (None, record.cursor.handler)
+            and self.key in (None, as_text(record.key))
+            and self.error_type in (None, error_type, error_type.rpartition(".")[2])
+            and (not self.ids or not {record.id, f"{record.cursor.topic}/{record.id}"}.isdisjoint(self.ids))
+        )
+
+
+async def select(broker: Broker, choice: Choice, *, with_in_hand: bool = False) -> list[PendingRecord]:
+    """Return the records of `choice`, with those that workers say to have in hand first.
+
+    Raises:
+        NotFound: There is no such group, or it is not on the topic, or a record that was named is done.
+        ConfigurationError: An id is none.
+    """
+    for record_id in choice.ids:
+        parse_id(record_id.rpartition("/")[2])
+    listed = list(await broker.operations.list_pending(choice.group, topic=choice.topic, max_records=_MOST))
+    if with_in_hand:
+        listed = [*await _read_in_hand(broker, choice, listed), *listed]
+    if not listed:
+        await check_group(broker, choice.group, choice.topic)
+    known = {name for record in listed for name in (record.id, f"{record.cursor.topic}/{record.id}")}
+    missing = [record_id for record_id in choice.ids if record_id not in known]
+    if missing:
+        raise NotFound(
+            f"record {', '.join(missing)} is not pending for group {choice.group!r}: done, or not delivered yet\n"
+            f"  pspf pending list {choice.group} shows what is"
+        )
+    return [record for record in listed if choice.takes(record)]
+
+
+async def _read_in_hand(broker: Broker, choice: Choice, known: Sequence[PendingRecord]) -> list[PendingRecord]:
+    """Return what workers say to have in hand and the broker does not know of: the first records of ordered batches."""
+    places = {(record.cursor.topic, record.id) for record in known}
+    found: list[PendingRecord] = []
+    for process in processes_of(await read_workers(broker)):
+        for batch in (*process.get("busy", []), *process.get("waiting", [])):
+            topic = batch["topic"]
+            if batch["group"] != choice.group or choice.topic not in (None, topic):
+                continue
+            for record_id in batch.get("ids", []):
+                if (topic, record_id) not in places:
+                    cursor = Cursor(topic, batch["group"], batch["handler"], batch["partition"])
+                    record = await _read_busy(broker, cursor, record_id, batch["for_ms"], process["worker"])
+                    found += [] if record is None else [record]
+    return found
+
+
+async def _read_busy(broker: Broker, cursor: Cursor, record_id: str, for_ms: int, worker: str) -> PendingRecord | None:
+    _, offset = parse_id(record_id)
+    for record in await broker.read(cursor.topic, cursor.partition, offset=offset, max_records=1):
+        if record.offset == offset:
+            return PendingRecord(cursor, offset, record.raw_key, Waiting.IN_HAND, 0, "", None, for_ms, worker)
+    return None
+
+
+async def in_batches(act: Callable[[Sequence[PendingRecord]], Awaitable[int]], records: Sequence[PendingRecord]) -> int:
+    """Do something with records, some at a time; return how many it was done with."""
+    count = 0
+    for start in range(0, len(records), _BATCH):
+        count += await act(records[start : start + _BATCH])
+    return count
+
+
+def explain_rest(records: Sequence[PendingRecord], retried: int) -> str:
+    """Return why some of the records were not made due; empty where all were."""
+    if len(records) == retried:
+        return ""
+    counts = {waiting: sum(1 for record in records if record.waiting is waiting) for waiting in Waiting}
+    parts = [f"{counts[waiting]:,} {waiting.value}" for waiting in Waiting if counts[waiting]]
+    return f"of {count_of(len(records), 'record')}: {', '.join(parts)}; only what waits for its next try can be hurried"
+
+
+def print_records(records: Sequence[PendingRecord]) -> None:
+    """Print records as a table."""
+    rows = [
+        (
+            record.id,
+            record.cursor.topic,
+            record.cursor.handler,
+            shorten(as_text(record.key) or "-", 24),
+            record.waiting.value,
+            format_span(record.age_ms),
+            record.attempts,
+            shorten(record.error or "-", 60),
+            record.consumer,
+        )
+        for record in records
+    ]
+    headers = ("id", "topic", "handler", "key", "waiting", "age", "attempts", "last error", "consumer")
+    write_table(headers, rows, empty="nothing is pending")
+
+
+def as_json_record(record: PendingRecord) -> dict[str, Any]:
+    """Return what `pending list --json` has for it."""
+    return {
+        "id": record.id,
+        "topic": record.cursor.topic,
+        "group": record.cursor.group,
+        "handler": record.cursor.handler,
+        "partition": record.cursor.partition,
+        "key": as_text(record.key),
+        "waiting": record.waiting.value,
+        "attempts": record.attempts,
+        "error": record.error,
+        "due_ms": record.due_ms,
+        "age_ms": record.age_ms,
+        "consumer": record.consumer,
+    }

@@ -1,0 +1,1 @@
+"""Threads, tasks and locks of our own: none ends unheard."""

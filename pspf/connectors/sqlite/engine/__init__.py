@@ -1,0 +1,1 @@
+"""Engines of the embedded broker: where its transactions run."""

@@ -1,0 +1,1 @@
+"""Consuming from a server: sessions, both modes, commits, liveness."""

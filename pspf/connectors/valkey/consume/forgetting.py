@@ -1,0 +1,29 @@
+"""What a cursor remembers, forgotten in bounded steps."""
+
+from typing import Final
+
+from pspf.connectors.valkey.connection.scripts import load_script
+from pspf.connectors.valkey.connection.wire import Lane
+from pspf.connectors.valkey.consume.cursor_keys import read_some
+from pspf.connectors.valkey.log.keys import CursorKeys
+
+_FORGET: Final = load_script("forget_state")
+_AT_ONCE: Final = 1_000
+
+
+async def forget_state(lane: Lane, keys: CursorKeys) -> None:
+    """Forget all of a cursor's state, and end its lease."""
+    await _forget(lane, keys, "")
+
+
+async def finish_forgetting(lane: Lane, keys: CursorKeys) -> None:
+    """Forget the state that a seek has marked; whoever takes the cursor finishes what an operator has not."""
+    await _forget(lane, keys, "1")
+
+
+async def _forget(lane: Lane, keys: CursorKeys, only_marked: str) -> None:
+    left = 1
+    while left > 0:
+        some = await read_some(lane, keys, _AT_ONCE)
+        names = [keys.meta, keys.keys, keys.slots, *some.names]
+        left = await lane.run(_FORGET, names, [only_marked, *some.arguments])

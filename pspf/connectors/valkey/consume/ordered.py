@@ -1,0 +1,412 @@
+"""The ordered mode: one owner at a time reads a cursor from its position and commits under a lease.
+
+Checks of a commit, in order: the lease (FENCED), the last commit id (a resent commit: success), the
+sequence (STALE), types and sizes; then the writes, in one script.
+"""
+
+import secrets
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pspf import faults
+from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.letters import check_size
+from pspf.connectors.suspicion import Suspicion
+from pspf.connectors.valkey.connection.blocking_reads import Reads, ReadSize
+from pspf.connectors.valkey.connection.failures import ReplyTooLarge
+from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
+from pspf.connectors.valkey.consume import windows
+from pspf.connectors.valkey.consume.after_commit import after_commit
+from pspf.connectors.valkey.consume.commits import Effects, pack_state, pack_waiting, run_commit
+from pspf.connectors.valkey.consume.forgetting import finish_forgetting
+from pspf.connectors.valkey.consume.liveness import Member
+from pspf.connectors.valkey.consume.lost_stream import forget_cursor
+from pspf.connectors.valkey.consume.member_signal import ring
+from pspf.connectors.valkey.consume.refunds import refund
+from pspf.connectors.valkey.consume.replayed import read_replayed, unpack_replayed
+from pspf.connectors.valkey.consume.waiting import read_waiting, set_right
+from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
+from pspf.connectors.valkey.log.keys import CursorKeys, escape
+from pspf.errors import CommitFenced, CommitStale
+from pspf.loggers import get_logger
+from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
+
+if TYPE_CHECKING:
+    from pspf.connectors.valkey.log.core import Core
+
+logger = get_logger(__name__)
+
+_ACQUIRE: Final = load_script("acquire")
+_LOOK: Final = load_script("look_ordered")
+_COMMIT: Final = load_script("commit_ordered", "effects", "windows")
+_FORGET: Final = load_script("forget_deleted")
+_HOLD: Final = load_script("hold_ordered")
+_UNKNOWN_BATCH: Final = 1_000
+_TRIES: Final = 10
+_AGAIN_MS: Final = 100
+"""How long what was given as due is not given again, unless a commit comes before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A lease and what goes with it. `passed` counts the records before the position, None where unknown."""
+
+    token: bytes
+    sequence: int
+    passed: int | None
+    lease: Lease
+    suspicion: Suspicion | None
+
+
+def marker_group(cursor: Cursor) -> bytes:
+    """Return the consumer group that marks the stream which an ordered cursor counts in."""
+    return f"{cursor.group}/{escape(cursor.handler or '')}".encode()
+
+
+async def acquire(
+    core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, bells: Sequence[bytes]
+) -> "OrderedConsumer | None":
+    """Take the lease of a cursor, where it is free; None while its owner lives, or where there is no cursor.
+
+    `bells` are rung when it is given back.
+    """
+    await member.ensure(keys.partition)
+    token = secrets.token_bytes(8)
+    owner, was_made = b"", False
+    sequence, waiting = b"", list[Retry]()
+    for _ in range(_TRIES):
+        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.live(owner)]
+        script_keys.append(keys.partition.meta)
+        arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
+        arguments.append(sequence)
+        reply = await member.commits.run(_ACQUIRE, script_keys, arguments)
+        if reply[0] == b"OK":
+            rows = sorted(_parse_waiting(reply) if reply[10] == b"" else waiting, key=_offset_of)
+            grant = _parse_grant(token, reply, await set_right(member.commits, keys, token, rows, core.clock.now_ms()))
+            if reply[5]:
+                logger.error("%s: %d records were trimmed before they were read", cursor, reply[5])
+            return OrderedConsumer(core, member, cursor, keys, grant, bells)
+        if reply[0] == b"HELD":
+            return None
+        if reply[0] == b"OWNER":
+            owner = reply[1]
+        elif reply[0] == b"MANY":
+            sequence, waiting = reply[1], await read_waiting(member.commits, keys)
+        elif reply[0] == b"FORGET":
+            await finish_forgetting(member.commits, keys)
+        elif was_made or not await _make_again(member, cursor, keys):
+            return None  # the next review tries again: it may be deleted again and again
+        else:
+            was_made = True
+    return None
+
+
+async def _make_again(member: Member, cursor: Cursor, keys: CursorKeys) -> bool:
+    """Make a cursor again whose stream is gone; False where this session never joined it."""
+    if not member.has_joined(cursor.topic, cursor.group, cursor.handler):
+        return False
+    await forget_cursor(member, keys, marker_group(cursor))
+    return await member.rejoin(cursor.topic, cursor.group, cursor.handler)
+
+
+def _parse_waiting(reply: Sequence[Any]) -> list[Retry]:
+    rows = reply[11:]
+    return [make_retry(*row) for row in zip(rows[::3], rows[2::3], rows[1::3], strict=True)]
+
+
+def _parse_grant(token: bytes, reply: Sequence[Any], waiting: Sequence[Retry]) -> Grant:
+    _, epoch, sequence, position, passed, _, limit, left, crashes, intent = reply[:10]
+    suspicion = None
+    if limit:
+        offsets = tuple(parse_entry_id(raw_id) for raw_id in intent.split())
+        suspicion = Suspicion(int(limit), int(left), offsets, int(crashes))
+    lease = Lease(int(epoch), parse_entry_id(position), tuple(waiting))
+    return Grant(token, int(sequence), int(passed) if passed else None, lease, suspicion)
+
+
+def _offset_of(retry: Retry) -> int:
+    return retry.offset
+
+
+class OrderedConsumer(Consumer):
+    """An ordered cursor under a lease."""
+
+    is_remote = True
+
+    def __init__(
+        self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, grant: Grant, bells: Sequence[bytes]
+    ) -> None:
+        self.cursor = cursor
+        self.lease: Lease | None = grant.lease
+        self.is_held = True
+        """Whether the lease is this consumer's, as far as it knows: not given back, and not another's."""
+        self._core = core
+        self._member = member
+        self._keys = keys
+        self._bells = bells
+        self._group = marker_group(cursor)
+        self._epoch = grant.lease.epoch
+        self._token = grant.token
+        self._sequence = grant.sequence
+        self._passed = grant.passed
+        self._suspicion = grant.suspicion
+        self._read_position = grant.lease.position
+        self._new: list[int] = []
+        """The offsets of the new records that were read and are not before the committed position."""
+        self._waiting = {retry.offset for retry in grant.lease.held}
+        """What may be held back or wait for a retry."""
+        self._is_at_end = False
+        """Whether the last read of new records came to the end: it gave less than was asked for."""
+        self._has_given_due = False
+        self._is_committing = False
+        """Whether a commit is under way, or its outcome not known."""
+        self._reads = Reads(core, member.commits)
+        self._size = ReadSize()
+
+    # Reading
+
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        await self._core.tick()
+        faults.reach("read.sent")
+        batch = await self._read(max_records, timeout_ms, retries_only)
+        faults.reach("read.reply")
+        return batch
+
+    async def _read(self, max_records: int, timeout_ms: int, retries_only: bool) -> Batch:
+        deadline = self._reads.begin(timeout_ms)
+        while True:
+            suspicion = self._suspicion
+            limit = max_records if suspicion is None else min(max_records, suspicion.limit)
+            records: list[Record] = []
+            if self._reads.is_look_due or timeout_ms == 0 or retries_only:
+                records = await self._read_due(limit)
+            block_ms = self._reads.block_ms(deadline) if timeout_ms and not records else 0
+            if not retries_only and len(records) < limit:
+                records += await self._read_new(limit - len(records), block_ms)
+            elif block_ms:
+                await self._reads.pause(block_ms)
+            if records:
+                return self._make_batch(records, suspicion)
+            if self._reads.is_over(deadline):
+                return Batch((), self._read_position)
+
+    def _make_batch(self, records: Sequence[Record], suspicion: Suspicion | None) -> Batch:
+        if suspicion is None:
+            return Batch(records, self._read_position)
+        is_charged = suspicion.offsets == (records[0].offset,) and len(records) == 1
+        return Batch(records, self._read_position, suspect=True, crashes=suspicion.crashes if is_charged else 0)
+
+    async def _read_due(self, limit: int) -> list[Record]:
+        """Return the records whose retry is due.
+
+        Raises:
+            CommitFenced: The lease is another worker's.
+            CommitStale: The cursor was moved under its owner, or the stream deleted, or a record that waited.
+        """
+        keys = self._keys
+        oldest = self._sequence
+        reply = await self._reads.look(
+            _LOOK,
+            [keys.partition.stream, keys.meta, keys.due, keys.retry],
+            [self._core.now(), self._group, self._token, limit],
+        )
+        if reply[0] == b"FENCED":
+            raise self._fenced()
+        if reply[0] == b"GONE":
+            raise CommitStale(f"{self.cursor}: its stream was deleted")
+        wait_ms, sequence, *rows = reply
+        self._reads.looked(wait_ms)
+        if not oldest <= int(sequence) <= self._sequence + self._is_committing:
+            raise CommitStale(f"{self.cursor}: moved to sequence {int(sequence)} while {self._sequence} was in hand")
+        due = {parse_entry_id(raw_id): int(attempts) for raw_id, attempts in zip(rows[::2], rows[1::2], strict=True)}
+        self._has_given_due = bool(due)
+        if not due:
+            return []
+        self._reads.looked(_AGAIN_MS)  # what of it the next commit leaves is still due
+        stream = keys.partition.stream
+        found = await self._reads.lane.call_many([("XRANGE", stream, raw_id, raw_id) for raw_id in rows[::2]])
+        entries = [entry for some in found for entry in self._reads.lane.check(some, "XRANGE")]
+        records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        if len(records) < len(due):
+            records = await self._with_replayed(records, due.keys() - {record.offset for record in records})
+        return [record._replace(attempts=due[record.offset]) for record in records]
+
+    async def _with_replayed(self, records: list[Record], offsets: Iterable[int]) -> list[Record]:
+        """Return the records of the stream and the replayed ones at `offsets`, in order; forget what is neither."""
+        ids = {format_entry_id(offset): offset for offset in offsets}
+        found = await read_replayed(self._reads.lane, self._keys, list(ids))
+        if len(found) < len(ids):
+            await self._forget_deleted(ids[raw_id] for raw_id in ids.keys() - found.keys())
+        topic, partition = self.cursor.topic, self.cursor.partition
+        records += [unpack_replayed(topic, partition, ids[raw_id], packed) for raw_id, packed in found.items()]
+        return sorted(records, key=lambda record: record.offset)
+
+    async def _forget_deleted(self, offsets: Iterable[int]) -> None:
+        keys = self._keys
+        ids = [format_entry_id(offset) for offset in sorted(offsets)]
+        where = [keys.partition.stream, keys.meta, keys.due, keys.retry]
+        if await self._member.commits.run(_FORGET, where, [self._token, *ids]) > 0:
+            raise CommitStale(f"{self.cursor}: {len(ids)} records that waited for a retry were deleted")
+
+    async def _read_new(self, limit: int, block_ms: int) -> list[Record]:
+        stream = self._keys.partition.stream
+        before = format_entry_id(max(0, self._read_position - 1))
+        while True:
+            count = self._size.of(limit)
+            try:
+                reply = await self._reads.read(
+                    ("XREAD", "COUNT", count), ("STREAMS", stream, before), block_ms, most_bytes=self._size.room(count)
+                )
+                break
+            except ReplyTooLarge:
+                self._size.shrink(count)
+                block_ms = 0
+        if not reply:
+            return []
+        entries = reply[0][1]
+        self._is_at_end = len(entries) < count
+        records = decode_entries(self.cursor.topic, self.cursor.partition, entries)
+        self._new += [record[2] for record in records]
+        self._read_position = parse_entry_id(entries[-1][0]) + 1
+        return records
+
+    # Committing
+
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        check_size(commit, self._core.limits)
+        done, retries = pack_waiting(commit, self._waiting)
+        states, changes = pack_state(commit, self._keys)
+        packed = windows.pack_windows(commit.windows, self._keys)
+        finished = len(commit.done) + len(commit.retries)
+        rest = None if self._suspicion is None else self._suspicion.after_commit(finished)
+        number = 0 if commit.position is None else bisect_left(self._new, commit.position)
+        passed = None if self._passed is None else self._passed + number
+        arguments: list[Argument] = [
+            self._core.now(),
+            self._group,
+            self._token,
+            self._epoch,
+            self._sequence,
+            commit.commit_id,
+            *_position_arguments(commit.position),
+            "" if passed is None else passed,
+            *_at_rest(rest),
+        ]
+        rest_of_them = [*done, *retries, *changes, *packed.arguments]
+        keys = self._keys
+        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.keys, keys.slots]
+        script_keys += [*states, *packed.keys]
+
+        def make_call(effects: Effects) -> ScriptCall:
+            counts = (len(effects.topics), len(done), len(commit.retries), len(states))
+            head = (*counts, *packed.head, len(effects.arguments), "1" if self._is_at_end else "")
+            return ScriptCall(
+                _COMMIT,
+                [*script_keys, *effects.keys, keys.partition.meta],
+                [*arguments, *head, *rest_of_them, *effects.arguments],
+            )
+
+        faults.reach("commit.sent")
+        self._is_committing = True
+        reply = await run_commit(self._core, self._member.commits, self.cursor, commit, None, make_call)
+        faults.reach("commit.reply")
+        self._is_committing = False
+        suspicion = self._suspicion
+        if reply[0] == b"FENCED" and suspicion is not None and len(suspicion.offsets) == 1 and suspicion.is_alone:
+            await refund(self._member.commits, self.cursor, self._keys.meta, None, suspicion.offsets[0])
+        sequence = self._check(reply)
+        if sequence != self._sequence:
+            self._sequence, self._suspicion = sequence, rest
+            self._passed = passed if commit.position is None else _passed(reply)
+            if reply[3]:
+                logger.error("%s: %d records were removed from outside before they were read", self.cursor, reply[3])
+            del self._new[:number]
+            self._waiting.difference_update(commit.done)
+            self._waiting.update([retry.offset for retry in commit.retries])
+        await after_commit(self._core, self._member, self._reads, self.cursor, commit, is_more_due=self._has_given_due)
+        return ()
+
+    def _check(self, reply: Sequence[Any]) -> int:
+        """Return the cursor's sequence after a commit."""
+        status = reply[0]
+        if status == b"OK":
+            return int(reply[1])
+        if status == b"FENCED":
+            raise self._fenced()
+        if status == b"GONE":
+            raise CommitStale(f"{self.cursor}: its stream was deleted; nothing was committed")
+        raise CommitStale(f"{self.cursor}: moved to sequence {int(reply[1])} while {self._sequence} was in hand")
+
+    def _fenced(self) -> CommitFenced:
+        self.is_held = False
+        return CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
+
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
+        suspicion = self._suspicion
+        if suspicion is None:
+            return  # what was read ahead as suspect is past the suspicion by now
+        intent = suspicion.while_running(offsets, is_alone=is_alone)
+        running = b" ".join([format_entry_id(offset) for offset in offsets])
+        fields = (*_fields(intent), "crashes", intent.crashes, "intent", running, "beside", "" if is_alone else "1")
+        if not await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+            raise self._fenced()
+        self._suspicion = intent
+
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        if not keys:
+            return {}
+        lane = self._member.commits
+        replies = await lane.call_many([("HGETALL", self._keys.state(key)) for key in keys])
+        found: dict[bytes, dict[str, bytes]] = {}
+        for key, reply in zip(keys, replies, strict=True):
+            flat = lane.check(reply, "HGETALL")
+            if flat:
+                names = [name.decode() for name in flat[::2]]
+                found[key] = dict(zip(names, flat[1::2], strict=True))
+        return found
+
+    async def read_progress(self) -> bytes | None:
+        return await windows.read_progress(self._member.commits, self._keys)
+
+    async def read_slots(self) -> Sequence[int]:
+        return await windows.read_slots(self._member.commits, self._keys)
+
+    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        return await windows.read_windows(self._member.commits, self._keys, places)
+
+    async def scan_windows(
+        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        return await windows.scan_windows(self._member.commits, self._keys, slot, after, max_entries)
+
+    # Ending
+
+    async def release(self) -> None:
+        faults.reach("release")
+        fields = ("session", "", "token", "", "clean", "1", "crashes", "0", "intent", "", *_fields(self._suspicion))
+        if await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+            await ring(self._member.commits, self._bells)
+        self.is_held = False
+        await self._reads.close()
+
+
+def _position_arguments(position: int | None) -> tuple[Argument, Argument]:
+    if position is None:
+        return "", ""
+    return format_entry_id(position), format_entry_id(max(0, position - 1))
+
+
+def _passed(reply: Sequence[Any]) -> int | None:
+    return int(reply[2]) if reply[2] else None
+
+
+def _at_rest(suspicion: Suspicion | None) -> tuple[Argument, Argument]:
+    """Return a suspicion as stored while nothing of it runs: a crash now charges nobody."""
+    return ("", "") if suspicion is None else (suspicion.limit, suspicion.left)
+
+
+def _fields(suspicion: Suspicion | None) -> tuple[Argument, ...]:
+    limit, left = _at_rest(suspicion)
+    return "limit", limit, "left", left

@@ -1,0 +1,1 @@
+"""The log on a server: topics, streams, appends, retention."""

@@ -1,0 +1,1 @@
+"""Operations on a server for people: inspection, replay, trimming, seek."""

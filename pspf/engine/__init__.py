@@ -1,0 +1,1 @@
+"""The processing loop: polls a cursor, decodes, calls handlers, commits."""

@@ -1,0 +1,286 @@
+"""Which cursors of a subscription this worker runs: all shared ones, its share of the ordered ones."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from pspf.backoff import Backoff
+from pspf.connectors.base import Broker, Consumer, Session
+from pspf.engine.failure_log import fields_of
+from pspf.engine.processor import BatchProcessor
+from pspf.engine.stop import Stop
+from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, StateUnreadable, TopicMismatch
+from pspf.loggers import get_logger
+from pspf.records import Cursor
+from pspf.subscription import Subscription
+
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+
+_UNREAD_LEASES: Final = 2
+"""For how many leases a partition may be free, until that is said."""
+_SHOWN: Final = 10
+_CALM_MS: Final = 2_000
+"""The longest wait before a cursor is read again that is moved or lost again and again."""
+_REFUSED_MS: Final = 30_000
+"""When a handler whose state can't be read tries again: it may have been reset."""
+_REFUSED_AGAIN_MS: Final = 5_000
+"""How long that try may take until it is refused again; for so long it is not counted as ready."""
+
+
+@dataclass(slots=True)
+class _Owned:
+    """A cursor in this worker's hands; `since_ms` is monotonic."""
+
+    stop: Stop
+    task: asyncio.Task[None]
+    since_ms: float = field(default_factory=lambda: time.monotonic() * 1000)
+
+
+def share_of(members: list[str], own: str, partitions: int) -> int:
+    """Return how many of `partitions` are this member's: evenly, the first members get the remainder."""
+    if own not in members:
+        return 0
+    whole, remainder = divmod(partitions, len(members))
+    return whole + (members.index(own) < remainder)
+
+
+class Assignment:
+    """Runs the cursors of one subscription until told to stop."""
+
+    def __init__(
+        self, subscription: Subscription, broker: Broker, session: Session, processor: BatchProcessor, stop: Stop
+    ) -> None:
+        self._subscription = subscription
+        self._broker = broker
+        self._session = session
+        self._processor = processor
+        self._stop = stop
+        self._owned: dict[int, _Owned] = {}
+        self._review_now = asyncio.Event()
+        self._backoffs: dict[int, Backoff] = {}
+        self._surveyed_s = time.monotonic()
+        self._unread_since: dict[int, float] = {}
+        """The free partitions that this worker did not take, and since when."""
+        stop.add(self._review_now.set)
+
+    async def run(self) -> None:
+        """Register and consume; returns when all cursors are given back."""
+        partitions = await self._insist("join", self._register) or 0
+        self._subscription, behind = self._subscription.over(partitions)
+        if behind is None:
+            await self._consume(partitions)
+            return
+        beyond = Assignment(behind, self._broker, self._session, self._processor, self._stop)
+        if await self._insist("join", beyond._join_behind_hop) is None:
+            return
+        async with asyncio.TaskGroup() as group:  # nothing is sent on before there are cursors that will read it
+            group.create_task(beyond._consume(partitions), name=f"{behind.name} on {behind.topic}")
+            group.create_task(self._consume(partitions), name=f"{behind.name} on its way to {behind.topic}")
+
+    async def _consume(self, partitions: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            if self._subscription.is_ordered:
+                await self._review(partitions, group)
+            else:
+                for partition in range(partitions):
+                    group.create_task(self._share(partition), name=f"{self._cursor(partition)}")
+
+    async def _join_behind_hop(self) -> int:
+        """Make the internal topic and its cursors where they are missing; what all are done with it does not keep.
+
+        Raises:
+            TopicMismatch: It has another number of partitions than the source by now.
+        """
+        hop = self._subscription.repartition
+        assert hop is not None
+        try:
+            await self._broker.create_topic(hop.topic, partitions=hop.partitions, retention_ms=0)
+        except TopicMismatch as error:
+            what = str(error).splitlines()[0]  # the rest is for topics that are nobody's hop
+            raise TopicMismatch(
+                f"{what}; {hop.source!r}, which it carries on, has {hop.partitions}: drain it, then"
+                f" `pspf topics delete {hop.topic} --execute`"
+            ) from error
+        return await self._register()
+
+    def _cursor(self, partition: int) -> Cursor:
+        subscription = self._subscription
+        return Cursor(subscription.topic, subscription.group, subscription.cursor_handler, partition)
+
+    async def _register(self) -> int:
+        subscription = self._subscription
+        return await self._session.register(
+            subscription.topic, subscription.group, subscription.cursor_handler, start=subscription.start
+        )
+
+    async def _share(self, partition: int) -> None:
+        while not self._stop.is_set:
+            consumer = await self._insist("consume", lambda: self._session.share(self._cursor(partition)))
+            if consumer is None:
+                return
+            try:
+                await self._processor.run(self._subscription, self._broker, consumer, self._stop)
+            except CommitFenced as error:
+                logger.warning("%s; joining it again", error)
+                await self._calm(consumer.cursor, self._stop)
+                await self._insist("join", self._register)
+
+    async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T | None:
+        """Do something with the broker, and again while it is not there; None once stopped."""
+        backoff, is_told = Backoff(), False
+        with self._processor.telemetry.asking():
+            while not self._stop.is_set:
+                try:
+                    return await act()
+                except BackendUnavailable as error:
+                    is_told = is_told or self._tell(doing, error)
+                    await self._stop.wait(backoff.next_ms())
+        return None
+
+    def _tell(self, doing: str, error: BackendUnavailable) -> bool:
+        """Say it, unless that was said of something else of this process just now; return whether it was."""
+        if not self._processor.outages.may_say():
+            return False
+        topic, group = self._subscription.topic, self._subscription.group
+        logger.warning("can't %s %s as %s, will try again: %s", doing, topic, group, error)
+        return True
+
+    # Ordered cursors: one owner each, so that the members have to divide them
+
+    async def _review(self, partitions: int, group: asyncio.TaskGroup) -> None:
+        """Take what is free up to this worker's share, and give up what is beyond it, until stopped."""
+        if not partitions:
+            return
+        subscription = self._subscription
+        listening = group.create_task(self._listen(), name=f"members of {subscription.name} on {subscription.topic}")
+        try:
+            while not self._stop.is_set:
+                self._review_now.clear()
+                await self._insist("divide", lambda: self._balance(partitions, group))
+                await self._wait(self._session.review_ms)
+        finally:
+            listening.cancel()
+            self._processor.telemetry.unread.pop((subscription.topic, subscription.group, subscription.name), None)
+        # What is still in hand may take its time; the others needn't wait for it to take the rest.
+        with suppress(BackendUnavailable):  # then they find out by themselves
+            await self._session.resign(subscription.topic, subscription.group, subscription.cursor_handler)
+
+    async def _listen(self) -> None:
+        """Have a review at once when another member came, left or gave something back."""
+        subscription, backoff = self._subscription, Backoff()
+        while True:
+            try:
+                await self._session.listen(subscription.topic, subscription.group, subscription.name)
+            except BackendUnavailable:  # the review says so
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            else:
+                backoff.reset()
+                self._review_now.set()
+
+    async def _wait(self, timeout_ms: int) -> None:
+        """Wait for the next review: until a cursor or a member comes or goes, it is to stop, or time is up."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_ms / 1000):
+                await self._review_now.wait()
+
+    async def _balance(self, partitions: int, group: asyncio.TaskGroup) -> None:
+        subscription = self._subscription
+        members = await self._session.read_members(subscription.topic, subscription.group, subscription.cursor_handler)
+        share = share_of(list(members), self._session.id, partitions)
+        if len(self._owned) < share:
+            free = await self._session.read_free(subscription.topic, subscription.group, subscription.name)
+            for partition in free:
+                if len(self._owned) >= share or self._stop.is_set:
+                    return
+                if partition not in self._owned:
+                    await self._acquire(partition, group)
+        elif len(self._owned) > share:
+            self._give_up(len(self._owned) - share)
+        if time.monotonic() >= self._surveyed_s + self._broker.limits.lease_ms / 1000:
+            self._surveyed_s = time.monotonic()
+            await self._survey(members, group)
+
+    async def _survey(self, members: Sequence[str], group: asyncio.TaskGroup) -> None:
+        """Take what is stored as ours and is not held, whatever the share is; say what nobody reads.
+
+        What is beyond the share is given up as usual, so that the members come to an even division.
+        """
+        place = (self._subscription.topic, self._subscription.group, self._subscription.name)
+        for partition in await self._session.read_lost(*place):
+            if partition not in self._owned and not self._stop.is_set:
+                await self._acquire(partition, group)
+        now_s = time.monotonic()
+        free = [partition for partition in await self._session.read_free(*place) if partition not in self._owned]
+        self._unread_since = {partition: self._unread_since.get(partition, now_s) for partition in free}
+        longest_s = _UNREAD_LEASES * self._broker.limits.lease_ms / 1000
+        unread = [partition for partition, since_s in self._unread_since.items() if now_s - since_s >= longest_s]
+        known = self._processor.telemetry.unread.get(place, ())
+        self._processor.telemetry.unread[place] = tuple(unread)
+        if unread and not known:
+            logger.error(
+                "%s: nobody reads %d partitions (%s%s) for %.0f s; the members are %s: end the one that hangs",
+                self._cursor(unread[0]),
+                len(unread),
+                ", ".join(map(str, unread[:_SHOWN])),
+                ", ..." if len(unread) > _SHOWN else "",
+                longest_s,
+                ", ".join(members[:_SHOWN]),
+            )
+
+    async def _acquire(self, partition: int, group: asyncio.TaskGroup) -> None:
+        # Until it is known: a lease that we hold and don't know of would be kept from everybody else.
+        consumer = await self._insist("take", lambda: self._session.acquire(self._cursor(partition)))
+        if consumer is None:
+            return
+        stop = Stop(self._stop)
+
+        async def run() -> None:
+            try:
+                await self._consume_owned(consumer, stop)
+            finally:
+                stop.detach()
+                self._owned.pop(partition, None)
+                self._review_now.set()
+
+        self._owned[partition] = _Owned(stop, group.create_task(run(), name=f"{self._cursor(partition)}"))
+
+    async def _consume_owned(self, consumer: Consumer, stop: Stop) -> None:
+        """Consume an ordered cursor until `stop`, or until it is another's; then it is given back for certain."""
+        try:
+            await self._processor.run(self._subscription, self._broker, consumer, stop)
+        except CommitStale as error:
+            logger.info("%s; reading it again", error)
+            await self._calm(consumer.cursor, stop)
+        except CommitFenced as error:
+            self._processor.telemetry.record_lease_loss(
+                self._subscription.topic, self._subscription.group, self._subscription.name
+            )
+            logger.warning("%s: its lease was ended", error)
+            await self._calm(consumer.cursor, stop)
+            await self._insist("join", self._register)  # its group may have been deleted
+        except StateUnreadable as error:
+            if self._processor.ends_on_refusal:
+                raise
+            logger.error("%s stands still, others go on: %s", consumer.cursor, error, extra=fields_of(consumer.cursor))
+            until_s = time.monotonic() + (_REFUSED_MS + _REFUSED_AGAIN_MS) / 1000
+            self._processor.telemetry.refused[consumer.cursor] = until_s, str(error)
+            await stop.wait(_REFUSED_MS)  # it is kept meanwhile: others could read it no better
+        if not self._processor.is_abandoned:
+            await self._insist("give back", consumer.release)  # the broker may have been away when the loop tried
+
+    async def _calm(self, cursor: Cursor, stop: Stop) -> None:
+        """Wait before a cursor is read again that was lost or moved, where that came shortly before, too."""
+        await stop.wait(self._backoffs.setdefault(cursor.partition, Backoff(max_ms=_CALM_MS)).next_after_first_ms())
+
+    def _give_up(self, count: int) -> None:
+        """Stop the newest cursors; each held for a lease at least, so that members don't trade them in a loop."""
+        now_ms = time.monotonic() * 1000
+        newest = sorted(self._owned.values(), key=lambda owned: owned.since_ms, reverse=True)
+        for owned in newest[:count]:
+            if now_ms - owned.since_ms >= self._broker.limits.lease_ms:
+                owned.stop.set()

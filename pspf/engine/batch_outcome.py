@@ -1,0 +1,344 @@
+"""What happens to the records of one batch, until it is a `Commit`. No I/O."""
+
+import secrets
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import repeat
+from typing import Final
+
+from pspf.clock import Clock
+from pspf.context import Context
+from pspf.engine.batch_state import BatchState, StoreState
+from pspf.engine.key_order import HeldBack, Verdict
+from pspf.errors import SchemaError, text_of
+from pspf.records import Batch, Commit, DeadLetter, Emit, NewRecord, Record, Retry, WindowChanges, offset_of
+from pspf.subscription import Subscription
+from pspf.windowing.shuffle import receive
+
+_MAX_TRACEBACK: Final = 8_000
+_new_emit: Final[Callable[[tuple[int, str, NewRecord]], Emit]] = partial(tuple.__new__, Emit)
+"""Half the price of Emit(...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A run of a record that failed; `retry_ms` from now it runs again, None: it is a dead letter."""
+
+    record: Record
+    error: BaseException
+    attempts: int
+    retry_ms: int | None
+    text: str
+    """The error's own words."""
+    is_result: bool = False
+    """Whether `record` is what a window came to, and no record of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class EffectLimits:
+    """What closes a batch, and what one record alone may do; sizes are bytes."""
+
+    operations: int = 5_000
+    effect_bytes: int = 4 << 20
+    record_operations: int = 50_000
+    record_effect_bytes: int = 32 << 20
+
+
+class EffectBudget:
+    """What one commit can still hold: a batch's worth, and the last record's on top."""
+
+    def __init__(self, limits: EffectLimits) -> None:
+        self._limits = limits
+        self._operations = 0
+        self._bytes = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """What was counted: how many, and their bytes."""
+        return self._operations, self._bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the batch is to be closed."""
+        return self._operations >= self._limits.operations or self._bytes >= self._limits.effect_bytes
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether it holds as much as what is not of its own records should take of a batch."""
+        limits = self._limits
+        return 2 * self._operations >= limits.operations or 2 * self._bytes >= limits.effect_bytes
+
+    def take(self, operations: int, size_bytes: int) -> bool:
+        """Return whether these fit; the first ones always do."""
+        limits = self._limits
+        after, bytes_after = self._operations + operations, self._bytes + size_bytes
+        is_first = not self._operations and not self._bytes
+        if not is_first and (
+            after > limits.operations + limits.record_operations
+            or bytes_after > limits.effect_bytes + limits.record_effect_bytes
+        ):
+            return False
+        self._operations, self._bytes = after, bytes_after
+        return True
+
+    def has_room(self, operations: int, size_bytes: int) -> bool:
+        """Whether these leave the batch open."""
+        limits = self._limits
+        return self._operations + operations < limits.operations and self._bytes + size_bytes < limits.effect_bytes
+
+    def add(self, operations: int, size_bytes: int) -> None:
+        """Count what has to fit."""
+        self._operations += operations
+        self._bytes += size_bytes
+
+
+def _nothing(overdue: int) -> None:
+    pass
+
+
+class BatchRun:
+    """Collects outcomes and effects. Executors report to it; the processor turns it into a commit."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        batch: Batch,
+        *,
+        held: HeldBack | None,
+        state: BatchState | StoreState | None,
+        clock: Clock,
+        limits: EffectLimits,
+    ) -> None:
+        self.subscription = subscription
+        self.batch = batch
+        self.failures: list[Failure] = []
+        self.is_closed = False
+        """Set from outside or by size: the records not started yet are left for the next batch."""
+        self.overdue = 0
+        """Calls that go on although their time is up."""
+        self.on_overdue: Callable[[int], None] = _nothing
+        self.is_given_up = False
+        """Whether it is to end at once and has no effect: what its calls raise from then on is nobody's failure."""
+        first = batch.records[0].offset if batch.records else 0
+        self.is_cut = False
+        """Whether it was closed because its time was up."""
+        self.has_to_ask = held is not None and (len(held) > 0 or first < held.position)
+        """Whether `admit` may say no; kept apart so that a batch without failures never asks."""
+        self._held = held
+        self._state = state
+        self._clock = clock
+        self._effects = EffectBudget(limits)
+        self._emits: list[Emit] = []
+        self._dead: list[DeadLetter] = []
+        self._retries: list[Retry] = []
+        self._late: list[int] = []
+        self._not_done: set[int] = set()
+        self.late = 0
+        """Records that were put aside as too late."""
+        self.passed = 0
+        """Records that no handler saw and that are done: sent on, or a mark behind a hop."""
+        self.taken = 0
+        """How many of the batch's records, from its first, were handled."""
+        self.unseen: set[int] = set()
+        """Those of them that no handler saw and that are not done: held back, settled since, or not started."""
+        self.handler_us = 0
+        """How long their handlers took together."""
+        self.windows: WindowChanges | None = None
+        """What a windowed handler's operator has to write; put here when the batch has run."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Effects so far: how many, and their bytes."""
+        return self._effects.size
+
+    @property
+    def is_half_full(self) -> bool:
+        """Whether its effects take half of what closes it."""
+        return self._effects.is_half_full
+
+    def note_overdue(self, change: int) -> None:
+        """Count a call that goes on although its time is up (1), or one that has ended after all (-1)."""
+        self.overdue += change
+        self.on_overdue(self.overdue)
+
+    def give_up(self) -> None:
+        """Let it end at once, without effect."""
+        self.is_given_up = self.is_closed = True
+
+    def admit(self, record: Record) -> bool:
+        """Return whether a record may run; one that may not is held back, or settled already."""
+        if self._held is None:
+            return True
+        verdict = self._held.admit(record, self._clock.now_ms())
+        if verdict is Verdict.RUN:
+            return True
+        self._not_done.add(record.offset)
+        self.unseen.add(record.offset)
+        if verdict is Verdict.HOLD:
+            self._held.hold(record)
+        return False
+
+    def is_blocked(self, record: Record) -> bool:
+        """Return whether a record that was admitted has to wait after all, behind one that failed since."""
+        if self._held is None or not self._held.blocks(record):
+            return False
+        self._not_done.add(record.offset)
+        self.unseen.add(record.offset)
+        if not self._held.knows(record):
+            self._held.hold(record)
+        return True
+
+    def succeed(self, record: Record) -> None:
+        """Note a success. Needed only in a batch that `has_to_ask`; in others all that ran and did not fail did."""
+        if self._held is not None:
+            self._held.settle(record, self._clock.now_ms())
+
+    def merge(self, records: Sequence[Record], context: Context) -> None:
+        """Take over the effects of a call that succeeded, and end its context.
+
+        Where calls side by side did more than one commit may hold, the last of them run again.
+        """
+        context.close()
+        if not self._take_effects(*context.size):
+            for record in records:
+                self.put_off(record, 0, "the batch had no room for its effects")
+            return
+        record = records[0]
+        for topic, emitted in context.emits:
+            self._emits.append(Emit(record.offset, topic, emitted))
+        if context.changes and self._state is not None:
+            assert record.raw_key is not None
+            self._state.merge(record.raw_key, context.changes)
+        if self.has_to_ask:
+            for record in records:
+                self.succeed(record)
+
+    def _take_effects(self, operations: int, size_bytes: int) -> bool:
+        """Return whether a commit can hold these as well; close the batch where it is full."""
+        if not self._effects.take(operations, size_bytes):
+            return False
+        if self._effects.is_full:
+            self.is_closed = True
+        return True
+
+    def send(self, source: int, topic: str, record: NewRecord) -> None:
+        """Emit a record that no handler's context emitted: what windows have come to."""
+        self._emits.append(Emit(source, topic, record))
+        self.count(1, len(record.value))
+
+    def send_all(self, source: int, topic: str, records: Sequence[NewRecord]) -> bool:
+        """Emit records as `send` does, where they leave room in the batch; return whether they did."""
+        size_bytes = sum([len(record[1]) for record in records])
+        if not self._effects.has_room(len(records), size_bytes):
+            return False
+        self._effects.add(len(records), size_bytes)
+        self._emits += map(_new_emit, zip(repeat(source), repeat(topic), records, strict=False))
+        return True
+
+    def count(self, operations: int, size_bytes: int) -> None:
+        """Count effects that no handler's context counted; the batch is closed where it is full."""
+        self._effects.add(operations, size_bytes)
+        if self._effects.is_full:
+            self.is_closed = True
+
+    def fail(self, record: Record, error: BaseException) -> None:
+        """Note a failure: the record runs again later, or is dead."""
+        attempts = record.attempts + 1
+        policy = self.subscription.retry
+        now_ms = self._clock.now_ms()
+        if policy.gives_up(error, attempts):
+            failure = Failure(record, error, attempts, None, text_of(error))
+            self.bury(failure)
+            self.succeed(record)
+            return
+        wait_ms = policy.wait_ms(attempts)
+        failure = Failure(record, error, attempts, wait_ms, text_of(error))
+        self.failures.append(failure)
+        self._not_done.add(record.offset)
+        text = f"{type(error).__name__}: {failure.text}"
+        if self._held is None:
+            self._retries.append(Retry(record.offset, None, attempts, now_ms + wait_ms, text))
+        else:
+            self._held.put_off(record, attempts, now_ms + wait_ms, text)
+            self.has_to_ask = True
+
+    def fail_late(self, record: Record, error: BaseException) -> None:
+        """Note the failure of a record that an earlier batch left in hand (`keep`)."""
+        self._late.append(record.offset)
+        self.fail(record, error)
+
+    def put_off(self, record: Record, wait_ms: int, reason: str) -> None:
+        """Let a record run later without charging it."""
+        self._not_done.add(record.offset)
+        due_ms = self._clock.now_ms() + wait_ms
+        if self._held is None:
+            self._retries.append(Retry(record.offset, None, record.attempts, due_ms, reason))
+        else:
+            self._held.put_off(record, record.attempts, due_ms, reason)
+            self.has_to_ask = True
+
+    def cut(self) -> None:
+        """Start no more records: the time of the batch is up."""
+        self.is_cut = self.is_closed = True
+
+    def keep(self, record: Record) -> None:
+        """Leave a record as it is, in hand: its outcome comes with a later batch."""
+        self._not_done.add(record.offset)
+
+    def bury(self, failure: Failure) -> None:
+        """Make a dead letter of what failed for good; behind a hop, of the record as it was before it."""
+        failure = replace(failure, record=self._original_of(failure.record))
+        trace = "".join(traceback.format_exception(failure.error))
+        letter = DeadLetter(
+            record=failure.record,
+            group=self.subscription.group,
+            handler=self.subscription.name,
+            attempts=failure.attempts,
+            error_type=type(failure.error).__name__,
+            error=failure.text,
+            traceback=trace[-_MAX_TRACEBACK:],
+            dead_at_ms=self._clock.now_ms(),
+            is_result=failure.is_result,
+        )
+        self.failures.append(failure)
+        self._dead.append(letter)
+        self._take_effects(1, len(failure.record.value))
+
+    def _original_of(self, record: Record) -> Record:
+        hop = self.subscription.repartition
+        if hop is None or record.topic != hop.topic:
+            return record
+        try:
+            return receive(record, hop.source).record or record
+        except SchemaError:  # it was put there by someone else
+            return record
+
+    def as_commit(self, handled: Sequence[Record], left: Sequence[Record], *, whole: bool) -> Commit:
+        """Return the commit of the records that were handled; `left` are the ones not started."""
+        not_done = self._not_done
+        if not_done:
+            done = [offset for offset in map(offset_of, handled) if offset not in not_done]
+        else:
+            done = list(map(offset_of, handled))
+        done += [offset for offset in self._late if offset not in not_done]
+        held = self._held
+        position = None if held is None else self._move_on(held, left)
+        return Commit(
+            commit_id=secrets.token_bytes(12),
+            done=done,
+            retries=tuple(self._retries) if held is None else held.take_changes(),
+            position=position,
+            dead=tuple(self._dead),
+            emits=tuple(self._emits),
+            state={} if self._state is None else self._state.get_changes(),
+            whole=whole,
+            windows=self.windows,
+        )
+
+    def _move_on(self, held: HeldBack, left: Sequence[Record]) -> int:
+        """Return the first offset not read: new records come last in a batch, in order."""
+        position = next((record.offset for record in left if not held.knows(record)), self.batch.end)
+        held.position = position
+        return position

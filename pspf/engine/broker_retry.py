@@ -1,0 +1,51 @@
+"""What is done with the broker again and again while it is not there."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pspf.backoff import Backoff, Sparing
+from pspf.engine.failure_log import fields_of
+from pspf.errors import BackendUnavailable
+from pspf.loggers import get_logger
+from pspf.records import Cursor
+
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Insistence:
+    """Does things with the broker for one cursor, and waits for it."""
+
+    cursor: Cursor
+    is_abandoned: Callable[[], bool]
+    """Whether this is as in a killed process: its handlers get nothing done any more."""
+    outages: Sparing = field(default_factory=Sparing)
+    """What all cursors of a process share: they fail together."""
+
+    async def __call__(self, doing: str, act: Callable[[], Awaitable[T]]) -> T:
+        """Do something, and again while the broker is not there; return what it gives."""
+        backoff: Backoff | None = None
+        is_told = False
+        while not self.is_abandoned():
+            try:
+                done = await act()
+            except BackendUnavailable as error:
+                if self.is_abandoned():
+                    break
+                backoff = backoff or Backoff()
+                if not is_told and self.outages.may_say():
+                    is_told = True
+                    fields = fields_of(self.cursor)
+                    logger.warning("%s: can't %s, will try again: %s", self.cursor, doing, error, extra=fields)
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            else:
+                if is_told:
+                    logger.info(
+                        "%s: the broker is back, can %s again", self.cursor, doing, extra=fields_of(self.cursor)
+                    )
+                return done
+        raise asyncio.CancelledError

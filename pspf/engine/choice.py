@@ -1,0 +1,86 @@
+"""Which way a subscription's handlers run. Chosen once per cursor, not per event."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pspf import faults
+from pspf.context import Surroundings
+from pspf.engine.handlers.batches import WholeBatch
+from pspf.engine.handlers.coroutines import Calls, InTurn, Plain, SideBySide
+from pspf.engine.handlers.executor import Executor
+from pspf.engine.handlers.threads import PlainCalls, Threads
+from pspf.engine.handlers.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch, trace_fold
+from pspf.engine.operators.host import Room
+from pspf.engine.operators.session_windows import SessionWindows
+from pspf.engine.operators.shuffle import ReadTimes, Repartitioning
+from pspf.engine.operators.time_windows import SpanWindows
+from pspf.events.decoding import Decoder, SectionDecoder, make_section_decoder
+from pspf.records import Record
+from pspf.subscription import Subscription, Takes
+from pspf.windowing.definitions import SessionWindow
+
+
+def make_executor(
+    subscription: Subscription, decode: Decoder, around: Surroundings, on_late: Callable[[], None]
+) -> Executor:
+    """Return the executor for a subscription's shape.
+
+    `on_late` is called when the outcome of a record that a batch left in hand is known: then the
+    executor `has_late`, and its next run, be it without records, reports it.
+    """
+    decode = _armed_decoder(decode)
+    handler, spans = subscription.handler, around.spans
+    if handler.takes is Takes.BATCH:
+        if spans is None:
+            return WholeBatch(subscription, decode, around)
+        return TracedWholeBatch(subscription, decode, around, spans)
+    if not handler.is_async:
+        plain = PlainCalls(subscription, decode) if spans is None else TracedPlainCalls(subscription, decode, spans)
+        return Threads(subscription, plain, around, on_late)
+    if subscription.concurrency == 1 and spans is None and _is_bare(subscription):
+        return Plain(subscription, _by_section(subscription, decode), around)
+    calls = Calls(subscription, decode, around)
+    if spans is not None:
+        calls = TracedCalls(subscription, decode, around, spans)
+    return InTurn(calls) if subscription.concurrency == 1 else SideBySide(subscription, calls)
+
+
+def _is_bare(subscription: Subscription) -> bool:
+    """Return whether a handler takes nothing but its event, and as long as it likes."""
+    handler = subscription.handler
+    takes_more = handler.takes_context or handler.takes is Takes.RAW
+    return not takes_more and subscription.timeout_ms is None and not _are_armed()
+
+
+def make_windowed(
+    subscription: Subscription, decode: Decoder, around: Surroundings, room: Room, read_times: ReadTimes
+) -> Executor:
+    """Return the executor for a windowed handler's kind of windows, or for the hop before it."""
+    if subscription.repartition is not None and not subscription.is_behind_hop:
+        return Repartitioning(subscription, _armed_decoder(decode), room, read_times)
+    windowing = subscription.windowing
+    if around.spans is not None and windowing is not None and windowing.aggregation is None:
+        subscription = trace_fold(subscription, around.spans)
+    is_session = windowing is not None and isinstance(windowing.window, SessionWindow)
+    kind = SessionWindows if is_session else SpanWindows
+    decode = _armed_decoder(decode)
+    return kind(subscription, decode, _by_section(subscription, decode), around, room)
+
+
+def _are_armed() -> bool:
+    return faults.is_armed("handler.before", "handler.after")
+
+
+def _by_section(subscription: Subscription, decode: Decoder) -> SectionDecoder:
+    return make_section_decoder(None if faults.is_armed("decode") else subscription.model, decode)
+
+
+def _armed_decoder(decode: Decoder) -> Decoder:
+    if not faults.is_armed("decode"):
+        return decode
+
+    def reach_and_decode(record: Record) -> Any:
+        faults.reach("decode")
+        return decode(record)
+
+    return reach_and_decode

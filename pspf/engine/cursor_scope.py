@@ -1,0 +1,136 @@
+"""How a cursor's parts are put together: its executor, and what the contexts of its handler share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pspf.clock import Clock
+from pspf.connectors.base import Broker, Consumer
+from pspf.context import StateSource
+from pspf.engine.batch_state import BatchState, StoreState
+from pspf.engine.broker_retry import Insistence
+from pspf.engine.choice import make_executor, make_windowed
+from pspf.engine.handlers.executor import Executor
+from pspf.engine.key_order import HeldBack
+from pspf.engine.operators.host import Room
+from pspf.engine.tuning import Tuning
+from pspf.events.decoding import make_decoder
+from pspf.observability.telemetry import TelemetryManager
+from pspf.records import NewRecord
+from pspf.state.base import StateStore
+from pspf.subscription import Subscription, Takes
+
+if TYPE_CHECKING:
+    from pspf.observability.tracing import HandlerSpans
+
+Inject = Callable[[str, dict[str, str] | None], dict[str, str] | None]
+"""Gives the headers of an event that is emitted to a topic."""
+
+
+@dataclass(slots=True)
+class Around:
+    """What the contexts of one cursor share."""
+
+    default_topic: str
+    max_operations: int
+    max_effect_bytes: int
+    state: StateSource | None
+    no_state: str
+    warned: set[str]
+    broker: Broker
+    spans: "HandlerSpans | None"
+    inject: Inject
+
+    def check(self, record: NewRecord) -> None:
+        self.broker.limits.check(record)
+
+    def check_all(self, records: Sequence[NewRecord]) -> None:
+        self.broker.limits.check_all(records)
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """One cursor and what stands around it. `wake` is to be called when there is something to do."""
+
+    subscription: Subscription
+    broker: Broker
+    consumer: Consumer
+    tuning: Tuning
+    clock: Clock
+    telemetry: TelemetryManager
+    default_topic: str
+    warned: set[str]
+    held: HeldBack | None
+    insist: Insistence
+    wake: Callable[[], None]
+
+    def make_state(self, store: StateStore | None) -> BatchState | StoreState | None:
+        """Return where `ctx.state` is: in the cursor (ordered), in the user's store (shared), nowhere."""
+        if self.consumer.lease is not None:
+            return BatchState(self._read_state, self.tuning.state_cache_keys)
+        return None if store is None else StoreState(store, self.subscription.name)
+
+    def make_executor(self, state: StateSource | None) -> Executor:
+        """Return what runs the handler."""
+        subscription = self.subscription
+        around = Around(
+            subscription.emits_to or self.default_topic,
+            self.tuning.effects.record_operations,
+            self.tuning.effects.record_effect_bytes,
+            None if subscription.handler.takes is Takes.BATCH else state,
+            _why_no_state(subscription),
+            self.warned,
+            self.broker,
+            *_make_spans(self.telemetry, subscription),
+        )
+        read = make_decoder(subscription.model)
+        if subscription.windowing is None or self.held is None:
+            return make_executor(subscription, read, around, self.wake)
+        room = Room(
+            self.consumer,
+            self.held,
+            self.insist,
+            self.clock,
+            self.tuning.effects,
+            self.tuning.window_cache_states,
+            self.wake,
+        )
+        return make_windowed(subscription, read, around, room, self._read_other_times)
+
+    async def _read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        # A broker that is away for a moment is no failure of the record.
+        return await self.insist("read state", lambda: self.consumer.read_state(keys))
+
+    async def _read_other_times(self) -> Mapping[int, int]:
+        """Return the watermarks of this handler's cursors on the other partitions, of those that have one."""
+        cursor = self.consumer.cursor
+        infos = await self.broker.list_cursors(group=cursor.group, topic=cursor.topic)
+        return {
+            info.cursor.partition: info.watermark_ms
+            for info in infos
+            if info.cursor.handler == cursor.handler
+            and info.cursor.partition != cursor.partition
+            and info.watermark_ms is not None
+        }
+
+
+def _make_spans(telemetry: TelemetryManager, subscription: Subscription) -> "tuple[HandlerSpans | None, Inject]":
+    """Return what spans a handler's calls, and what gives its emits their headers: nothing where nobody could see it.
+
+    Chosen once a cursor, so that without tracing no event pays for it.
+    """
+    spans = telemetry.find_spans()
+    if spans is None:
+        return None, _as_they_are
+    own = spans.of_handler(subscription.topic, subscription.group, subscription.name, subscription.retry.gives_up)
+    return own, spans.create
+
+
+def _as_they_are(topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
+    return headers
+
+
+def _why_no_state(subscription: Subscription) -> str:
+    if subscription.handler.takes is Takes.BATCH:
+        return f"handler {subscription.name} takes whole batches, and state belongs to a key: take one event at a time"
+    return f'handler {subscription.name} is not ordered, and state is: subscribe(..., ordering="key")'

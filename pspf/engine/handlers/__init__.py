@@ -1,0 +1,1 @@
+"""Handler runners: how the records of a batch reach a user's function."""

@@ -1,0 +1,1 @@
+"""Stateful operators: windows, and the shuffle before them."""

@@ -1,0 +1,1 @@
+"""Events and their bytes: models, encoding, decoding, timestamps."""

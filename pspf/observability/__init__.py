@@ -1,0 +1,1 @@
+"""Metrics, snapshots and traces of a worker. Opens no port."""

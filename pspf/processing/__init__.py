@@ -1,1 +1,0 @@
-"""Pure logic of the loop: takes values, gives values, no I/O."""

@@ -1,0 +1,1 @@
+"""The app to run: loaded, changed by options, planned as values."""

@@ -1,0 +1,1 @@
+"""Control of a running worker: the roster, commands, listeners, the admin process."""

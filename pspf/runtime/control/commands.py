@@ -1,0 +1,147 @@
+"""What a worker does when `pspf workers` asks: one for a supervisor, one for a worker in one process."""
+
+import io
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pspf.loggers import get_logger
+from pspf.runtime.control.presence import Command
+from pspf.runtime.status.reports import Pulse
+from pspf.runtime.status.status import Rates, describe_pulse
+from pspf.runtime.status.totals import Ledger, Tally
+from pspf.runtime.supervision.slot import Place
+from pspf.runtime.supervision.supervisor import Supervisor
+from pspf.runtime.worker.logs import LEVELS
+from pspf.runtime.worker.monitor import Monitor
+from pspf.runtime.worker.shutdown import Stages
+
+Answer = Callable[[Mapping[str, Any]], None]
+
+
+class SupervisorControl:
+    """Commands for a worker of several processes; `obey` may be called from any thread."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the worker's state."""
+        return self._supervisor.status
+
+    def tally(self) -> Tally:
+        """Return what the worker did since it started."""
+        return self._supervisor.tally
+
+    def obey(self, command: Command, answer: Answer) -> None:
+        """Do it in the supervisor's loop; `answer` is called when it is done or under way."""
+        self._supervisor.post(lambda: self._obey(command, answer))
+
+    def _obey(self, command: Command, answer: Answer) -> None:
+        supervisor = self._supervisor
+        places = self._find(command.process)
+        if not places:
+            answer({"error": f"no process {command.process}"})
+            return
+        match command.do:
+            case "ping":
+                answer({"ok": supervisor.status.get("state")})
+            case "stop" if command.process is None:
+                answer({"ok": "it stops"})
+                supervisor.stop()
+            case "stop":
+                self._each(places, supervisor.end, "it stops; resume of its worker starts it again", answer)
+            case "pause":
+                self._each(places, supervisor.pause, "it is paused", answer)
+            case "resume":
+                self._each(places, supervisor.resume, "it goes on", answer)
+            case "stacks":
+                supervisor.look(places, lambda stacks: answer({"stacks": stacks}))
+            case "log-level" if command.level in LEVELS:
+                supervisor.set_log_level(command.level)
+                answer({"ok": command.level})
+            case _:
+                answer({"error": f"this worker is of a version that does not know {command.do!r}"})
+
+    def _find(self, process: str | None) -> list[Place]:
+        return [place for place in self._supervisor.places if process is None or process in (place.name, place.session)]
+
+    def _each(self, places: Sequence[Place], act: Callable[[Place], None], done: str, answer: Answer) -> None:
+        for place in places:
+            act(place)
+        answer({"ok": done})
+
+
+class ProcessControl:
+    """Commands for a worker that is one process; called in its event loop."""
+
+    def __init__(self, monitor: Monitor, stages: Stages) -> None:
+        self._monitor = monitor
+        self._stages = stages
+        self._rates = Rates()
+        self._looking = threading.Lock()
+
+    def tally(self) -> Tally:
+        """Return what the worker did since it started."""
+        return Tally(Ledger().add_up([self._take_pulse()]))
+
+    def _take_pulse(self) -> Pulse:
+        with self._looking:  # the event loop asks, and the admin's thread
+            pulse = self._monitor.take_pulse()
+            self._rates.sample(pulse)
+            return pulse
+
+    def describe(self) -> Mapping[str, Any]:
+        """Return the worker's state."""
+        pulse = self._take_pulse()
+        process = {
+            "place": "in-process#0",
+            "pid": os.getpid(),
+            "state": pulse.stage,
+            "why": None,
+            "restarts": 0,
+            "crashes_in_a_row": 0,
+            "last_exit": None,
+            "next_try_ms": None,
+        }
+        why = [*(str(each) for each in pulse.waiting), *pulse.unread]
+        if pulse.session is None:
+            why.append("it has not joined yet")
+        elif (lapse := pulse.find_lapse(0)) is not None:
+            why.append(lapse)
+        return {
+            "state": pulse.stage,
+            "ready": pulse.stage == "running" and not why,
+            "why": why,
+            "processes": [{**process, **describe_pulse(pulse, self._rates)}],
+        }
+
+    def obey(self, command: Command, answer: Answer) -> None:
+        """Do it; `answer` is called at once or soon."""
+        match command.do:
+            case "ping":
+                answer({"ok": self._stages.stage.value})
+            case "stop":
+                answer({"ok": "it stops"})
+                self._stages.begin_drain()
+            case "stacks":
+                self._monitor.ask_tasks(lambda text: answer({"stacks": {f"pid {os.getpid()}": _threads() + text}}))
+            case "pause" | "resume":
+                answer({"error": f"{command.do}: not with --in-process, which has no supervisor"})
+            case "log-level" if command.level in LEVELS:
+                get_logger("pspf").setLevel(command.level)
+                answer({"ok": command.level})
+            case _:
+                answer({"error": f"this worker is of a version that does not know {command.do!r}"})
+
+
+def _threads() -> str:
+    """Return where each thread of this process is."""
+    text = io.StringIO()
+    for identifier, frame in sys._current_frames().items():
+        text.write(f"thread {identifier:#x}:\n")
+        traceback.print_stack(frame, file=text)
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""The fork server: a process with one thread that forks worker processes."""

@@ -1,0 +1,144 @@
+"""Where worker processes come from: a process with one thread and nothing open, which forks them.
+
+    the command --fork, before the app is imported--> base --fork, imports the app anew--> nursery --fork--> child
+         |                                                    (a reload)
+         +------fork, with the app imported----------------------------------------------> nursery --fork--> child
+
+A nursery shares what it has imported with its children, so that one starts in a few milliseconds and
+costs the memory that it changes. An app whose import leaves threads or sockets behind can't be forked;
+its children come from the base and import it by themselves.
+
+A child is forked twice, so that the process in between ends at once and the child falls to the
+nearest "subreaper": the supervisor, which then is its parent, as if it had started it.
+"""
+
+import json
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pspf.errors import PSPFError
+from pspf.runtime.app.plan import AppPlan, ChildSpec
+
+IS_AVAILABLE: Final = sys.platform == "linux"
+"""Elsewhere no process can adopt those that others forked: every child is started afresh."""
+
+MAX_MESSAGE_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a nursery has imported: the plan, and why its children have to import the app again, None where not."""
+
+    plan: AppPlan
+    why_not_shared: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why a nursery could not import the app: the kind of error and its message."""
+
+    kind: str
+    message: str
+
+
+class NurseryLost(PSPFError):
+    """The nursery has ended; start processes in another way."""
+
+
+class Nursery:
+    """A nursery as the supervisor sees it. Linux only, and to be forked while the process has one thread."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    @classmethod
+    def fork(cls, serve: Callable[[socket.socket], None], *, beside: "Nursery | None" = None) -> Self:
+        """Fork this process into a nursery, which does what `serve` does; it has nothing of one `beside` it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        _fork(lambda: serve(theirs), closing=[ours] if beside is None else [ours, beside._connection])
+        theirs.close()
+        return cls(ours)
+
+    def fileno(self) -> int:
+        """Return what can be read when it has `answer`ed, or has ended."""
+        return self._connection.fileno()
+
+    def load(self, target: str, folder: Path) -> "Nursery":
+        """Ask a base for a nursery with an app; its first `answer` tells whether the import worked.
+
+        Raises:
+            NurseryLost: The base has ended.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._send({"load": {"target": target, "folder": str(folder)}}, [theirs.fileno()])
+            self._receive()
+        except NurseryLost:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return Nursery(ours)
+
+    def answer(self) -> Loaded | Failed:
+        """Return what came of `load`; waits for it.
+
+        Raises:
+            NurseryLost: The import has ended the process.
+        """
+        answer = self._receive()
+        if "kind" in answer:
+            return Failed(**answer)
+        return Loaded(AppPlan.from_json(answer["plan"]), answer["why_not_shared"])
+
+    def start(self, spec: ChildSpec, commands_fd: int, report_fd: int, stacks_fd: int) -> int:
+        """Fork a child that gets copies of these descriptors; return its pid: it is a child of this process.
+
+        Raises:
+            NurseryLost: The nursery has ended.
+        """
+        self._send({"start": spec.to_json()}, [commands_fd, report_fd, stacks_fd])
+        return int(self._receive()["pid"])
+
+    def close(self) -> None:
+        """Let it end; its children go on."""
+        self._connection.close()
+
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+        try:
+            socket.send_fds(self._connection, [json.dumps(message).encode()], list(descriptors))
+        except OSError as error:
+            raise NurseryLost(f"the process that forks the workers is gone: {error}") from error
+
+    def _receive(self) -> dict[str, Any]:
+        try:
+            answer = self._connection.recv(MAX_MESSAGE_BYTES)
+        except OSError as error:
+            raise NurseryLost(f"the process that forks the workers is gone: {error}") from error
+        if not answer:
+            raise NurseryLost("the process that forks the workers has ended")
+        return dict(json.loads(answer))
+
+
+def _fork(work: Callable[[], None], *, closing: Sequence[socket.socket]) -> None:
+    """Run `work` in a fork, to the end of that process, which closes what is not its own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        return
+    for connection in closing:
+        connection.close()
+    try:
+        work()
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+    raise SystemExit(0)

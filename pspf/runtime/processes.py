@@ -1,0 +1,137 @@
+"""A worker of several processes: everything that the supervisor knows of the app and the command line."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pspf.connectors.identity import make_session_id
+from pspf.errors import ConfigurationError
+from pspf.loggers import get_logger
+from pspf.runtime.app.loader import LoadedApp
+from pspf.runtime.app.options import Request, shape_plan
+from pspf.runtime.app.plan import AppPlan, ChildSpec, WorkerOptions
+from pspf.runtime.control.admin_process import AdminThread
+from pspf.runtime.control.commands import SupervisorControl
+from pspf.runtime.control.listeners import open_front, showing
+from pspf.runtime.control.presence import Presence, PresenceThread
+from pspf.runtime.forkserver.client import IS_AVAILABLE, Nursery
+from pspf.runtime.forkserver.server import serve, why_not_forkable
+from pspf.runtime.status.exit_status import BURST_TIMED_OUT
+from pspf.runtime.supervision.importing import App
+from pspf.runtime.supervision.process import Spawner
+from pspf.runtime.supervision.restarts import RestartPolicy
+from pspf.runtime.supervision.supervisor import Supervisor
+from pspf.runtime.worker.meeting import final_lag, meet_broker
+from pspf.settings import settings
+
+logger = get_logger(__name__)
+
+_HURRIED_S: Final = 0.2
+"""How long the worker may take to withdraw when it has given up what it had in hand."""
+
+
+@contextmanager
+def fork_base() -> Iterator[Nursery | None]:
+    """Fork a base, where processes will be needed, before the app is imported; close it at the end."""
+    if not IS_AVAILABLE:
+        yield None
+        return
+    base = Nursery.fork(lambda connection: serve(connection, None))
+    try:
+        yield base
+    finally:
+        base.close()
+
+
+def run_children(
+    loaded: LoadedApp, plan: AppPlan, request: Request, base: Nursery | None, say: Callable[[str], None]
+) -> int:
+    spawner = Spawner(base, _make_nursery(loaded, base), say)
+    front = open_front(request)
+    for line in front.describe(request.options.log_format):
+        say(line)
+    admin: AdminThread | None = None
+
+    def make_specs(new: AppPlan) -> list[ChildSpec]:
+        shaped = shape_plan(new, request)
+        if not shaped.groups:
+            raise ConfigurationError(f"{shaped.target} has no handlers any more")
+        if admin is not None:
+            admin.handlers = shaped.shapes
+        return _make_specs(shaped, request.options)
+
+    supervisor = Supervisor(
+        App(plan.target, request.folder, make_specs),
+        spawner,
+        say,
+        drain_timeout_ms=request.options.drain_timeout_ms,
+        loop_stall_ms=request.options.loop_stall_ms,
+        is_burst=request.options.burst,
+        waits_for_saves=request.reload,
+        policy=RestartPolicy(
+            initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
+        ),
+    )
+    worker, control = make_session_id(request.options.name or loaded.stream.name), SupervisorControl(supervisor)
+    with ExitStack() as stack:
+        admin = stack.enter_context(
+            showing(front, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)
+        )
+        try:
+            identity = asyncio.run(meet_broker(loaded, plan, request.options, say))
+        except TimeoutError:
+            say(f"the broker was not there within {request.options.burst_timeout_ms} ms")
+            return BURST_TIMED_OUT
+        request = replace(request, options=replace(request.options, broker_identity=identity))
+        presence = stack.enter_context(
+            PresenceThread(
+                Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey),
+                on_gone=lambda error: supervisor.post(lambda: supervisor.fail(error)),
+            )
+        )
+        supervisor.on_change = presence.change
+        supervisor.read_broker_answers_ms = lambda: presence.broker_answers_ms
+        if request.reload:
+            stack.enter_context(_watch_files(request.folder, supervisor))
+        outcome = supervisor.run(_make_specs(plan, request.options))
+        if outcome.is_given_up:
+            presence.leave_s = _HURRIED_S
+            obstacle = loaded.stream.broker.find_obstacle()
+            if obstacle is not None:
+                say(f"what was in hand was given up: {obstacle}")
+    if outcome.error is not None:
+        raise outcome.error
+    say(outcome.totals.describe(final_lag(loaded, plan.cursors, is_hurried=outcome.is_given_up)))
+    return outcome.code
+
+
+def _watch_files(folder: Path, supervisor: Supervisor) -> AbstractContextManager[None]:
+    # Deferred: a watcher costs 50 ms that only --reload needs.
+    from pspf.runtime.supervision.reloading import FileWatcher
+
+    def on_save(what: str) -> None:
+        supervisor.post(lambda: supervisor.reload(what))
+
+    return FileWatcher(folder, on_save)
+
+
+def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:
+    """Return where processes with the app come from; None where they have to import it by themselves."""
+    if base is None:
+        return None
+    reason = why_not_forkable(own_sockets=1)
+    if reason is not None:
+        logger.info("%s can't be shared by forking: %s; each process imports it by itself", loaded.target, reason)
+        return None
+    return Nursery.fork(lambda connection: serve(connection, loaded), beside=base)
+
+
+def _make_specs(plan: AppPlan, options: WorkerOptions) -> list[ChildSpec]:
+    return [
+        ChildSpec(plan.target, plan.folder, group.topic, group.group, plan.work, options)
+        for group in plan.groups
+        for _ in range(group.processes)
+    ]

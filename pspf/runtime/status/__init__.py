@@ -1,0 +1,1 @@
+"""Status of worker processes: what they report, and how they ended."""

@@ -1,0 +1,1 @@
+"""Supervision of worker processes: slots, restarts, the watchdog, reloads."""

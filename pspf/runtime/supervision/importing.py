@@ -1,0 +1,95 @@
+"""The app's new code: imported beside the old, which goes on until it is known to work."""
+
+import selectors
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pspf.errors import PSPFError
+from pspf.runtime.app.plan import AppPlan, ChildSpec
+from pspf.runtime.forkserver.client import Failed, Nursery, NurseryLost
+from pspf.runtime.status.exit_status import error_from
+from pspf.runtime.supervision.process import Spawner, now_ms
+
+_SLOW_MS: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What there is to run: `make_specs` turns a plan, also one that was loaded later, into processes.
+
+    Raises ConfigurationError where the command line does not fit the plan any more.
+    """
+
+    target: str
+    folder: Path
+    make_specs: Callable[[AppPlan], Sequence[ChildSpec]]
+
+
+class Loading:
+    """At most one import at a time: the last that was asked for; one that is under way then is dropped.
+
+    What came of it is told; where it worked, `take_over` gets what to run and the nursery it comes from, None
+    where each process has to import it by itself.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        spawner: Spawner,
+        selector: selectors.BaseSelector,
+        tell: Callable[[str], None],
+        take_over: Callable[[Sequence[ChildSpec], Nursery | None], None],
+    ) -> None:
+        self._app = app
+        self._spawner = spawner
+        self._selector = selector
+        self._tell = tell
+        self._take_over = take_over
+        self._nursery: Nursery | None = None
+        self._why = ""
+        self._slow_at_ms: int | None = None
+
+    def begin(self, why: str) -> bool:
+        """Import the app; return whether anything here can."""
+        self.drop()
+        nursery = self._spawner.load(self._app.target, self._app.folder)
+        if nursery is None:
+            return False
+        self._nursery, self._why, self._slow_at_ms = nursery, why, now_ms() + _SLOW_MS
+        self._selector.register(nursery, selectors.EVENT_READ, self._take_answer)
+        return True
+
+    def drop(self) -> None:
+        """End the import that is under way."""
+        if self._nursery is not None:
+            self._selector.unregister(self._nursery)
+            self._nursery.close()
+            self._nursery = self._slow_at_ms = None
+
+    def tell_if_slow(self) -> None:
+        """Say once of an import that it takes long."""
+        if self._slow_at_ms is not None and now_ms() > self._slow_at_ms:
+            self._slow_at_ms = None
+            self._tell(f"{self._why}: the new code is still being imported after {_SLOW_MS // 1000} s; the old goes on")
+
+    def _take_answer(self) -> bool:
+        nursery, self._nursery, self._slow_at_ms = self._nursery, None, None
+        assert nursery is not None
+        self._selector.unregister(nursery)
+        try:
+            answer = nursery.answer()
+            if isinstance(answer, Failed):
+                raise error_from(answer.kind, answer.message)
+            specs = self._app.make_specs(answer.plan)
+        except (NurseryLost, PSPFError) as error:
+            lines = [line for line in str(error).splitlines() if not line.startswith("  -v ")]
+            self._tell("\n".join([f"{self._why}: not reloaded, the old code goes on", *lines]))
+            nursery.close()
+        else:
+            self._tell(f"{self._why}: the new code is loaded; each process ends its batch and starts again")
+            self._take_over(specs, nursery if answer.why_not_shared is None else None)
+            if answer.why_not_shared is not None:
+                nursery.close()
+        return True  # it is unregistered by now

@@ -1,0 +1,192 @@
+"""A worker process as its supervisor sees it: three pipes and a pid."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from pspf.runtime.app.plan import ChildSpec, Totals
+from pspf.runtime.forkserver.client import Nursery, NurseryLost
+from pspf.runtime.status.reports import STACKS_SIGNAL, Ending, Pulse, Tasks, decode_report
+
+YOUNG_MS: Final = 2_000
+"""A younger process might not yet be ready to be asked where it is, and end of it."""
+_MAX_STACKS_BYTES: Final = 64 << 10
+
+
+class Process:
+    """One worker process, from its start until it is collected. Times are monotonic milliseconds."""
+
+    def __init__(self, pid: int, commands_fd: int, report_fd: int, stacks_fd: int) -> None:
+        self.pid = pid
+        self.started_ms = now_ms()
+        self.pulse: Pulse | None = None
+        self.pulse_ms = self.started_ms
+        self.ending: Ending | None = None
+        self.tasks: str = ""
+        self.stacks = bytearray()
+        self.report_fd = report_fd
+        self.stacks_fd = stacks_fd
+        self._commands_fd = commands_fd
+        self._buffer = bytearray()
+        for descriptor in (commands_fd, report_fd, stacks_fd):
+            os.set_blocking(descriptor, False)
+
+    @property
+    def totals(self) -> Totals:
+        """What it did; of one that was killed what it had told before."""
+        if self.ending is not None and self.ending.totals is not None:
+            return self.ending.totals
+        return Totals() if self.pulse is None else self.pulse.totals
+
+    def tell(self, **command: Any) -> None:
+        """Say something to it; nothing where it has ended, or does not listen any more."""
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):
+            os.write(self._commands_fd, json.dumps(command).encode() + b"\n")
+
+    def signal(self, number: int) -> None:
+        """Send it a signal. It is our child and not collected yet: the pid is its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def end_group(self, number: int) -> None:
+        """Send what it has forked and left behind a signal; what leads a session of its own is left alone."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def drain(self, timeout_ms: int) -> None:
+        """Let it finish what it has in hand, and end."""
+        self.tell(do="drain", timeout_ms=timeout_ms)
+        self.signal(signal.SIGTERM)  # reaches also one that is still importing its app
+
+    def ask_where(self) -> None:
+        """Ask where its threads and its coroutines are; `stacks` and `tasks` are the answers."""
+        self.stacks.clear()
+        self.tasks = ""
+        if self.pulse is not None or now_ms() - self.started_ms >= YOUNG_MS:
+            self.signal(STACKS_SIGNAL)
+            self.tell(do="tasks")
+
+    def read_reports(self) -> bool:
+        """Take what it has told; False at the end."""
+        try:
+            chunk = os.read(self.report_fd, 65536)
+        except BlockingIOError:
+            return True
+        self._buffer += chunk
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = bytearray(rest)
+        for line in lines:
+            self._take(bytes(line))
+        return bool(chunk)
+
+    def _take(self, line: bytes) -> None:
+        match decode_report(line):
+            case Pulse() as pulse:
+                self.pulse, self.pulse_ms = pulse, now_ms()
+            case Tasks(text):
+                self.tasks = text
+            case Ending() as ending:
+                self.ending = ending
+
+    def read_stacks(self) -> bool:
+        """Take what the interpreter wrote of its threads; False at the end."""
+        try:
+            chunk = os.read(self.stacks_fd, 65536)
+        except BlockingIOError:
+            return True
+        self.stacks += chunk[: max(0, _MAX_STACKS_BYTES - len(self.stacks))]
+        return bool(chunk)
+
+    def close(self) -> None:
+        """Take what is left to read, and close the pipes; it has ended."""
+        self.read_reports()
+        for descriptor in (self._commands_fd, self.report_fd, self.stacks_fd):
+            os.close(descriptor)
+
+
+class Spawner:
+    """Starts processes: from the nursery with the app, else from the one without, else afresh."""
+
+    def __init__(self, base: Nursery | None, nursery: Nursery | None, say: Callable[[str], None]) -> None:
+        self._base = base
+        self._nursery = nursery
+        self._say = say
+        self._afresh: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, spec: ChildSpec) -> Process:
+        """Start a process for `spec`; it is a child of this one."""
+        commands, report, stacks = os.pipe(), os.pipe(), os.pipe()
+        theirs = (commands[0], report[1], stacks[1])
+        try:
+            pid = self._start(spec, *theirs, told_fd=commands[1])
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        return Process(pid, commands[1], report[0], stacks[0])
+
+    def _start(self, spec: ChildSpec, commands_fd: int, report_fd: int, stacks_fd: int, *, told_fd: int) -> int:
+        for nursery in (self._nursery, self._base):
+            if nursery is not None:
+                try:
+                    return nursery.start(spec, commands_fd, report_fd, stacks_fd)
+                except NurseryLost as error:
+                    self._lose(nursery, error)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pspf.runtime.worker.child"],
+            stdin=commands_fd,
+            pass_fds=[report_fd, stacks_fd],
+            process_group=0,
+        )
+        self._afresh[process.pid] = process
+        told = {"spec": spec.to_json(), "report_fd": report_fd, "stacks_fd": stacks_fd}
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: collecting it says how
+            os.write(told_fd, json.dumps(told).encode() + b"\n")
+        return process.pid
+
+    def load(self, target: str, folder: Path) -> Nursery | None:
+        """Begin to import the app anew; None where nothing here can."""
+        if self._base is None:
+            return None
+        try:
+            return self._base.load(target, folder)
+        except NurseryLost as error:
+            self._lose(self._base, error)
+            return None
+
+    def adopt(self, nursery: Nursery | None) -> None:
+        """Take processes from this nursery from now on; without one they import the app by themselves."""
+        if self._nursery is not None:
+            self._nursery.close()
+        self._nursery = nursery
+
+    def forget(self, pid: int, returncode: int) -> None:
+        """Take note that a process was collected."""
+        process = self._afresh.pop(pid, None)
+        if process is not None:
+            process.returncode = returncode  # so that it does not try to collect it again
+
+    def close(self) -> None:
+        """Let the nurseries end."""
+        for nursery in (self._nursery, self._base):
+            if nursery is not None:
+                nursery.close()
+
+    def _lose(self, nursery: Nursery, error: NurseryLost) -> None:
+        self._say(f"{error}; new processes import the app by themselves")
+        nursery.close()
+        if nursery is self._base:
+            self._base = None
+        else:
+            self._nursery = None
+
+
+def now_ms() -> int:
+    """Milliseconds of the monotonic clock."""
+    return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,109 @@
+"""A place for a worker process: the processes that follow one another in it, and what they are at."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from pspf.runtime.app.plan import ChildSpec, Totals
+from pspf.runtime.status.status import Rates, describe_pulse
+from pspf.runtime.supervision.process import Process, now_ms
+from pspf.runtime.supervision.restarts import Restarts
+
+
+class State(StrEnum):
+    """Where a place is.
+
+    STARTING --it is connected--> RUNNING --silent or deaf--> STALLED
+        ^                            |                           |
+        |                            v                           v
+        +--waited-- CRASHING <--it ended by itself        DRAINING --it has ended--> STARTING (a reload),
+        |                                                                            CRASHING (it was stalled),
+        +--resume-- PAUSED <---------------------------------------------------------PAUSED or ENDED
+    """
+
+    STARTING = "starting"
+    RUNNING = "running"
+    STALLED = "stalled"
+    DRAINING = "draining"
+    CRASHING = "crashing"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One place. Times are monotonic milliseconds; `number` counts the places of a topic group from 0."""
+
+    spec: ChildSpec
+    number: int
+    restarts: Restarts
+    state: State = State.STARTING
+    after: State = State.ENDED
+    """What becomes of it when the process that drains has ended."""
+    process: Process | None = None
+    due_ms: int | None = 0
+    """When the next process is to start; None = not by itself."""
+    kill_ms: int | None = None
+    totals: Totals = field(default_factory=Totals)
+    last_exit: str | None = None
+    trouble: str | None = None
+    """Why it is stalled, or does not get started."""
+    is_gone: bool = False
+    """Whether the app, loaded anew, has no handlers for it any more."""
+    rates: Rates = field(default_factory=Rates)
+
+    def __str__(self) -> str:
+        return self.spec.label if self.process is None else f"{self.spec.label}, pid {self.process.pid}"
+
+    @property
+    def name(self) -> str:
+        """`topic/group#number`: what it is called while nobody else names it."""
+        return f"{self.spec.label}#{self.number}"
+
+    @property
+    def session(self) -> str | None:
+        """The id of its process as a worker."""
+        return None if self.process is None or self.process.pulse is None else self.process.pulse.session
+
+    @property
+    def why_not_ready(self) -> str | None:
+        """Return why this place does not do its work, None where it does."""
+        if self.state is State.RUNNING:
+            pulse = None if self.process is None else self.process.pulse
+            if self.process is None or pulse is None:
+                return None
+            reasons = (pulse.find_lapse(now_ms() - self.process.pulse_ms), *pulse.waiting, *pulse.unread)
+            reason = next((each for each in reasons if each is not None), None)
+            return None if reason is None else f"{self}: {reason}"
+        if self.state is State.PAUSED:  # how its process ended says nothing then
+            return f"{self} is {self.state}"
+        detail = self.trouble or self.last_exit
+        return f"{self} is {self.state}" + (f": {detail}" if detail else "")
+
+    def describe(self, wall_ms: int) -> dict[str, Any]:
+        """Return what `pspf workers list` shows of it; `wall_ms` is the time of day."""
+        process = self.process
+        is_waiting = self.state is State.CRASHING and self.due_ms is not None
+        return {
+            "place": self.name,
+            "pid": None if process is None else process.pid,
+            "state": self.state.value,
+            "why": self.why_not_ready,
+            "restarts": self.restarts.total,
+            "crashes_in_a_row": self.restarts.in_a_row,
+            "last_exit": self.last_exit,
+            "next_try_ms": wall_ms + (self.due_ms or 0) - now_ms() if is_waiting else None,
+            **describe_pulse(None if process is None else process.pulse, self.rates),
+        }
+
+
+def number_specs(specs: Sequence[ChildSpec]) -> list[tuple[ChildSpec, int]]:
+    """Return the specs with a number of their own among those of a topic group."""
+    seen: dict[str, int] = {}
+    numbered = []
+    for spec in specs:
+        number = seen.get(spec.label, 0)
+        seen[spec.label] = number + 1
+        numbered.append((spec, number))
+    return numbered

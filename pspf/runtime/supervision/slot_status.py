@@ -1,0 +1,34 @@
+"""What a worker tells of all its places together."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pspf.runtime.status.totals import Ledger, Tally
+from pspf.runtime.supervision.slot import Place, State
+
+
+def describe_places(places: Sequence[Place], *, is_stopping: bool) -> dict[str, Any]:
+    """Return the state of a worker, as `pspf workers list` and readiness show it."""
+    going = [place for place in places if place.state is not State.ENDED]
+    reasons = [reason for place in going if (reason := place.why_not_ready) is not None]
+    wall_ms = time.time_ns() // 1_000_000
+    return {
+        "state": "draining" if is_stopping else "running",
+        "ready": not reasons and not is_stopping,
+        "why": reasons,
+        "processes": [place.describe(wall_ms) for place in going],
+    }
+
+
+def add_up(places: Sequence[Place], ledger: Ledger) -> Tally:
+    """Return what the processes of these places did, and those before them, of which the ledger knows."""
+    pulses = (place.process.pulse for place in places if place.process is not None)
+    restarts: dict[tuple[str, str], int] = {}
+    for place in places:
+        key = (place.spec.topic, place.spec.group)
+        restarts[key] = restarts.get(key, 0) + place.restarts.total
+    return Tally(
+        ledger.add_up(pulse for pulse in pulses if pulse is not None),
+        tuple((*key, count) for key, count in restarts.items()),
+    )

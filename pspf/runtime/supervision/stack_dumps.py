@@ -1,0 +1,55 @@
+"""Asking processes where they are, and giving what they say a moment to arrive."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pspf.runtime.supervision.process import now_ms
+from pspf.runtime.supervision.slot import Place
+
+_STACKS_MS: Final = 700
+"""How long the threads of a process have to say where they are."""
+
+Tell = Callable[[dict[str, str]], None]
+"""Gets the texts by the names of the places."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """That some processes were asked: `tell` gets the answers at `due_ms`."""
+
+    places: Sequence[Place]
+    due_ms: int
+    tell: Tell
+
+
+class Looks:
+    """What was asked and is not told yet."""
+
+    def __init__(self) -> None:
+        self._pending: list[_Look] = []
+
+    @property
+    def dues_ms(self) -> list[int]:
+        """When there is something to tell; monotonic."""
+        return [look.due_ms for look in self._pending]
+
+    def begin(self, places: Sequence[Place], tell: Tell) -> None:
+        """Ask processes where their threads and coroutines are; `tell` gets to know, soon."""
+        for place in places:
+            if place.process is not None:
+                place.process.ask_where()
+        self._pending.append(_Look(places, now_ms() + _STACKS_MS, tell))
+
+    def tell_due(self) -> None:
+        """Tell what is due."""
+        due = [look for look in self._pending if now_ms() >= look.due_ms]
+        self._pending = [look for look in self._pending if look not in due]
+        for look in due:
+            look.tell(
+                {
+                    str(place): place.process.stacks.decode(errors="replace") + place.process.tasks
+                    for place in look.places
+                    if place.process is not None
+                }
+            )

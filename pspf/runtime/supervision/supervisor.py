@@ -1,0 +1,402 @@
+"""A worker's processes: starts one or more for each topic group, starts again what crashed, passes signals on.
+
+Knows processes and what to tell them, no Stream. One thread and one loop; whoever else wants
+something (a signal handler, a file watcher, `pspf workers stop`) puts it in the queue.
+"""
+
+import os
+import queue
+import selectors
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any, Final
+
+from pspf.errors import PSPFError
+from pspf.loggers import get_logger
+from pspf.runtime.app.plan import ChildSpec
+from pspf.runtime.forkserver.client import Nursery
+from pspf.runtime.forkserver.reaping import collect, ended_children
+from pspf.runtime.status.exit_status import (
+    STOPPED,
+    Outcome,
+    choose_code,
+    describe_end,
+    error_from,
+    is_lasting,
+    judge_burst,
+)
+from pspf.runtime.status.totals import Ledger, Tally
+from pspf.runtime.supervision.importing import App, Loading
+from pspf.runtime.supervision.process import Process, Spawner, now_ms
+from pspf.runtime.supervision.restarts import RestartPolicy, Restarts
+from pspf.runtime.supervision.slot import Place, State, number_specs
+from pspf.runtime.supervision.slot_status import add_up, describe_places
+from pspf.runtime.supervision.slots import GRACE_MS, Places
+from pspf.runtime.supervision.stack_dumps import Looks
+from pspf.runtime.supervision.terminal import has_hung_up
+from pspf.runtime.supervision.watch import Watch
+from pspf.runtime.worker.prctl import adopt_orphans
+
+_CHECK_MS: Final = 1_000
+_TOLD: Final = 3
+"""How many batches that a process had in hand are told when it crashes."""
+_GIVE_UP_MS: Final = 1_000
+
+
+def _time_of_day() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """The processes of one worker, from start to end.
+
+        running --signal, or nothing is left to run--> stopping --all have ended--> Outcome
+
+    Signals are queued by the handler and handled by the loop. The first and the second are passed on
+    to every process once each (they have process groups of their own, so that Ctrl-C on a terminal
+    doesn't reach them twice); the third ends everything at once. SIGHUP loads the app anew.
+    """
+
+    app: App
+    spawner: Spawner
+    say: Callable[[str], None]
+    drain_timeout_ms: int = 25_000
+    loop_stall_ms: int = 30_000
+    is_burst: bool = False
+    waits_for_saves: bool = False
+    """Whether whoever watches the files will ask for another load, so that bad code is no reason to end."""
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    read_broker_answers_ms: Callable[[], int] = lambda: 0
+    """Asked for how long the broker has answered."""
+    on_change: Callable[[], None] = lambda: None
+    """Called when the state of a place has changed."""
+    status: dict[str, Any] = field(default_factory=dict)
+    """The state of all processes, as `pspf workers list` shows it, at most a second old. Any thread may read it."""
+    tally: Tally = field(default_factory=Tally)
+    """What all processes did, those that have ended among them; as old as `status`, and for any thread."""
+
+    _inbox: "queue.SimpleQueue[Callable[[], None]]" = field(default_factory=queue.SimpleQueue)
+    _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    _wake_fd: int = -1
+    _signals_passed_on: int = 0
+    _first_signal: int = signal.SIGTERM
+    _returncodes: list[int] = field(default_factory=list)
+    _error: PSPFError | None = None
+    _looks: Looks = field(default_factory=Looks)
+    _loading: Loading = field(init=False)
+    _places: Places = field(init=False)
+    _watch: Watch = field(init=False)
+    _ledger: Ledger = field(default_factory=Ledger)
+    _turned_ms: int = 0
+    _noted_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self._places = Places(self.spawner, self._selector)
+        self._watch = Watch(
+            self._places, self._looks, stall_ms=self.loop_stall_ms, drain_timeout_ms=self.drain_timeout_ms
+        )
+        self._loading = Loading(self.app, self.spawner, self._selector, self._tell, self._take_over)
+
+    # For other threads
+
+    def post(self, act: Callable[[], None]) -> None:
+        """Have `act` called by the loop, soon. Safe from any thread and from signal handlers."""
+        self._inbox.put(act)
+        with suppress(BlockingIOError, OSError):  # full is awake enough; closed is over
+            os.write(self._wake_fd, b"\0")
+
+    # The loop
+
+    def run(self, specs: Sequence[ChildSpec]) -> Outcome:
+        """Run all processes until the last one has ended. Main thread only; SIGTERM and SIGINT stay taken over."""
+        adopt_orphans()
+        wake_read, self._wake_fd = os.pipe()
+        for descriptor in (wake_read, self._wake_fd):
+            os.set_blocking(descriptor, False)
+        self._selector.register(wake_read, selectors.EVENT_READ, lambda: bool(os.read(wake_read, 4096)))
+        before = signal.set_wakeup_fd(self._wake_fd, warn_on_full_buffer=False)
+        # SIGCHLD only wakes the loop up.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, self._on_signal)
+        self._places.all = [Place(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
+        try:
+            self._turned_ms = now_ms()
+            while any(place.state is not State.ENDED for place in self._places):
+                self._turn()
+        finally:
+            self._places.kill_all()
+            signal.set_wakeup_fd(before)
+            for number in (signal.SIGCHLD, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            # What the caller still does, it does for the record: one more signal ends it.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, lambda number, frame: os._exit(128 + number))
+            self._selector.close()
+            self.spawner.close()
+            wake_fd, self._wake_fd = self._wake_fd, -1
+            os.close(wake_read)
+            os.close(wake_fd)
+        return Outcome(choose_code(self._returncodes), self._places.totals, self._error)
+
+    def _turn(self) -> None:
+        self._wait()
+        while not self._inbox.empty():  # before: where a whole group is signalled, its processes end by our wish
+            self._inbox.get()()
+        self._collect()
+        self._loading.tell_if_slow()
+        self._watch.look_around(self.read_broker_answers_ms)
+        self._looks.tell_due()
+        self._places.start_due()
+        self._places.enforce_deadlines()
+        self._note_status()
+
+    def _wait(self) -> None:
+        """Wait for something to happen, and take it."""
+        dues = [*self._places.dues_ms, *self._looks.dues_ms]
+        wait_ms = max(0, min(_CHECK_MS, *(due - now_ms() for due in dues), _CHECK_MS))
+        for key, _ in self._selector.select(wait_ms / 1000):
+            if not key.data():
+                self._selector.unregister(key.fileobj)
+        # A machine that slept, or a supervisor that was stopped: nobody was silent in that time but itself.
+        slept_ms = now_ms() - self._turned_ms - wait_ms
+        if slept_ms > _CHECK_MS:
+            for place in self._places:
+                if place.process is not None:
+                    place.process.pulse_ms += slept_ms
+        self._turned_ms = now_ms()
+
+    # Signals
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGCHLD:
+            self._inbox.put(lambda: self._take_signal(number))
+
+    def _take_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            if not has_hung_up():
+                self.reload("SIGHUP")
+                return
+            number = signal.SIGTERM  # the terminal is gone, and who sat there with it
+        if self._signals_passed_on >= 2:
+            self._places.kill_all()
+            os._exit(128 + number)
+        if self._signals_passed_on == 0:
+            self._first_signal = number
+            self._tell("stopping: batches in hand are finished; a second signal gives them up")
+        self._pass_on(number)
+
+    def stop(self) -> None:
+        """Stop as the first signal does; a second call does nothing."""
+        if self._signals_passed_on == 0:
+            self._pass_on(signal.SIGTERM)
+
+    def fail(self, error: PSPFError) -> None:
+        """Stop over what no new process can change, to end with `error`."""
+        self._error = self._error or error
+        self.stop()
+
+    def _pass_on(self, number: int) -> None:
+        self._signals_passed_on += 1
+        self._loading.drop()
+        for place in self._places:
+            if place.process is None:
+                self._places.move(place, State.ENDED)
+            elif self._signals_passed_on == 1:
+                self._places.drain(place, State.ENDED, self.drain_timeout_ms)
+            else:
+                place.process.tell(do="give up", code=128 + number)
+                place.kill_ms = now_ms() + _GIVE_UP_MS + GRACE_MS
+
+    @property
+    def _is_stopping(self) -> bool:
+        return self._signals_passed_on > 0
+
+    # Ends of processes
+
+    def _collect(self) -> None:
+        """Notice who has ended; orphans that came to this process are collected, too."""
+        for pid in ended_children():
+            mine = [
+                (place, place.process)
+                for place in self._places
+                if place.process is not None and place.process.pid == pid
+            ]
+            for _, process in mine:
+                process.end_group(signal.SIGTERM)  # now, while nobody else can have its number
+            returncode = collect(pid)
+            self.spawner.forget(pid, returncode)
+            for place, process in mine:
+                self._end(place, process, returncode)
+
+    def _end(self, place: Place, process: Process, returncode: int) -> None:
+        """Decide what becomes of a place whose process has ended."""
+        self._places.let_go(process)
+        name = str(place)
+        place.process = place.kill_ms = None
+        place.totals += process.totals
+        self._ledger.close(process.pulse)
+        place.last_exit = describe_end(returncode)
+        if self._is_stopping:
+            is_young = returncode in (-signal.SIGTERM, -signal.SIGINT)  # it had no handler for our signal yet
+            code = (128 + self._first_signal if self.is_burst else 0) if is_young else returncode
+            if self.is_burst and code == 128 + signal.SIGTERM:  # what we tell them all with
+                code = 128 + self._first_signal
+            self._finish(place, name, process, code)
+        elif place.state is State.DRAINING and place.after is not State.CRASHING:
+            place.due_ms = 0 if place.after is State.STARTING else None
+            self._places.move(place, place.after)
+        elif self._is_fatal(process):
+            self._finish(place, name, process, returncode)
+            self.stop()
+        elif self.is_burst:
+            is_time_up = place.spec.options.burst_left_s == 0
+            counts_as = judge_burst(returncode, process.ending, is_time_up=is_time_up)
+            self._finish(place, name, process, returncode, counts_as)
+            if counts_as != 0:
+                self.stop()
+        else:
+            self._crash(place, name, process, returncode)
+
+    def _finish(self, place: Place, name: str, process: Process, returncode: int, counts_as: int | None = None) -> None:
+        """End a place for good; its process `counts_as` another code where its own can't be believed."""
+        error = process.ending.error if process.ending is not None else None
+        if error is not None and self._error is None:
+            self._error = error_from(*error)
+        is_belied = counts_as is not None and counts_as != returncode
+        if error is None and (is_belied or returncode not in (0, 9, *STOPPED)):
+            self._tell(f"worker process {name} {describe_end(returncode)}{', with work left' if is_belied else ''}")
+        self._returncodes.append(returncode if counts_as is None else counts_as)
+        self._places.move(place, State.ENDED)
+
+    def _is_fatal(self, process: Process) -> bool:
+        """Whether a process ended over something that a new one can't change."""
+        if process.ending is None or process.ending.error is None:
+            return False
+        has_begun = any(place.restarts.was_healthy or place.state is State.RUNNING for place in self._places)
+        return is_lasting(error_from(*process.ending.error), may_be_mended=has_begun or self.waits_for_saves)
+
+    def _crash(self, place: Place, name: str, process: Process, returncode: int) -> None:
+        pulse = process.pulse
+        wait_ms = place.restarts.note_crash(
+            lived_ms=now_ms() - process.started_ms,
+            began=pulse is not None and pulse.is_at_work,
+            got_on=pulse is not None and pulse.has_committed,
+        )
+        error = process.ending.error if process.ending is not None else None
+        if error is not None:
+            place.last_exit = error[1].partition("\n")[0]
+        place.due_ms = now_ms() + wait_ms
+        self._places.move(place, State.CRASHING)
+        why = describe_end(returncode) if error is None else f"ended: {error[1]}"
+        self._tell(
+            f"{_time_of_day()} worker process {name} {why}; another one starts in {wait_ms / 1000:.1f} s"
+            + (f" (crash {place.restarts.in_a_row} in a row)" if place.restarts.in_a_row > 1 else "")
+            + ("" if pulse is None else "".join(f"\n  a moment before, {busy}" for busy in pulse.in_hand[:_TOLD]))
+        )
+        if not self.waits_for_saves and self._places.are_hopeless:
+            self._tell("no process of this worker gets anything done: giving up")
+            self._returncodes.append(1)
+            self.stop()
+
+    # What others ask for
+
+    @property
+    def places(self) -> list[Place]:
+        return self._places.all
+
+    def look(self, places: Sequence[Place], tell: Callable[[dict[str, str]], None]) -> None:
+        """Ask processes where their threads and coroutines are; `tell` gets the texts by name, soon."""
+        self._looks.begin(places, tell)
+
+    def pause(self, place: Place) -> None:
+        """Let a place's process finish, and start no other; what it held goes to others."""
+        if place.process is not None:
+            self._places.drain(place, State.PAUSED, self.drain_timeout_ms)
+        elif place.state is not State.ENDED:
+            self._places.move(place, State.PAUSED)
+
+    def resume(self, place: Place) -> None:
+        """Start a process in a place that is paused, was stopped alone, or waits after a crash."""
+        if self._is_stopping or self.is_burst or place.is_gone:
+            return
+        if place.state is State.DRAINING and place.after in (State.PAUSED, State.ENDED):
+            place.after = State.STARTING
+        elif place.state in (State.PAUSED, State.CRASHING, State.ENDED):
+            place.restarts.reset()
+            place.due_ms = 0
+            self._places.move(place, State.STARTING)
+
+    def end(self, place: Place) -> None:
+        """Let a place's process finish, and the place with it; the last one ends the worker."""
+        if place.process is not None:
+            self._places.drain(place, State.ENDED, self.drain_timeout_ms)
+        else:
+            self._places.move(place, State.ENDED)
+
+    def set_log_level(self, level: str) -> None:
+        """Have this process and all others log from `level` on."""
+        self._places.log_level = level
+        get_logger("pspf").setLevel(level)
+        for place in self._places:
+            if place.process is not None:
+                place.process.tell(do="log level", level=level)
+
+    # Loading the app anew
+
+    def reload(self, why: str) -> None:
+        """Import the app in a fresh process; where that works, replace all processes, else say why not."""
+        if self._is_stopping:
+            return
+        if not self._loading.begin(why):
+            self._tell(f"{why}: all processes start again, and import the app by themselves")
+            self._replace_all()
+
+    def _take_over(self, specs: Sequence[ChildSpec], nursery: Nursery | None) -> None:
+        """Run `specs` from now on, from `nursery`."""
+        self.spawner.adopt(nursery)
+        wanted = {(spec.label, number): spec for spec, number in number_specs(specs)}
+        for place in self._places:
+            spec = wanted.pop((place.spec.label, place.number), None)
+            place.is_gone = spec is None
+            if spec is None:
+                self.end(place)
+            else:
+                place.spec = spec
+        self._replace_all()
+        self._places.all += [Place(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
+
+    def _replace_all(self) -> None:
+        for place in self._places:
+            if place.is_gone:
+                continue
+            place.restarts.reset()
+            if place.process is not None and place.state is not State.DRAINING:
+                self._places.drain(place, State.STARTING, self.drain_timeout_ms)
+            elif place.process is not None and place.after is not State.PAUSED:
+                self._places.drain(place, State.STARTING, self.drain_timeout_ms)  # also one that was to be the last
+            elif place.state is State.ENDED:
+                place.due_ms = 0
+                self._places.move(place, State.STARTING)
+            elif place.state is State.CRASHING:
+                place.due_ms = 0
+
+    # Telling
+
+    def _tell(self, text: str) -> None:
+        with suppress(OSError):  # a terminal that has hung up
+            self.say(text)
+
+    def _note_status(self) -> None:
+        if not self._places.has_changed and now_ms() - self._noted_ms < _CHECK_MS:
+            return
+        self.status = describe_places(self._places.all, is_stopping=self._is_stopping)
+        self.tally = add_up(self._places.all, self._ledger)
+        self._noted_ms = now_ms()
+        if self._places.has_changed:
+            self._places.has_changed = False
+            self.on_change()

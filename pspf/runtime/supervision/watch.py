@@ -1,0 +1,65 @@
+"""The watch over a worker's processes: what lives and gets nowhere is told of, and replaced."""
+
+import functools
+from collections.abc import Callable
+from typing import Final
+
+from pspf.loggers import get_logger
+from pspf.runtime.supervision.process import YOUNG_MS, Process, now_ms
+from pspf.runtime.supervision.slot import Place, State
+from pspf.runtime.supervision.slots import Places
+from pspf.runtime.supervision.stack_dumps import Looks
+from pspf.runtime.supervision.watchdog import find_trouble
+
+logger = get_logger(__name__)
+
+_STALLED_DRAIN_MS: Final = 5_000
+
+
+class Watch:
+    """Finds what is wrong with processes, asks them where they are, and has others start."""
+
+    def __init__(self, places: Places, looks: Looks, *, stall_ms: int, drain_timeout_ms: int) -> None:
+        self._places = places
+        self._looks = looks
+        self._stall_ms = stall_ms
+        self._drain_timeout_ms = drain_timeout_ms
+
+    def look_around(self, read_broker_answers_ms: Callable[[], int]) -> None:
+        """Find processes that live and get nowhere, and replace them."""
+        for place in self._places:
+            process = place.process
+            if process is not None and place.state is State.STARTING and process.pulse is None:
+                self._watch_start(place, process)
+            if place.state is not State.RUNNING or process is None or process.pulse is None:
+                continue
+            trouble = find_trouble(
+                process.pulse,
+                pulse_age_ms=now_ms() - process.pulse_ms,
+                broker_answers_ms=read_broker_answers_ms(),
+                stall_ms=self._stall_ms,
+            )
+            if trouble is not None:
+                place.trouble = trouble
+                self._places.move(place, State.STALLED)
+                self._looks.begin([place], functools.partial(self._replace_stalled, place))
+
+    def _watch_start(self, place: Place, process: Process) -> None:
+        """Tell of an import that does not end. It is left alone: a large model may take its time."""
+        age_ms = now_ms() - process.started_ms
+        if place.trouble is not None or age_ms < max(self._stall_ms, YOUNG_MS):
+            return
+        place.trouble = f"it has been importing the app for {age_ms / 1000:.1f} s"
+        self._places.has_changed = True
+        self._looks.begin([place], functools.partial(self._tell_of_start, place))
+
+    def _tell_of_start(self, place: Place, stacks: dict[str, str]) -> None:
+        if place.state is State.STARTING:
+            where = next(iter(stacks.values()), "").rstrip()
+            logger.warning("worker process %s: %s. It is here:\n%s", place, place.trouble, where)
+
+    def _replace_stalled(self, place: Place, stacks: dict[str, str]) -> None:
+        where = next(iter(stacks.values()), "").rstrip()
+        logger.error("worker process %s: %s; it is replaced. It is here:\n%s", place, place.trouble, where)
+        if place.process is not None and place.state is State.STALLED:
+            self._places.drain(place, State.CRASHING, min(self._drain_timeout_ms, _STALLED_DRAIN_MS))

@@ -1,0 +1,1 @@
+"""A worker process: its tasks, heartbeat, monitor and shutdown."""

@@ -1,0 +1,53 @@
+"""Before the processes and after them: the broker is waited for, and asked what is left to do."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pspf.errors import BackendUnavailable
+from pspf.runtime.app.loader import LoadedApp
+from pspf.runtime.app.plan import AppPlan, WorkerOptions
+from pspf.runtime.app.work import CursorName
+from pspf.runtime.worker.broker_wait import connect_patiently, say_missing_topics
+from pspf.runtime.worker.drain import read_lag
+
+_LAG_TIMEOUT_S: Final = 5.0
+_HURRIED_S: Final = 0.5
+
+
+async def meet_broker(
+    loaded: LoadedApp, plan: AppPlan, options: WorkerOptions, say: Callable[[str], None]
+) -> str | None:
+    """Wait for the broker, and return its identity: before there are processes, so that one line says that it is down.
+
+    A signal in the meantime ends this process quietly: nothing is in hand yet.
+
+    Raises:
+        TimeoutError: A burst's time was up.
+    """
+    broker = loaded.stream.broker
+    try:
+        async with asyncio.timeout(options.burst_left_s):
+            await connect_patiently(broker, asyncio.Event(), say)
+        await say_missing_topics(broker, (group.topic for group in plan.groups), say)
+        return broker.identity
+    finally:
+        await broker.close()
+
+
+def final_lag(loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool = False) -> int | None:
+    """Return what `read_final_lag` does, where no event loop runs."""
+    return asyncio.run(read_final_lag(loaded, cursors, is_hurried=is_hurried))
+
+
+async def read_final_lag(loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool = False) -> int | None:
+    """Return the lag after the worker has stopped, None where the broker can't say; `is_hurried`: or not at once."""
+    broker = loaded.stream.broker
+    try:
+        async with asyncio.timeout(_HURRIED_S if is_hurried else _LAG_TIMEOUT_S):
+            await broker.connect()
+            return await read_lag(broker, cursors)
+    except (BackendUnavailable, TimeoutError):
+        return None
+    finally:
+        await broker.close()

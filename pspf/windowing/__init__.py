@@ -1,0 +1,10 @@
+"""Windowed aggregation as pure logic: event time in, changes and results out; no I/O and no clock.
+
+event_time.py which time and grouping key a record has
+folds.py      how states grow, merge and are stored
+table.py      the states in memory, what changed since the last commit, what is not loaded
+spans.py      tumbling and sliding windows: which are open, which are due
+sessions.py   the sessions of each key, and which are due
+progress.py   the watermark and what else an operator remembers beside states
+results.py    results and late records, as they are stored
+"""

@@ -1,0 +1,259 @@
+"""Windows: which stretches of event time a record belongs to, and what becomes of them. Values only.
+
+A window is `[start, end)`, aligned to the epoch, before it too. What is configured is in whole
+milliseconds; `assign_windows` speaks seconds, as a user who holds a timestamp does.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from inspect import get_annotations
+from math import gcd, isfinite
+from typing import Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel
+from typing_extensions import is_typeddict
+
+from pspf.errors import ConfigurationError
+from pspf.records import check_name, companion_source
+from pspf.windowing.aggregations import Aggregation, Count
+
+Emission = Literal["final", "updates"]
+Span = tuple[float, float]
+
+HOUR_MS: Final = 3_600_000
+DAY_MS: Final = 24 * HOUR_MS
+_MAX_MS: Final = 100 * 366 * DAY_MS
+
+
+def _check_ms(where: str, name: str, value: object, least: int) -> None:
+    if type(value) is not int or not least <= value <= _MAX_MS:
+        raise ConfigurationError(f"{where}: {name}={value!r}; use whole milliseconds, {least} or more")
+
+
+def _as_ms(seconds: float) -> int:
+    """Return epoch seconds as milliseconds, rounded down; floats are taken to the microsecond."""
+    if not isfinite(seconds):
+        raise ConfigurationError(f"{seconds!r} is no time")
+    return round(seconds * 1_000_000) // 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class TumblingWindow:
+    """Windows of `size_ms`, one after the other without gap or overlap."""
+
+    size_ms: int
+
+    def __post_init__(self) -> None:
+        _check_ms("TumblingWindow", "size_ms", self.size_ms, 1)
+
+    def assign_windows(self, timestamp: float) -> list[Span]:
+        """Return the window of a time: epoch seconds in, `(start, end)` in seconds out."""
+        time_ms = _as_ms(timestamp)
+        start_ms = time_ms - time_ms % self.size_ms
+        return [(start_ms / 1000, (start_ms + self.size_ms) / 1000)]
+
+    def __str__(self) -> str:
+        return f"tumbling {describe_ms(self.size_ms)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingWindow:
+    """Windows of `size_ms` that start every `slide_ms` (hopping windows)."""
+
+    size_ms: int
+    slide_ms: int
+
+    def __post_init__(self) -> None:
+        _check_ms("SlidingWindow", "size_ms", self.size_ms, 1)
+        _check_ms("SlidingWindow", "slide_ms", self.slide_ms, 1)
+
+    def starts_of(self, time_ms: int) -> range:
+        """Return the starts of the windows that hold a time, in order; none where windows leave gaps."""
+        last = time_ms - time_ms % self.slide_ms
+        beyond = time_ms - self.size_ms  # a window that starts here ends just before the time
+        return range(beyond + self.slide_ms - beyond % self.slide_ms, last + 1, self.slide_ms)
+
+    @property
+    def slice_ms(self) -> int:
+        """The longest stretch of which every window is made up whole."""
+        return gcd(self.size_ms, self.slide_ms)
+
+    def assign_windows(self, timestamp: float) -> list[Span]:
+        """Return the windows of a time, in order: epoch seconds in, `(start, end)` in seconds out."""
+        starts = self.starts_of(_as_ms(timestamp))
+        return [(start_ms / 1000, (start_ms + self.size_ms) / 1000) for start_ms in starts]
+
+    def __str__(self) -> str:
+        return f"sliding {describe_ms(self.size_ms)} by {describe_ms(self.slide_ms)}"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionWindow:
+    """Windows of activity: records of a key whose times differ by at most `gap_ms` are together.
+
+    A session's window is `[first, last + gap)`.
+    """
+
+    gap_ms: int
+
+    def __post_init__(self) -> None:
+        _check_ms("SessionWindow", "gap_ms", self.gap_ms, 1)
+
+    def assign_windows(self, timestamp: float) -> list[Span]:
+        """Return the session that one record alone makes: epoch seconds in, `(start, end)` in seconds out."""
+        time_ms = _as_ms(timestamp)
+        return [(time_ms / 1000, (time_ms + self.gap_ms) / 1000)]
+
+    def __str__(self) -> str:
+        return f"session {describe_ms(self.gap_ms)}"
+
+
+Window = TumblingWindow | SlidingWindow | SessionWindow
+
+
+def describe_ms(value: int) -> str:
+    """Return a duration as text: `10s`, `6h`, `1500ms`."""
+    for unit_ms, unit in ((DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")):
+        if value and value % unit_ms == 0:
+            return f"{value // unit_ms}{unit}"
+    return f"{value}ms"
+
+
+_NOTHING: Final = Count()
+
+
+def _fields_of(model: Any) -> Collection[str] | None:
+    """Return the fields that events of a model have; None where they may have others, or nobody knows."""
+    if not isinstance(model, type):
+        return None
+    if issubclass(model, BaseModel):
+        return None if model.model_config.get("extra") == "allow" else model.model_fields
+    if is_dataclass(model):
+        return [field.name for field in fields(model)]
+    if is_typeddict(model):
+        return get_annotations(model)
+    found: Collection[str] | None = getattr(model, "__struct_fields__", None)
+    return found
+
+
+class WindowResult(NamedTuple):
+    """What a window has come to, for a key (None: all records share one)."""
+
+    key: str | None
+    window_start_ms: int
+    window_end_ms: int
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Windowing:
+    """How a subscription aggregates; times are milliseconds.
+
+    `aggregation` None: the subscription's handler folds, and its state is read as `state_model` (None:
+    as JSON is). `key` is the name of a field, or a function of the event; None: the event's key.
+    `idle_timeout_ms` of nothing new to read, by the clock, close all that is open; None: event time alone does.
+    """
+
+    window: Window
+    aggregation: Aggregation | None = None
+    state_model: Any = None
+    key: str | Callable[[Any], Any] | None = None
+    to: str | None = None
+    emit: Emission | None = None
+    result: Callable[..., Any] | None = None
+    merge: Callable[[Any, Any], Any] | None = None
+    upcast: Callable[[Any], Any] | None = None
+    watermark_delay_ms: int = 0
+    allowed_lateness_ms: int = 0
+    idle_timeout_ms: int | None = None
+    max_future_ms: int | None = HOUR_MS
+    own_retention_ms: int | None = None
+
+    def check(self, where: str) -> None:
+        """Raise ConfigurationError for what can't be, or not together; `where` names the handler."""
+        given: object = self.window
+        if not isinstance(given, TumblingWindow | SlidingWindow | SessionWindow):
+            raise ConfigurationError(
+                f"{where}: window={given!r:.80}; use TumblingWindow(size_ms), SlidingWindow(size_ms, slide_ms)"
+                " or SessionWindow(gap_ms)"
+            )
+        _check_ms(where, "watermark_delay_ms", self.watermark_delay_ms, 0)
+        _check_ms(where, "allowed_lateness_ms", self.allowed_lateness_ms, 0)
+        for name, value in (
+            ("idle_timeout_ms", self.idle_timeout_ms),
+            ("max_future_ms", self.max_future_ms),
+            ("retention_ms", self.own_retention_ms),
+        ):
+            if value is not None:
+                _check_ms(where, name, value, 1 if name == "idle_timeout_ms" else 0)
+        if self.idle_timeout_ms is not None and not self.closes:
+            raise ConfigurationError(
+                f"{where}: idle_timeout_ms closes windows, and these stay open: give emit='final',"
+                " watermark_delay_ms= or allowed_lateness_ms="
+            )
+        self._check_results(where)
+        if self.key is not None and not (callable(self.key) or (self.key and isinstance(self.key, str))):
+            raise ConfigurationError(f"{where}: key={self.key!r:.80}; use a field's name or a function of the event")
+        if self.merge is not None and not (isinstance(given, SessionWindow) and callable(self.merge)):
+            raise ConfigurationError(f"{where}: merge= is a function of two states, for session windows")
+        upcast: object = self.upcast
+        if upcast is not None and (self.state_model is None or not callable(upcast)):
+            raise ConfigurationError(
+                f"{where}: upcast= is a function from a stored state, as JSON has it, to one of the model that the"
+                " handler's state is annotated with"
+            )
+        if self.merge is not None and self.aggregation is not None:
+            raise ConfigurationError(f"{where}: a ready aggregation merges by itself; leave merge= out")
+
+    def check_fields(self, where: str, model: Any) -> None:
+        """Raise ConfigurationError for a field's name that events of a model can't have."""
+        known = _fields_of(model)
+        if known is None:
+            return
+        named = [*((self.key,) if isinstance(self.key, str) else ()), *(self.aggregation or _NOTHING).fields]
+        for name in named:
+            if name not in known and not hasattr(model, name):
+                near = get_close_matches(name, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(known)):.200}"
+                raise ConfigurationError(f"{where}: {model.__name__} has no field {name!r}{hint}")
+
+    def _check_results(self, where: str) -> None:
+        if self.emit not in (None, "final", "updates"):
+            raise ConfigurationError(f"{where}: emit={self.emit!r}; use 'final', 'updates' or None")
+        if (self.emit is None) != (self.to is None):
+            raise ConfigurationError(f"{where}: emit= says when results go out and to= where; give both or none")
+        if self.result is not None and (self.to is None or not callable(self.result)):
+            raise ConfigurationError(f"{where}: result= is a model or a function of a WindowResult, and needs to=")
+        if self.to is not None and companion_source(check_name("topic", self.to)) is not None:
+            raise ConfigurationError(f"{where}: to={self.to!r}; -dlq and -late are written by PSPF alone")
+
+    @property
+    def closes(self) -> bool:
+        """Whether windows close and records can be late."""
+        return self.emit == "final" or self.watermark_delay_ms > 0 or self.allowed_lateness_ms > 0
+
+    @property
+    def due_after_ms(self) -> int:
+        """From a window's start (a session's last record) to the watermark at which it is due, or ends."""
+        if isinstance(self.window, SessionWindow):
+            return self.window.gap_ms + (self.allowed_lateness_ms + 1 if self.closes else 0)
+        return self.window.size_ms + self.allowed_lateness_ms
+
+    @property
+    def retention_ms(self) -> int:
+        """How long after its close (without closing: after its end) a window can still be read."""
+        if self.own_retention_ms is not None:
+            return self.own_retention_ms
+        return 0 if self.closes else DAY_MS
+
+    @property
+    def is_sliced(self) -> bool:
+        """Whether overlapping windows share slices instead of each having its own state.
+
+        Only what knows how to merge can; and a closed window that stays readable must not change
+        with the records that are late for it alone.
+        """
+        if not isinstance(self.window, SlidingWindow) or self.aggregation is None:
+            return False
+        return not (self.closes and self.retention_ms > 0)
