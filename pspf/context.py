@@ -91,7 +91,7 @@ class StateSource(Protocol):
         ...
 
 
-class Surroundings(Protocol):
+class HandlerScope(Protocol):
     """What all contexts of a subscription share."""
 
     default_topic: str
@@ -135,7 +135,7 @@ class Context:
         "record",
     )
 
-    def __init__(self, record: Record, around: Surroundings) -> None:
+    def __init__(self, record: Record, around: HandlerScope) -> None:
         self.record = record
         self.changes: dict[str, bytes | None] = {}
         self._around = around
@@ -351,7 +351,7 @@ class SyncContext(Context):
 
     __slots__ = ("_loop",)
 
-    def __init__(self, record: Record, around: Surroundings, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, record: Record, around: HandlerScope, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(record, around)
         self._loop = loop
 

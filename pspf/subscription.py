@@ -239,7 +239,7 @@ def repartition_topic(group: str, handler: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Repartition:
+class Shuffle:
     """A hop: the records of `source` go through `topic`, of as many partitions, to that of their grouping key."""
 
     source: str
@@ -269,7 +269,7 @@ class Subscription:
     start: str = "start"
     windowing: Windowing | None = None
     partitions: int = 1
-    repartition: Repartition | None = None
+    repartition: Shuffle | None = None
     emits_to: str | None = None
 
     def __post_init__(self) -> None:
@@ -319,7 +319,7 @@ class Subscription:
         """Return it for a topic of so many partitions, and, where its records have a hop, what is behind that."""
         if partitions == 1 or self.windowing is None or self.windowing.key is None:
             return replace(self, partitions=partitions), None
-        hop = Repartition(self.topic, repartition_topic(self.group, self.name), partitions)
+        hop = Shuffle(self.topic, repartition_topic(self.group, self.name), partitions)
         here = replace(self, partitions=partitions, repartition=hop)
         return here, replace(here, topic=hop.topic, start="start")
 

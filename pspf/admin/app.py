@@ -13,9 +13,9 @@ from starlette.types import ASGIApp
 
 from pspf.admin import actions, answers, endpoints
 from pspf.admin.answers import Shape
-from pspf.admin.context import Desk
+from pspf.admin.context import AdminContext
 from pspf.admin.documents import as_openapi, as_page
-from pspf.admin.http_error import Trouble, trouble_of
+from pspf.admin.http_error import HttpError, trouble_of
 from pspf.admin.parameters import check_query
 from pspf.admin.security import Guard, HostRule, check_token, refuse
 from pspf.errors import PSPFError
@@ -23,7 +23,7 @@ from pspf.loggers import get_logger
 
 logger = get_logger(__name__)
 
-Answer = Callable[[Desk, Request], Awaitable[Response]]
+Answer = Callable[[AdminContext, Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ _PAGES: Final = (
 )
 
 
-def make_app(desk: Desk) -> ASGIApp:
+def make_app(desk: AdminContext) -> ASGIApp:
     """Return the admin's app."""
     routes = [_route(desk, endpoint) for endpoint in (*ENDPOINTS, *_PAGES)]
 
@@ -89,18 +89,18 @@ def make_app(desk: Desk) -> ASGIApp:
     return _guarded(routes, desk, is_exposed=desk.spec.is_exposed)
 
 
-def make_metrics_app(desk: Desk) -> ASGIApp:
+def make_metrics_app(desk: AdminContext) -> ASGIApp:
     """Return the app of a listener that is for metrics alone."""
     routes = [_route(desk, each) for each in ENDPOINTS if each.path in ("/metrics", "/health")]
     return _guarded(routes, desk, is_exposed=desk.spec.is_metrics_exposed)
 
 
-def _guarded(routes: Sequence[Route], desk: Desk, *, is_exposed: bool) -> ASGIApp:
+def _guarded(routes: Sequence[Route], desk: AdminContext, *, is_exposed: bool) -> ASGIApp:
     app = Starlette(
         routes=routes,
         exception_handlers={
             HTTPException: _on_http,
-            Trouble: lambda request, error: refuse(error),
+            HttpError: lambda request, error: refuse(error),
             PSPFError: lambda request, error: refuse(trouble_of(error)),
             Exception: _on_bug,
         },
@@ -109,7 +109,7 @@ def _guarded(routes: Sequence[Route], desk: Desk, *, is_exposed: bool) -> ASGIAp
     return Guard(app, HostRule(is_exposed, frozenset(desk.spec.hosts)))
 
 
-def _route(desk: Desk, endpoint: Endpoint) -> Route:
+def _route(desk: AdminContext, endpoint: Endpoint) -> Route:
     needs_token = endpoint.method == "POST" or (desk.spec.is_exposed and not endpoint.is_open)
 
     async def answer(request: Request) -> Response:
@@ -125,7 +125,7 @@ def _route(desk: Desk, endpoint: Endpoint) -> Route:
 def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     text = f"not with {request.method}" if error.status_code == 405 else f"no {request.url.path!r:.200}"
-    response = refuse(Trouble(error.status_code, f"{text}; see /docs"))
+    response = refuse(HttpError(error.status_code, f"{text}; see /docs"))
     response.headers.update(error.headers or {})  # Allow, of a method that is not
     return response
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final
 
-from pspf.admin.http_error import Trouble, trouble_of
+from pspf.admin.http_error import HttpError, trouble_of
 from pspf.admin.letters import Digest, read_digest, read_letter
 from pspf.connectors.base import Broker, CursorInfo, StateEntry, StoredDeadLetter, TopicInfo
 from pspf.connectors.letters import replay_batch
 from pspf.connectors.urls import make_broker
-from pspf.connectors.views import Choice, GroupView, as_json_partition, names_of
+from pspf.connectors.views import GroupView, LetterFilter, as_json_partition, names_of
 from pspf.errors import BackendUnavailable, NotFound, PSPFError
 from pspf.observability.snapshots import HandlerShape
 from pspf.records import Cursor, parse_id
@@ -89,17 +89,17 @@ class BrokerDesk:
         self._measuring = asyncio.Lock()
         self._reading = asyncio.Lock()
         self._lag: Lag | None = None
-        self._failed: tuple[float, Trouble] | None = None
+        self._failed: tuple[float, HttpError] | None = None
         self._topics: tuple[float, Sequence[TopicInfo]] | None = None
         self._pinging = asyncio.Lock()
-        self._pinged: tuple[float, Trouble | None] | None = None
-        self._digests: dict[Choice, tuple[float, Digest]] = {}
+        self._pinged: tuple[float, HttpError | None] | None = None
+        self._digests: dict[LetterFilter, tuple[float, Digest]] = {}
 
     @asynccontextmanager
     async def ask(self) -> AsyncIterator[Broker]:
         """Give the broker, for what takes a few seconds at most; its errors become Trouble."""
         if self._broker is None:
-            raise Trouble(409, f"{self.name} lives in the worker's process and can't be seen from here")
+            raise HttpError(409, f"{self.name} lives in the worker's process and can't be seen from here")
         try:
             async with asyncio.timeout(_ANSWER_S):
                 if not self._broker.is_there:  # opening it would make an empty one
@@ -119,7 +119,7 @@ class BrokerDesk:
         async with self.ask() as broker, self._reading:
             yield broker
 
-    async def find_trouble(self) -> Trouble | None:
+    async def find_trouble(self) -> HttpError | None:
         """Return why the broker does not answer, None where it does; at most a second old."""
         if self._broker is None:
             return None
@@ -129,7 +129,7 @@ class BrokerDesk:
                 try:
                     async with self.ask() as broker:
                         await broker.ping()
-                except Trouble as found:
+                except HttpError as found:
                     trouble = found
                 self._pinged = (time.monotonic(), trouble)
             return self._pinged[1]
@@ -151,7 +151,7 @@ class BrokerDesk:
                 try:
                     async with self.ask() as broker:
                         self._lag = await _read_lag(broker, shapes)
-                except Trouble as trouble:
+                except HttpError as trouble:
                     self._failed = (time.monotonic(), trouble)
                     raise
             return self._lag
@@ -174,9 +174,9 @@ class BrokerDesk:
             names = {info.cursor.handler for info in await broker.list_cursors()} - {None}
             fitting = {each for each in names if each is not None and handler in (each, each.rpartition(".")[2])}
             if not fitting:
-                raise Trouble(404, f"no ordered handler {handler!r} in {self.name}")
+                raise HttpError(404, f"no ordered handler {handler!r} in {self.name}")
             if handler not in fitting and len(fitting) > 1:
-                raise Trouble(409, f"several handlers are called {handler!r}: {', '.join(sorted(fitting))}")
+                raise HttpError(409, f"several handlers are called {handler!r}: {', '.join(sorted(fitting))}")
             chosen = handler if handler in fitting else fitting.pop()
             return await broker.list_state(
                 handler=chosen,
@@ -188,7 +188,7 @@ class BrokerDesk:
 
     # Dead letters
 
-    async def read_digest(self, choice: Choice) -> Digest:
+    async def read_digest(self, choice: LetterFilter) -> Digest:
         """Return what there is of dead letters, at most a second old. Trouble 404: there is no such topic."""
         async with self.ask_much() as broker:
             now = time.monotonic()
@@ -203,7 +203,7 @@ class BrokerDesk:
         async with self.ask_much() as broker:
             return await read_letter(broker, topic, letter_id)
 
-    async def replay(self, choice: Choice, *, to: str | None) -> tuple[int, int]:
+    async def replay(self, choice: LetterFilter, *, to: str | None) -> tuple[int, int]:
         """Give dead letters a new start, oldest first; return how many, and how many are left. Errors as above."""
         async with self.ask_much() as broker:
             letters = await _find_letters(broker, choice)
@@ -221,7 +221,7 @@ class BrokerDesk:
         return done, max(0, len(letters) - MAX_REPLAYED) + len(left)
 
 
-async def _find_letters(broker: Broker, choice: Choice) -> Sequence[StoredDeadLetter]:
+async def _find_letters(broker: Broker, choice: LetterFilter) -> Sequence[StoredDeadLetter]:
     for letter_id in choice.ids:
         parse_id(letter_id.rpartition("/")[2])
     letters = await broker.list_dead_letters(topic=choice.source, group=choice.group)

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Final
 
 from pspf.admin.broker import BrokerDesk
-from pspf.admin.link import Link
+from pspf.admin.link import WorkerLink
 from pspf.observability.snapshots import AdminSpec
 
 _TYPES: Final = {
@@ -42,10 +42,10 @@ def read_pages() -> dict[str, Page]:
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AdminContext:
     """All that endpoints use."""
 
-    link: Link
+    link: WorkerLink
     broker: BrokerDesk
     pages: Mapping[str, Page] = field(default_factory=read_pages)
 

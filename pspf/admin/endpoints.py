@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pspf import __version__
-from pspf.admin.context import Desk
-from pspf.admin.http_error import Trouble
+from pspf.admin.context import AdminContext
+from pspf.admin.http_error import HttpError
 from pspf.admin.letters import MAX_LISTED
 from pspf.admin.metrics import render
 from pspf.admin.parameters import number_of, text_of
 from pspf.connectors.base import TopicInfo
-from pspf.connectors.views import Choice, as_json_entry, as_json_whole
+from pspf.connectors.views import LetterFilter, as_json_entry, as_json_whole
 from pspf.observability.snapshots import HandlerShape, Snapshot
 from pspf.observability.telemetry import HandlerCounters
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
@@ -23,11 +23,11 @@ _MAX_LETTERS: Final = 1_000
 _MAX_ENTRIES: Final = 1_000
 
 
-async def health(desk: Desk, request: Request) -> Response:
+async def health(desk: AdminContext, request: Request) -> Response:
     """Whether the worker lives: 200, or 503 where it has not reported for 10 s."""
     try:
         seen = desk.link.look()
-    except Trouble as trouble:
+    except HttpError as trouble:
         return JSONResponse({"status": "error", "reason": trouble.text}, 503)
     if not seen.is_fresh:
         reason = f"the worker has said nothing for {seen.age_ms / 1000:.1f} s"
@@ -35,7 +35,7 @@ async def health(desk: Desk, request: Request) -> Response:
     return JSONResponse({"status": "ok", "version": __version__})
 
 
-async def ready(desk: Desk, request: Request) -> Response:
+async def ready(desk: AdminContext, request: Request) -> Response:
     """Whether all processes do their work and the broker answers: 200, or 503 and why not. Slow handlers may be."""
     seen = desk.link.look()
     status = seen.snapshot.status
@@ -49,23 +49,23 @@ async def ready(desk: Desk, request: Request) -> Response:
     return JSONResponse({"ready": is_ready, "state": status.get("state"), "why": why}, 200 if is_ready else 503)
 
 
-async def metrics(desk: Desk, request: Request) -> Response:
+async def metrics(desk: AdminContext, request: Request) -> Response:
     """All metrics of the worker's processes, for Prometheus or as OpenMetrics."""
     try:
         seen = desk.link.look()
-    except Trouble:
+    except HttpError:
         seen = None
     lag = None
     if seen is not None:
         try:
             lag = await desk.broker.read_lag(seen.snapshot.handlers)
-        except Trouble:
+        except HttpError:
             lag = None  # pspf_broker_up says so
     content, content_type = render(seen, lag, broker=desk.spec.broker, accept=request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})
 
 
-async def status(desk: Desk, request: Request) -> Response:
+async def status(desk: AdminContext, request: Request) -> Response:
     """The worker: its state, and of each process what it consumes, has in hand and last ended of."""
     seen, spec = desk.link.look(), desk.spec
     return JSONResponse(
@@ -88,12 +88,12 @@ async def status(desk: Desk, request: Request) -> Response:
     )
 
 
-async def topology(desk: Desk, request: Request) -> Response:
+async def topology(desk: AdminContext, request: Request) -> Response:
     """Handlers and the topics that they read and write, with counts since the worker started."""
     snapshot = desk.link.look().snapshot
     try:
         topics = await desk.broker.read_topics()
-    except Trouble:
+    except HttpError:
         topics = {}
     counters = {each.key: each for each in snapshot.counters}
     handlers = [_handler(shape, counters.get(shape.key), snapshot) for shape in snapshot.handlers]
@@ -168,7 +168,7 @@ def _handler(shape: HandlerShape, known: HandlerCounters | None, snapshot: Snaps
     }
 
 
-async def lag(desk: Desk, request: Request) -> Response:
+async def lag(desk: AdminContext, request: Request) -> Response:
     """Records and seconds that each group of the app is behind, for autoscalers; at most a second old."""
     group, topic = text_of(request, "group"), text_of(request, "topic")
     handlers = desk.link.look().snapshot.handlers
@@ -193,10 +193,10 @@ async def lag(desk: Desk, request: Request) -> Response:
 def _check_known(what: str, name: str | None, known: Set[str]) -> None:
     """Raise Trouble 404 where a name is given that the app does not have."""
     if name is not None and name not in known:
-        raise Trouble(404, f"this app has no {what} {name!r:.80}; there is {', '.join(sorted(known))}")
+        raise HttpError(404, f"this app has no {what} {name!r:.80}; there is {', '.join(sorted(known))}")
 
 
-async def state(desk: Desk, request: Request) -> Response:
+async def state(desk: AdminContext, request: Request) -> Response:
     """What an ordered handler remembers, of one record key where `key` is given."""
     limit = number_of(request, "limit", default=100, most=_MAX_ENTRIES)
     entries = await desk.broker.find_state(
@@ -211,11 +211,11 @@ async def state(desk: Desk, request: Request) -> Response:
     )
 
 
-async def dlq(desk: Desk, request: Request) -> Response:
+async def dlq(desk: AdminContext, request: Request) -> Response:
     """Dead letters, the newest first, and how many there are of each error. The newest 10,000 can be listed."""
     limit = number_of(request, "limit", default=100, most=_MAX_LETTERS)
     offset = number_of(request, "offset", default=0, most=MAX_LISTED)
-    choice = Choice(
+    choice = LetterFilter(
         text_of(request, "topic"), text_of(request, "group"), text_of(request, "handler"), text_of(request, "error")
     )
     found = await desk.broker.read_digest(choice)
@@ -231,16 +231,16 @@ async def dlq(desk: Desk, request: Request) -> Response:
     )
 
 
-async def dead_letter(desk: Desk, request: Request) -> Response:
+async def dead_letter(desk: AdminContext, request: Request) -> Response:
     """One dead letter, whole: the event, the error and where it was raised."""
     letter = await desk.broker.read_letter(request.path_params["topic"], request.path_params["id"])
     return JSONResponse(as_json_whole(letter))
 
 
-async def page(desk: Desk, request: Request) -> Response:
+async def page(desk: AdminContext, request: Request) -> Response:
     """The dashboard."""
     name = request.path_params.get("name", "index.html")
     found = desk.pages.get(name)
     if found is None:
-        raise Trouble(404, f"no {request.url.path}")
+        raise HttpError(404, f"no {request.url.path}")
     return Response(found.content, headers={"Content-Type": found.content_type})

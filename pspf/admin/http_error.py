@@ -3,7 +3,7 @@
 from pspf.errors import BackendUnavailable, ConfigurationError, NotFound, PSPFError, Refused
 
 
-class Trouble(Exception):
+class HttpError(Exception):
     """A status code and a text for people; becomes `{"error": text}`."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -12,18 +12,18 @@ class Trouble(Exception):
         self.text = text
 
 
-def trouble_of(error: PSPFError | TimeoutError) -> Trouble:
+def trouble_of(error: PSPFError | TimeoutError) -> HttpError:
     """Return what a failure of the broker is to a client."""
     match error:
         case TimeoutError():
-            return Trouble(503, "the broker has not answered in time")
+            return HttpError(503, "the broker has not answered in time")
         case NotFound():
-            return Trouble(404, str(error))
+            return HttpError(404, str(error))
         case Refused():
-            return Trouble(409, str(error))
+            return HttpError(409, str(error))
         case BackendUnavailable():
-            return Trouble(503, str(error))
+            return HttpError(503, str(error))
         case ConfigurationError():
-            return Trouble(400, str(error))
+            return HttpError(400, str(error))
         case _:
-            return Trouble(500, str(error))
+            return HttpError(500, str(error))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pspf.connectors.base import Broker, StoredDeadLetter
 from pspf.connectors.letters import decode_letter, scan_letters
-from pspf.connectors.views import Choice, as_json_letter
+from pspf.connectors.views import LetterFilter, as_json_letter
 from pspf.errors import NotFound
 from pspf.records import DEAD_LETTER_SUFFIX, parse_id
 
@@ -28,7 +28,7 @@ class Digest:
     newest: Sequence[dict[str, Any]]
 
 
-async def read_digest(broker: Broker, choice: Choice) -> Digest:
+async def read_digest(broker: Broker, choice: LetterFilter) -> Digest:
     """Return the digest of a choice, with `MAX_LISTED` letters at most. NotFound: there is no such topic."""
     counts: Counter[tuple[str, str, str]] = Counter()
     newest: list[dict[str, Any]] = []

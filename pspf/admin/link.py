@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pspf.admin.http_error import Trouble
+from pspf.admin.http_error import HttpError
 from pspf.observability.snapshots import AdminSpec, Snapshot, encode_command
 
 _MAX_LINE_BYTES: Final = 64 << 20
@@ -31,7 +31,7 @@ class Seen:
         return self.age_ms < SILENT_MS
 
 
-class Link:
+class WorkerLink:
     """Made by `open`; `run` returns when the worker is gone."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, spec: AdminSpec) -> None:
@@ -44,7 +44,7 @@ class Link:
         self._asked: dict[str, asyncio.Future[Mapping[str, Any]]] = {}
 
     @classmethod
-    async def open(cls, connection: socket.socket) -> "Link | None":
+    async def open(cls, connection: socket.socket) -> "WorkerLink | None":
         """Read the worker's first words; None where it is gone already."""
         reader, writer = await asyncio.open_connection(sock=connection, limit=_MAX_LINE_BYTES)
         line = await reader.readline()
@@ -76,7 +76,7 @@ class Link:
             Trouble: 503, before the first.
         """
         if self._snapshot is None:
-            raise Trouble(503, "the worker has not said anything yet")
+            raise HttpError(503, "the worker has not said anything yet")
         return Seen(self._snapshot, round((time.monotonic() - self._seen_at) * 1000))
 
     async def ask(self, do: str, **others: Any) -> Mapping[str, Any]:
@@ -93,9 +93,9 @@ class Link:
                 await self._writer.drain()
                 answer: Mapping[str, Any] = await future
         except (TimeoutError, OSError):
-            raise Trouble(503, f"the worker has not answered within {_ANSWER_S:.0f} s") from None
+            raise HttpError(503, f"the worker has not answered within {_ANSWER_S:.0f} s") from None
         finally:
             self._asked.pop(command_id, None)
         if "error" in answer:
-            raise Trouble(409, str(answer["error"]))
+            raise HttpError(409, str(answer["error"]))
         return answer

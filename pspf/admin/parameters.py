@@ -6,7 +6,7 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 
-from pspf.admin.http_error import Trouble
+from pspf.admin.http_error import HttpError
 from pspf.admin.security import read_body
 
 _MAX_CHARACTERS: Final = 1_024
@@ -18,16 +18,16 @@ def check_query(request: Request, allowed: Sequence[str]) -> None:
     for name in given:
         if name not in allowed:
             known = f"there is {', '.join(allowed)}" if allowed else "there is none"
-            raise Trouble(400, f"no parameter {name!r:.40} here; {known}")
+            raise HttpError(400, f"no parameter {name!r:.40} here; {known}")
         if given.count(name) > 1:
-            raise Trouble(400, f"{name} is there twice")
+            raise HttpError(400, f"{name} is there twice")
 
 
 def text_of(request: Request, name: str) -> str | None:
     """Return a query parameter, None where it is missing or empty. Trouble 400: it is too long."""
     text = request.query_params.get(name)
     if text is not None and len(text) > _MAX_CHARACTERS:
-        raise Trouble(400, f"{name} is longer than {_MAX_CHARACTERS:,} characters")
+        raise HttpError(400, f"{name} is longer than {_MAX_CHARACTERS:,} characters")
     return text or None
 
 
@@ -37,7 +37,7 @@ def number_of(request: Request, name: str, *, default: int, most: int) -> int:
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= most):
-        raise Trouble(400, f"{name} is a number from 0 to {most:,}, not {text!r:.40}")
+        raise HttpError(400, f"{name} is a number from 0 to {most:,}, not {text!r:.40}")
     return int(text)
 
 
@@ -53,14 +53,14 @@ async def body_of(request: Request, allowed: Mapping[str, type]) -> dict[str, An
     try:
         fields = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise Trouble(400, f"the body is no JSON: {error}") from None
+        raise HttpError(400, f"the body is no JSON: {error}") from None
     if not isinstance(fields, dict):
-        raise Trouble(400, "the body is no JSON object")
+        raise HttpError(400, "the body is no JSON object")
     for name, value in fields.items():
         if name not in allowed:
-            raise Trouble(400, f"no field {name!r:.40} here; there is {', '.join(allowed)}")
+            raise HttpError(400, f"no field {name!r:.40} here; there is {', '.join(allowed)}")
         if value is not None and type(value) is not allowed[name]:
-            raise Trouble(400, f"{name} is no {allowed[name].__name__}")
+            raise HttpError(400, f"{name} is no {allowed[name].__name__}")
         if isinstance(value, str) and len(value) > _MAX_CHARACTERS:
-            raise Trouble(400, f"{name} is longer than {_MAX_CHARACTERS:,} characters")
+            raise HttpError(400, f"{name} is longer than {_MAX_CHARACTERS:,} characters")
     return {name: value for name, value in fields.items() if value is not None}

@@ -11,8 +11,8 @@ from typing import Final
 
 from pspf.admin.app import make_app, make_metrics_app
 from pspf.admin.broker import BrokerDesk
-from pspf.admin.context import Desk
-from pspf.admin.link import Link
+from pspf.admin.context import AdminContext
+from pspf.admin.link import WorkerLink
 from pspf.admin.server import serving
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
@@ -39,14 +39,14 @@ def main() -> int:
 
 
 async def _run(connection: socket.socket) -> None:
-    link = await Link.open(connection)
+    link = await WorkerLink.open(connection)
     if link is None:
         return
     spec = link.spec
     configure_logging(spec.level, spec.log_format)
     _log_uvicorn_as_ours()
     broker = BrokerDesk(spec.backend, spec.broker)
-    desk = Desk(link, broker)
+    desk = AdminContext(link, broker)
     gc.freeze()
     async with AsyncExitStack() as stack:
         for app, descriptor in ((make_app(desk), spec.admin_fd), (make_metrics_app(desk), spec.metrics_fd)):

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pspf.admin.http_error import Trouble
+from pspf.admin.http_error import HttpError
 
 MAX_BODY_BYTES: Final = 64 << 10
 MAX_TARGET_BYTES: Final = 4 << 10
@@ -66,7 +66,7 @@ def check_token(headers: Headers, token: str) -> None:
     """Raise Trouble 401 unless a request carries the token."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
-        raise Trouble(401, "this needs the token: Authorization: Bearer TOKEN")
+        raise HttpError(401, "this needs the token: Authorization: Bearer TOKEN")
 
 
 class Guard:
@@ -87,7 +87,7 @@ class Guard:
 
         try:
             self._check(scope)
-        except Trouble as trouble:
+        except HttpError as trouble:
             await refuse(trouble)(scope, receive, send_safely)
             return
         await self._app(scope, receive, send_safely)
@@ -96,22 +96,22 @@ class Guard:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._rule.allows(hosts[0]):
-            raise Trouble(400, "this host goes by another name; add it with PSPF_ADMIN_HOSTS")
+            raise HttpError(400, "this host goes by another name; add it with PSPF_ADMIN_HOSTS")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
-            raise Trouble(403, "requests from other sites' pages are refused")
+            raise HttpError(403, "requests from other sites' pages are refused")
         # An image's or a script's request has no Origin; whoever follows a link to a page of ours asks for a document.
         is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_link:
-            raise Trouble(403, "requests from other sites' pages are refused")
+            raise HttpError(403, "requests from other sites' pages are refused")
         if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_TARGET_BYTES:
-            raise Trouble(414, f"the address is longer than {MAX_TARGET_BYTES:,} bytes")
+            raise HttpError(414, f"the address is longer than {MAX_TARGET_BYTES:,} bytes")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
-            raise Trouble(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+            raise HttpError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
 
 
-def refuse(trouble: Trouble) -> JSONResponse:
+def refuse(trouble: HttpError) -> JSONResponse:
     """Return the answer to a request that is refused."""
     headers = {"Connection": "close"} if trouble.status in (400, 413, 414) else {}
     if trouble.status == 401:
@@ -129,9 +129,9 @@ async def read_body(scope_receive: Receive) -> bytes:
     while True:
         message: dict[str, Any] = dict(await scope_receive())
         if message["type"] != "http.request":
-            raise Trouble(400, "the request broke off")
+            raise HttpError(400, "the request broke off")
         body += message.get("body", b"")
         if len(body) > MAX_BODY_BYTES:
-            raise Trouble(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+            raise HttpError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
         if not message.get("more_body", False):
             return bytes(body)

@@ -26,7 +26,7 @@ _ANSWER_S: Final = 30.0
 _MAX_HEAD_BYTES: Final = 16 << 10
 
 
-class Room:
+class OpenConnections:
     """The connections that there are; those that have not asked anything, in the order of their coming."""
 
     def __init__(self, most: int) -> None:
@@ -63,7 +63,7 @@ class Room:
 class BoundedProtocol(H11Protocol):
     """One connection: aborted where it takes too long to ask, or to take its answer."""
 
-    room: Room
+    room: OpenConnections
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         super().connection_made(transport)
@@ -124,7 +124,7 @@ async def serving(app: ASGIApp, listener: socket.socket, *, most: int = MAX_CONN
         h11_max_incomplete_event_size=_MAX_HEAD_BYTES,
     )
     config.load()
-    state, room, loop = ServerState(), Room(most), asyncio.get_running_loop()
+    state, room, loop = ServerState(), OpenConnections(most), asyncio.get_running_loop()
 
     def make_protocol() -> BoundedProtocol:
         protocol = BoundedProtocol(config=config, server_state=state, app_state={}, _loop=loop)

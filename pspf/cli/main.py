@@ -29,7 +29,7 @@ from pspf.cli.commands import (
 )
 from pspf.cli.console import ClosedPipe, say
 from pspf.cli.exit_codes import ExitCode, code_of, explain
-from pspf.cli.options import Command, examples, make_app, verbosity
+from pspf.cli.options import CliCommand, examples, make_app, verbosity
 from pspf.runtime.worker.leaving import bound_exit
 
 app = make_app(
@@ -61,7 +61,7 @@ init.add_to(app)
 _ParserError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 """What the argument parser raises for arguments that don't fit, whichever copy of click it brings."""
 
-__all__ = ["Command", "app", "examples", "main"]
+__all__ = ["CliCommand", "app", "examples", "main"]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -33,7 +33,7 @@ def _write_epilog(epilog: str | None, formatter: Any) -> None:
             formatter.write(f"{line}\n")
 
 
-class Command(TyperCommand):
+class CliCommand(TyperCommand):
     """A command whose help page keeps the lines of its examples."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:

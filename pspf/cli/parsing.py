@@ -90,7 +90,7 @@ def near(word: str, words: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TopicPosition:
     """A place in a topic. Exactly one field is set; `last` counts records from the end."""
 
     start: bool = False
@@ -103,24 +103,24 @@ class Place:
 _PLACES: Final = "start, end, a record id, -10 (the last ten), @-1h or @2026-01-31T00:00:00Z"
 
 
-def parse_place(text: str, *, now_ms: int, option: str = "--from") -> Place:
+def parse_place(text: str, *, now_ms: int, option: str = "--from") -> TopicPosition:
     """Return the place that `text`, given to `option`, names.
 
     Raises:
         UsageError: It names none.
     """
     if text == "start":
-        return Place(start=True)
+        return TopicPosition(start=True)
     if text == "end":
-        return Place(end=True)
+        return TopicPosition(end=True)
     if re.fullmatch(r"-\d{1,9}", text):
-        return Place(last=int(text[1:]))
+        return TopicPosition(last=int(text[1:]))
     if text.startswith("@-"):
-        return Place(at_ms=now_ms - parse_span_ms(text[2:]))
+        return TopicPosition(at_ms=now_ms - parse_span_ms(text[2:]))
     if text.startswith("@"):
-        return Place(at_ms=_parse_time_ms(text[1:], option))
+        return TopicPosition(at_ms=_parse_time_ms(text[1:], option))
     if re.fullmatch(r"(?:\d{1,6}:)?\d{1,20}(?:-\d{1,20})?", text):
-        return Place(record_id=text)
+        return TopicPosition(record_id=text)
     raise UsageError(f"{option} {text!r}: use {_PLACES}")
 
 

@@ -85,7 +85,7 @@ def as_json_partition(cursor: CursorInfo) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class LetterFilter:
     """Which dead letters; what is None or empty does not narrow.
 
     An id is the dead letter's own, or names the record that died: `orders/42`.

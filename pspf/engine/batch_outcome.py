@@ -11,7 +11,7 @@ from typing import Final
 from pspf.clock import Clock
 from pspf.context import Context
 from pspf.engine.batch_state import BatchState, StoreState
-from pspf.engine.key_order import HeldBack, Verdict
+from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.errors import SchemaError, text_of
 from pspf.records import Batch, Commit, DeadLetter, Emit, NewRecord, Record, Retry, WindowChanges, offset_of
 from pspf.subscription import Subscription
@@ -106,7 +106,7 @@ class BatchRun:
         subscription: Subscription,
         batch: Batch,
         *,
-        held: HeldBack | None,
+        held: KeyOrder | None,
         state: BatchState | StoreState | None,
         clock: Clock,
         limits: EffectLimits,
@@ -337,7 +337,7 @@ class BatchRun:
             windows=self.windows,
         )
 
-    def _move_on(self, held: HeldBack, left: Sequence[Record]) -> int:
+    def _move_on(self, held: KeyOrder, left: Sequence[Record]) -> int:
         """Return the first offset not read: new records come last in a batch, in order."""
         position = next((record.offset for record in left if not held.knows(record)), self.batch.end)
         held.position = position

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Insistence:
+class BrokerRetry:
     """Does things with the broker for one cursor, and waits for it."""
 
     cursor: Cursor

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from typing import Any
 
 from pspf import faults
-from pspf.context import Surroundings
+from pspf.context import HandlerScope
 from pspf.engine.handlers.batches import WholeBatch
-from pspf.engine.handlers.coroutines import Calls, InTurn, Plain, SideBySide
+from pspf.engine.handlers.coroutines import Calls, InTurn, PlainCoroutines, SideBySide
 from pspf.engine.handlers.executor import Executor
-from pspf.engine.handlers.threads import PlainCalls, Threads
+from pspf.engine.handlers.threads import PlainCalls, ThreadedExecutor
 from pspf.engine.handlers.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch, trace_fold
-from pspf.engine.operators.host import Room
+from pspf.engine.operators.host import OperatorScope
 from pspf.engine.operators.session_windows import SessionWindows
-from pspf.engine.operators.shuffle import ReadTimes, Repartitioning
-from pspf.engine.operators.time_windows import SpanWindows
+from pspf.engine.operators.shuffle import ReadTimes, ShuffleSender
+from pspf.engine.operators.time_windows import TimeWindows
 from pspf.events.decoding import Decoder, SectionDecoder, make_section_decoder
 from pspf.records import Record
 from pspf.subscription import Subscription, Takes
@@ -21,7 +21,7 @@ from pspf.windowing.definitions import SessionWindow
 
 
 def make_executor(
-    subscription: Subscription, decode: Decoder, around: Surroundings, on_late: Callable[[], None]
+    subscription: Subscription, decode: Decoder, around: HandlerScope, on_late: Callable[[], None]
 ) -> Executor:
     """Return the executor for a subscription's shape.
 
@@ -36,9 +36,9 @@ def make_executor(
         return TracedWholeBatch(subscription, decode, around, spans)
     if not handler.is_async:
         plain = PlainCalls(subscription, decode) if spans is None else TracedPlainCalls(subscription, decode, spans)
-        return Threads(subscription, plain, around, on_late)
+        return ThreadedExecutor(subscription, plain, around, on_late)
     if subscription.concurrency == 1 and spans is None and _is_bare(subscription):
-        return Plain(subscription, _by_section(subscription, decode), around)
+        return PlainCoroutines(subscription, _by_section(subscription, decode), around)
     calls = Calls(subscription, decode, around)
     if spans is not None:
         calls = TracedCalls(subscription, decode, around, spans)
@@ -53,16 +53,16 @@ def _is_bare(subscription: Subscription) -> bool:
 
 
 def make_windowed(
-    subscription: Subscription, decode: Decoder, around: Surroundings, room: Room, read_times: ReadTimes
+    subscription: Subscription, decode: Decoder, around: HandlerScope, room: OperatorScope, read_times: ReadTimes
 ) -> Executor:
     """Return the executor for a windowed handler's kind of windows, or for the hop before it."""
     if subscription.repartition is not None and not subscription.is_behind_hop:
-        return Repartitioning(subscription, _armed_decoder(decode), room, read_times)
+        return ShuffleSender(subscription, _armed_decoder(decode), room, read_times)
     windowing = subscription.windowing
     if around.spans is not None and windowing is not None and windowing.aggregation is None:
         subscription = trace_fold(subscription, around.spans)
     is_session = windowing is not None and isinstance(windowing.window, SessionWindow)
-    kind = SessionWindows if is_session else SpanWindows
+    kind = SessionWindows if is_session else TimeWindows
     decode = _armed_decoder(decode)
     return kind(subscription, decode, _by_section(subscription, decode), around, room)
 

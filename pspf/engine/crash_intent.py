@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from pspf.connectors.base import Consumer
-from pspf.engine.broker_retry import Insistence
+from pspf.engine.broker_retry import BrokerRetry
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Record
 
@@ -13,7 +13,7 @@ from pspf.records import Record
 class Intent:
     """What is noted of one cursor's suspect batch, from before it runs until it is to be committed."""
 
-    def __init__(self, consumer: Consumer, insist: Insistence) -> None:
+    def __init__(self, consumer: Consumer, insist: BrokerRetry) -> None:
         self.is_alone = True
         """Whether nothing else runs in this process, or is not known to."""
         self._consumer = consumer

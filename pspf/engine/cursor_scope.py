@@ -8,11 +8,11 @@ from pspf.clock import Clock
 from pspf.connectors.base import Broker, Consumer
 from pspf.context import StateSource
 from pspf.engine.batch_state import BatchState, StoreState
-from pspf.engine.broker_retry import Insistence
+from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.choice import make_executor, make_windowed
 from pspf.engine.handlers.executor import Executor
-from pspf.engine.key_order import HeldBack
-from pspf.engine.operators.host import Room
+from pspf.engine.key_order import KeyOrder
+from pspf.engine.operators.host import OperatorScope
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import make_decoder
 from pspf.observability.telemetry import TelemetryManager
@@ -28,7 +28,7 @@ Inject = Callable[[str, dict[str, str] | None], dict[str, str] | None]
 
 
 @dataclass(slots=True)
-class Around:
+class CursorHandlerScope:
     """What the contexts of one cursor share."""
 
     default_topic: str
@@ -49,7 +49,7 @@ class Around:
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
+class CursorScope:
     """One cursor and what stands around it. `wake` is to be called when there is something to do."""
 
     subscription: Subscription
@@ -60,8 +60,8 @@ class Wiring:
     telemetry: TelemetryManager
     default_topic: str
     warned: set[str]
-    held: HeldBack | None
-    insist: Insistence
+    held: KeyOrder | None
+    insist: BrokerRetry
     wake: Callable[[], None]
 
     def make_state(self, store: StateStore | None) -> BatchState | StoreState | None:
@@ -73,7 +73,7 @@ class Wiring:
     def make_executor(self, state: StateSource | None) -> Executor:
         """Return what runs the handler."""
         subscription = self.subscription
-        around = Around(
+        around = CursorHandlerScope(
             subscription.emits_to or self.default_topic,
             self.tuning.effects.record_operations,
             self.tuning.effects.record_effect_bytes,
@@ -86,7 +86,7 @@ class Wiring:
         read = make_decoder(subscription.model)
         if subscription.windowing is None or self.held is None:
             return make_executor(subscription, read, around, self.wake)
-        room = Room(
+        room = OperatorScope(
             self.consumer,
             self.held,
             self.insist,

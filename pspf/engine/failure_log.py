@@ -28,7 +28,7 @@ def fields_of(cursor: Cursor) -> dict[str, object]:
     return fields if cursor.handler is None else {**fields, "handler": cursor.handler}
 
 
-class Narrator:
+class FailureLog:
     """Tells what happened to the records of one cursor that failed."""
 
     def __init__(self, subscription: Subscription) -> None:

@@ -1,7 +1,7 @@
 """How long a cursor has had nothing new to read. No clock of its own."""
 
 
-class Silence:
+class IdleTracker:
     """Counts from the first read that found nothing, and only as far as reads have shown it.
 
     A read that found nothing shows that there was nothing when it began: what was stored before would

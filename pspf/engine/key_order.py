@@ -28,7 +28,7 @@ def key_of_record(record: Record) -> bytes | None:
     return record.raw_key
 
 
-class HeldBack:
+class KeyOrder:
     """The records before the position that are not done. Changes are collected for the next commit.
 
     `key_of` says in which order a record stands, None for one that stands alone.

@@ -8,11 +8,11 @@ from typing import Any, Final
 from pspf.clock import Clock
 from pspf.connectors.base import Consumer
 from pspf.engine.batch_size import BatchSize
-from pspf.engine.broker_retry import Insistence
+from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.failure_log import fields_of
 from pspf.engine.handlers.executor import Executor
-from pspf.engine.idleness import Silence
-from pspf.engine.key_order import HeldBack
+from pspf.engine.idleness import IdleTracker
+from pspf.engine.key_order import KeyOrder
 from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
 from pspf.observability.telemetry import Activity
@@ -27,19 +27,19 @@ _EMPTY: Final = Batch((), 0)
 
 
 @dataclass(slots=True)
-class Reads:
+class Prefetch:
     """What one cursor reads. `wake` is set when a read has ended."""
 
     consumer: Consumer
     executor: Executor
     size: BatchSize
-    held: HeldBack | None
+    held: KeyOrder | None
     max_held_back: int
     clock: Clock
     activity: Activity
-    insist: Insistence
+    insist: BrokerRetry
     wake: asyncio.Event
-    silence: Silence = field(default_factory=Silence)
+    silence: IdleTracker = field(default_factory=IdleTracker)
     _upcoming: asyncio.Task[Batch] | None = None
     _starting: asyncio.Handle | None = None
     """Starts the next read when the handlers first wait: for one that never does, a task would cost more than it."""

@@ -14,14 +14,14 @@ from pspf.concurrency.shielding import shielded
 from pspf.connectors.base import Broker, Consumer
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.batch_size import BatchSize
-from pspf.engine.broker_retry import Insistence
+from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.crash_intent import Intent
-from pspf.engine.cursor_scope import Wiring
-from pspf.engine.failure_log import Narrator, fields_of
+from pspf.engine.cursor_scope import CursorScope
+from pspf.engine.failure_log import FailureLog, fields_of
 from pspf.engine.handlers.executor import drop_cancellations
-from pspf.engine.key_order import HeldBack
-from pspf.engine.operators.host import Windowed
-from pspf.engine.prefetch import Reads
+from pspf.engine.key_order import KeyOrder
+from pspf.engine.operators.host import OperatorHost
+from pspf.engine.prefetch import Prefetch
 from pspf.engine.solo_gate import SoloGate
 from pspf.engine.stop import Stop
 from pspf.engine.tuning import Tuning
@@ -97,13 +97,13 @@ class _CursorLoop:
         self._subscription = subscription
         self._consumer = consumer
         self._stop = stop
-        self._narrator = Narrator(subscription)
-        self._insist = Insistence(cursor, lambda: processor.is_abandoned, processor.outages)
+        self._narrator = FailureLog(subscription)
+        self._insist = BrokerRetry(cursor, lambda: processor.is_abandoned, processor.outages)
         self._intent = Intent(consumer, self._insist)
         self._wake = asyncio.Event()
         """There is something to do: a read has ended, a late outcome is known, it is to stop."""
-        self._held = None if consumer.lease is None else HeldBack(consumer.lease.held, consumer.lease.position)
-        wiring = Wiring(
+        self._held = None if consumer.lease is None else KeyOrder(consumer.lease.held, consumer.lease.position)
+        wiring = CursorScope(
             subscription,
             broker,
             consumer,
@@ -126,7 +126,7 @@ class _CursorLoop:
             most_bytes=tuning.batch_bytes,
         )
         self._activity = processor.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
-        self._reads = Reads(
+        self._reads = Prefetch(
             consumer,
             self._executor,
             self._size,
@@ -375,7 +375,7 @@ class _CursorLoop:
 
     def finish(self) -> None:
         """Close the windows that are open, where there are any."""
-        if isinstance(self._executor, Windowed):
+        if isinstance(self._executor, OperatorHost):
             self._executor.finish()
 
     @property

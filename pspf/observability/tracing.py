@@ -127,7 +127,7 @@ class HandlerSpans:
         self._gives_up = gives_up
 
     @contextmanager
-    def one(self, record: Record) -> "Iterator[Call]":
+    def one(self, record: Record) -> "Iterator[CallSpan]":
         """Span the call of one record, in the trace of who emitted it."""
         attributes = {
             **self._attributes,
@@ -139,10 +139,10 @@ class HandlerSpans:
         links = _links_to([parent])
         span = self._tracer.start_span(self._name, parent, SpanKind.CONSUMER, attributes, links)
         with _entered(span):
-            yield Call(span, self._gives_up)
+            yield CallSpan(span, self._gives_up)
 
     @contextmanager
-    def many(self, records: Sequence[Record]) -> "Iterator[Call]":
+    def many(self, records: Sequence[Record]) -> "Iterator[CallSpan]":
         """Span one call of many records, linked to who emitted them."""
         attributes = {
             **self._attributes,
@@ -152,10 +152,10 @@ class HandlerSpans:
         links = _links_to([_read_context(record) for record in records])
         span = self._tracer.start_span(self._name, _ROOT, SpanKind.CONSUMER, attributes, links)
         with _entered(span):
-            yield Call(span, self._gives_up)
+            yield CallSpan(span, self._gives_up)
 
 
-class Call:
+class CallSpan:
     """A call of a handler that is under way."""
 
     __slots__ = ("_gives_up", "_span")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from pspf.connectors.identity import make_session_id
 from pspf.runtime.app.loader import LoadedApp
-from pspf.runtime.app.options import Request
+from pspf.runtime.app.options import WorkerRequest
 from pspf.runtime.app.plan import AppPlan
 from pspf.runtime.control.commands import ProcessControl
 from pspf.runtime.control.listeners import open_front, showing
@@ -31,7 +31,7 @@ async def _run_to_the_end(worker: Worker, loaded: LoadedApp, plan: AppPlan, say:
     return ended
 
 
-def run_here(loaded: LoadedApp, plan: AppPlan, request: Request, say: Callable[[str], None]) -> int:
+def run_here(loaded: LoadedApp, plan: AppPlan, request: WorkerRequest, say: Callable[[str], None]) -> int:
     prepare_process(request.options)
     chosen = {(group.topic, group.group) for group in plan.groups}
 

@@ -7,7 +7,7 @@ from typing import Final
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError
 from pspf.runtime.app.loader import LoadedApp, load_app
-from pspf.runtime.app.options import Request, shape_plan
+from pspf.runtime.app.options import WorkerRequest, shape_plan
 from pspf.runtime.app.overrides import with_concurrency, with_name, with_orphans
 from pspf.runtime.app.plan import AppPlan, describe_plan
 from pspf.runtime.app.slow_import import telling_where
@@ -19,10 +19,10 @@ from pspf.runtime.worker.stdio import show_prints
 _PRINT_PATIENCE_S: Final = 1.0
 """A supervisor has signals to obey, whoever reads its log."""
 
-__all__ = ["Request", "launch"]
+__all__ = ["WorkerRequest", "launch"]
 
 
-def launch(request: Request, say: Callable[[str], None]) -> int:
+def launch(request: WorkerRequest, say: Callable[[str], None]) -> int:
     """Run the worker to its end and return the exit code.
 
     Raises:
@@ -48,7 +48,7 @@ def launch(request: Request, say: Callable[[str], None]) -> int:
         return _launch(request, lambda loaded, plan: run_children(loaded, plan, request, base, say), say)
 
 
-def _launch(request: Request, run: Callable[[LoadedApp, AppPlan], int], say: Callable[[str], None]) -> int:
+def _launch(request: WorkerRequest, run: Callable[[LoadedApp, AppPlan], int], say: Callable[[str], None]) -> int:
     """Load the app, say what runs, run it."""
     with telling_where(request.target, say):
         loaded = load_app(request.target, request.folder)

@@ -11,13 +11,13 @@ from pspf.connectors.identity import make_session_id
 from pspf.errors import ConfigurationError
 from pspf.loggers import get_logger
 from pspf.runtime.app.loader import LoadedApp
-from pspf.runtime.app.options import Request, shape_plan
+from pspf.runtime.app.options import WorkerRequest, shape_plan
 from pspf.runtime.app.plan import AppPlan, ChildSpec, WorkerOptions
 from pspf.runtime.control.admin_process import AdminThread
 from pspf.runtime.control.commands import SupervisorControl
 from pspf.runtime.control.listeners import open_front, showing
 from pspf.runtime.control.presence import Presence, PresenceThread
-from pspf.runtime.forkserver.client import IS_AVAILABLE, Nursery
+from pspf.runtime.forkserver.client import IS_AVAILABLE, ForkServer
 from pspf.runtime.forkserver.server import serve, why_not_forkable
 from pspf.runtime.status.exit_status import BURST_TIMED_OUT
 from pspf.runtime.supervision.importing import App
@@ -34,12 +34,12 @@ _HURRIED_S: Final = 0.2
 
 
 @contextmanager
-def fork_base() -> Iterator[Nursery | None]:
+def fork_base() -> Iterator[ForkServer | None]:
     """Fork a base, where processes will be needed, before the app is imported; close it at the end."""
     if not IS_AVAILABLE:
         yield None
         return
-    base = Nursery.fork(lambda connection: serve(connection, None))
+    base = ForkServer.fork(lambda connection: serve(connection, None))
     try:
         yield base
     finally:
@@ -47,7 +47,7 @@ def fork_base() -> Iterator[Nursery | None]:
 
 
 def run_children(
-    loaded: LoadedApp, plan: AppPlan, request: Request, base: Nursery | None, say: Callable[[str], None]
+    loaded: LoadedApp, plan: AppPlan, request: WorkerRequest, base: ForkServer | None, say: Callable[[str], None]
 ) -> int:
     spawner = Spawner(base, _make_nursery(loaded, base), say)
     front = open_front(request)
@@ -118,7 +118,7 @@ def _watch_files(folder: Path, supervisor: Supervisor) -> AbstractContextManager
     return FileWatcher(folder, on_save)
 
 
-def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:
+def _make_nursery(loaded: LoadedApp, base: ForkServer | None) -> ForkServer | None:
     """Return where processes with the app come from; None where they have to import it by themselves."""
     if base is None:
         return None
@@ -126,7 +126,7 @@ def _make_nursery(loaded: LoadedApp, base: Nursery | None) -> Nursery | None:
     if reason is not None:
         logger.info("%s can't be shared by forking: %s; each process imports it by itself", loaded.target, reason)
         return None
-    return Nursery.fork(lambda connection: serve(connection, loaded), beside=base)
+    return ForkServer.fork(lambda connection: serve(connection, loaded), beside=base)
 
 
 def _make_specs(plan: AppPlan, options: WorkerOptions) -> list[ChildSpec]:

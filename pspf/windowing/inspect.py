@@ -15,7 +15,7 @@ from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWin
 from pspf.windowing.event_time import Key, decode_key
 from pspf.windowing.folds import ReadyFold
 from pspf.windowing.session_rows import decode_sessions, read_rows
-from pspf.windowing.sessions import Session
+from pspf.windowing.sessions import SessionSpan
 
 _SIMPLE: Final[Mapping[str, Callable[[str], Aggregation]]] = {
     "count": Count,
@@ -149,7 +149,7 @@ class View:
         found = list(read_rows(rows, bytes, "", 0))
         return self._tell_sessions(found[0][0], [session for _, session in found]) if found else []
 
-    def _tell_sessions(self, key: Key, sessions: Sequence[Session]) -> list[StoredWindow]:
+    def _tell_sessions(self, key: Key, sessions: Sequence[SessionSpan]) -> list[StoredWindow]:
         assert isinstance(self.window, SessionWindow)
         gap_ms = self.window.gap_ms
         windows = [

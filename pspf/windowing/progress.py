@@ -66,20 +66,20 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Completeness:
     """What anybody may know of an operator, with `Progress.has_more` and `is_finished`."""
 
     has_more: bool
     is_finished: bool
 
 
-def read_standing(stored: bytes) -> Standing:
+def read_standing(stored: bytes) -> Completeness:
     """Return how far an operator of whatever windows is, from what it stored; its owner says so where it is damaged."""
     try:
         tree = orjson.loads(stored)
-        return Standing(tree.get("has_more", False), tree.get("is_finished", False))
+        return Completeness(tree.get("has_more", False), tree.get("is_finished", False))
     except (orjson.JSONDecodeError, AttributeError):
-        return Standing(has_more=True, is_finished=False)
+        return Completeness(has_more=True, is_finished=False)
 
 
 def describe(windowing: Windowing, fold: ReadyFold | HandlerFold) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pspf.records import Record
 from pspf.windowing.event_time import Key, decode_key, encode_key
-from pspf.windowing.sessions import Session
+from pspf.windowing.sessions import SessionSpan
 
 TOGETHER: Final = 0
 """The slot of sessions that are stored with their key's others."""
@@ -48,7 +48,7 @@ def split_row_key(stored_key: bytes) -> tuple[Key, int, int]:
     return decode_key(stored.replace(_ESCAPED_NUL, _NUL)), number, row
 
 
-def rows_of(session: Session, key: Key, encode: Callable[[Any], bytes]) -> dict[bytes, bytes | None]:
+def rows_of(session: SessionSpan, key: Key, encode: Callable[[Any], bytes]) -> dict[bytes, bytes | None]:
     """Return the rows of a session that changed, None for those to be removed, and note that they are stored."""
     if session.is_gone:
         rows: dict[bytes, bytes | None] = {row_key(key, session.number, row): None for row in range(session.rows)}
@@ -90,9 +90,9 @@ def rows_of(session: Session, key: Key, encode: Callable[[Any], bytes]) -> dict[
 
 def read_rows(
     stored: Iterable[tuple[bytes, bytes]], decode: Callable[[bytes], Any], topic: str, partition: int
-) -> Iterator[tuple[Key, Session]]:
+) -> Iterator[tuple[Key, SessionSpan]]:
     """Give the sessions of rows, which come in the order of their keys; errors as in `decode_sessions`."""
-    found: tuple[Key, Session, int] | None = None
+    found: tuple[Key, SessionSpan, int] | None = None
     for stored_key, value in stored:
         key, number, row = split_row_key(stored_key)
         if row == 0:
@@ -115,18 +115,18 @@ def read_rows(
         yield _checked(*found)
 
 
-def _read_head(stored: bytes, decode: Callable[[bytes], Any]) -> tuple[Session, int]:
+def _read_head(stored: bytes, decode: Callable[[bytes], Any]) -> tuple[SessionSpan, int]:
     first_ms, last_ms, is_closed, state_bytes, records = _HEAD.unpack_from(stored)
     if len(stored) != _HEAD.size + max(state_bytes, 0):
         raise ValueError(f"a state of {state_bytes} bytes in a row of {len(stored)}")
     state = None if state_bytes < 0 else decode(stored[_HEAD.size :])
-    session = Session(first_ms, last_ms, state, None if records < 0 else [])
+    session = SessionSpan(first_ms, last_ms, state, None if records < 0 else [])
     session.is_closed = bool(is_closed)
     session.state_bytes = session.size_bytes = len(stored)
     return session, records
 
 
-def _checked(key: Key, session: Session, records: int) -> tuple[Key, Session]:
+def _checked(key: Key, session: SessionSpan, records: int) -> tuple[Key, SessionSpan]:
     if session.records is not None and len(session.records) != records:
         raise ValueError(f"{len(session.records)} records of a session that had {records}")
     return key, session
@@ -162,13 +162,13 @@ def _read_record(stored: bytes, at: int, topic: str, partition: int) -> tuple[Re
     return Record(topic, partition, int.from_bytes(raw_offset, "big"), key, value or b"", headers, timestamp_ms), at
 
 
-def decode_sessions(stored: bytes, decode: Callable[[bytes], Any], topic: str, partition: int) -> Sequence[Session]:
+def decode_sessions(stored: bytes, decode: Callable[[bytes], Any], topic: str, partition: int) -> Sequence[SessionSpan]:
     """Return the sessions of a key that are stored together.
 
     Raises:
         ValueError, struct.error, OverflowError: It is damaged.
     """
-    sessions: list[Session] = []
+    sessions: list[SessionSpan] = []
     at = 0
     while at < len(stored):
         begin = at
@@ -181,7 +181,7 @@ def decode_sessions(stored: bytes, decode: Callable[[bytes], Any], topic: str, p
             record, at = _read_record(stored, at, topic, partition)
             assert kept is not None
             kept.append(record)
-        session = Session(first_ms, last_ms, state, kept)
+        session = SessionSpan(first_ms, last_ms, state, kept)
         session.is_closed = bool(is_closed)
         session.size_bytes = at - begin
         sessions.append(session)

@@ -12,7 +12,7 @@ from pspf.windowing.event_time import Key
 from pspf.windowing.spans import BEGINNING, NEVER
 
 
-class Session:
+class SessionSpan:
     """One session: the times of its first and last record, its state, and its records where they are kept."""
 
     __slots__ = (
@@ -54,7 +54,7 @@ class Session:
         """The bytes of all its rows, and of the records that came since, about."""
 
 
-class Sessions:
+class SessionIndex:
     """All sessions of one operator. `next_ms` is the watermark that something waits for."""
 
     def __init__(self, windowing: Windowing) -> None:
@@ -64,13 +64,13 @@ class Sessions:
         # Closed for good when last + gap + allowed lateness < W; without closing, dropped after retention.
         self.due_after_ms = self.gap_ms + (windowing.allowed_lateness_ms + 1 if self.closes else windowing.retention_ms)
         self._retention_ms = windowing.retention_ms if self.closes else 0
-        self.of_key: dict[Key, list[Session]] = {}
+        self.of_key: dict[Key, list[SessionSpan]] = {}
         """The sessions that are not closed, by the time of their last record."""
-        self.dirty: dict[Session, Key] = {}
+        self.dirty: dict[SessionSpan, Key] = {}
         """Those that changed since the last commit, also what is gone."""
         self.judged_ms = BEGINNING
         """The highest watermark that a record was judged by. What is not due at it, no other session reaches over."""
-        self._heap: list[tuple[int, int, Key, Session]] = []
+        self._heap: list[tuple[int, int, Key, SessionSpan]] = []
         self._numbers = count()
         self._next_number = 0
 
@@ -79,11 +79,11 @@ class Sessions:
         """A watermark before which nothing is due."""
         return self._heap[0][0] if self._heap else NEVER
 
-    def due_ms(self, session: Session) -> int:
+    def due_ms(self, session: SessionSpan) -> int:
         """Return the watermark at which a session is closed, or, once it is, dropped."""
         return session.last_ms + self.due_after_ms + (self._retention_ms if session.is_closed else 0)
 
-    def touching(self, key: Key, time_ms: int, at_ms: int) -> list[Session]:
+    def touching(self, key: Key, time_ms: int, at_ms: int) -> list[SessionSpan]:
         """Return the sessions that a record belongs to, by their beginning, but those that are due at `at_ms`."""
         mine = self.of_key.get(key)
         if not mine:
@@ -91,7 +91,7 @@ class Sessions:
         gap_ms, closes = self.gap_ms, self.closes
         if at_ms > self.judged_ms:
             self.judged_ms = at_ms
-        found: list[Session] = []
+        found: list[SessionSpan] = []
         for at in range(bisect_left(mine, time_ms - gap_ms, key=_last_of), len(mine)):
             session = mine[at]
             if session.first_ms - gap_ms > time_ms:
@@ -103,7 +103,7 @@ class Sessions:
             found.sort(key=_first_of)
         return found
 
-    def put(self, key: Key, session: Session, instead_of: Sequence[Session] = ()) -> None:
+    def put(self, key: Key, session: SessionSpan, instead_of: Sequence[SessionSpan] = ()) -> None:
         """Add a session, in the place of others that it is made of."""
         for other in instead_of:
             self.drop(key, other)
@@ -112,13 +112,13 @@ class Sessions:
         self.dirty[session] = key
         self.watch(key, session)
 
-    def watch(self, key: Key, session: Session) -> None:
+    def watch(self, key: Key, session: SessionSpan) -> None:
         """See to it that a session is found when it is due."""
         heappush(self._heap, (self.due_ms(session), next(self._numbers), key, session))
 
-    def take_due(self, watermark_ms: int) -> list[tuple[Key, Session]]:
+    def take_due(self, watermark_ms: int) -> list[tuple[Key, SessionSpan]]:
         """Return what is due, in the order of ends; what is not done with it has to be watched again."""
-        due: list[tuple[Key, Session]] = []
+        due: list[tuple[Key, SessionSpan]] = []
         seen: set[int] = set()  # one that was withheld may be watched twice
         while self._heap and self._heap[0][0] <= watermark_ms:
             _, _, key, session = heappop(self._heap)
@@ -132,7 +132,7 @@ class Sessions:
         due.sort(key=lambda entry: (entry[1].last_ms, entry[1].first_ms, entry[0] is not None, entry[0] or ""))
         return due
 
-    def close(self, key: Key, session: Session) -> None:
+    def close(self, key: Key, session: SessionSpan) -> None:
         """Note that a session is closed; it stays as long as closed ones can be read."""
         if session.is_closed or not self._retention_ms:
             self.drop(key, session)
@@ -143,14 +143,14 @@ class Sessions:
         session.records = None
         self.watch(key, session)
 
-    def drop(self, key: Key, session: Session) -> None:
+    def drop(self, key: Key, session: SessionSpan) -> None:
         """Forget a session."""
         self.dirty[session] = key
         session.is_gone = True
         if not session.is_closed:
             self._take_out(key, session)
 
-    def _take_out(self, key: Key, session: Session) -> None:
+    def _take_out(self, key: Key, session: SessionSpan) -> None:
         mine = self.of_key[key]
         at = bisect_left(mine, session.last_ms, key=_last_of)
         while mine[at] is not session:
@@ -159,11 +159,11 @@ class Sessions:
         if not mine:
             del self.of_key[key]
 
-    def open_sessions(self) -> Iterator[Session]:
+    def open_sessions(self) -> Iterator[SessionSpan]:
         """Give all sessions that are not closed."""
         return (session for mine in self.of_key.values() for session in mine)
 
-    def restore(self, key: Key, sessions: Sequence[Session]) -> None:
+    def restore(self, key: Key, sessions: Sequence[SessionSpan]) -> None:
         """Take over what is stored of a key."""
         mine = sorted((session for session in sessions if not session.is_closed), key=_last_of)
         if mine:
@@ -174,14 +174,14 @@ class Sessions:
             self._next_number = max(self._next_number, session.number + 1)
             self.watch(key, session)
 
-    def give_number(self, session: Session) -> None:
+    def give_number(self, session: SessionSpan) -> None:
         """Give a session a number that has none yet: it was stored with its key's others."""
         session.number, self._next_number = self._next_number, self._next_number + 1
 
 
-def _first_of(session: Session) -> int:
+def _first_of(session: SessionSpan) -> int:
     return session.first_ms
 
 
-def _last_of(session: Session) -> int:
+def _last_of(session: SessionSpan) -> int:
     return session.last_ms

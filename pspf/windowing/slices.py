@@ -15,8 +15,8 @@ from operator import itemgetter
 from typing import Any
 
 from pspf.windowing.event_time import Key
-from pspf.windowing.spans import BEGINNING, Spans
-from pspf.windowing.table import Slot
+from pspf.windowing.spans import BEGINNING, SpanIndex
+from pspf.windowing.table import SlotEntries
 
 States = dict[Key, Any]
 
@@ -24,7 +24,7 @@ States = dict[Key, Any]
 class Slices:
     """Merges slots into windows. Memory is bounded: with more than `max_states` ends, keys are merged one by one."""
 
-    def __init__(self, spans: Spans, merge: Callable[[Any, Any], Any], max_states: int) -> None:
+    def __init__(self, spans: SpanIndex, merge: Callable[[Any, Any], Any], max_states: int) -> None:
         self._size_ms = spans.size_ms
         self._slot_ms = spans.slot_ms
         self._merge = merge
@@ -49,7 +49,7 @@ class Slices:
             (slot, key) for key in self._touched for slot in slots
         ]
 
-    def combine(self, start: int, slots: Mapping[int, Slot]) -> States:
+    def combine(self, start: int, slots: Mapping[int, SlotEntries]) -> States:
         """Return the states of the window at `start`, which comes after those that were combined before."""
         middle, end = self._middle_of(start), start + self._size_ms
         if middle != self._middle_ms:
@@ -76,7 +76,7 @@ class Slices:
                 states[key] = state
         return states
 
-    def combine_one(self, start: int, key: Key, slots: Mapping[int, Slot]) -> Any:
+    def combine_one(self, start: int, key: Key, slots: Mapping[int, SlotEntries]) -> Any:
         """Return the state of one key in the window at `start`, None where it has none; merged in the same order."""
         middle, end = self._middle_of(start), start + self._size_ms
         tail = head = None
@@ -92,7 +92,7 @@ class Slices:
             return head if tail is None else tail
         return self._merge(tail, head)
 
-    def combine_key(self, key: Key, starts: Sequence[int], slots: Mapping[int, Slot]) -> dict[int, Any]:
+    def combine_key(self, key: Key, starts: Sequence[int], slots: Mapping[int, SlotEntries]) -> dict[int, Any]:
         """Return the states of one key in windows, in the order of their starts, as `combine_one` does for each.
 
         Those of a block are merged together: from its last slice backwards, and from the next one's first on.
@@ -134,7 +134,7 @@ class Slices:
         """Return where the block ends that `start` lies in; where one begins, that is it."""
         return start + -start % self._size_ms
 
-    def _merge_ends(self, start: int, middle: int, slots: Mapping[int, Slot]) -> dict[int, States] | None:
+    def _merge_ends(self, start: int, middle: int, slots: Mapping[int, SlotEntries]) -> dict[int, States] | None:
         """Return the states from each slot on up to the block's end; None where they are too many."""
         merge, ends, count = self._merge, dict[int, States](), 0
         states: States = {}

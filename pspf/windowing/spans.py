@@ -20,7 +20,7 @@ BEGINNING: Final = -(1 << 62)
 """A watermark before all times."""
 
 
-class Spans:
+class SpanIndex:
     """What is open and due. Slots are told by `open`; `next_ms` is the watermark that something waits for."""
 
     def __init__(self, windowing: Windowing, closed_ms: int = BEGINNING) -> None:

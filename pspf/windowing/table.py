@@ -17,7 +17,7 @@ LARGE_BYTES: Final = 4_096
 """From where on a state's size is worth remembering."""
 
 
-class Slot:
+class SlotEntries:
     """The states of one slot. `dirty` are the keys whose state changed; one that is not in `entries` is gone.
 
     `sizes` are the bytes of the large states, as they were stored.
@@ -50,7 +50,7 @@ class Table:
         max_entries: int,
         stored: Iterable[int],
     ) -> None:
-        self.slots: dict[int, Slot] = {start: Slot(is_stored=True) for start in stored}
+        self.slots: dict[int, SlotEntries] = {start: SlotEntries(is_stored=True) for start in stored}
         self.touched: set[int] = set()
         """The slots that may have dirty keys."""
         self._encode_all = encode_all
@@ -61,9 +61,9 @@ class Table:
         self._ordered: tuple[int, list[bytes]] | None = None
         """The keys that were in memory when a slot began to be read page by page, in their order."""
 
-    def open(self, start: int) -> Slot:
+    def open(self, start: int) -> SlotEntries:
         """Return a new slot at `start`."""
-        slot = self.slots[start] = Slot(is_stored=False)
+        slot = self.slots[start] = SlotEntries(is_stored=False)
         return slot
 
     def drop(self, start: int) -> None:
@@ -161,7 +161,7 @@ class Table:
         self._make_room()
         return Changes(dropped, states)
 
-    def _changes_of(self, slot: Slot) -> dict[bytes, bytes | None]:
+    def _changes_of(self, slot: SlotEntries) -> dict[bytes, bytes | None]:
         entries, dirty = slot.entries, slot.dirty
         kept = [key for key in dirty if key in entries]
         encoded = self._encode_all([entries[key] for key in kept])

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from pspf.cli.parsing import Place
+from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.start_positions import find_offsets
 from pspf.clock import ManualClock
 from pspf.connectors.base import Broker
@@ -115,5 +115,5 @@ async def test_the_last_so_many_are_found_where_offsets_are_sparse(broker: Broke
     for count, pause_ms in ((500, 1), *[(1, 3_600_000)] * 12):
         clock.advance(pause_ms)
         await broker.append(TOPIC, numbered(count))
-    offsets = await find_offsets(broker, TOPIC, Place(last=10))
+    offsets = await find_offsets(broker, TOPIC, TopicPosition(last=10))
     assert len(await broker.read(TOPIC, 0, offset=offsets[0], max_records=100)) == 10

@@ -7,7 +7,7 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.base import Broker, Consumer
 from pspf.connectors.operations import Waiting
-from pspf.engine.key_order import HeldBack, Verdict
+from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.errors import NotFound
 from pspf.records import Batch, Cursor, NewRecord, Record
 from tests.support.brokers import World
@@ -301,7 +301,7 @@ async def test_later_records_of_its_key_wait_behind_a_replayed_one(broker: Broke
     lease = member.consumer.lease
     assert lease is not None
     assert [row.offset for row in lease.held] == offsets(gone)
-    held = HeldBack(lease.held, lease.position)
+    held = KeyOrder(lease.held, lease.position)
     batch = await take_batch(member.consumer)
     verdicts = {record.value: held.admit(record, clock.now_ms()) for record in batch.records}
     assert verdicts == {b"a": Verdict.RUN, b"c": Verdict.RUN, b"d": Verdict.HOLD} | (

@@ -7,7 +7,7 @@ import pytest
 from pspf.admin.letters import MAX_LISTED, read_digest
 from pspf.cli.services.dead_letters import select
 from pspf.connectors.valkey.log.fields import format_entry_id
-from pspf.connectors.views import Choice
+from pspf.connectors.views import LetterFilter
 from pspf.errors import BackendUnavailable, CommitStale
 from pspf.records import Cursor, Retry
 from tests.faults.large import FAR_MS, KEYS, MANY, Meter, fill_waiting
@@ -180,9 +180,9 @@ async def test_very_many_dead_letters_are_listed_in_pages(site: Site) -> None:
             client.eval(_COPY, 1, f"{TOPIC}-dlq", LETTERS, 30)
     with Meter(site.server) as meter:
         async with Site(site.server, meter, site.database).broker() as broker:
-            digest = await read_digest(broker, Choice(TOPIC))
+            digest = await read_digest(broker, LetterFilter(TOPIC))
             assert (digest.total, len(digest.newest)) == (LETTERS + 32, MAX_LISTED)
-            listed = await select(broker, Choice(TOPIC), is_whole=False)
+            listed = await select(broker, LetterFilter(TOPIC), is_whole=False)
             assert len(listed) == LETTERS + 32
             assert sum(len(each.record.value) + len(each.traceback) for each in listed) == 0
     assert meter.ms < MOMENT_MS, meter.longest

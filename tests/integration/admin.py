@@ -10,8 +10,8 @@ from typing import Any
 
 from pspf.admin.app import make_app, make_metrics_app
 from pspf.admin.broker import BrokerDesk
-from pspf.admin.context import Desk
-from pspf.admin.link import Link
+from pspf.admin.context import AdminContext
+from pspf.admin.link import WorkerLink
 from pspf.admin.server import MAX_CONNECTIONS, serving
 from pspf.observability.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
 from pspf.observability.telemetry import HandlerCounters
@@ -72,7 +72,7 @@ class Admin:
     """An admin that serves on `port`, and the worker's end of its socket."""
 
     port: int
-    desk: Desk
+    desk: AdminContext
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     told: list[dict[str, Any]] = field(default_factory=list)
@@ -114,9 +114,9 @@ async def admin(
     listener = socket.create_server(("127.0.0.1", 0))
     reader, writer = await asyncio.open_connection(sock=ours)
     writer.write(spec.encode())
-    link = await Link.open(theirs)
+    link = await WorkerLink.open(theirs)
     assert link is not None
-    desk = Desk(link, BrokerDesk(spec.backend, spec.broker))
+    desk = AdminContext(link, BrokerDesk(spec.backend, spec.broker))
     app = make_metrics_app(desk) if only_metrics else make_app(desk)
     running = asyncio.create_task(link.run())
     port = listener.getsockname()[1]

@@ -12,7 +12,7 @@ import pytest_asyncio
 from pspf.admin.answers import DEAD_LETTER
 from pspf.connectors.base import Broker, Limits
 from pspf.connectors.sqlite import SQLiteBroker
-from pspf.connectors.views import Choice
+from pspf.connectors.views import LetterFilter
 from pspf.records import Cursor
 from tests.integration.admin import AUDIT, SNAPSHOT, SPEC, TOTAL, admin, on
 from tests.integration.running import wait_until
@@ -189,7 +189,9 @@ async def test_of_many_dead_letters_the_newest_are_listed_and_all_are_counted(
         assert [each["dead_at_ms"] for each in found["dead_letters"]] == [9, 8, 7]
         assert (await it.get("/dlq?group=another")).json["total"] == 0
         desk = it.desk.broker
-        one, other = await asyncio.gather(desk.read_digest(Choice("orders")), desk.read_digest(Choice("orders")))
+        one, other = await asyncio.gather(
+            desk.read_digest(LetterFilter("orders")), desk.read_digest(LetterFilter("orders"))
+        )
         assert one is other
 
 

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from pspf.admin.broker import BrokerDesk
-from pspf.admin.http_error import Trouble
+from pspf.admin.http_error import HttpError
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.storage import FORMAT, LOOK_EVERY_S
 from pspf.errors import BackendCorrupt, BackendGone
@@ -187,7 +187,7 @@ async def test_what_is_expected_of_one_file_is_not_asked_of_another(tmp_path: Pa
 async def test_the_admin_of_a_worker_makes_no_broker(tmp_path: Path) -> None:
     path = tmp_path / "b.db"
     desk = BrokerDesk(f"sqlite:///{path}", "b.db")
-    with pytest.raises(Trouble, match="no such file"):
+    with pytest.raises(HttpError, match="no such file"):
         async with desk.ask():
             pass
     assert os.listdir(tmp_path) == []

@@ -8,10 +8,10 @@ from pspf.clock import SystemClock
 from pspf.connectors.memory import MemoryBroker
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.batch_size import BatchSize
-from pspf.engine.broker_retry import Insistence
+from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.handlers.executor import Executor
-from pspf.engine.key_order import HeldBack
-from pspf.engine.prefetch import Reads
+from pspf.engine.key_order import KeyOrder
+from pspf.engine.prefetch import Prefetch
 from pspf.observability.telemetry import Activity
 from pspf.records import Record, Retry
 from tests.support.workers import GROUP, HANDLER, TOPIC, own
@@ -32,15 +32,15 @@ async def test_nothing_is_read_ahead_while_as_much_is_held_back_as_may_be(held: 
         member = await own(broker)
         activity = Activity(TOPIC, GROUP, HANDLER, 0)
         rows = [Retry(offset, b"k", 1, None, "ValueError: no") for offset in range(1, held + 1)]
-        ahead = Reads(
+        ahead = Prefetch(
             member.consumer,
             Idle(),
             BatchSize(fixed=10, smallest=1, largest=10, target_ms=50, most_bytes=1_000_000),
-            HeldBack(rows, held + 1),
+            KeyOrder(rows, held + 1),
             3,
             SystemClock(),
             activity,
-            Insistence(member.consumer.cursor, lambda: False),
+            BrokerRetry(member.consumer.cursor, lambda: False),
             asyncio.Event(),
         )
         await ahead.go_ahead(1)

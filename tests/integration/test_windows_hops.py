@@ -7,7 +7,7 @@ import pytest_asyncio
 
 from pspf import Count, MemoryBackend, Stream, TumblingWindow
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.parsing import Place
+from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.seek import Seeking
 from pspf.cli.services.shuffle_topics import check_idle, find_hops
 from pspf.errors import Refused
@@ -67,7 +67,7 @@ async def test_lag_counts_what_is_on_its_way(stream: Stream) -> None:
 
 async def test_a_seek_that_forgets_begins_anew_on_both_sides(stream: Stream) -> None:
     await work_through(stream)
-    seeking = Seeking("sums", Place(start=True), None, None, None, keep_state=False, force=False)
+    seeking = Seeking("sums", TopicPosition(start=True), None, None, None, keep_state=False, force=False)
     done, error = await seeking.execute(stream.broker, await seeking.plan(stream.broker))
     assert error is None
     assert {seek.cursor.topic for seek in done} == {TOPIC, THROUGH}
@@ -79,10 +79,10 @@ async def test_a_seek_that_forgets_begins_anew_on_both_sides(stream: Stream) -> 
 async def test_a_seek_of_one_partition_can_not_forget_the_windows_of_all(stream: Stream) -> None:
     await run_until_drained(stream)
     for keep_state in (False, None):
-        seeking = Seeking("sums", Place(start=True), None, None, 1, keep_state=keep_state, force=False)
+        seeking = Seeking("sums", TopicPosition(start=True), None, None, 1, keep_state=keep_state, force=False)
         with pytest.raises(UsageError, match="leave --partition out"):
             await seeking.plan(stream.broker)
-    seeking = Seeking("sums", Place(start=True), None, None, 1, keep_state=True, force=False)
+    seeking = Seeking("sums", TopicPosition(start=True), None, None, 1, keep_state=True, force=False)
     assert [seek.cursor.topic for seek in await seeking.plan(stream.broker)] == [TOPIC]
 
 

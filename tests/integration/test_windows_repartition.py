@@ -11,10 +11,10 @@ from pspf import BaseEvent, Count, RetryPolicy, SessionWindow, Stream, TumblingW
 from pspf.clock import SystemClock
 from pspf.connectors.base import StreamingBackend
 from pspf.engine.batch_outcome import EffectLimits
-from pspf.engine.idleness import Silence
-from pspf.engine.key_order import HeldBack
-from pspf.engine.operators.host import Room
-from pspf.engine.operators.shuffle import Repartitioning
+from pspf.engine.idleness import IdleTracker
+from pspf.engine.key_order import KeyOrder
+from pspf.engine.operators.host import OperatorScope
+from pspf.engine.operators.shuffle import ShuffleSender
 from pspf.errors import TopicMismatch
 from pspf.events.decoding import make_decoder
 from pspf.records import NewRecord
@@ -365,9 +365,9 @@ async def test_the_time_of_others_is_taken_over_only_after_a_read_that_began_whe
     async def read_others() -> dict[int, int]:
         return {1: 100}
 
-    room = Room(member.consumer, HeldBack((), 0), ask, SystemClock(), EffectLimits(), 1_000, lambda: None)
-    hop = Repartitioning(subscription, make_decoder(subscription.model), room, read_others)
-    silence = Silence()
+    room = OperatorScope(member.consumer, KeyOrder((), 0), ask, SystemClock(), EffectLimits(), 1_000, lambda: None)
+    hop = ShuffleSender(subscription, make_decoder(subscription.model), room, read_others)
+    silence = IdleTracker()
     silence.begin_read(0)
     silence.go_on()
     await hop.notice(silence)

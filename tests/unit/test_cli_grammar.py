@@ -3,7 +3,7 @@
 import pytest
 
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.parsing import Place, near, parse_headers, parse_place, parse_rate, parse_span_ms
+from pspf.cli.parsing import TopicPosition, near, parse_headers, parse_place, parse_rate, parse_span_ms
 
 NOW_MS = 1_700_000_000_000
 
@@ -43,19 +43,19 @@ def test_headers_split_at_the_first_equals_sign() -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("start", Place(start=True)),
-        ("end", Place(end=True)),
-        ("42", Place(record_id="42")),
-        ("3:42", Place(record_id="3:42")),
-        ("1526919030474-0", Place(record_id="1526919030474-0")),
-        ("-10", Place(last=10)),
-        ("@-1h", Place(at_ms=NOW_MS - 3_600_000)),
-        ("@2026-01-31T00:00:00Z", Place(at_ms=1_769_817_600_000)),
-        ("@2026-01-31", Place(at_ms=1_769_817_600_000)),
-        ("@2026-01-31T01:00:00+01:00", Place(at_ms=1_769_817_600_000)),
+        ("start", TopicPosition(start=True)),
+        ("end", TopicPosition(end=True)),
+        ("42", TopicPosition(record_id="42")),
+        ("3:42", TopicPosition(record_id="3:42")),
+        ("1526919030474-0", TopicPosition(record_id="1526919030474-0")),
+        ("-10", TopicPosition(last=10)),
+        ("@-1h", TopicPosition(at_ms=NOW_MS - 3_600_000)),
+        ("@2026-01-31T00:00:00Z", TopicPosition(at_ms=1_769_817_600_000)),
+        ("@2026-01-31", TopicPosition(at_ms=1_769_817_600_000)),
+        ("@2026-01-31T01:00:00+01:00", TopicPosition(at_ms=1_769_817_600_000)),
     ],
 )
-def test_a_place_in_a_topic_has_one_grammar(text: str, place: Place) -> None:
+def test_a_place_in_a_topic_has_one_grammar(text: str, place: TopicPosition) -> None:
     assert parse_place(text, now_ms=NOW_MS) == place
 
 

@@ -5,7 +5,7 @@ import pytest
 from pspf.cli.console import count_of, format_size
 from pspf.cli.exit_codes import UsageError
 from pspf.cli.parsing import parse_place, parse_size
-from pspf.cli.services.pending import Choice, as_json_record, explain_rest
+from pspf.cli.services.pending import PendingFilter, as_json_record, explain_rest
 from pspf.connectors.operations import PendingRecord, Waiting
 from pspf.records import Cursor
 
@@ -18,30 +18,30 @@ def record(offset: int = 7, waiting: Waiting = Waiting.RETRY, error: str = "app.
 @pytest.mark.parametrize(
     "choice",
     [
-        Choice("g"),
-        Choice("g", handler="app.total"),
-        Choice("g", key="k"),
-        Choice("g", error_type="Late"),
-        Choice("g", error_type="app.errors.Late"),
-        Choice("g", ids=("1", "2:7")),
-        Choice("g", ids=("orders/2:7",)),
+        PendingFilter("g"),
+        PendingFilter("g", handler="app.total"),
+        PendingFilter("g", key="k"),
+        PendingFilter("g", error_type="Late"),
+        PendingFilter("g", error_type="app.errors.Late"),
+        PendingFilter("g", ids=("1", "2:7")),
+        PendingFilter("g", ids=("orders/2:7",)),
     ],
 )
-def test_a_record_that_fits_is_taken(choice: Choice) -> None:
+def test_a_record_that_fits_is_taken(choice: PendingFilter) -> None:
     assert choice.takes(record())
 
 
 @pytest.mark.parametrize(
     "choice",
     [
-        Choice("g", handler="app.other"),
-        Choice("g", key="kk"),
-        Choice("g", error_type="late"),
-        Choice("g", ids=("7",)),
-        Choice("g", key="k", ids=("2:8",)),
+        PendingFilter("g", handler="app.other"),
+        PendingFilter("g", key="kk"),
+        PendingFilter("g", error_type="late"),
+        PendingFilter("g", ids=("7",)),
+        PendingFilter("g", key="k", ids=("2:8",)),
     ],
 )
-def test_a_record_that_does_not_fit_is_left(choice: Choice) -> None:
+def test_a_record_that_does_not_fit_is_left(choice: PendingFilter) -> None:
     assert not choice.takes(record())
 
 

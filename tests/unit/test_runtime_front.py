@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pspf.errors import ConfigurationError
-from pspf.runtime.app.options import Request
+from pspf.runtime.app.options import WorkerRequest
 from pspf.runtime.app.plan import WorkerOptions
-from pspf.runtime.control.listeners import Front, open_front
+from pspf.runtime.control.listeners import Listeners, open_front
 from pspf.settings import settings
 
 TOKEN = "a-token-of-16-characters-or-more"
@@ -34,8 +34,8 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting]:
 
 
 @contextmanager
-def front(*, burst: bool = False, **asked: object) -> Iterator[Front]:
-    request = Request("app:stream", Path(), WorkerOptions(burst=burst), **asked)  # type: ignore[arg-type]
+def front(*, burst: bool = False, **asked: object) -> Iterator[Listeners]:
+    request = WorkerRequest("app:stream", Path(), WorkerOptions(burst=burst), **asked)  # type: ignore[arg-type]
     made = open_front(request)
     yield made
     made.close()

@@ -2,7 +2,7 @@
 
 from pspf.observability.telemetry import HandlerCounters
 from pspf.runtime.status.reports import Pulse, SubscriptionStatus
-from pspf.runtime.status.totals import Ledger
+from pspf.runtime.status.totals import ProcessTotals
 
 
 def pulse(handler: str, processed: int) -> Pulse:
@@ -10,28 +10,28 @@ def pulse(handler: str, processed: int) -> Pulse:
     return Pulse("running", 0, 0, is_connected=True, is_at_work=True, session="s", subscriptions=(status,))
 
 
-def processed(ledger: Ledger, *living: Pulse) -> dict[str, int]:
+def processed(ledger: ProcessTotals, *living: Pulse) -> dict[str, int]:
     return {each.handler: each.processed for each in ledger.add_up(living)}
 
 
 def test_living_processes_are_added_up() -> None:
-    assert processed(Ledger(), pulse("a", 3), pulse("b", 1), pulse("a", 4)) == {"a": 7, "b": 1}
+    assert processed(ProcessTotals(), pulse("a", 3), pulse("b", 1), pulse("a", 4)) == {"a": 7, "b": 1}
 
 
 def test_a_process_that_ended_takes_nothing_with_it() -> None:
-    ledger = Ledger()
+    ledger = ProcessTotals()
     ledger.close(pulse("a", 3))
     assert processed(ledger, pulse("a", 0)) == {"a": 3}
     assert processed(ledger, pulse("a", 2)) == {"a": 5}
 
 
 def test_asking_twice_counts_once() -> None:
-    ledger = Ledger()
+    ledger = ProcessTotals()
     ledger.close(pulse("a", 3))
     assert processed(ledger, pulse("a", 2)) == processed(ledger, pulse("a", 2)) == {"a": 5}
 
 
 def test_a_process_that_never_said_anything_did_nothing() -> None:
-    ledger = Ledger()
+    ledger = ProcessTotals()
     ledger.close(None)
     assert ledger.add_up(()) == ()

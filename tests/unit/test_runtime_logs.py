@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pspf.engine.batch_outcome import Failure
-from pspf.engine.failure_log import Narrator
+from pspf.engine.failure_log import FailureLog
 from pspf.records import Record
 from pspf.runtime.worker.logs import FORMATS, configure_logging, make_talk
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
@@ -79,7 +79,7 @@ def test_a_failure_s_lines_have_topic_partition_id_handler_and_attempt(stderr: C
         raise KeyError("no account")
     except KeyError as raised:
         error = raised
-    narrator = Narrator(subscription)
+    narrator = FailureLog(subscription)
     narrator.tell([Failure(record, error, 1, 200, "no\naccount"), Failure(record, error, 3, None, "no account")], ())
     first, again, dead = map(json.loads, stderr().splitlines())
     for line, attempt in ((first, 1), (again, 1), (dead, 3)):

@@ -8,7 +8,7 @@ import pytest
 
 from pspf import Stream
 from pspf.connectors.memory import MemoryBackend
-from pspf.engine.broker_retry import Insistence
+from pspf.engine.broker_retry import BrokerRetry
 from pspf.errors import BackendUnavailable
 from pspf.records import Cursor
 from pspf.runtime.status.reports import OVERDUE, Busy, Pulse
@@ -94,7 +94,7 @@ async def test_a_broker_that_is_back_is_told_of_once(caplog: pytest.LogCaptureFi
             raise error
         return 7
 
-    insist = Insistence(Cursor("orders", "g", None, 0), lambda: False)
+    insist = BrokerRetry(Cursor("orders", "g", None, 0), lambda: False)
     with caplog.at_level(logging.INFO, "pspf"):
         assert [await insist("read", read), await insist("read", read)] == [7, 7]
     assert [record.message for record in caplog.records] == [

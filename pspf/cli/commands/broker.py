@@ -4,7 +4,7 @@ import typer
 
 from pspf.cli.console import format_size, visible, write, write_json
 from pspf.cli.exit_codes import ExitCode
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 
 app = make_app(
     "The broker itself: what it is, and what is unsafe about it.",
@@ -14,7 +14,7 @@ app = make_app(
 )
 
 
-@app.command(cls=Command, epilog=examples("pspf broker info", "pspf broker info --json"))
+@app.command(cls=CliCommand, epilog=examples("pspf broker info", "pspf broker info --json"))
 def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Show kind, version, place, size and persistence."""
     from pspf.cli import broker_session
@@ -59,7 +59,7 @@ def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = Fa
     broker_session.run(work())
 
 
-@app.command(cls=Command, epilog=examples("pspf broker doctor", "pspf broker doctor --json"))
+@app.command(cls=CliCommand, epilog=examples("pspf broker doctor", "pspf broker doctor --json"))
 def doctor(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Look for what is unsafe, and say how to mend it; exit 10 where a check fails."""
     from pspf.cli import broker_session

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pspf.cli.console import say
-from pspf.cli.options import App, Command, Verbose, examples
+from pspf.cli.options import App, CliCommand, Verbose, examples
 
 _EXAMPLES = examples("pspf dev", "pspf dev myapp:stream", "pspf dev myapp:stream --only orders --log-level DEBUG")
 _EMBEDDED = "sqlite://"
@@ -14,7 +14,7 @@ _EMBEDDED = "sqlite://"
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=_EXAMPLES)(dev)
+    app.command(cls=CliCommand, epilog=_EXAMPLES)(dev)
 
 
 def dev(

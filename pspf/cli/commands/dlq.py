@@ -6,7 +6,7 @@ import typer
 
 from pspf.cli.console import say, visible, write, write_json, write_json_line, write_table
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 from pspf.cli.parsing import parse_rate
 
 app = make_app(
@@ -26,7 +26,7 @@ ErrorOption = Annotated[str | None, typer.Option("--error", metavar="TYPE", help
 Ids = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this dead letter; repeat it.")]
 
 
-@app.command("list", cls=Command, epilog=examples("pspf dlq list", "pspf dlq list orders --error ValueError --json"))
+@app.command("list", cls=CliCommand, epilog=examples("pspf dlq list", "pspf dlq list orders --error ValueError --json"))
 def list_letters(
     topic: Topic = None,
     group: GroupOption = None,
@@ -39,11 +39,11 @@ def list_letters(
 ) -> None:
     """List dead letters, grouped by error."""
     from pspf.cli import broker_session
-    from pspf.cli.services.dead_letters import Choice, as_json_letter, as_row, by_error, select
+    from pspf.cli.services.dead_letters import LetterFilter, as_json_letter, as_row, by_error, select
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            found = await select(broker, Choice(topic, group, handler, error, tuple(ids or ())), is_whole=False)
+            found = await select(broker, LetterFilter(topic, group, handler, error, tuple(ids or ())), is_whole=False)
         if as_json:
             write_json({"dead_letters": [as_json_letter(letter) for letter in found]})
             return
@@ -57,7 +57,7 @@ def list_letters(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples("pspf dlq inspect 42", "pspf dlq inspect orders/1707", "pspf dlq inspect 42 --topic orders --json"),
 )
 def inspect(
@@ -71,11 +71,11 @@ def inspect(
 ) -> None:
     """Show one dead letter: the event, the error and where it was raised."""
     from pspf.cli import broker_session
-    from pspf.cli.services.dead_letters import Choice, as_json_whole, as_page, select_one
+    from pspf.cli.services.dead_letters import LetterFilter, as_json_whole, as_page, select_one
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            letter = await select_one(broker, Choice(topic, ids=(letter_id,)))
+            letter = await select_one(broker, LetterFilter(topic, ids=(letter_id,)))
         if as_json:
             write_json(as_json_whole(letter))
             return
@@ -86,7 +86,7 @@ def inspect(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf dlq replay --id 42",
         "pspf dlq replay orders --error ValueError --rate 100/s",
@@ -112,7 +112,7 @@ def replay(
     (its group is gone, or it is a window's result) is left, with the reason, and keeps no other back: use --to.
     """
     from pspf.cli import broker_session
-    from pspf.cli.services.dead_letters import Choice, replay_letters, select
+    from pspf.cli.services.dead_letters import LetterFilter, replay_letters, select
     from pspf.records import check_name
 
     per_second = parse_rate(rate) if rate else None
@@ -121,7 +121,7 @@ def replay(
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            found = await select(broker, Choice(topic, group, handler, error, tuple(ids or ())))
+            found = await select(broker, LetterFilter(topic, group, handler, error, tuple(ids or ())))
             count, left = await replay_letters(broker, found, to=to, rate=per_second)
         if as_json:
             write_json({"replayed": count} | ({"left": len(left)} if left else {}))
@@ -136,7 +136,7 @@ def replay(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf dlq purge orders",
         "pspf dlq purge orders --error ValueError --execute",
@@ -157,10 +157,10 @@ def purge(
 ) -> None:
     """Forget dead letters for good. Shows its plan, and does nothing without --execute."""
     from pspf.cli import broker_session
-    from pspf.cli.services.dead_letters import Choice, by_error, select
+    from pspf.cli.services.dead_letters import LetterFilter, by_error, select
 
-    choice = Choice(topic, group, handler, error, tuple(ids or ()))
-    if not everything and choice == Choice():
+    choice = LetterFilter(topic, group, handler, error, tuple(ids or ()))
+    if not everything and choice == LetterFilter():
         raise UsageError("which dead letters? name a TOPIC, --id, --error, --group or --handler, or say --all")
 
     async def work() -> None:
@@ -180,7 +180,7 @@ def purge(
 
 
 @app.command(
-    cls=Command, epilog=examples("pspf dlq export orders > orders-dead.ndjson", "pspf dlq export --error ValueError")
+    cls=CliCommand, epilog=examples("pspf dlq export orders > orders-dead.ndjson", "pspf dlq export --error ValueError")
 )
 def export(
     topic: Topic = None,
@@ -193,11 +193,11 @@ def export(
 ) -> None:
     """Print dead letters whole, one JSON object a line; payloads that are no JSON come as base64 in `raw`."""
     from pspf.cli import broker_session
-    from pspf.cli.services.dead_letters import Choice, as_json_whole, select
+    from pspf.cli.services.dead_letters import LetterFilter, as_json_whole, select
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            for letter in await select(broker, Choice(topic, group, handler, error, tuple(ids or ()))):
+            for letter in await select(broker, LetterFilter(topic, group, handler, error, tuple(ids or ()))):
                 write_json_line(as_json_whole(letter))
 
     broker_session.run(work())

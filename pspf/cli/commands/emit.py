@@ -6,7 +6,7 @@ import typer
 
 from pspf.cli.console import say, write, write_json
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples
 from pspf.cli.parsing import parse_headers, parse_rate
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _EXAMPLES = examples(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=_EXAMPLES)(emit)
+    app.command(cls=CliCommand, epilog=_EXAMPLES)(emit)
 
 
 def emit(

@@ -6,7 +6,7 @@ import typer
 
 from pspf.cli.console import count_of, format_span, say, write, write_json, write_table
 from pspf.cli.exit_codes import ExitCode, UsageError
-from pspf.cli.options import AsJson, Backend, Command, Execute, Force, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Execute, Force, Verbose, examples, make_app
 from pspf.cli.parsing import parse_place, parse_span_ms
 
 app = make_app(
@@ -19,7 +19,7 @@ app = make_app(
 Topic = Annotated[str | None, typer.Option("--topic", "-t", help="Only this topic.")]
 
 
-@app.command("list", cls=Command, epilog=examples("pspf groups list", "pspf groups list --topic orders --json"))
+@app.command("list", cls=CliCommand, epilog=examples("pspf groups list", "pspf groups list --topic orders --json"))
 def list_groups(
     topic: Topic = None, backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False
 ) -> None:
@@ -43,7 +43,7 @@ def list_groups(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples("pspf groups inspect", "pspf groups inspect billing --json", "pspf groups inspect --watch 2s"),
 )
 def inspect(
@@ -85,7 +85,7 @@ def inspect(
     raise typer.Exit(broker_session.run(work()))
 
 
-@app.command(cls=Command, epilog=examples("pspf groups consumers", "pspf groups consumers billing --json"))
+@app.command(cls=CliCommand, epilog=examples("pspf groups consumers", "pspf groups consumers billing --json"))
 def consumers(
     group: Annotated[str | None, typer.Argument(metavar="GROUP", help="Only this group's.", show_default=False)] = None,
     backend: Backend = None,
@@ -114,7 +114,7 @@ def consumers(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf groups seek billing --to start",
         "pspf groups seek billing --to @2026-01-31T00:00:00Z --topic orders --reset-state --execute",
@@ -172,7 +172,7 @@ def seek(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf groups delete old-audit",
         "pspf groups delete audit --topic orders --execute",
@@ -232,7 +232,7 @@ def delete(
 
 @app.command(
     "rename-handler",
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf groups rename-handler billing app.total app.sum",
         "pspf groups rename-handler billing app.total app.sum --topic orders --execute",

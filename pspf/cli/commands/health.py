@@ -7,7 +7,7 @@ import typer
 
 from pspf.cli.console import say, write, write_json
 from pspf.cli.exit_codes import ExitCode
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 
 app = make_app(
     "Health of the workers of this machine: exit 0 or 10.",
@@ -22,7 +22,7 @@ Worker = Annotated[
 Everywhere = Annotated[bool, typer.Option("--everywhere", help="The workers of all hosts.")]
 
 
-@app.command(cls=Command, epilog=examples("pspf health live", "pspf health live --everywhere --json"))
+@app.command(cls=CliCommand, epilog=examples("pspf health live", "pspf health live --everywhere --json"))
 def live(
     worker: Worker = None,
     everywhere: Everywhere = False,
@@ -34,7 +34,7 @@ def live(
     _check(False, worker, everywhere, backend, as_json)
 
 
-@app.command(cls=Command, epilog=examples("pspf health ready", "pspf health ready --worker HOST-4711-a1b2c3"))
+@app.command(cls=CliCommand, epilog=examples("pspf health ready", "pspf health ready --worker HOST-4711-a1b2c3"))
 def ready(
     worker: Worker = None,
     everywhere: Everywhere = False,

@@ -3,7 +3,7 @@
 import typer
 
 from pspf.cli.console import write, write_json, write_table
-from pspf.cli.options import AsJson, Command, Verbose, examples, make_app
+from pspf.cli.options import AsJson, CliCommand, Verbose, examples, make_app
 
 config = make_app("Settings in force.", "pspf config show", "pspf config show --json")
 
@@ -15,7 +15,7 @@ _PACKAGES = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command `version`."""
-    app.command(cls=Command, epilog=examples("pspf version", "pspf version --json"))(version)
+    app.command(cls=CliCommand, epilog=examples("pspf version", "pspf version --json"))(version)
 
 
 def version(as_json: AsJson = False, verbose: Verbose = False) -> None:
@@ -55,7 +55,7 @@ def _config() -> None:
     """Settings in force."""
 
 
-@config.command("show", cls=Command, epilog=examples("pspf config show", "PSPF_LEASE_MS=5000 pspf config show"))
+@config.command("show", cls=CliCommand, epilog=examples("pspf config show", "PSPF_LEASE_MS=5000 pspf config show"))
 def show_config(as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Print the settings in force; secrets are hidden."""
     from pspf.settings import describe_settings, settings

@@ -5,14 +5,14 @@ from typing import Annotated
 import typer
 
 from pspf.cli.console import say, write
-from pspf.cli.options import Command, Verbose, examples
+from pspf.cli.options import CliCommand, Verbose, examples
 
 _EXAMPLES = examples("pspf init shop", "pspf init . --from git+URL")
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=_EXAMPLES)(init)
+    app.command(cls=CliCommand, epilog=_EXAMPLES)(init)
 
 
 def init(

@@ -6,7 +6,7 @@ import typer
 
 from pspf.cli.console import count_of, say, write, write_json
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, Backend, Command, Execute, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Execute, Verbose, examples, make_app
 
 app = make_app(
     "Records that were delivered and are not done: in hand, to be tried again, held back.",
@@ -25,7 +25,7 @@ Ids = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only 
 
 @app.command(
     "list",
-    cls=Command,
+    cls=CliCommand,
     epilog=examples("pspf pending list billing", "pspf pending list billing --error TimeoutError --json"),
 )
 def list_records(
@@ -42,11 +42,11 @@ def list_records(
 ) -> None:
     """List records that are not done: age, attempts, last error, next try, and who has them."""
     from pspf.cli import broker_session
-    from pspf.cli.services.pending import Choice, as_json_record, print_records, select
+    from pspf.cli.services.pending import PendingFilter, as_json_record, print_records, select
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            choice = Choice(group, topic, handler, key, error, tuple(ids or ()))
+            choice = PendingFilter(group, topic, handler, key, error, tuple(ids or ()))
             found = await select(broker, choice, with_in_hand=True)
         if as_json:
             write_json({"pending": [as_json_record(record) for record in found[:count]]})
@@ -59,7 +59,7 @@ def list_records(
 
 
 @app.command(
-    cls=Command, epilog=examples("pspf pending retry billing", "pspf pending retry billing --id 42 --topic orders")
+    cls=CliCommand, epilog=examples("pspf pending retry billing", "pspf pending retry billing --id 42 --topic orders")
 )
 def retry(
     group: Group,
@@ -74,11 +74,11 @@ def retry(
 ) -> None:
     """Try records again now that wait for their next try; all of the group, where none are chosen."""
     from pspf.cli import broker_session
-    from pspf.cli.services.pending import Choice, explain_rest, in_batches, select
+    from pspf.cli.services.pending import PendingFilter, explain_rest, in_batches, select
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            found = await select(broker, Choice(group, topic, handler, key, error, tuple(ids or ())))
+            found = await select(broker, PendingFilter(group, topic, handler, key, error, tuple(ids or ())))
             count = await in_batches(broker.operations.retry_pending, found)
         if as_json:
             write_json({"retried": count})
@@ -91,7 +91,7 @@ def retry(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf pending drop billing --id 42",
         "pspf pending drop billing --error SchemaError --execute",
@@ -116,14 +116,14 @@ def drop(
     What is held back behind one of an ordered handler goes on.
     """
     from pspf.cli import broker_session
-    from pspf.cli.services.pending import Choice, as_json_record, in_batches, print_records, select
+    from pspf.cli.services.pending import PendingFilter, as_json_record, in_batches, print_records, select
 
     if not everything and not any((handler, key, error, ids)):
         raise UsageError("which records? name --id, --key, --error or --handler, or say --all")
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            found = await select(broker, Choice(group, topic, handler, key, error, tuple(ids or ())))
+            found = await select(broker, PendingFilter(group, topic, handler, key, error, tuple(ids or ())))
             dropped = await in_batches(broker.operations.drop_pending, found) if execute else 0
         if as_json:
             planned = {"planned": len(found)} if execute else {"pending": [as_json_record(r) for r in found]}

@@ -7,7 +7,7 @@ import typer
 
 from pspf.cli.console import say, write, write_json, write_table
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import App, AsJson, Command, Verbose, examples
+from pspf.cli.options import App, AsJson, CliCommand, Verbose, examples
 
 _EXAMPLES = examples("pspf show myapp:stream", "pspf show --graph mermaid", "pspf show myapp:stream --json")
 
@@ -21,7 +21,7 @@ class Graph(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=_EXAMPLES)(show)
+    app.command(cls=CliCommand, epilog=_EXAMPLES)(show)
 
 
 def show(

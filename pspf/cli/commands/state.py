@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pspf.cli.console import shorten, write, write_json, write_json_line, write_table
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 
 app = make_app(
     "What ordered handlers remember, by record key and name; of windowed ones the open windows.",
@@ -21,7 +21,7 @@ Name = Annotated[str | None, typer.Option("--name", help="Only this name.")]
 
 
 @app.command(
-    "list", cls=Command, epilog=examples("pspf state list", "pspf state list app.total --key customer-3 --json")
+    "list", cls=CliCommand, epilog=examples("pspf state list", "pspf state list app.total --key customer-3 --json")
 )
 def list_state(
     handler: Handler = None,
@@ -49,7 +49,7 @@ def list_state(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples("pspf state get app.total customer-3", "pspf state get app.total customer-3 sum --json"),
 )
 def get(
@@ -84,7 +84,7 @@ def get(
     broker_session.run(work())
 
 
-@app.command(cls=Command, epilog=examples("pspf state dump > state.ndjson", "pspf state dump app.total"))
+@app.command(cls=CliCommand, epilog=examples("pspf state dump > state.ndjson", "pspf state dump app.total"))
 def dump(handler: Handler = None, group: GroupOption = None, backend: Backend = None, verbose: Verbose = False) -> None:
     """Print all remembered values and open windows, one JSON object a line."""
     from pspf.cli import broker_session

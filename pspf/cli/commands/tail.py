@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, AsJsonLines, Backend, Command, Verbose, examples
+from pspf.cli.options import AsJson, AsJsonLines, Backend, CliCommand, Verbose, examples
 from pspf.cli.parsing import parse_place
 from pspf.cli.services.where import parse_condition
 
@@ -18,7 +18,7 @@ _EXAMPLES = examples(
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=_EXAMPLES)(tail)
+    app.command(cls=CliCommand, epilog=_EXAMPLES)(tail)
 
 
 def tail(

@@ -7,7 +7,7 @@ import typer
 
 from pspf.cli.console import say, write_json, write_table
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples
 from pspf.cli.parsing import parse_span_ms
 
 _EXAMPLES = examples("pspf top", "pspf top --topic orders --every 5s", "pspf top --json")
@@ -16,7 +16,7 @@ _LEAST_MS: Final = 200
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=_EXAMPLES)(top)
+    app.command(cls=CliCommand, epilog=_EXAMPLES)(top)
 
 
 def top(

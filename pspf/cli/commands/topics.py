@@ -6,7 +6,7 @@ import typer
 
 from pspf.cli.console import count_of, format_span, say, write, write_json, write_table
 from pspf.cli.exit_codes import ExitCode, UsageError
-from pspf.cli.options import AsJson, Backend, Command, Execute, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Execute, Verbose, examples, make_app
 from pspf.cli.parsing import parse_place, parse_size, parse_span_ms
 
 app = make_app(
@@ -17,7 +17,7 @@ app = make_app(
 )
 
 
-@app.command("list", cls=Command, epilog=examples("pspf topics list", "pspf topics list --json"))
+@app.command("list", cls=CliCommand, epilog=examples("pspf topics list", "pspf topics list --json"))
 def list_topics(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """List all topics with their size."""
     from pspf.cli import broker_session
@@ -41,7 +41,7 @@ def list_topics(backend: Backend = None, as_json: AsJson = False, verbose: Verbo
     broker_session.run(work())
 
 
-@app.command(cls=Command, epilog=examples("pspf topics inspect orders", "pspf topics inspect orders-dlq --json"))
+@app.command(cls=CliCommand, epilog=examples("pspf topics inspect orders", "pspf topics inspect orders-dlq --json"))
 def inspect(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")],
     backend: Backend = None,
@@ -85,7 +85,7 @@ def inspect(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf topics create orders --partitions 16",
         "pspf topics create audit --retention forever",
@@ -125,7 +125,7 @@ def create(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf topics trim orders --to @-7d",
         "pspf topics trim orders --max-records 100000 --execute",
@@ -182,7 +182,7 @@ def trim(
     raise typer.Exit(broker_session.run(work()))
 
 
-@app.command(cls=Command, epilog=examples("pspf topics delete old", "pspf topics delete orders --force --execute"))
+@app.command(cls=CliCommand, epilog=examples("pspf topics delete old", "pspf topics delete orders --force --execute"))
 def delete(
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")],
     force: Annotated[bool, typer.Option("--force", help="Also with groups on it.", show_envvar=False)] = False,
@@ -215,7 +215,7 @@ def delete(
 
 
 @app.command(
-    cls=Command,
+    cls=CliCommand,
     epilog=examples(
         "pspf topics repartition orders --partitions 16",
         "pspf topics repartition orders --partitions 16 --reset-state --execute",

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pspf.cli.console import format_time, say, shorten, write_json, write_table
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 
 app = make_app(
     "Open windows, with the watermark that closes them.",
@@ -14,7 +14,9 @@ app = make_app(
 )
 
 
-@app.command("list", cls=Command, epilog=examples("pspf windows list", "pspf windows list --topic bids -n 20 --json"))
+@app.command(
+    "list", cls=CliCommand, epilog=examples("pspf windows list", "pspf windows list --topic bids -n 20 --json")
+)
 def list_windows(
     topic: Annotated[str | None, typer.Option("--topic", "-t", help="Only this topic's.")] = None,
     group: Annotated[str | None, typer.Option("--group", "-g", help="Only this group's.")] = None,

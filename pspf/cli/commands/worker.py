@@ -10,7 +10,7 @@ import typer
 
 from pspf.cli.console import say
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import App, Backend, Command, Verbose, examples
+from pspf.cli.options import App, Backend, CliCommand, Verbose, examples
 from pspf.cli.parsing import parse_span_ms
 
 _EXAMPLES = examples(
@@ -38,7 +38,7 @@ class LogFormat(StrEnum):
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(cls=Command, epilog=_EXAMPLES)(worker)
+    app.command(cls=CliCommand, epilog=_EXAMPLES)(worker)
 
 
 def worker(
@@ -128,7 +128,7 @@ def worker(
     """Run an app's handlers until SIGTERM or Ctrl-C; a first signal finishes what is in hand, a second gives it up."""
     from pspf.cli.services.project import find_app
     from pspf.runtime.app.plan import WorkerOptions
-    from pspf.runtime.launch import Request, launch
+    from pspf.runtime.launch import WorkerRequest, launch
     from pspf.settings import settings
 
     if burst_timeout is not None and not burst:
@@ -156,7 +156,7 @@ def worker(
         accept_orphans=accept_orphans,
     )
     target, folder = find_app(app)
-    request = Request(
+    request = WorkerRequest(
         target,
         folder,
         options,

@@ -6,7 +6,7 @@ import typer
 
 from pspf.cli.console import format_span, say, write, write_json, write_table
 from pspf.cli.exit_codes import ExitCode, UsageError
-from pspf.cli.options import AsJson, Backend, Command, Verbose, examples, make_app
+from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 from pspf.cli.parsing import parse_span_ms
 
 app = make_app(
@@ -28,7 +28,7 @@ Timeout = Annotated[
 ]
 
 
-@app.command("list", cls=Command, epilog=examples("pspf workers list", "pspf workers list --json"))
+@app.command("list", cls=CliCommand, epilog=examples("pspf workers list", "pspf workers list --json"))
 def list_workers(
     host: Annotated[str | None, typer.Option("--host", help="Only workers of this host.")] = None,
     backend: Backend = None,
@@ -90,7 +90,7 @@ def _remarks(process: dict[str, Any]) -> list[str]:
     return remarks
 
 
-@app.command(cls=Command, epilog=examples("pspf workers ping", "pspf workers ping HOST-4711-a1b2c3 --timeout 3s"))
+@app.command(cls=CliCommand, epilog=examples("pspf workers ping", "pspf workers ping HOST-4711-a1b2c3 --timeout 3s"))
 def ping(
     names: Names = None,
     timeout: Timeout = None,
@@ -102,7 +102,7 @@ def ping(
     _command("ping", names, is_for_all=True, timeout=timeout, backend=backend, as_json=as_json)
 
 
-@app.command(cls=Command, epilog=examples("pspf workers stop HOST-4711-a1b2c3", "pspf workers stop --all"))
+@app.command(cls=CliCommand, epilog=examples("pspf workers stop HOST-4711-a1b2c3", "pspf workers stop --all"))
 def stop(
     names: Names = None,
     is_for_all: All = False,
@@ -118,7 +118,7 @@ def stop(
     _command("stop", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
 
 
-@app.command(cls=Command, epilog=examples("pspf workers pause HOST-4711-a1b2c3", "pspf workers pause --all"))
+@app.command(cls=CliCommand, epilog=examples("pspf workers pause HOST-4711-a1b2c3", "pspf workers pause --all"))
 def pause(
     names: Names = None,
     is_for_all: All = False,
@@ -131,7 +131,7 @@ def pause(
     _command("pause", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
 
 
-@app.command(cls=Command, epilog=examples("pspf workers resume HOST-4711-a1b2c3", "pspf workers resume --all"))
+@app.command(cls=CliCommand, epilog=examples("pspf workers resume HOST-4711-a1b2c3", "pspf workers resume --all"))
 def resume(
     names: Names = None,
     is_for_all: All = False,
@@ -144,7 +144,7 @@ def resume(
     _command("resume", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
 
 
-@app.command(cls=Command, epilog=examples("pspf workers stacks", "pspf workers stacks HOST-4711-a1b2c3"))
+@app.command(cls=CliCommand, epilog=examples("pspf workers stacks", "pspf workers stacks HOST-4711-a1b2c3"))
 def stacks(
     names: Names = None,
     timeout: Timeout = None,

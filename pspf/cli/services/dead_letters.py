@@ -12,12 +12,12 @@ from pspf.cli.exit_codes import UsageError
 from pspf.cli.parsing import near
 from pspf.connectors.base import Broker, StoredDeadLetter
 from pspf.connectors.letters import replay_batch, scan_letters
-from pspf.connectors.views import Choice, as_json_letter, as_json_whole, names_of
+from pspf.connectors.views import LetterFilter, as_json_letter, as_json_whole, names_of
 from pspf.errors import NotFound, PSPFError
 from pspf.records import as_text, parse_id
 
 __all__ = [
-    "Choice",
+    "LetterFilter",
     "as_json_letter",
     "as_json_whole",
     "as_page",
@@ -31,7 +31,7 @@ __all__ = [
 _BATCH: Final = 500
 
 
-async def select(broker: Broker, choice: Choice, *, is_whole: bool = True) -> list[StoredDeadLetter]:
+async def select(broker: Broker, choice: LetterFilter, *, is_whole: bool = True) -> list[StoredDeadLetter]:
     """Return the dead letters of `choice`, oldest first; without event and traceback where not `is_whole`.
 
     Raises:
@@ -64,7 +64,7 @@ def _without_payload(letter: StoredDeadLetter) -> StoredDeadLetter:
     return replace(letter, record=letter.record._replace(value=b"", raw_headers=None), traceback="")
 
 
-async def select_one(broker: Broker, choice: Choice) -> StoredDeadLetter:
+async def select_one(broker: Broker, choice: LetterFilter) -> StoredDeadLetter:
     """Return the one dead letter of `choice`.
 
     Raises:

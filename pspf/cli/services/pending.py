@@ -17,7 +17,7 @@ _BATCH: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PendingFilter:
     """Which records of a group; what is None or empty does not narrow. An id may have its topic: `orders/42`."""
 
     group: str
@@ -38,7 +38,7 @@ class Choice:
         )
 
 
-async def select(broker: Broker, choice: Choice, *, with_in_hand: bool = False) -> list[PendingRecord]:
+async def select(broker: Broker, choice: PendingFilter, *, with_in_hand: bool = False) -> list[PendingRecord]:
     """Return the records of `choice`, with those that workers say to have in hand first.
 
     Raises:
@@ -62,7 +62,7 @@ async def select(broker: Broker, choice: Choice, *, with_in_hand: bool = False) 
     return [record for record in listed if choice.takes(record)]
 
 
-async def _read_in_hand(broker: Broker, choice: Choice, known: Sequence[PendingRecord]) -> list[PendingRecord]:
+async def _read_in_hand(broker: Broker, choice: PendingFilter, known: Sequence[PendingRecord]) -> list[PendingRecord]:
     """Return what workers say to have in hand and the broker does not know of: the first records of ordered batches."""
     places = {(record.cursor.topic, record.id) for record in known}
     found: list[PendingRecord] = []

@@ -6,7 +6,7 @@ from typing import Any
 
 from pspf.cli.console import write_json, write_table
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.parsing import Place, near
+from pspf.cli.parsing import TopicPosition, near
 from pspf.cli.services.lag import check_group
 from pspf.cli.services.shuffle_topics import is_behind_hop
 from pspf.cli.services.start_positions import find_offsets
@@ -21,7 +21,7 @@ class Seeking:
     """Which cursors of a group are to be moved, and where. What is None does not narrow."""
 
     group: str
-    place: Place
+    place: TopicPosition
     topic: str | None
     handler: str | None
     partition: int | None
@@ -45,7 +45,7 @@ class Seeking:
             )
         offsets = {topic: await find_offsets(broker, topic, self.place) for topic in topics}
         for topic in {cursor.topic for cursor in behind}:
-            offsets[topic] = await find_offsets(broker, topic, Place(end=True))
+            offsets[topic] = await find_offsets(broker, topic, TopicPosition(end=True))
         return [
             await broker.operations.seek(
                 cursor,

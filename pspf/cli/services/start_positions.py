@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pspf.cli.parsing import Place
+from pspf.cli.parsing import TopicPosition
 from pspf.connectors.base import Broker, PartitionInfo
 from pspf.records import Record, parse_id
 
 CHUNK: Final = 500
 
 
-async def find_offsets(broker: Broker, topic: str, place: Place) -> Mapping[int, int]:
+async def find_offsets(broker: Broker, topic: str, place: TopicPosition) -> Mapping[int, int]:
     """Return the first offset to read, by partition.
 
     A record's id names a place in its own partition; the others start at the same time.

@@ -10,7 +10,7 @@ import orjson
 
 from pspf.cli.console import flush, format_time, visible, write, write_json, write_json_line
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.parsing import Place
+from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.start_positions import CHUNK, find_offsets, order
 from pspf.cli.services.where import Condition
 from pspf.connectors.base import Broker
@@ -38,7 +38,7 @@ class Tail:
     """What to read: from `place` on, at most `count` records that fit all `conditions`, of one partition or all."""
 
     topic: str
-    place: Place
+    place: TopicPosition
     count: int | None
     follow: bool
     partition: int | None

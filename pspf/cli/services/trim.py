@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pspf.cli.console import count_of, format_size, say, write_json, write_table
-from pspf.cli.parsing import Place
+from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.start_positions import find_offsets
 from pspf.connectors.base import Broker
 from pspf.connectors.operations import Trimmed
@@ -18,7 +18,7 @@ class Trimming:
     """What is to stay of a topic: records from `place` on, or of each partition the last few or so many bytes."""
 
     topic: str
-    place: Place | None
+    place: TopicPosition | None
     max_records: int | None
     max_bytes: int | None
     partition: int | None

@@ -17,7 +17,7 @@ FileId = tuple[int, int]
 """Device and inode."""
 
 
-class Holder(Protocol):
+class ForkSensitive(Protocol):
     """Something that holds descriptors or locks."""
 
     def drop_after_fork(self) -> None:
@@ -25,7 +25,7 @@ class Holder(Protocol):
 
 
 _mutex: Final = threading.Lock()
-_holders: Final["weakref.WeakSet[Holder]"] = weakref.WeakSet()
+_holders: Final["weakref.WeakSet[ForkSensitive]"] = weakref.WeakSet()
 _inherited: Final[set[FileId]] = set()
 
 
@@ -36,7 +36,7 @@ def held_off() -> Iterator[None]:
         yield
 
 
-def watch(holder: Holder) -> None:
+def watch(holder: ForkSensitive) -> None:
     """Have `drop_after_fork` called in every child that is forked while `holder` exists."""
     with _mutex:
         _holders.add(holder)

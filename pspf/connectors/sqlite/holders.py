@@ -17,7 +17,7 @@ _LOCK: Final = re.compile(r"(FLOCK|POSIX|OFDLCK)\s+\S+\s+(READ|WRITE)\s+(-?\d+)\
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """A process that holds a lock: since when (wall clock, None where unknown), and as what it was started."""
 
     pid: int

@@ -32,7 +32,7 @@ def check_file(name: str, path: str | Path, known: FileId) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DatabaseFiles:
     """The files of a database as they were when it was opened. What is written to others is lost."""
 
     files: tuple[tuple[str, FileId | None], ...]

@@ -1,7 +1,7 @@
 """Reads and polls on the engine's thread: they are answered at once, parked, or become writes."""
 
 from pspf.connectors.sqlite.engine.base import ANY_PARTITION, Engine, Nothing
-from pspf.connectors.sqlite.requests import Request, Requests
+from pspf.connectors.sqlite.requests import EngineRequest, Requests
 from pspf.connectors.sqlite.wakeups import WakeUps
 from pspf.errors import BackendUnavailable
 
@@ -14,7 +14,7 @@ class Polls:
         self._requests = requests
         self._wakeups = wakeups
 
-    def sort(self, writes: list[Request], grown: set[int], is_any: bool) -> None:
+    def sort(self, writes: list[EngineRequest], grown: set[int], is_any: bool) -> None:
         """Answer what is only read, park what waits; add what is to be written to `writes`."""
         self.look_at_parked(writes, grown, is_any)
         while self._requests.new:
@@ -26,7 +26,7 @@ class Polls:
             else:
                 self._answer_read(request)
 
-    def look_at_parked(self, writes: list[Request], grown: set[int], is_any: bool) -> None:
+    def look_at_parked(self, writes: list[EngineRequest], grown: set[int], is_any: bool) -> None:
         """Look where something has grown or is due; add what is to be written to `writes`."""
         if not self._requests.parked:
             return
@@ -40,7 +40,13 @@ class Polls:
             raise
 
     def _look_if_due(
-        self, request: Request, writes: list[Request], grown: set[int], is_any: bool, now_ms: int, wall_ms: int
+        self,
+        request: EngineRequest,
+        writes: list[EngineRequest],
+        grown: set[int],
+        is_any: bool,
+        now_ms: int,
+        wall_ms: int,
     ) -> None:
         poll = request.poll
         assert poll is not None
@@ -55,7 +61,7 @@ class Polls:
         else:
             self._requests.parked.append(request)
 
-    def _look(self, request: Request, writes: list[Request]) -> None:
+    def _look(self, request: EngineRequest, writes: list[EngineRequest]) -> None:
         poll = request.poll
         assert poll is not None
         if request.is_given_up or request.future.done():
@@ -72,7 +78,7 @@ class Polls:
         else:
             writes.append(request)
 
-    def park(self, request: Request, nothing: Nothing) -> None:
+    def park(self, request: EngineRequest, nothing: Nothing) -> None:
         """Let a poll wait that has found nothing, or answer it where its time is up."""
         if request.deadline_ms <= self._engine.clock.monotonic_ms():
             self._requests.answer(request, nothing, None)
@@ -81,14 +87,14 @@ class Polls:
         self._requests.parked.append(request)
         self._wakeups.listen()
 
-    def _answer_read(self, request: Request) -> None:
+    def _answer_read(self, request: EngineRequest) -> None:
         assert request.job is not None
         try:
             self._requests.answer(request, self._engine.read_now(request.job), None)
         except BaseException as error:  # the boundary of one read: its caller gets the error
             self._answer_error(request, error)
 
-    def _answer_error(self, request: Request, error: BaseException) -> None:
+    def _answer_error(self, request: EngineRequest, error: BaseException) -> None:
         if not isinstance(error, Exception):  # the end of this thread, not of the caller's event loop
             self._requests.answer(
                 request, None, BackendUnavailable(f"{self._engine.storage.name}: its thread has ended: {error!r}")

@@ -22,7 +22,7 @@ Answer = tuple["asyncio.Future[Any]", Any, BaseException | None]
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class EngineRequest:
     """What a task asked for, and where its answer goes."""
 
     loop: asyncio.AbstractEventLoop
@@ -38,19 +38,19 @@ class Request:
     since_s: float = field(default_factory=time.monotonic)
 
 
-def make_request() -> Request:
+def make_request() -> EngineRequest:
     """Return a request of the running task, which asks for nothing yet."""
     loop = asyncio.get_running_loop()
-    return Request(loop, loop.create_future())
+    return EngineRequest(loop, loop.create_future())
 
 
 class Requests:
     """All requests that have no answer yet."""
 
     def __init__(self) -> None:
-        self.new: deque[Request] = deque()
-        self.parked: list[Request] = []
-        self.in_hand: Sequence[Request] = ()
+        self.new: deque[EngineRequest] = deque()
+        self.parked: list[EngineRequest] = []
+        self.in_hand: Sequence[EngineRequest] = ()
         """What the thread is about to write, or waits to."""
         self.giving_up = threading.Lock()
         """Held while a write is begun or given up."""
@@ -73,7 +73,7 @@ class Requests:
                 write.is_begun = True
         return chosen
 
-    def answer(self, request: Request, result: Any, error: BaseException | None) -> None:
+    def answer(self, request: EngineRequest, result: Any, error: BaseException | None) -> None:
         """Have an answer delivered with the next ones."""
         self._answers.setdefault(request.loop, []).append((request.future, result, error))
 
@@ -95,7 +95,7 @@ class Requests:
                 self.give_up(request, error)
         self.deliver()
 
-    def give_up(self, request: Request, error: BaseException) -> None:
+    def give_up(self, request: EngineRequest, error: BaseException) -> None:
         """Answer one with an error, under `giving_up`."""
         if request.write is not None and request.write.is_begun:
             error = OutcomeUnknown(str(error))
@@ -104,14 +104,14 @@ class Requests:
         request.is_given_up = True
         _deliver_to(request.loop, [(request.future, None, error)])
 
-    def find_late(self, *, is_waiting: bool, emit_timeout_ms: int) -> list[Request]:
+    def find_late(self, *, is_waiting: bool, emit_timeout_ms: int) -> list[EngineRequest]:
         """Return the writes whose callers' patience is over, and the emits that a slow disk holds.
 
         `is_waiting`: for other processes' writes, while reads are answered by who stands in.
         """
         now_s = time.monotonic()
 
-        def is_late(request: Request) -> bool:
+        def is_late(request: EngineRequest) -> bool:
             if request.future.done() or request.is_given_up or (request.job is not None and is_waiting):
                 return False
             patience_ms = request.patience_ms

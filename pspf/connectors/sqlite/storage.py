@@ -19,8 +19,8 @@ from pspf import faults
 from pspf.connectors.base import Limits
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.forks import FileId
-from pspf.connectors.sqlite.holders import Holder, command_of, find_readers
-from pspf.connectors.sqlite.place import Place, check_file, find_id
+from pspf.connectors.sqlite.holders import LockHolder, command_of, find_readers
+from pspf.connectors.sqlite.place import DatabaseFiles, check_file, find_id
 from pspf.connectors.sqlite.writers import WritersQueue
 from pspf.errors import BackendCorrupt, BackendGone, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
 from pspf.loggers import get_logger
@@ -75,7 +75,7 @@ class Storage:
         self._synchronous = ""
         self._connection: apsw.Connection | None = None
         self.queue = None if path is None else WritersQueue(path)
-        self._place: Place | None = None
+        self._place: DatabaseFiles | None = None
         self.file: FileId | None = None
         """The database's file: what was opened first, or is to be. No other one is opened, and none is made anew."""
         self._looked_at = 0.0
@@ -166,7 +166,7 @@ class Storage:
         self.connection.set_wal_hook(self._after_commit)
         self._set_synchronous(durable=True)
         if self.path is not None:
-            self._place = Place.of(self.path)
+            self._place = DatabaseFiles.of(self.path)
             self.file = self.file or self._place.database
 
     def _look_whose(self) -> bool:
@@ -394,7 +394,7 @@ class Storage:
         if now - self._warned_at < _WARN_EVERY_S or self.path is None:
             return
         self._warned_at = now
-        readers = ", ".join(str(Holder(pid, command_of(pid))) for pid in find_readers(self.path))
+        readers = ", ".join(str(LockHolder(pid, command_of(pid))) for pid in find_readers(self.path))
         logger.warning(
             "%s: a long read keeps its log from being emptied, at %d MB: %s; end it, or the log grows on",
             self.name,

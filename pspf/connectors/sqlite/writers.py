@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from pspf.connectors.sqlite import forks
-from pspf.connectors.sqlite.holders import Holder, command_of, find_flock_holder, find_writer
+from pspf.connectors.sqlite.holders import LockHolder, command_of, find_flock_holder, find_writer
 
 _RECORD: Final = struct.Struct("<qq112s")
 """In the lock file: pid of the last that took its turn, since when (wall clock, 0 = it is over), its command."""
@@ -101,22 +101,22 @@ class WritersQueue:
         self._sign(0)
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
-    def find_holder(self) -> Holder | None:
+    def find_holder(self) -> LockHolder | None:
         """Return who has the turn, or is in a write transaction without one; None where that can't be told."""
         signed = self._read_signature()
         pid = find_writer(self._database) or find_flock_holder(self.path)
         if pid is None or (signed is not None and signed.pid == pid):
             return signed if signed is None or signed.pid != self._pid else None
-        return None if pid == self._pid else Holder(pid, command_of(pid))
+        return None if pid == self._pid else LockHolder(pid, command_of(pid))
 
-    def find_stuck(self) -> Holder | None:
+    def find_stuck(self) -> LockHolder | None:
         """Return who has the turn for longer than a commit takes. Any thread may ask."""
         signed = self._read_signature()
         if signed is None or signed.pid == self._pid or signed.since_ms is None or not self._is_taken():
             return None
         return signed if time.time_ns() // 1_000_000 - signed.since_ms >= STUCK_MS else None
 
-    def watch_writer(self, watch_ms: int) -> Holder | None:
+    def watch_writer(self, watch_ms: int) -> LockHolder | None:
         """Return who is in one write transaction, or in one after the other, for as long as it is watched."""
         until = time.monotonic() + watch_ms / 1000
         first = find_writer(self._database)
@@ -124,7 +124,7 @@ class WritersQueue:
             time.sleep(_POLL_S)
             if find_writer(self._database) != first:
                 return None
-        return None if first in (None, self._pid) else Holder(first, command_of(first))
+        return None if first in (None, self._pid) else LockHolder(first, command_of(first))
 
     def _is_taken(self) -> bool:
         """Whether somebody has the turn: who was killed in it has left its signature."""
@@ -142,9 +142,9 @@ class WritersQueue:
         if self._record is not None:
             _RECORD.pack_into(self._record, 0, self._pid, since_ms, self._command)
 
-    def _read_signature(self) -> Holder | None:
+    def _read_signature(self) -> LockHolder | None:
         record = self._record
         if record is None or record.closed:
             return None
         pid, since_ms, command = _RECORD.unpack_from(record)
-        return Holder(pid, command.rstrip(b"\0").decode("utf-8", "replace"), since_ms) if since_ms else None
+        return LockHolder(pid, command.rstrip(b"\0").decode("utf-8", "replace"), since_ms) if since_ms else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from pspf import faults
 from pspf.concurrency.background import Outcome, start_patiently
-from pspf.context import Context, Surroundings, SyncContext
+from pspf.context import Context, HandlerScope, SyncContext
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.executor import Executor, drop_cancellations, ends_run, enter_call, leave, told_if_overdue
 from pspf.engine.handlers.isolation import OwnContext, in_own_context
@@ -25,7 +25,7 @@ class _NotStartedError(Exception):
 class WholeBatch(Executor):
     """Calls a handler with all records of a batch, and narrows a failure down to its records."""
 
-    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
+    def __init__(self, subscription: Subscription, decode: Decoder, around: HandlerScope) -> None:
         self._subscription = subscription
         self._decode = decode
         self._around = around

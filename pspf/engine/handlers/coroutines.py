@@ -6,11 +6,11 @@ from contextvars import copy_context
 from typing import Any, Final
 
 from pspf import faults
-from pspf.context import Call, Context, Surroundings
+from pspf.context import Call, Context, HandlerScope
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.executor import (
-    Breath,
     Executor,
+    YieldPoint,
     current_task,
     drop_cancellations,
     ends_run,
@@ -19,7 +19,7 @@ from pspf.engine.handlers.executor import (
     told_if_overdue,
 )
 from pspf.engine.handlers.isolation import OwnContext
-from pspf.engine.handlers.key_lanes import Lanes
+from pspf.engine.handlers.key_lanes import KeyLanes
 from pspf.errors import HandlerTimeout
 from pspf.events.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.records import Record
@@ -28,12 +28,12 @@ from pspf.subscription import Subscription, Takes
 _BREATH_RECORDS: Final = 64
 
 
-class Plain(Executor):
+class PlainCoroutines(Executor):
     """One async handler after the other, nothing but the event: the fast way. Records are read by sections."""
 
     can_be_cut = True
 
-    def __init__(self, subscription: Subscription, read: SectionDecoder, around: Surroundings) -> None:
+    def __init__(self, subscription: Subscription, read: SectionDecoder, around: HandlerScope) -> None:
         self._function: Callable[[Any], Awaitable[Any]] = subscription.handler.function
         self._own = OwnContext(self._function)
         self._read = read
@@ -43,7 +43,7 @@ class Plain(Executor):
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         call, own = enter_call(self._name, self._warned), self._own
         function, clean = own if own.is_needed else self._function, call.clean
-        breath, cancellations, context = Breath(), current_task().cancelling, copy_context
+        breath, cancellations, context = YieldPoint(), current_task().cancelling, copy_context
         asks = run.has_to_ask
         for begin in range(0, len(records), _BREATH_RECORDS):
             await breath.take()
@@ -79,7 +79,7 @@ class Plain(Executor):
 class Calls:
     """How to call an async handler once: its arguments, its context, its time limit."""
 
-    def __init__(self, subscription: Subscription, decode: Decoder, around: Surroundings) -> None:
+    def __init__(self, subscription: Subscription, decode: Decoder, around: HandlerScope) -> None:
         handler = subscription.handler
         self._function = OwnContext(handler.function)
         self._decode = decode
@@ -153,7 +153,7 @@ class InTurn(Executor):
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         call = self._calls.enter()
-        breath = Breath()
+        breath = YieldPoint()
         for taken, record in enumerate(records):
             if not taken % _BREATH_RECORDS:
                 await breath.take()
@@ -177,23 +177,23 @@ class SideBySide(Executor):
         self._concurrency = subscription.concurrency
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
-        lanes = Lanes(records, by_key=self._is_ordered)
+        lanes = KeyLanes(records, by_key=self._is_ordered)
         unstarted: list[Record] = []
         async with asyncio.TaskGroup() as group:
             for _ in range(min(self._concurrency, len(records))):
                 group.create_task(self._work(lanes, run, unstarted))
         return leave(records, unstarted, run)
 
-    async def _work(self, lanes: Lanes, run: BatchRun, unstarted: list[Record]) -> None:
+    async def _work(self, lanes: KeyLanes, run: BatchRun, unstarted: list[Record]) -> None:
         try:
             await self._run_lanes(lanes, run, unstarted)
         except BaseException:
             run.give_up()  # the others are cancelled, and that is nothing of their records
             raise
 
-    async def _run_lanes(self, lanes: Lanes, run: BatchRun, unstarted: list[Record]) -> None:
+    async def _run_lanes(self, lanes: KeyLanes, run: BatchRun, unstarted: list[Record]) -> None:
         call = self._calls.enter()
-        breath = Breath()
+        breath = YieldPoint()
         for lane in lanes:
             await breath.take()
             for record in lane:

@@ -18,7 +18,7 @@ from typing import Final
 from pspf.context import Call, current_call
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.isolation import decimals_of, is_same
-from pspf.engine.idleness import Silence
+from pspf.engine.idleness import IdleTracker
 from pspf.records import Record
 
 _BREATH_SECONDS: Final = 0.05
@@ -42,11 +42,11 @@ class Executor(ABC):
         """Whether records that an earlier batch left in hand have their outcome: the next run reports it."""
         return False
 
-    def patience_ms(self, silence: Silence, now_ms: int) -> int:
+    def patience_ms(self, silence: IdleTracker, now_ms: int) -> int:
         """Return how long a read that begins now may wait for a record."""
         return _PATIENCE_MS
 
-    async def notice(self, silence: Silence) -> None:  # noqa: B027 (most have nothing to do then)
+    async def notice(self, silence: IdleTracker) -> None:  # noqa: B027 (most have nothing to do then)
         """Learn that a read found nothing; whoever has something to do then `has_late`."""
 
 
@@ -153,7 +153,7 @@ def enter_call(handler: str, warned: set[str]) -> Call:
     return call
 
 
-class Breath:
+class YieldPoint:
     """Gives the event loop a turn now and then, for handlers that never wait for anything."""
 
     __slots__ = ("_last",)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pspf.records import Record
 
 
-class Lanes:
+class KeyLanes:
     """Deals records, in order, one lane at a time; with `by_key` those of a key are one lane.
 
     Whoever takes a lane runs it from its front, so that no two of one key run at a time.

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from pspf import faults
 from pspf.concurrency.background import start_patiently, start_thread
-from pspf.context import Surroundings, SyncContext
+from pspf.context import HandlerScope, SyncContext
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.executor import Executor, enter_call, leave, told_if_overdue
 from pspf.engine.handlers.isolation import in_own_context
-from pspf.engine.handlers.key_lanes import Lanes
+from pspf.engine.handlers.key_lanes import KeyLanes
 from pspf.errors import ConfigurationError, HandlerTimeout
 from pspf.events.decoding import Decoder
 from pspf.loggers import get_logger
@@ -86,13 +86,13 @@ class Overrun:
         return self.thread.finished.done()
 
 
-class Shift:
+class ThreadedBatch:
     """One batch in threads: where they take records from. Everything is done under `mutex`."""
 
-    def __init__(self, records: Sequence[Record], run: BatchRun, threads: "Threads") -> None:
+    def __init__(self, records: Sequence[Record], run: BatchRun, threads: "ThreadedExecutor") -> None:
         subscription = threads.subscription
         # One thread alone takes the records as they come.
-        self.lanes = Lanes(records, by_key=subscription.is_ordered and subscription.concurrency > 1)
+        self.lanes = KeyLanes(records, by_key=subscription.is_ordered and subscription.concurrency > 1)
         self.run = run
         self.threads = threads
         self.mutex = threading.Lock()
@@ -118,7 +118,7 @@ class Shift:
 class HandlerThread:
     """A thread that runs records of a shift until there are none or it is given up."""
 
-    def __init__(self, shift: Shift, lane: deque[Record]) -> None:
+    def __init__(self, shift: ThreadedBatch, lane: deque[Record]) -> None:
         self.loop = asyncio.get_running_loop()
         self.finished: asyncio.Future[None] = self.loop.create_future()
         self.lane = lane
@@ -189,13 +189,13 @@ def now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-class Threads(Executor):
+class ThreadedExecutor(Executor):
     """Plain `def` handlers in `concurrency` threads. `on_late` is called when a late outcome is known."""
 
     can_be_cut = True
 
     def __init__(
-        self, subscription: Subscription, calls: PlainCalls, around: Surroundings, on_late: Callable[[], None]
+        self, subscription: Subscription, calls: PlainCalls, around: HandlerScope, on_late: Callable[[], None]
     ) -> None:
         self.subscription = subscription
         self.around = around
@@ -218,7 +218,7 @@ class Threads(Executor):
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         await self._wait_for_overruns(run)
         self._report_late(run)
-        shift = Shift(records, run, self)
+        shift = ThreadedBatch(records, run, self)
         going: list[HandlerThread] = []
         try:
             await self._start(going, min(self.subscription.concurrency, len(records)), shift)
@@ -233,7 +233,7 @@ class Threads(Executor):
             shift.unstarted += lane
         return leave(records, shift.unstarted, run)
 
-    async def _start(self, going: list[HandlerThread], wanted: int, shift: Shift) -> None:
+    async def _start(self, going: list[HandlerThread], wanted: int, shift: ThreadedBatch) -> None:
         """Have up to `wanted` threads take records, fewer where there are no more, at least one unless it is to end."""
         first = HandlerThread(shift, deque())
         if not await first.start():
@@ -257,7 +257,7 @@ class Threads(Executor):
             return_when=asyncio.FIRST_COMPLETED,
         )
 
-    def _go_on(self, going: Sequence[HandlerThread], shift: Shift) -> list[HandlerThread]:
+    def _go_on(self, going: Sequence[HandlerThread], shift: ThreadedBatch) -> list[HandlerThread]:
         """Return the threads to wait for; one that is over its time is replaced."""
         left: list[HandlerThread] = []
         for thread in going:
@@ -271,14 +271,14 @@ class Threads(Executor):
                 shift.unstarted += thread.lane
         return left
 
-    def _replace(self, thread: HandlerThread, shift: Shift) -> HandlerThread | None:
+    def _replace(self, thread: HandlerThread, shift: ThreadedBatch) -> HandlerThread | None:
         """Return a thread that goes on with what one that was given up left; None where there is none to be had."""
         another = HandlerThread(shift, thread.lane)
         if len(self._overruns) >= _MAX_OVERRUNS or not start_thread(another.work, THREAD_NAME):
             return None
         return another
 
-    def _give_up_if_over(self, thread: HandlerThread, shift: Shift) -> bool:
+    def _give_up_if_over(self, thread: HandlerThread, shift: ThreadedBatch) -> bool:
         limit_ms = self.subscription.timeout_ms
         with shift.mutex:
             record = thread.record

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pspf.context import Context, Surroundings, SyncContext, current_call
+from pspf.context import Context, HandlerScope, SyncContext, current_call
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.batches import WholeBatch, find_culprits
 from pspf.engine.handlers.coroutines import Calls
@@ -17,7 +17,7 @@ from pspf.records import Record
 from pspf.subscription import Subscription
 
 if TYPE_CHECKING:
-    from pspf.observability.tracing import Call as CallSpan
+    from pspf.observability.tracing import CallSpan as CallSpan
     from pspf.observability.tracing import HandlerSpans
 
 Span = AbstractContextManager[object]
@@ -27,7 +27,7 @@ class TracedCalls(Calls):
     """Calls of an async handler."""
 
     def __init__(
-        self, subscription: Subscription, decode: Decoder, around: Surroundings, spans: "HandlerSpans"
+        self, subscription: Subscription, decode: Decoder, around: HandlerScope, spans: "HandlerSpans"
     ) -> None:
         super().__init__(subscription, decode, around)
         self._spans = spans
@@ -62,7 +62,7 @@ class TracedWholeBatch(WholeBatch):
     """Calls of a handler of many events: one span a call, linked to who emitted them."""
 
     def __init__(
-        self, subscription: Subscription, decode: Decoder, around: Surroundings, spans: "HandlerSpans"
+        self, subscription: Subscription, decode: Decoder, around: HandlerScope, spans: "HandlerSpans"
     ) -> None:
         super().__init__(subscription, decode, around)
         self._spans = spans

@@ -16,14 +16,14 @@ from pspf import faults
 from pspf.clock import Clock
 from pspf.concurrency.background import run_in_thread
 from pspf.connectors.base import Consumer
-from pspf.context import Surroundings
+from pspf.context import HandlerScope
 from pspf.engine.batch_outcome import BatchRun, EffectLimits, Failure
-from pspf.engine.handlers.executor import Breath, Executor, ends_run, enter_call
+from pspf.engine.handlers.executor import Executor, YieldPoint, ends_run, enter_call
 from pspf.engine.handlers.isolation import OwnContext, in_own_context
 from pspf.engine.handlers.threads import THREAD_NAME
 from pspf.engine.handlers.traced import span_batches
-from pspf.engine.idleness import Silence
-from pspf.engine.key_order import HeldBack
+from pspf.engine.idleness import IdleTracker
+from pspf.engine.key_order import KeyOrder
 from pspf.errors import ConfigurationError, SchemaError, StateUnreadable, TooManyEffects, text_of
 from pspf.events.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.events.timestamps import FutureGuard, find_latest_ms, time_of
@@ -73,30 +73,35 @@ Aside = Broken | TooLate | Mark
 """Where a record belongs that is not aggregated."""
 
 
-class Insist(Protocol):
+class RetryingCall(Protocol):
     """Does something with the broker, and again while it is not there."""
 
     def __call__(self, doing: str, act: Callable[[], Awaitable[T]], /) -> Coroutine[Any, Any, T]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class OperatorScope:
     """What an operator works with. `on_more` is called when it has work that no record brings."""
 
     consumer: Consumer
-    held: HeldBack
-    insist: Insist
+    held: KeyOrder
+    insist: RetryingCall
     clock: Clock
     limits: EffectLimits
     max_entries: int
     on_more: Callable[[], None]
 
 
-class Windowed(Executor):
+class OperatorHost(Executor):
     """One windowed handler on one cursor. Its memory is what the last commit stored, or is about to."""
 
     def __init__(
-        self, subscription: Subscription, decode: Decoder, read: SectionDecoder, around: Surroundings, room: Room
+        self,
+        subscription: Subscription,
+        decode: Decoder,
+        read: SectionDecoder,
+        around: HandlerScope,
+        room: OperatorScope,
     ) -> None:
         assert subscription.windowing is not None
         self.windowing = windowing = subscription.windowing
@@ -136,7 +141,7 @@ class Windowed(Executor):
         self.is_async = handler.is_async and windowing.aggregation is None
         self._in_thread = not handler.is_async and windowing.aggregation is None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._breath = None if self._in_thread else Breath()
+        self._breath = None if self._in_thread else YieldPoint()
         self._span = span_batches(subscription, around.spans)
         function = _armed(handler.function, self.is_async)
         self.function = OwnContext(function) if self.is_async else in_own_context(function)
@@ -171,13 +176,13 @@ class Windowed(Executor):
         self._is_final = True
         self.room.on_more()
 
-    def patience_ms(self, silence: Silence, now_ms: int) -> int:
+    def patience_ms(self, silence: IdleTracker, now_ms: int) -> int:
         idle_ms, longest_ms = self.windowing.idle_timeout_ms, super().patience_ms(silence, now_ms)
         if idle_ms is None or silence.lasted_ms >= idle_ms:
             return longest_ms
         return min(longest_ms, silence.left_ms(idle_ms, now_ms))
 
-    async def notice(self, silence: Silence) -> None:
+    async def notice(self, silence: IdleTracker) -> None:
         idle_ms = self.windowing.idle_timeout_ms
         if idle_ms is None or silence.lasted_ms < idle_ms:
             return

@@ -8,9 +8,9 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
-from pspf.context import Surroundings
+from pspf.context import HandlerScope
 from pspf.engine.batch_outcome import BatchRun
-from pspf.engine.operators.host import BREATH_RECORDS, Aside, Item, Room, TooLate, Windowed
+from pspf.engine.operators.host import BREATH_RECORDS, Aside, Item, OperatorHost, OperatorScope, TooLate
 from pspf.errors import StateUnreadable
 from pspf.events.decoding import Decoder, SectionDecoder
 from pspf.records import Record
@@ -19,7 +19,7 @@ from pspf.windowing.event_time import Key, decode_key, encode_key
 from pspf.windowing.folds import HandlerFold
 from pspf.windowing.progress import Progress
 from pspf.windowing.session_rows import ROWS, TOGETHER, decode_sessions, read_rows, rows_of
-from pspf.windowing.sessions import Session, Sessions
+from pspf.windowing.sessions import SessionIndex, SessionSpan
 from pspf.windowing.spans import BEGINNING, NEVER
 from pspf.windowing.table import LARGE_BYTES, Changes
 
@@ -28,28 +28,33 @@ _PAGE: Final = 1_000
 _T = TypeVar("_T")
 
 
-class SessionWindows(Windowed):
+class SessionWindows(OperatorHost):
     """Keeps the sessions of each key, and closes them as they are due."""
 
     def __init__(
-        self, subscription: Subscription, decode: Decoder, read: SectionDecoder, around: Surroundings, room: Room
+        self,
+        subscription: Subscription,
+        decode: Decoder,
+        read: SectionDecoder,
+        around: HandlerScope,
+        room: OperatorScope,
     ) -> None:
         super().__init__(subscription, decode, read, around, room)
-        self._sessions = Sessions(self.windowing)
+        self._sessions = SessionIndex(self.windowing)
         self._bound_ms = NEVER
         """The earliest watermark at which a session of the section in hand could be due."""
         self._closed_ms = BEGINNING
         """Sessions whose last record is not after it are closed."""
         self._withheld: set[Key] = set()
-        self._together: dict[Key, Sequence[Session]] = {}
+        self._together: dict[Key, Sequence[SessionSpan]] = {}
         """The sessions of the keys whose sessions are stored together: they get rows when one of them changes."""
         self._updates = self.windowing.emit == "updates"
         self._keeps_records = not self.fold.can_merge
 
     async def restore(self, progress: Progress, *, is_new: bool) -> None:
-        sessions = self._sessions = Sessions(self.windowing)
+        sessions = self._sessions = SessionIndex(self.windowing)
         self._together = {}
-        found: dict[Key, list[Session]] = {}
+        found: dict[Key, list[SessionSpan]] = {}
         if not is_new:
             cursor = self.room.consumer.cursor
             place = (self.fold.decode, cursor.topic, cursor.partition)
@@ -90,7 +95,7 @@ class SessionWindows(Windowed):
         except (struct.error, OverflowError, ValueError) as error:
             raise self.fold.unreadable(error) from error
 
-    def _check_records(self, sessions: Sequence[Session]) -> None:
+    def _check_records(self, sessions: Sequence[SessionSpan]) -> None:
         if self._keeps_records and any(one.records is None and not one.is_closed for one in sessions):
             raise StateUnreadable(
                 f"handler {self._name} has open sessions that were made with merge=, and has none now: without their"
@@ -160,7 +165,7 @@ class SessionWindows(Windowed):
         self._bound_ms = NEVER
         return len(section)
 
-    async def _fold(self, item: Item, touching: Sequence[Session], whole: int, run: BatchRun) -> bool:
+    async def _fold(self, item: Item, touching: Sequence[SessionSpan], whole: int, run: BatchRun) -> bool:
         """Aggregate one record; return whether it was late instead. What raises has changed nothing."""
         record, event, key, time_ms, at_ms = item
         sessions = self._sessions
@@ -182,7 +187,7 @@ class SessionWindows(Windowed):
             sessions.dirty[session] = key
         else:
             state, records = await self._join(touching, event, record)
-            session = Session(first_ms, last_ms, state, records)
+            session = SessionSpan(first_ms, last_ms, state, records)
             if records is not None:
                 session.size_bytes = len(record.value) + sum([one.size_bytes - one.state_bytes for one in touching])
             run.count(sum([one.rows for one in touching]), 0)
@@ -192,7 +197,7 @@ class SessionWindows(Windowed):
             self.weigh(record, len(session.state), run)
         return False
 
-    def _count_whole(self, touching: Sequence[Session]) -> int:
+    def _count_whole(self, touching: Sequence[SessionSpan]) -> int:
         """Return the bytes of what is written as a whole where it is much and a record comes to these sessions.
 
         Of one session that is its state, once a batch; sessions that become one are written with all their records.
@@ -205,13 +210,13 @@ class SessionWindows(Windowed):
             whole = 0 if touching[0] in self._sessions.dirty else touching[0].state_bytes
         return whole if whole >= LARGE_BYTES else 0
 
-    def _weigh_growth(self, record: Record, touching: Sequence[Session], whole: int, run: BatchRun) -> None:
+    def _weigh_growth(self, record: Record, touching: Sequence[SessionSpan], whole: int, run: BatchRun) -> None:
         """Count what a record adds to sessions, about. Errors as in `weigh`."""
         if whole or self._keeps_records or self.fold.keeps_values:
             before = sum([session.size_bytes for session in touching])
             self.weigh_growth(record, before, run, whole=whole)
 
-    async def _join(self, parts: Sequence[Session], event: Any, record: Record) -> tuple[Any, list[Record] | None]:
+    async def _join(self, parts: Sequence[SessionSpan], event: Any, record: Record) -> tuple[Any, list[Record] | None]:
         """Return the state, and the records where they are kept, of no session or several and one record more."""
         state: Any = None
         if not self._keeps_records:
@@ -243,7 +248,7 @@ class SessionWindows(Windowed):
                 self._close(key, session, source, run)
         return True
 
-    def _close(self, key: Key, session: Session, source: int, run: BatchRun) -> None:
+    def _close(self, key: Key, session: SessionSpan, source: int, run: BatchRun) -> None:
         rows = session.rows  # which are removed, or written anew
         if not session.is_closed and session.state is not None:
             is_final = self.windowing.emit == "final"
@@ -253,7 +258,7 @@ class SessionWindows(Windowed):
         run.count(max(0, rows), 0)
         self._sessions.close(key, session)
 
-    def _emit_session(self, key: Key, session: Session, source: int, run: BatchRun) -> None:
+    def _emit_session(self, key: Key, session: SessionSpan, source: int, run: BatchRun) -> None:
         end_ms = session.last_ms + self._sessions.gap_ms
         self.emit(key, session.first_ms, end_ms, session.state, source, run)
         session.is_fresh = False

@@ -11,9 +11,9 @@ from typing import Any, Final
 import orjson
 
 from pspf.engine.batch_outcome import BatchRun
-from pspf.engine.handlers.executor import Breath, Executor, ends_run
-from pspf.engine.idleness import Silence
-from pspf.engine.operators.host import BREATH_RECORDS, Room
+from pspf.engine.handlers.executor import Executor, YieldPoint, ends_run
+from pspf.engine.idleness import IdleTracker
+from pspf.engine.operators.host import BREATH_RECORDS, OperatorScope
 from pspf.errors import ConfigurationError, StateUnreadable
 from pspf.events.decoding import Decoder
 from pspf.events.timestamps import NO_LIMIT_MS, FutureGuard, find_latest_ms, time_of
@@ -51,10 +51,10 @@ def _read_times(stored: bytes, name: str) -> tuple[int, int]:
         ) from error
 
 
-class Repartitioning(Executor):
+class ShuffleSender(Executor):
     """One source partition on its way through the internal topic."""
 
-    def __init__(self, subscription: Subscription, read: Decoder, room: Room, read_others: ReadTimes) -> None:
+    def __init__(self, subscription: Subscription, read: Decoder, room: OperatorScope, read_others: ReadTimes) -> None:
         assert subscription.windowing is not None
         assert subscription.repartition is not None
         self._windowing = subscription.windowing
@@ -89,7 +89,7 @@ class Repartitioning(Executor):
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         if not self._is_open:
             await self._open()
-        breath = Breath()
+        breath = YieldPoint()
         taken = 0
         self._latest_ms = find_latest_ms(self._windowing.max_future_ms, self._room.clock)
         for record in records:
@@ -158,11 +158,11 @@ class Repartitioning(Executor):
     def has_late(self) -> bool:
         return self._has_news
 
-    def patience_ms(self, silence: Silence, now_ms: int) -> int:
+    def patience_ms(self, silence: IdleTracker, now_ms: int) -> int:
         # Who has learned that others are ahead has only to see that there is still nothing here.
         return 1 if self._is_behind and not len(self._room.held) else self._look_ms
 
-    async def notice(self, silence: Silence) -> None:
+    async def notice(self, silence: IdleTracker) -> None:
         """Take over the time of the others, where a read that began after they told it found nothing."""
         if not silence.shown or len(self._room.held):
             return

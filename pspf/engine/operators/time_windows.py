@@ -9,10 +9,10 @@ from contextvars import copy_context
 from operator import itemgetter
 from typing import Any, Final
 
-from pspf.context import Surroundings
+from pspf.context import HandlerScope
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.isolation import OwnContext
-from pspf.engine.operators.host import BREATH_RECORDS, Aside, Broken, Item, Mark, Room, TooLate, Windowed
+from pspf.engine.operators.host import BREATH_RECORDS, Aside, Broken, Item, Mark, OperatorHost, OperatorScope, TooLate
 from pspf.errors import StateUnreadable, TooManyEffects
 from pspf.events.decoding import Decoder, SectionDecoder
 from pspf.records import Record
@@ -22,8 +22,8 @@ from pspf.windowing.event_time import Key, encode_key
 from pspf.windowing.folds import HandlerFold, ReadyFold
 from pspf.windowing.progress import Progress
 from pspf.windowing.slices import Slices
-from pspf.windowing.spans import BEGINNING, NEVER, Spans
-from pspf.windowing.table import Changes, Slot, Table
+from pspf.windowing.spans import BEGINNING, NEVER, SpanIndex
+from pspf.windowing.table import Changes, SlotEntries, Table
 
 _PAGE: Final = 1_000
 _RESULTS: Final = 64
@@ -36,14 +36,19 @@ Entry = tuple[Key, Any]
 """A grouping key and its state."""
 
 
-class SpanWindows(Windowed):
+class TimeWindows(OperatorHost):
     """Keeps a table of states by slot, and closes windows as they are due."""
 
     def __init__(
-        self, subscription: Subscription, decode: Decoder, read: SectionDecoder, around: Surroundings, room: Room
+        self,
+        subscription: Subscription,
+        decode: Decoder,
+        read: SectionDecoder,
+        around: HandlerScope,
+        room: OperatorScope,
     ) -> None:
         super().__init__(subscription, decode, read, around, room)
-        self._spans = Spans(self.windowing)
+        self._spans = SpanIndex(self.windowing)
         self._table = Table(self.fold.encode_all, self.fold.decode, room.max_entries, ())
         self._slices = self._make_slices()
         self._closing: tuple[int, Key] | None = None
@@ -69,7 +74,7 @@ class SpanWindows(Windowed):
         slots = [] if is_new else await self.ask("read windows", self.room.consumer.read_slots)
         self._table = Table(self.fold.encode_all, self.fold.decode, self.room.max_entries, slots)
         closed_ms = max(progress.closed_ms, progress.gone_ms) if self.windowing.closes else progress.closed_ms
-        spans = self._spans = Spans(self.windowing, closed_ms)
+        spans = self._spans = SpanIndex(self.windowing, closed_ms)
         self._slices = self._make_slices()
         self._closing = progress.closing
         spans.restore_withheld(progress.withheld)
@@ -330,7 +335,7 @@ class SpanWindows(Windowed):
                 self._succeed(item, run)
         return len(section)
 
-    def _weigh_growth(self, slot: Slot, key: Key, record: Record, run: BatchRun) -> None:
+    def _weigh_growth(self, slot: SlotEntries, key: Key, record: Record, run: BatchRun) -> None:
         """Count what a state that grows with its records takes, about. Errors as in `weigh`."""
         before = slot.sizes.get(key, 0)
         self.weigh_growth(record, before, run, whole=0 if key in slot.dirty else before)

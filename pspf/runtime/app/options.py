@@ -8,7 +8,7 @@ from pspf.runtime.app.plan import AppPlan, WorkerOptions
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class WorkerRequest:
     """What a user asked `pspf worker` for; `processes` as `-w` takes it.
 
     `admin` and `metrics` are `HOST:PORT` or `off`, None for the settings'.
@@ -27,7 +27,7 @@ class Request:
     token_file: Path | None = None
 
 
-def shape_plan(plan: AppPlan, request: Request) -> AppPlan:
+def shape_plan(plan: AppPlan, request: WorkerRequest) -> AppPlan:
     """Return the part of the plan that was asked for."""
     plan = plan.only(request.only) if request.only else plan
     return plan.with_processes(request.processes) if request.processes else plan

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, Self
 from pspf.backoff import Backoff
 from pspf.loggers import get_logger
 from pspf.observability.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
-from pspf.runtime.control.presence import Command
+from pspf.runtime.control.presence import WorkerCommand
 from pspf.runtime.status.totals import Tally
 
 logger = get_logger(__name__)
@@ -50,7 +50,7 @@ class Control(Protocol):
 
     def describe(self) -> Mapping[str, Any]: ...
     def tally(self) -> Tally: ...
-    def obey(self, command: Command, answer: Callable[[Mapping[str, Any]], None]) -> None: ...
+    def obey(self, command: WorkerCommand, answer: Callable[[Mapping[str, Any]], None]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -196,7 +196,7 @@ class AdminThread:
         *lines, rest = running.received.split(b"\n")
         running.received = bytearray(rest)
         for line in lines:
-            command = Command.from_fields(json.loads(line))
+            command = WorkerCommand.from_fields(json.loads(line))
             self._control.obey(command, functools.partial(self._answer, command.command_id))
         return bool(chunk)
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pspf.loggers import get_logger
-from pspf.runtime.control.presence import Command
+from pspf.runtime.control.presence import WorkerCommand
 from pspf.runtime.status.reports import Pulse
 from pspf.runtime.status.status import Rates, describe_pulse
-from pspf.runtime.status.totals import Ledger, Tally
-from pspf.runtime.supervision.slot import Place
+from pspf.runtime.status.totals import ProcessTotals, Tally
+from pspf.runtime.supervision.slot import ProcessSlot
 from pspf.runtime.supervision.supervisor import Supervisor
 from pspf.runtime.worker.logs import LEVELS
 from pspf.runtime.worker.monitor import Monitor
@@ -36,11 +36,11 @@ class SupervisorControl:
         """Return what the worker did since it started."""
         return self._supervisor.tally
 
-    def obey(self, command: Command, answer: Answer) -> None:
+    def obey(self, command: WorkerCommand, answer: Answer) -> None:
         """Do it in the supervisor's loop; `answer` is called when it is done or under way."""
         self._supervisor.post(lambda: self._obey(command, answer))
 
-    def _obey(self, command: Command, answer: Answer) -> None:
+    def _obey(self, command: WorkerCommand, answer: Answer) -> None:
         supervisor = self._supervisor
         places = self._find(command.process)
         if not places:
@@ -66,10 +66,12 @@ class SupervisorControl:
             case _:
                 answer({"error": f"this worker is of a version that does not know {command.do!r}"})
 
-    def _find(self, process: str | None) -> list[Place]:
+    def _find(self, process: str | None) -> list[ProcessSlot]:
         return [place for place in self._supervisor.places if process is None or process in (place.name, place.session)]
 
-    def _each(self, places: Sequence[Place], act: Callable[[Place], None], done: str, answer: Answer) -> None:
+    def _each(
+        self, places: Sequence[ProcessSlot], act: Callable[[ProcessSlot], None], done: str, answer: Answer
+    ) -> None:
         for place in places:
             act(place)
         answer({"ok": done})
@@ -86,7 +88,7 @@ class ProcessControl:
 
     def tally(self) -> Tally:
         """Return what the worker did since it started."""
-        return Tally(Ledger().add_up([self._take_pulse()]))
+        return Tally(ProcessTotals().add_up([self._take_pulse()]))
 
     def _take_pulse(self) -> Pulse:
         with self._looking:  # the event loop asks, and the admin's thread
@@ -119,7 +121,7 @@ class ProcessControl:
             "processes": [{**process, **describe_pulse(pulse, self._rates)}],
         }
 
-    def obey(self, command: Command, answer: Answer) -> None:
+    def obey(self, command: WorkerCommand, answer: Answer) -> None:
         """Do it; `answer` is called at once or soon."""
         match command.do:
             case "ping":

@@ -14,7 +14,7 @@ from typing import Final
 from pspf.errors import ConfigurationError
 from pspf.observability.snapshots import AdminSpec, HandlerShape
 from pspf.runtime.app.loader import LoadedApp
-from pspf.runtime.app.options import Request
+from pspf.runtime.app.options import WorkerRequest
 from pspf.runtime.control.admin_process import AdminThread, Control
 from pspf.runtime.control.ports import OFF, Address, Listener, bind, parse_address
 from pspf.settings import settings
@@ -24,7 +24,7 @@ _TOKEN_BYTES: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class Listeners:
     """What a worker listens on, if at all. A token that nobody configured `is_random`, and shown once."""
 
     admin: Listener | None
@@ -54,7 +54,7 @@ class Front:
             listener.close()
 
 
-def open_front(request: Request) -> Front:
+def open_front(request: WorkerRequest) -> Listeners:
     """Bind what was asked for, or by default; a burst has an admin only where it was asked for.
 
     Raises:
@@ -76,10 +76,10 @@ def open_front(request: Request) -> Front:
         if admin is not None:
             admin.close()
         raise
-    return Front(admin, metrics, configured is None, configured or secrets.token_urlsafe(_TOKEN_BYTES))
+    return Listeners(admin, metrics, configured is None, configured or secrets.token_urlsafe(_TOKEN_BYTES))
 
 
-def _admin_address(request: Request) -> Address | None:
+def _admin_address(request: WorkerRequest) -> Address | None:
     text = request.admin or settings.ADMIN
     if text is None and request.options.burst:
         return None
@@ -90,7 +90,7 @@ def _admin_address(request: Request) -> Address | None:
     return parse_address("--admin", text, host=settings.ADMIN_HOST, port=settings.ADMIN_PORT)
 
 
-def _metrics_address(request: Request) -> Address | None:
+def _metrics_address(request: WorkerRequest) -> Address | None:
     text = request.metrics or settings.METRICS
     if text is None and settings.is_set("PROMETHEUS_PORT"):
         return Address(settings.ADMIN_HOST, settings.PROMETHEUS_PORT, is_asked=True)
@@ -117,7 +117,13 @@ def _read_token(path: Path | None) -> str | None:
 
 @contextmanager
 def showing(
-    front: Front, loaded: LoadedApp, handlers: Sequence[HandlerShape], control: Control, *, worker: str, log_format: str
+    front: Listeners,
+    loaded: LoadedApp,
+    handlers: Sequence[HandlerShape],
+    control: Control,
+    *,
+    worker: str,
+    log_format: str,
 ) -> Iterator[AdminThread | None]:
     """Run the admin while the block runs; None where there is nothing to listen on."""
     if not front.listeners:

@@ -33,7 +33,7 @@ _CLOSE_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class WorkerCommand:
     """What somebody asks of a worker; `process` is the id of one of its processes, None for all of them.
 
     `level` is what a `log-level` sets.
@@ -62,7 +62,7 @@ class Presence:
     worker: str
     app: str
     describe: Callable[[], Mapping[str, Any]]
-    obey: Callable[[Command, Callable[[Mapping[str, Any]], None]], None]
+    obey: Callable[[WorkerCommand, Callable[[Mapping[str, Any]], None]], None]
     leave_s: float = _LEAVE_S
     """How long it may take to withdraw; what is left behind is forgotten after some seconds."""
     _started_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
@@ -138,7 +138,7 @@ class Presence:
         for raw in await self.broker.roster.take_commands(self.worker, wait_ms=_LISTEN_MS):
             try:
                 fields = json.loads(raw)
-                command = Command.from_fields(fields)
+                command = WorkerCommand.from_fields(fields)
             except (ValueError, KeyError, TypeError):
                 logger.warning("a command that this version does not know: %.200r", raw)
                 continue

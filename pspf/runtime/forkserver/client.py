@@ -51,14 +51,14 @@ class NurseryLost(PSPFError):
     """The nursery has ended; start processes in another way."""
 
 
-class Nursery:
+class ForkServer:
     """A nursery as the supervisor sees it. Linux only, and to be forked while the process has one thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
     @classmethod
-    def fork(cls, serve: Callable[[socket.socket], None], *, beside: "Nursery | None" = None) -> Self:
+    def fork(cls, serve: Callable[[socket.socket], None], *, beside: "ForkServer | None" = None) -> Self:
         """Fork this process into a nursery, which does what `serve` does; it has nothing of one `beside` it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _fork(lambda: serve(theirs), closing=[ours] if beside is None else [ours, beside._connection])
@@ -69,7 +69,7 @@ class Nursery:
         """Return what can be read when it has `answer`ed, or has ended."""
         return self._connection.fileno()
 
-    def load(self, target: str, folder: Path) -> "Nursery":
+    def load(self, target: str, folder: Path) -> "ForkServer":
         """Ask a base for a nursery with an app; its first `answer` tells whether the import worked.
 
         Raises:
@@ -84,7 +84,7 @@ class Nursery:
             raise
         finally:
             theirs.close()
-        return Nursery(ours)
+        return ForkServer(ours)
 
     def answer(self) -> Loaded | Failed:
         """Return what came of `load`; waits for it.

@@ -17,7 +17,7 @@ class Tally:
     restarts: tuple[tuple[str, str, int], ...] = ()
 
 
-class Ledger:
+class ProcessTotals:
     """Adds up the counters of a worker's processes.
 
     Each process counts from 0 and tells its counts with each pulse; what one that was killed did

@@ -8,7 +8,7 @@ from typing import Final
 
 from pspf.errors import PSPFError
 from pspf.runtime.app.plan import AppPlan, ChildSpec
-from pspf.runtime.forkserver.client import Failed, Nursery, NurseryLost
+from pspf.runtime.forkserver.client import Failed, ForkServer, NurseryLost
 from pspf.runtime.status.exit_status import error_from
 from pspf.runtime.supervision.process import Spawner, now_ms
 
@@ -40,14 +40,14 @@ class Loading:
         spawner: Spawner,
         selector: selectors.BaseSelector,
         tell: Callable[[str], None],
-        take_over: Callable[[Sequence[ChildSpec], Nursery | None], None],
+        take_over: Callable[[Sequence[ChildSpec], ForkServer | None], None],
     ) -> None:
         self._app = app
         self._spawner = spawner
         self._selector = selector
         self._tell = tell
         self._take_over = take_over
-        self._nursery: Nursery | None = None
+        self._nursery: ForkServer | None = None
         self._why = ""
         self._slow_at_ms: int | None = None
 

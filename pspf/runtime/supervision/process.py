@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pspf.runtime.app.plan import ChildSpec, Totals
-from pspf.runtime.forkserver.client import Nursery, NurseryLost
+from pspf.runtime.forkserver.client import ForkServer, NurseryLost
 from pspf.runtime.status.reports import STACKS_SIGNAL, Ending, Pulse, Tasks, decode_report
 
 YOUNG_MS: Final = 2_000
@@ -114,7 +114,7 @@ class Process:
 class Spawner:
     """Starts processes: from the nursery with the app, else from the one without, else afresh."""
 
-    def __init__(self, base: Nursery | None, nursery: Nursery | None, say: Callable[[str], None]) -> None:
+    def __init__(self, base: ForkServer | None, nursery: ForkServer | None, say: Callable[[str], None]) -> None:
         self._base = base
         self._nursery = nursery
         self._say = say
@@ -150,7 +150,7 @@ class Spawner:
             os.write(told_fd, json.dumps(told).encode() + b"\n")
         return process.pid
 
-    def load(self, target: str, folder: Path) -> Nursery | None:
+    def load(self, target: str, folder: Path) -> ForkServer | None:
         """Begin to import the app anew; None where nothing here can."""
         if self._base is None:
             return None
@@ -160,7 +160,7 @@ class Spawner:
             self._lose(self._base, error)
             return None
 
-    def adopt(self, nursery: Nursery | None) -> None:
+    def adopt(self, nursery: ForkServer | None) -> None:
         """Take processes from this nursery from now on; without one they import the app by themselves."""
         if self._nursery is not None:
             self._nursery.close()
@@ -178,7 +178,7 @@ class Spawner:
             if nursery is not None:
                 nursery.close()
 
-    def _lose(self, nursery: Nursery, error: NurseryLost) -> None:
+    def _lose(self, nursery: ForkServer, error: NurseryLost) -> None:
         self._say(f"{error}; new processes import the app by themselves")
         nursery.close()
         if nursery is self._base:

@@ -11,7 +11,7 @@ from pspf.runtime.supervision.process import Process, now_ms
 from pspf.runtime.supervision.restarts import Restarts
 
 
-class State(StrEnum):
+class SlotState(StrEnum):
     """Where a place is.
 
     STARTING --it is connected--> RUNNING --silent or deaf--> STALLED
@@ -32,14 +32,14 @@ class State(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Place:
+class ProcessSlot:
     """One place. Times are monotonic milliseconds; `number` counts the places of a topic group from 0."""
 
     spec: ChildSpec
     number: int
     restarts: Restarts
-    state: State = State.STARTING
-    after: State = State.ENDED
+    state: SlotState = SlotState.STARTING
+    after: SlotState = SlotState.ENDED
     """What becomes of it when the process that drains has ended."""
     process: Process | None = None
     due_ms: int | None = 0
@@ -69,14 +69,14 @@ class Place:
     @property
     def why_not_ready(self) -> str | None:
         """Return why this place does not do its work, None where it does."""
-        if self.state is State.RUNNING:
+        if self.state is SlotState.RUNNING:
             pulse = None if self.process is None else self.process.pulse
             if self.process is None or pulse is None:
                 return None
             reasons = (pulse.find_lapse(now_ms() - self.process.pulse_ms), *pulse.waiting, *pulse.unread)
             reason = next((each for each in reasons if each is not None), None)
             return None if reason is None else f"{self}: {reason}"
-        if self.state is State.PAUSED:  # how its process ended says nothing then
+        if self.state is SlotState.PAUSED:  # how its process ended says nothing then
             return f"{self} is {self.state}"
         detail = self.trouble or self.last_exit
         return f"{self} is {self.state}" + (f": {detail}" if detail else "")
@@ -84,7 +84,7 @@ class Place:
     def describe(self, wall_ms: int) -> dict[str, Any]:
         """Return what `pspf workers list` shows of it; `wall_ms` is the time of day."""
         process = self.process
-        is_waiting = self.state is State.CRASHING and self.due_ms is not None
+        is_waiting = self.state is SlotState.CRASHING and self.due_ms is not None
         return {
             "place": self.name,
             "pid": None if process is None else process.pid,

@@ -4,13 +4,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pspf.runtime.status.totals import Ledger, Tally
-from pspf.runtime.supervision.slot import Place, State
+from pspf.runtime.status.totals import ProcessTotals, Tally
+from pspf.runtime.supervision.slot import ProcessSlot, SlotState
 
 
-def describe_places(places: Sequence[Place], *, is_stopping: bool) -> dict[str, Any]:
+def describe_places(places: Sequence[ProcessSlot], *, is_stopping: bool) -> dict[str, Any]:
     """Return the state of a worker, as `pspf workers list` and readiness show it."""
-    going = [place for place in places if place.state is not State.ENDED]
+    going = [place for place in places if place.state is not SlotState.ENDED]
     reasons = [reason for place in going if (reason := place.why_not_ready) is not None]
     wall_ms = time.time_ns() // 1_000_000
     return {
@@ -21,7 +21,7 @@ def describe_places(places: Sequence[Place], *, is_stopping: bool) -> dict[str, 
     }
 
 
-def add_up(places: Sequence[Place], ledger: Ledger) -> Tally:
+def add_up(places: Sequence[ProcessSlot], ledger: ProcessTotals) -> Tally:
     """Return what the processes of these places did, and those before them, of which the ledger knows."""
     pulses = (place.process.pulse for place in places if place.process is not None)
     restarts: dict[tuple[str, str], int] = {}

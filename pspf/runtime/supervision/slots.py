@@ -9,7 +9,7 @@ from typing import Final
 
 from pspf.runtime.app.plan import Totals
 from pspf.runtime.supervision.process import Process, Spawner, now_ms
-from pspf.runtime.supervision.slot import Place, State
+from pspf.runtime.supervision.slot import ProcessSlot, SlotState
 
 GRACE_MS: Final = 3_000
 """How much later than its own deadline a process is killed; it ends itself, unless it is stopped or stuck in C code."""
@@ -19,7 +19,7 @@ class Places:
     """All places of a worker, and what its selector waits for in them."""
 
     def __init__(self, spawner: Spawner, selector: selectors.BaseSelector) -> None:
-        self.all: list[Place] = []
+        self.all: list[ProcessSlot] = []
         self.has_changed = True
         """Whether the state of one is another since somebody looked."""
         self.log_level: str | None = None
@@ -27,7 +27,7 @@ class Places:
         self._spawner = spawner
         self._selector = selector
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[ProcessSlot]:
         return iter(self.all)
 
     @property
@@ -39,7 +39,7 @@ class Places:
     @property
     def are_hopeless(self) -> bool:
         """Whether nothing of this worker ever worked, and all of it was tried often."""
-        active = [place for place in self.all if place.state not in (State.ENDED, State.PAUSED)]
+        active = [place for place in self.all if place.state not in (SlotState.ENDED, SlotState.PAUSED)]
         return all(place.restarts.is_hopeless and not place.restarts.was_healthy for place in active)
 
     @property
@@ -55,37 +55,37 @@ class Places:
             if place.process is None and place.due_ms is not None and now_ms() >= place.due_ms:
                 self._start(place)
 
-    def _start(self, place: Place) -> None:
+    def _start(self, place: ProcessSlot) -> None:
         spec = place.spec if self.log_level is None else place.spec.with_log_level(self.log_level)
         process = place.process = self._spawner.start(spec)
         self._selector.register(process.report_fd, selectors.EVENT_READ, lambda: self._read_reports(place, process))
         self._selector.register(process.stacks_fd, selectors.EVENT_READ, process.read_stacks)
         place.due_ms = place.kill_ms = place.trouble = None
         place.rates.reset()
-        self.move(place, State.STARTING)
+        self.move(place, SlotState.STARTING)
 
-    def _read_reports(self, place: Place, process: Process) -> bool:
+    def _read_reports(self, place: ProcessSlot, process: Process) -> bool:
         is_open = process.read_reports()
         if process.pulse is not None:
             place.rates.sample(process.pulse)
-        if place.state is State.STARTING and place.session is not None:
+        if place.state is SlotState.STARTING and place.session is not None:
             place.trouble = None
-            self.move(place, State.RUNNING)
+            self.move(place, SlotState.RUNNING)
         return is_open
 
-    def drain(self, place: Place, after: State, timeout_ms: int) -> None:
+    def drain(self, place: ProcessSlot, after: SlotState, timeout_ms: int) -> None:
         """Let a place's process finish; `after` is what then becomes of the place."""
         assert place.process is not None
-        if place.state is not State.DRAINING:
+        if place.state is not SlotState.DRAINING:
             place.process.drain(timeout_ms)
             place.kill_ms = now_ms() + timeout_ms + GRACE_MS
         place.after = after
-        self.move(place, State.DRAINING)
+        self.move(place, SlotState.DRAINING)
 
-    def move(self, place: Place, state: State) -> None:
-        if state in (State.ENDED, State.PAUSED):
+    def move(self, place: ProcessSlot, state: SlotState) -> None:
+        if state in (SlotState.ENDED, SlotState.PAUSED):
             place.due_ms = None  # a crash before, or a reload, may have left one
-        if state is not place.state or state is State.CRASHING:
+        if state is not place.state or state is SlotState.CRASHING:
             place.state = state
             self.has_changed = True
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pspf.runtime.supervision.process import now_ms
-from pspf.runtime.supervision.slot import Place
+from pspf.runtime.supervision.slot import ProcessSlot
 
 _STACKS_MS: Final = 700
 """How long the threads of a process have to say where they are."""
@@ -18,12 +18,12 @@ Tell = Callable[[dict[str, str]], None]
 class _Look:
     """That some processes were asked: `tell` gets the answers at `due_ms`."""
 
-    places: Sequence[Place]
+    places: Sequence[ProcessSlot]
     due_ms: int
     tell: Tell
 
 
-class Looks:
+class StackDumps:
     """What was asked and is not told yet."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Looks:
         """When there is something to tell; monotonic."""
         return [look.due_ms for look in self._pending]
 
-    def begin(self, places: Sequence[Place], tell: Tell) -> None:
+    def begin(self, places: Sequence[ProcessSlot], tell: Tell) -> None:
         """Ask processes where their threads and coroutines are; `tell` gets to know, soon."""
         for place in places:
             if place.process is not None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
 from pspf.runtime.app.plan import ChildSpec
-from pspf.runtime.forkserver.client import Nursery
+from pspf.runtime.forkserver.client import ForkServer
 from pspf.runtime.forkserver.reaping import collect, ended_children
 from pspf.runtime.status.exit_status import (
     STOPPED,
@@ -29,14 +29,14 @@ from pspf.runtime.status.exit_status import (
     is_lasting,
     judge_burst,
 )
-from pspf.runtime.status.totals import Ledger, Tally
+from pspf.runtime.status.totals import ProcessTotals, Tally
 from pspf.runtime.supervision.importing import App, Loading
 from pspf.runtime.supervision.process import Process, Spawner, now_ms
 from pspf.runtime.supervision.restarts import RestartPolicy, Restarts
-from pspf.runtime.supervision.slot import Place, State, number_specs
+from pspf.runtime.supervision.slot import ProcessSlot, SlotState, number_specs
 from pspf.runtime.supervision.slot_status import add_up, describe_places
 from pspf.runtime.supervision.slots import GRACE_MS, Places
-from pspf.runtime.supervision.stack_dumps import Looks
+from pspf.runtime.supervision.stack_dumps import StackDumps
 from pspf.runtime.supervision.terminal import has_hung_up
 from pspf.runtime.supervision.watch import Watch
 from pspf.runtime.worker.prctl import adopt_orphans
@@ -87,11 +87,11 @@ class Supervisor:
     _first_signal: int = signal.SIGTERM
     _returncodes: list[int] = field(default_factory=list)
     _error: PSPFError | None = None
-    _looks: Looks = field(default_factory=Looks)
+    _looks: StackDumps = field(default_factory=StackDumps)
     _loading: Loading = field(init=False)
     _places: Places = field(init=False)
     _watch: Watch = field(init=False)
-    _ledger: Ledger = field(default_factory=Ledger)
+    _ledger: ProcessTotals = field(default_factory=ProcessTotals)
     _turned_ms: int = 0
     _noted_ms: int = 0
 
@@ -123,10 +123,10 @@ class Supervisor:
         # SIGCHLD only wakes the loop up.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
-        self._places.all = [Place(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
+        self._places.all = [ProcessSlot(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
         try:
             self._turned_ms = now_ms()
-            while any(place.state is not State.ENDED for place in self._places):
+            while any(place.state is not SlotState.ENDED for place in self._places):
                 self._turn()
         finally:
             self._places.kill_all()
@@ -205,9 +205,9 @@ class Supervisor:
         self._loading.drop()
         for place in self._places:
             if place.process is None:
-                self._places.move(place, State.ENDED)
+                self._places.move(place, SlotState.ENDED)
             elif self._signals_passed_on == 1:
-                self._places.drain(place, State.ENDED, self.drain_timeout_ms)
+                self._places.drain(place, SlotState.ENDED, self.drain_timeout_ms)
             else:
                 place.process.tell(do="give up", code=128 + number)
                 place.kill_ms = now_ms() + _GIVE_UP_MS + GRACE_MS
@@ -233,7 +233,7 @@ class Supervisor:
             for place, process in mine:
                 self._end(place, process, returncode)
 
-    def _end(self, place: Place, process: Process, returncode: int) -> None:
+    def _end(self, place: ProcessSlot, process: Process, returncode: int) -> None:
         """Decide what becomes of a place whose process has ended."""
         self._places.let_go(process)
         name = str(place)
@@ -247,8 +247,8 @@ class Supervisor:
             if self.is_burst and code == 128 + signal.SIGTERM:  # what we tell them all with
                 code = 128 + self._first_signal
             self._finish(place, name, process, code)
-        elif place.state is State.DRAINING and place.after is not State.CRASHING:
-            place.due_ms = 0 if place.after is State.STARTING else None
+        elif place.state is SlotState.DRAINING and place.after is not SlotState.CRASHING:
+            place.due_ms = 0 if place.after is SlotState.STARTING else None
             self._places.move(place, place.after)
         elif self._is_fatal(process):
             self._finish(place, name, process, returncode)
@@ -262,7 +262,9 @@ class Supervisor:
         else:
             self._crash(place, name, process, returncode)
 
-    def _finish(self, place: Place, name: str, process: Process, returncode: int, counts_as: int | None = None) -> None:
+    def _finish(
+        self, place: ProcessSlot, name: str, process: Process, returncode: int, counts_as: int | None = None
+    ) -> None:
         """End a place for good; its process `counts_as` another code where its own can't be believed."""
         error = process.ending.error if process.ending is not None else None
         if error is not None and self._error is None:
@@ -271,16 +273,16 @@ class Supervisor:
         if error is None and (is_belied or returncode not in (0, 9, *STOPPED)):
             self._tell(f"worker process {name} {describe_end(returncode)}{', with work left' if is_belied else ''}")
         self._returncodes.append(returncode if counts_as is None else counts_as)
-        self._places.move(place, State.ENDED)
+        self._places.move(place, SlotState.ENDED)
 
     def _is_fatal(self, process: Process) -> bool:
         """Whether a process ended over something that a new one can't change."""
         if process.ending is None or process.ending.error is None:
             return False
-        has_begun = any(place.restarts.was_healthy or place.state is State.RUNNING for place in self._places)
+        has_begun = any(place.restarts.was_healthy or place.state is SlotState.RUNNING for place in self._places)
         return is_lasting(error_from(*process.ending.error), may_be_mended=has_begun or self.waits_for_saves)
 
-    def _crash(self, place: Place, name: str, process: Process, returncode: int) -> None:
+    def _crash(self, place: ProcessSlot, name: str, process: Process, returncode: int) -> None:
         pulse = process.pulse
         wait_ms = place.restarts.note_crash(
             lived_ms=now_ms() - process.started_ms,
@@ -291,7 +293,7 @@ class Supervisor:
         if error is not None:
             place.last_exit = error[1].partition("\n")[0]
         place.due_ms = now_ms() + wait_ms
-        self._places.move(place, State.CRASHING)
+        self._places.move(place, SlotState.CRASHING)
         why = describe_end(returncode) if error is None else f"ended: {error[1]}"
         self._tell(
             f"{_time_of_day()} worker process {name} {why}; another one starts in {wait_ms / 1000:.1f} s"
@@ -306,37 +308,37 @@ class Supervisor:
     # What others ask for
 
     @property
-    def places(self) -> list[Place]:
+    def places(self) -> list[ProcessSlot]:
         return self._places.all
 
-    def look(self, places: Sequence[Place], tell: Callable[[dict[str, str]], None]) -> None:
+    def look(self, places: Sequence[ProcessSlot], tell: Callable[[dict[str, str]], None]) -> None:
         """Ask processes where their threads and coroutines are; `tell` gets the texts by name, soon."""
         self._looks.begin(places, tell)
 
-    def pause(self, place: Place) -> None:
+    def pause(self, place: ProcessSlot) -> None:
         """Let a place's process finish, and start no other; what it held goes to others."""
         if place.process is not None:
-            self._places.drain(place, State.PAUSED, self.drain_timeout_ms)
-        elif place.state is not State.ENDED:
-            self._places.move(place, State.PAUSED)
+            self._places.drain(place, SlotState.PAUSED, self.drain_timeout_ms)
+        elif place.state is not SlotState.ENDED:
+            self._places.move(place, SlotState.PAUSED)
 
-    def resume(self, place: Place) -> None:
+    def resume(self, place: ProcessSlot) -> None:
         """Start a process in a place that is paused, was stopped alone, or waits after a crash."""
         if self._is_stopping or self.is_burst or place.is_gone:
             return
-        if place.state is State.DRAINING and place.after in (State.PAUSED, State.ENDED):
-            place.after = State.STARTING
-        elif place.state in (State.PAUSED, State.CRASHING, State.ENDED):
+        if place.state is SlotState.DRAINING and place.after in (SlotState.PAUSED, SlotState.ENDED):
+            place.after = SlotState.STARTING
+        elif place.state in (SlotState.PAUSED, SlotState.CRASHING, SlotState.ENDED):
             place.restarts.reset()
             place.due_ms = 0
-            self._places.move(place, State.STARTING)
+            self._places.move(place, SlotState.STARTING)
 
-    def end(self, place: Place) -> None:
+    def end(self, place: ProcessSlot) -> None:
         """Let a place's process finish, and the place with it; the last one ends the worker."""
         if place.process is not None:
-            self._places.drain(place, State.ENDED, self.drain_timeout_ms)
+            self._places.drain(place, SlotState.ENDED, self.drain_timeout_ms)
         else:
-            self._places.move(place, State.ENDED)
+            self._places.move(place, SlotState.ENDED)
 
     def set_log_level(self, level: str) -> None:
         """Have this process and all others log from `level` on."""
@@ -356,7 +358,7 @@ class Supervisor:
             self._tell(f"{why}: all processes start again, and import the app by themselves")
             self._replace_all()
 
-    def _take_over(self, specs: Sequence[ChildSpec], nursery: Nursery | None) -> None:
+    def _take_over(self, specs: Sequence[ChildSpec], nursery: ForkServer | None) -> None:
         """Run `specs` from now on, from `nursery`."""
         self.spawner.adopt(nursery)
         wanted = {(spec.label, number): spec for spec, number in number_specs(specs)}
@@ -368,21 +370,21 @@ class Supervisor:
             else:
                 place.spec = spec
         self._replace_all()
-        self._places.all += [Place(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
+        self._places.all += [ProcessSlot(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
 
     def _replace_all(self) -> None:
         for place in self._places:
             if place.is_gone:
                 continue
             place.restarts.reset()
-            if place.process is not None and place.state is not State.DRAINING:
-                self._places.drain(place, State.STARTING, self.drain_timeout_ms)
-            elif place.process is not None and place.after is not State.PAUSED:
-                self._places.drain(place, State.STARTING, self.drain_timeout_ms)  # also one that was to be the last
-            elif place.state is State.ENDED:
+            if place.process is not None and place.state is not SlotState.DRAINING:
+                self._places.drain(place, SlotState.STARTING, self.drain_timeout_ms)
+            elif place.process is not None and place.after is not SlotState.PAUSED:
+                self._places.drain(place, SlotState.STARTING, self.drain_timeout_ms)  # also one that was to be the last
+            elif place.state is SlotState.ENDED:
                 place.due_ms = 0
-                self._places.move(place, State.STARTING)
-            elif place.state is State.CRASHING:
+                self._places.move(place, SlotState.STARTING)
+            elif place.state is SlotState.CRASHING:
                 place.due_ms = 0
 
     # Telling

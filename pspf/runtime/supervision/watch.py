@@ -6,9 +6,9 @@ from typing import Final
 
 from pspf.loggers import get_logger
 from pspf.runtime.supervision.process import YOUNG_MS, Process, now_ms
-from pspf.runtime.supervision.slot import Place, State
+from pspf.runtime.supervision.slot import ProcessSlot, SlotState
 from pspf.runtime.supervision.slots import Places
-from pspf.runtime.supervision.stack_dumps import Looks
+from pspf.runtime.supervision.stack_dumps import StackDumps
 from pspf.runtime.supervision.watchdog import find_trouble
 
 logger = get_logger(__name__)
@@ -19,7 +19,7 @@ _STALLED_DRAIN_MS: Final = 5_000
 class Watch:
     """Finds what is wrong with processes, asks them where they are, and has others start."""
 
-    def __init__(self, places: Places, looks: Looks, *, stall_ms: int, drain_timeout_ms: int) -> None:
+    def __init__(self, places: Places, looks: StackDumps, *, stall_ms: int, drain_timeout_ms: int) -> None:
         self._places = places
         self._looks = looks
         self._stall_ms = stall_ms
@@ -29,9 +29,9 @@ class Watch:
         """Find processes that live and get nowhere, and replace them."""
         for place in self._places:
             process = place.process
-            if process is not None and place.state is State.STARTING and process.pulse is None:
+            if process is not None and place.state is SlotState.STARTING and process.pulse is None:
                 self._watch_start(place, process)
-            if place.state is not State.RUNNING or process is None or process.pulse is None:
+            if place.state is not SlotState.RUNNING or process is None or process.pulse is None:
                 continue
             trouble = find_trouble(
                 process.pulse,
@@ -41,10 +41,10 @@ class Watch:
             )
             if trouble is not None:
                 place.trouble = trouble
-                self._places.move(place, State.STALLED)
+                self._places.move(place, SlotState.STALLED)
                 self._looks.begin([place], functools.partial(self._replace_stalled, place))
 
-    def _watch_start(self, place: Place, process: Process) -> None:
+    def _watch_start(self, place: ProcessSlot, process: Process) -> None:
         """Tell of an import that does not end. It is left alone: a large model may take its time."""
         age_ms = now_ms() - process.started_ms
         if place.trouble is not None or age_ms < max(self._stall_ms, YOUNG_MS):
@@ -53,13 +53,13 @@ class Watch:
         self._places.has_changed = True
         self._looks.begin([place], functools.partial(self._tell_of_start, place))
 
-    def _tell_of_start(self, place: Place, stacks: dict[str, str]) -> None:
-        if place.state is State.STARTING:
+    def _tell_of_start(self, place: ProcessSlot, stacks: dict[str, str]) -> None:
+        if place.state is SlotState.STARTING:
             where = next(iter(stacks.values()), "").rstrip()
             logger.warning("worker process %s: %s. It is here:\n%s", place, place.trouble, where)
 
-    def _replace_stalled(self, place: Place, stacks: dict[str, str]) -> None:
+    def _replace_stalled(self, place: ProcessSlot, stacks: dict[str, str]) -> None:
         where = next(iter(stacks.values()), "").rstrip()
         logger.error("worker process %s: %s; it is replaced. It is here:\n%s", place, place.trouble, where)
-        if place.process is not None and place.state is State.STALLED:
-            self._places.drain(place, State.CRASHING, min(self._drain_timeout_ms, _STALLED_DRAIN_MS))
+        if place.process is not None and place.state is SlotState.STALLED:
+            self._places.drain(place, SlotState.CRASHING, min(self._drain_timeout_ms, _STALLED_DRAIN_MS))

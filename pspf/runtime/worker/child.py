@@ -21,7 +21,7 @@ from pspf.runtime.app.loader import LoadedApp, load_app
 from pspf.runtime.app.overrides import with_concurrency, with_name, with_orphans
 from pspf.runtime.app.plan import ChildSpec
 from pspf.runtime.status.reports import STACKS_SIGNAL, Ending, ReportPipe
-from pspf.runtime.worker.heartbeat import Heart
+from pspf.runtime.worker.heartbeat import Heartbeat
 from pspf.runtime.worker.leaving import bound_exit, note_app
 from pspf.runtime.worker.monitor import Monitor
 from pspf.runtime.worker.prctl import name_process
@@ -91,7 +91,7 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
     # Only the supervisor says when to give up: where a whole group of processes is sent SIGTERM,
     # as systemd does, its own comes on top of that.
     worker.stages.install(escalates=False)
-    heart = Heart(monitor, pipe)
+    heart = Heartbeat(monitor, pipe)
     heart.start()
     threading.Thread(target=_obey, args=(commands, worker.stages, heart), name="pspf-supervisor", daemon=True).start()
     try:
@@ -132,14 +132,14 @@ def _take_stdin() -> int:
     return descriptor
 
 
-def _obey(commands: Iterator[bytes], stages: Stages, heart: Heart) -> None:
+def _obey(commands: Iterator[bytes], stages: Stages, heart: Heartbeat) -> None:
     """Do what the supervisor says; when it is gone, drain, shortly: there may be another one soon."""
     for line in commands:
         _do(json.loads(line), stages, heart)
     stages.begin_drain(timeout_ms=ORPHAN_DRAIN_MS)
 
 
-def _do(command: dict[str, Any], stages: Stages, heart: Heart) -> None:
+def _do(command: dict[str, Any], stages: Stages, heart: Heartbeat) -> None:
     match command:
         case {"do": "drain", "timeout_ms": timeout_ms}:
             stages.begin_drain(timeout_ms=timeout_ms)

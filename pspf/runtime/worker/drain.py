@@ -9,7 +9,7 @@ from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
 from pspf.records import Cursor
 from pspf.runtime.app.work import CursorName, Work
-from pspf.windowing.progress import Standing, read_standing
+from pspf.windowing.progress import Completeness, read_standing
 
 logger = get_logger(__name__)
 
@@ -98,7 +98,7 @@ async def _say_who_has(broker: Broker, cursors: Collection[Cursor]) -> None:
             logger.warning("%s: waiting for %s to close its windows", info.cursor, info.owner or "a worker")
 
 
-async def _read_standings(broker: Broker, operators: Sequence[CursorName]) -> Mapping[Cursor, Standing]:
+async def _read_standings(broker: Broker, operators: Sequence[CursorName]) -> Mapping[Cursor, Completeness]:
     """Return how far the windows of cursors are; those that never had one are not listed."""
     if not operators:
         return {}

@@ -11,7 +11,7 @@ _FIRST_BEATS_S: Final = (0.05, 0.1, 0.2, 0.4)
 """A supervisor should soon know of a young process, which may not get old."""
 
 
-class Heart:
+class Heartbeat:
     """Beats from `start` until the process ends."""
 
     def __init__(self, monitor: Monitor, pipe: ReportPipe) -> None:

@@ -2,7 +2,7 @@
 
 from pspf.clock import ManualClock
 from pspf.engine.batch_outcome import BatchRun, EffectBudget, EffectLimits
-from pspf.engine.key_order import HeldBack
+from pspf.engine.key_order import KeyOrder
 from pspf.errors import text_of
 from pspf.records import Batch, Record
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
@@ -14,7 +14,7 @@ def records(*offsets: int, key: bytes | None = b"a") -> list[Record]:
     return [Record("t", 0, offset, key, b"{}", None, 0) for offset in offsets]
 
 
-def make_run(batch: list[Record], *, held: HeldBack | None = None, policy: RetryPolicy | None = None) -> BatchRun:
+def make_run(batch: list[Record], *, held: KeyOrder | None = None, policy: RetryPolicy | None = None) -> BatchRun:
     async def handle(event): ...  # type: ignore[no-untyped-def]
 
     subscription = Subscription("t", "g", inspect_handler(handle), own_retry=policy or RetryPolicy(2, 100, 100, 0))
@@ -68,7 +68,7 @@ def test_a_late_failure_is_told_with_another_batch() -> None:
 
 
 def test_the_position_is_before_the_first_new_record_that_was_left() -> None:
-    held = HeldBack([], 5)
+    held = KeyOrder([], 5)
     batch = records(2, 5, 6, 7)  # 2 came again
     run = make_run(batch, held=held)
     commit = run.as_commit(batch[:2], batch[2:], whole=False)
@@ -77,7 +77,7 @@ def test_the_position_is_before_the_first_new_record_that_was_left() -> None:
 
 
 def test_the_position_is_the_batchs_end_where_only_old_records_are_left() -> None:
-    held = HeldBack([], 5)
+    held = KeyOrder([], 5)
     batch = records(2, 3)
     run = BatchRun(
         make_run(batch).subscription, Batch(batch, 5), held=held, state=None, clock=ManualClock(), limits=LIMITS

@@ -6,7 +6,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pspf.engine.key_order import HeldBack, Verdict
+from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.records import Record, Retry
 
 NOW = 1_000
@@ -21,18 +21,18 @@ def row(offset: int, key: str | None = "a", *, due_ms: int | None = NOW, attempt
 
 
 def test_a_new_record_runs_unless_one_of_its_key_is_not_done() -> None:
-    held = HeldBack([row(3, "a", due_ms=NOW + 1)], 5)
+    held = KeyOrder([row(3, "a", due_ms=NOW + 1)], 5)
     assert held.admit(record(5, "a"), NOW) is Verdict.HOLD
     assert held.admit(record(6, "b"), NOW) is Verdict.RUN
     assert held.admit(record(7, None), NOW) is Verdict.RUN
 
 
 def test_a_record_from_before_the_position_that_is_not_held_is_done() -> None:
-    assert HeldBack([], 5).admit(record(4), NOW) is Verdict.SKIP
+    assert KeyOrder([], 5).admit(record(4), NOW) is Verdict.SKIP
 
 
 def test_a_record_waits_for_its_time_and_for_its_turn() -> None:
-    held = HeldBack([row(1, due_ms=NOW), row(2, due_ms=NOW), row(3, "b", due_ms=NOW + 1), row(4, "c", due_ms=None)], 5)
+    held = KeyOrder([row(1, due_ms=NOW), row(2, due_ms=NOW), row(3, "b", due_ms=NOW + 1), row(4, "c", due_ms=None)], 5)
     assert held.admit(record(1), NOW) is Verdict.RUN
     assert held.admit(record(2), NOW) is Verdict.SKIP
     assert held.admit(record(3, "b"), NOW) is Verdict.SKIP
@@ -40,20 +40,20 @@ def test_a_record_waits_for_its_time_and_for_its_turn() -> None:
 
 
 def test_a_record_that_has_failed_since_it_was_read_does_not_run_with_its_old_attempts() -> None:
-    held = HeldBack([row(1, attempts=1)], 5)
+    held = KeyOrder([row(1, attempts=1)], 5)
     assert held.admit(record(1, attempts=0), NOW) is Verdict.SKIP
     assert held.admit(record(1, attempts=1), NOW) is Verdict.RUN
 
 
 def test_when_the_first_of_a_key_is_done_the_others_are_due() -> None:
-    held = HeldBack([row(1), row(2, due_ms=None), row(3, due_ms=None), row(4, "b", due_ms=None)], 5)
+    held = KeyOrder([row(1), row(2, due_ms=None), row(3, due_ms=None), row(4, "b", due_ms=None)], 5)
     held.settle(record(1), NOW + 5)
     assert held.take_changes() == (row(2, due_ms=NOW + 5), row(3, due_ms=NOW + 5))
     assert held.admit(record(2), NOW + 5) is Verdict.RUN
 
 
 def test_when_the_first_of_a_key_fails_the_others_are_not_due_any_more() -> None:
-    held = HeldBack([row(1), row(2), row(3)], 5)
+    held = KeyOrder([row(1), row(2), row(3)], 5)
     held.put_off(record(1), 1, NOW + 9, "no")
     assert sorted(held.take_changes(), key=lambda change: change.offset) == [
         replace(row(1, due_ms=NOW + 9, attempts=1), error="no"),
@@ -64,14 +64,14 @@ def test_when_the_first_of_a_key_fails_the_others_are_not_due_any_more() -> None
 
 
 def test_a_record_put_off_behind_another_of_its_key_is_not_due_before_it() -> None:
-    held = HeldBack([row(1, due_ms=NOW + 100)], 2)
+    held = KeyOrder([row(1, due_ms=NOW + 100)], 2)
     held.put_off(record(2), 0, NOW, "not started")
     assert [(change.offset, change.due_ms) for change in held.take_changes()] == [(2, None)]
 
 
 def test_a_record_that_is_due_before_the_first_of_its_key_is_put_right_when_the_cursor_is_taken() -> None:
     """A dead letter replayed behind a failing record: the broker would give it again and again."""
-    held = HeldBack([row(1, due_ms=NOW + 100), row(2, due_ms=NOW)], 3)
+    held = KeyOrder([row(1, due_ms=NOW + 100), row(2, due_ms=NOW)], 3)
     assert [(change.offset, change.due_ms) for change in held.take_changes()] == [(2, None)]
 
 
@@ -106,7 +106,7 @@ def test_every_record_is_done_once_in_the_order_of_its_key_however_they_fail(
     keys: list[str | None], data: st.DataObject, limit: int, reads_ahead: bool
 ) -> None:
     cursor = Cursor(keys)
-    held = HeldBack([], 0)
+    held = KeyOrder([], 0)
     fails_left = dict(enumerate(data.draw(st.lists(st.integers(0, 2), min_size=len(keys), max_size=len(keys)))))
     done: dict[str | None, list[int]] = defaultdict(list)
     attempts: dict[int, list[int]] = defaultdict(list)
@@ -136,7 +136,7 @@ def test_every_record_is_done_once_in_the_order_of_its_key_however_they_fail(
         held.position = max([held.position, *[each.offset + 1 for each in batch]])
         cursor.commit(settled, held.take_changes(), held.position)
         if data.draw(st.booleans()):  # another owner takes the cursor over
-            held = HeldBack(list(cursor.rows.values()), cursor.position)
+            held = KeyOrder(list(cursor.rows.values()), cursor.position)
             stale = []
         now_ms += 1
     for key in {"a", "b"} & done.keys():

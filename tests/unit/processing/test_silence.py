@@ -1,9 +1,9 @@
 """How long nothing new was read, as far as reads have shown it."""
 
-from pspf.engine.idleness import Silence
+from pspf.engine.idleness import IdleTracker
 
 
-def read(silence: Silence, at_ms: int, *, finds: bool = False) -> None:
+def read(silence: IdleTracker, at_ms: int, *, finds: bool = False) -> None:
     silence.begin_read(at_ms)
     if finds:
         silence.end()
@@ -12,7 +12,7 @@ def read(silence: Silence, at_ms: int, *, finds: bool = False) -> None:
 
 
 def test_silence_counts_from_the_first_read_that_finds_nothing() -> None:
-    silence = Silence()
+    silence = IdleTracker()
     read(silence, 100, finds=True)
     assert silence.lasted_ms == 0
     read(silence, 500)
@@ -22,7 +22,7 @@ def test_silence_counts_from_the_first_read_that_finds_nothing() -> None:
 
 
 def test_a_read_that_is_under_way_shows_nothing_yet() -> None:
-    silence = Silence()
+    silence = IdleTracker()
     read(silence, 100)
     silence.begin_read(900)
     assert silence.lasted_ms == 0
@@ -30,7 +30,7 @@ def test_a_read_that_is_under_way_shows_nothing_yet() -> None:
 
 
 def test_something_new_ends_it() -> None:
-    silence = Silence()
+    silence = IdleTracker()
     read(silence, 100)
     read(silence, 900)
     read(silence, 950, finds=True)
@@ -40,7 +40,7 @@ def test_something_new_ends_it() -> None:
 
 
 def test_reads_wait_until_the_next_one_shows_it() -> None:
-    silence = Silence()
+    silence = IdleTracker()
     assert silence.left_ms(300, 100) == 300
     read(silence, 100)
     assert silence.left_ms(300, 250) == 150

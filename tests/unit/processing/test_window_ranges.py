@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from pspf import Mean, SlidingWindow
 from pspf.windowing.definitions import Windowing
 from pspf.windowing.slices import Slices
-from pspf.windowing.spans import NEVER, Spans
-from pspf.windowing.table import Slot
+from pspf.windowing.spans import NEVER, SpanIndex
+from pspf.windowing.table import SlotEntries
 
 DUE = st.integers(0, 400)
 
 
-def spans_of(size_ms: int, slide_ms: int, lateness_ms: int = 0) -> Spans:
+def spans_of(size_ms: int, slide_ms: int, lateness_ms: int = 0) -> SpanIndex:
     window = SlidingWindow(size_ms, slide_ms)
-    return Spans(Windowing(window, aggregation=Mean("v"), emit="final", to="out", allowed_lateness_ms=lateness_ms))
+    return SpanIndex(Windowing(window, aggregation=Mean("v"), emit="final", to="out", allowed_lateness_ms=lateness_ms))
 
 
 @given(
@@ -54,9 +54,9 @@ def test_the_windows_of_a_key_together_are_what_each_is_to_the_last_bit(
 ) -> None:
     spans = spans_of(*sizes)
     slices = Slices(spans, lambda one, other: one + other, 1_000)
-    slots: dict[int, Slot] = {}
+    slots: dict[int, SlotEntries] = {}
     for place, value in values.items():
-        slot = slots[place * spans.slot_ms] = Slot(is_stored=False)
+        slot = slots[place * spans.slot_ms] = SlotEntries(is_stored=False)
         slot.entries["k"] = value
     starts = sorted(place * spans.slide_ms for place in places)
     each = {start: slices.combine_one(start, "k", slots) for start in starts}
@@ -74,7 +74,7 @@ def test_the_windows_of_a_key_take_about_three_merges_each() -> None:
         merges += 1
         return one + other
 
-    slots = {at: Slot(is_stored=False) for at in range(3_000)}
+    slots = {at: SlotEntries(is_stored=False) for at in range(3_000)}
     for slot in slots.values():
         slot.entries["k"] = 1
     found = Slices(spans, merge, 1_000).combine_key("k", range(2_000), slots)

@@ -8,27 +8,27 @@ from hypothesis import strategies as st
 from pspf import Sum
 from pspf.windowing.definitions import SlidingWindow, Windowing
 from pspf.windowing.slices import Slices
-from pspf.windowing.spans import Spans
-from pspf.windowing.table import Slot
+from pspf.windowing.spans import SpanIndex
+from pspf.windowing.table import SlotEntries
 
 State = tuple[str, ...]
 Change = tuple[int, str]
 """One more value of a key, in a slot that is counted from the beginning of the window that closes next."""
 
 
-def spans_of(size_ms: int, slide_ms: int) -> Spans:
-    return Spans(Windowing(SlidingWindow(size_ms, slide_ms), aggregation=Sum("n"), emit="final", to="out"))
+def spans_of(size_ms: int, slide_ms: int) -> SpanIndex:
+    return SpanIndex(Windowing(SlidingWindow(size_ms, slide_ms), aggregation=Sum("n"), emit="final", to="out"))
 
 
-def add(slots: dict[int, Slot], slices: Slices, at: int, key: str, value: Any) -> None:
+def add(slots: dict[int, SlotEntries], slices: Slices, at: int, key: str, value: Any) -> None:
     """Do what the operator does when it folds a record."""
-    entries = slots.setdefault(at, Slot(is_stored=False)).entries
+    entries = slots.setdefault(at, SlotEntries(is_stored=False)).entries
     entries[key] = entries[key] + value if key in entries else value
     if at < slices.merged_ms:
         slices.touch(key)
 
 
-def in_order(slots: dict[int, Slot], spans: Spans, start: int) -> dict[Any, State]:
+def in_order(slots: dict[int, SlotEntries], spans: SpanIndex, start: int) -> dict[Any, State]:
     """Return the states of a window, merged one slot after the other."""
     states: dict[Any, State] = {}
     for at in spans.slots_of(start):
@@ -51,7 +51,7 @@ def test_a_window_is_its_slots_merged_in_their_order(
 ) -> None:
     spans = spans_of(*sizes)
     slices = Slices(spans, lambda one, other: one + other, max_states)
-    slots: dict[int, Slot] = {}
+    slots: dict[int, SlotEntries] = {}
     start = begin * spans.slide_ms
     for number, (added, step) in enumerate(rounds):
         for ahead, key in added:
@@ -69,7 +69,7 @@ def test_a_sum_of_floats_is_the_same_after_a_restart() -> None:
         found = []
         for begin in (0, restarted_at):
             slices = Slices(spans, lambda one, other: one + other, 1_000)
-            slots: dict[int, Slot] = {}
+            slots: dict[int, SlotEntries] = {}
             for at, value in values.items():
                 add(slots, slices, at, "a", value)
             windows = [slices.combine(start, slots)["a"] for start in range(begin, restarted_at + 8)]
@@ -87,7 +87,7 @@ def test_a_window_costs_about_three_merges_a_key_however_many_slices_it_has() ->
         return one + other
 
     slices = Slices(spans, merge, 1_000_000)
-    slots: dict[int, Slot] = {}
+    slots: dict[int, SlotEntries] = {}
     for at in range(0, 600_000, 1_000):
         for key in "abcde":
             add(slots, slices, at, key, 1)

@@ -18,7 +18,7 @@ from pspf.connectors.base import Limits
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.engine.base import TICK_MS, Engine, Job, Nothing, Poll, Write
 from pspf.connectors.sqlite.polls import Polls
-from pspf.connectors.sqlite.requests import Request, Requests, make_request
+from pspf.connectors.sqlite.requests import EngineRequest, Requests, make_request
 from pspf.connectors.sqlite.storage import BUSY_MS, Storage
 from pspf.connectors.sqlite.wakeups import WakeUps
 from pspf.errors import BackendGone, BackendUnavailable, PSPFError
@@ -148,7 +148,7 @@ class ThreadEngine(Engine):
         request.deadline_ms = self.clock.monotonic_ms() + poll.timeout_ms
         return await self._submit(request)
 
-    async def _submit(self, request: Request) -> Any:
+    async def _submit(self, request: EngineRequest) -> Any:
         if self._thread is None:
             why = "opened before this process was forked; it can't be used here" if self._is_forked else "not connected"
             raise BackendUnavailable(f"{self.storage.name}: {why}")
@@ -256,7 +256,7 @@ class ThreadEngine(Engine):
     def _work(self, grown: set[int], is_any: bool) -> None:
         if self._broken is not None:
             self._requests.give_up_all(self._broken)
-        writes: list[Request] = []
+        writes: list[EngineRequest] = []
         self._requests.in_hand = writes
         self._polls.sort(writes, grown, is_any)
         while writes:
@@ -268,7 +268,7 @@ class ThreadEngine(Engine):
                 self._wakeups.notify(grown)
                 self._polls.look_at_parked(writes, grown, False)
 
-    def _run_writes(self, requests: list[Request]) -> None:
+    def _run_writes(self, requests: list[EngineRequest]) -> None:
         for request in requests:
             if request.poll is not None and request.poll.take is not None:
                 request.write = Write(request.poll.take, is_durable=False, is_given_up=request.is_given_up)
@@ -350,7 +350,7 @@ class ThreadEngine(Engine):
     def _stand_in(self) -> None:
         if not self._is_waiting or not self.storage.is_open:
             return
-        writes: list[Request] = []
+        writes: list[EngineRequest] = []
         self._polls.sort(writes, set(), False)
         self._requests.new.extendleft(reversed(writes))  # what is to be written waits on
         self._requests.deliver()

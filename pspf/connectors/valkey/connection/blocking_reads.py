@@ -59,7 +59,7 @@ class Deadline(NamedTuple):
     at_ms: int
 
 
-class Reads:
+class BlockingReads:
     """One read at a time. `call_back` ends one that waits.
 
     A read that is cancelled and has a `keep` goes on: `keep` gets what it gives.

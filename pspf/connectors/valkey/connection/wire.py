@@ -46,9 +46,9 @@ class Lane:
     Each event loop that uses a lane has a connection of its own, which ends with the loop.
     """
 
-    def __init__(self, connector: "ValkeyConnector", purpose: str, lanes: "Lanes | None" = None) -> None:
+    def __init__(self, connector: "ValkeyConnector", purpose: str, lanes: "LoopLanes | None" = None) -> None:
         self.name = connector.name
-        self._lanes = Lanes() if lanes is None else lanes
+        self._lanes = LoopLanes() if lanes is None else lanes
         """Where the lane is found while it is open."""
         self._connector = connector
         self._purpose = purpose
@@ -281,7 +281,7 @@ class _End:
             self.loop.call_soon_threadsafe(self.drop)
 
 
-class Lanes:
+class LoopLanes:
     """The open lanes of one broker object, by which they are closed: all of them, or those of an event loop that ends.
 
     An asynchronous generator waits in each event loop that has connections: when the loop ends, as

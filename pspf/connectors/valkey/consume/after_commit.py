@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from pspf.connectors.valkey.connection.blocking_reads import Reads
+from pspf.connectors.valkey.connection.blocking_reads import BlockingReads
 from pspf.connectors.valkey.consume.liveness import Member
 from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
@@ -15,7 +15,7 @@ logger = get_logger(__name__)
 
 
 async def after_commit(
-    core: "Core", member: Member, reads: Reads, cursor: Cursor, commit: Commit, *, is_more_due: bool = False
+    core: "Core", member: Member, reads: BlockingReads, cursor: Cursor, commit: Commit, *, is_more_due: bool = False
 ) -> None:
     """Let the read that waits come back in time for a retry, or at once, and trim now and then."""
     try:

@@ -12,7 +12,7 @@ _AT_ONCE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class StoredKeys:
     """Record keys that have state, and slots of windows that have states: of one cursor, all of them or some."""
 
     keys: CursorKeys
@@ -36,19 +36,19 @@ class Remembered:
         return [len(self.record_keys), *self.record_keys, *self.slots]
 
 
-async def read_all(lane: Lane, keys: CursorKeys) -> tuple[bytes, Remembered]:
+async def read_all(lane: Lane, keys: CursorKeys) -> tuple[bytes, StoredKeys]:
     """Return all that a cursor remembers, and its sequence, which is still this one while that is all."""
     commands: list[Command] = [("HGET", keys.meta, "seq"), ("SMEMBERS", keys.keys), ("SMEMBERS", keys.slots)]
     replies = await lane.call_many(commands)
     sequence, record_keys, slots = [lane.check(reply, "a cursor's state") for reply in replies]
-    return sequence or b"", Remembered(keys, record_keys, slots)
+    return sequence or b"", StoredKeys(keys, record_keys, slots)
 
 
-async def read_some(lane: Lane, keys: CursorKeys, most: int) -> Remembered:
+async def read_some(lane: Lane, keys: CursorKeys, most: int) -> StoredKeys:
     """Return up to `most` of the record keys and of the slots."""
     commands: list[Command] = [("SRANDMEMBER", keys.keys, most), ("SRANDMEMBER", keys.slots, most)]
     record_keys, slots = [lane.check(reply, "SRANDMEMBER") for reply in await lane.call_many(commands)]
-    return Remembered(keys, record_keys, slots)
+    return StoredKeys(keys, record_keys, slots)
 
 
 async def count_kept(lane: Lane, keys: CursorKeys) -> int:

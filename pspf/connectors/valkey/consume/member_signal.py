@@ -19,7 +19,7 @@ _LASTS_MS: Final = 60_000
 _START: Final = b"0-0"
 
 
-class Bell:
+class MemberSignal:
     """One listener's ear, with a connection of its own, which waits on the server."""
 
     def __init__(self, core: "Core", key: bytes) -> None:

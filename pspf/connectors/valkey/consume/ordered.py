@@ -14,7 +14,7 @@ from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.suspicion import Suspicion
-from pspf.connectors.valkey.connection.blocking_reads import Reads, ReadSize
+from pspf.connectors.valkey.connection.blocking_reads import BlockingReads, ReadSize
 from pspf.connectors.valkey.connection.failures import ReplyTooLarge
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.consume import windows
@@ -162,7 +162,7 @@ class OrderedConsumer(Consumer):
         self._has_given_due = False
         self._is_committing = False
         """Whether a commit is under way, or its outcome not known."""
-        self._reads = Reads(core, member.commits)
+        self._reads = BlockingReads(core, member.commits)
         self._size = ReadSize()
 
     # Reading

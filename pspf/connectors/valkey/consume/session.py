@@ -8,7 +8,7 @@ from pspf.connectors.base import END, START, Consumer, Session
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.consume.liveness import Member, Renewal
 from pspf.connectors.valkey.consume.lost_stream import forget_cursor
-from pspf.connectors.valkey.consume.member_signal import Bell, ring
+from pspf.connectors.valkey.consume.member_signal import MemberSignal, ring
 from pspf.connectors.valkey.consume.members import Roll, are_alive, forget_dead
 from pspf.connectors.valkey.consume.ordered import OrderedConsumer, acquire
 from pspf.connectors.valkey.consume.shared import SharedConsumer
@@ -38,7 +38,7 @@ class ValkeySession(Session):
         self._renewal = renewal
         self._consumers: list[Consumer] = []
         self._rolls: dict[bytes, Roll] = {}
-        self._bells: dict[bytes, Bell] = {}
+        self._bells: dict[bytes, MemberSignal] = {}
         member.rejoin = self._rejoin
         renewal.add(member)
 
@@ -116,7 +116,7 @@ class ValkeySession(Session):
         if not bells:
             await super().listen(topic, group, handler)
         for key in bells:
-            await self._bells.setdefault(key, Bell(self._core, key)).wait()
+            await self._bells.setdefault(key, MemberSignal(self._core, key)).wait()
         self._rolls.clear()
 
     async def _ring(self, *joined: tuple[str, str, str | None]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pspf import faults
 from pspf.connectors.base import Consumer, Lease
 from pspf.connectors.letters import check_size
-from pspf.connectors.valkey.connection.blocking_reads import Reads, ReadSize
+from pspf.connectors.valkey.connection.blocking_reads import BlockingReads, ReadSize
 from pspf.connectors.valkey.connection.failures import GroupGone, ReplyTooLarge
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.consume.after_commit import after_commit
@@ -52,7 +52,7 @@ class SharedConsumer(Consumer):
         self._member = member
         self._keys = keys
         self._suspects = keys.key(b"suspects")
-        self._reads = Reads(core, member.commits)
+        self._reads = BlockingReads(core, member.commits)
         self._size = ReadSize()
         self._left = _EMPTY
         """What was read and not given out: more than was asked for, or of a poll that was cancelled."""

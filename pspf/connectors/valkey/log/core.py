@@ -8,12 +8,12 @@ from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Limits
 from pspf.connectors.routing import Router
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
-from pspf.connectors.valkey.connection.wire import Lane, Lanes
+from pspf.connectors.valkey.connection.wire import Lane, LoopLanes
 from pspf.connectors.valkey.log.retention import Trimmer
 from pspf.connectors.valkey.log.topics import Topics
 
 if TYPE_CHECKING:
-    from pspf.connectors.valkey.connection.blocking_reads import Reads
+    from pspf.connectors.valkey.connection.blocking_reads import BlockingReads
 
 
 class Core:
@@ -27,9 +27,9 @@ class Core:
         self.limits = limits
         self.has_own_clock: Final = clock is not None
         self.clock: Final[Clock] = clock or SystemClock()
-        self._lanes = Lanes(lambda: self.trimmer.forget_cursors())
+        self._lanes = LoopLanes(lambda: self.trimmer.forget_cursors())
         self._ticks: list[Callable[[], Awaitable[None]]] = []
-        self.reads: Final[WeakSet[Reads]] = WeakSet()
+        self.reads: Final[WeakSet[BlockingReads]] = WeakSet()
         self.commands = self.open_lane("commands")
         """For what answers at once and belongs to no consumer."""
         self.topics = Topics(self.commands)

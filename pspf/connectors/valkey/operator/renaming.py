@@ -4,7 +4,7 @@ from typing import Final
 
 from pspf.connectors.operations import describe_missing, describe_taken
 from pspf.connectors.valkey.connection.scripts import load_script
-from pspf.connectors.valkey.consume.cursor_keys import Remembered, count_kept, read_all
+from pspf.connectors.valkey.consume.cursor_keys import StoredKeys, count_kept, read_all
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.cursors import find_cursors
 from pspf.connectors.valkey.log.keys import CursorKeys
@@ -50,7 +50,7 @@ async def _rename(core: Core, keys: CursorKeys, target: CursorKeys) -> None:
     arguments = [keys.registry_field, target.registry_field, keys.group_name, target.group_name]
     for _ in range(_TRIES):
         sequence, remembered = await read_all(core.commands, keys)
-        theirs = Remembered(target, remembered.record_keys, remembered.slots)
+        theirs = StoredKeys(target, remembered.record_keys, remembered.slots)
         script_keys = [partition.stream, partition.meta, partition.cursors, *_all(keys), *remembered.names]
         reply = await core.commands.run(_RENAME, [*script_keys, *_all(target), *theirs.names], [*arguments, sequence])
         if reply == b"GONE":
