@@ -184,9 +184,9 @@ async def _read_pending(core: Core, topic: Topic, group: str) -> Counter[str]:
     for reply in replies:
         for session, count in core.commands.check(reply, "XPENDING")[3] or ():
             pending[session.decode()] += int(count)
-    lent = await core.commands.call_many([("HVALS", keys.cursor(group, None).lent) for keys in topic.partitions])
+    lent = await core.commands.call_many([("HGETALL", keys.cursor(group, None).lent) for keys in topic.partitions])
     for reply in lent:
-        pending.update(session.decode() for session in core.commands.check(reply, "HVALS"))
+        pending.update(session.decode() for session in core.commands.check(reply, "HGETALL")[1::2])
     return pending
 
 
