@@ -319,3 +319,82 @@ async def test_a_deleted_groups_replayed_records_go_with_it(broker: Broker, hand
         await broker.replay_dead_letters([second])
     assert await take_all((await join(broker, handler)).consumer) == []
     assert await broker.replay_dead_letters([second]) == 1
+
+
+async def test_retention_goes_on_while_a_replayed_record_is_in_hand(broker: Broker, clock: ManualClock) -> None:
+    await broker.create_topic(TOPIC, retention_ms=0)
+    await bury_and_trim(broker, None, FIRST)
+    await replay_all(broker)
+    busy, idle, other = await share(broker), await share(broker), await join(broker, None, "other")
+    in_hand = await take_batch(busy.consumer)
+    for n in range(4):
+        clock.advance(2_000)
+        await broker.append(TOPIC, numbered(1, start=n))
+        for member in (idle, other):
+            assert await finish_all(member.consumer) == [str(n)]
+    assert {"0", "1"}.isdisjoint(values(await read_all(broker, TOPIC)))
+    await finish(busy.consumer, in_hand)
+
+
+async def test_what_is_in_hand_beside_a_replayed_record_is_kept_or_lost_without_it(
+    broker: Broker, clock: ManualClock
+) -> None:
+    await broker.create_topic(TOPIC, retention_ms=0)
+    await bury_and_trim(broker, None, FIRST)
+    await replay_all(broker)
+    await broker.append(TOPIC, [new("b"), new("c")])
+    first, other = await share(broker), await join(broker, None, "other")
+    assert values(await take_all(first.consumer)) == ["a", "b", "c"]
+    assert await finish_all(other.consumer) == ["b", "c"]
+    await first.consumer.release()
+    busy = await share(broker)
+    batch = await take_batch(busy.consumer)  # given back, they come together: the three of one delivery
+    assert values(batch.records) == ["a", "b", "c"]
+    clock.advance(2_000)
+    await broker.append(TOPIC, numbered(1))
+    assert await finish_all(other.consumer) == ["0"]
+    assert values(await read_all(broker, TOPIC)) == ["b", "c", "0"], "what is in hand is not trimmed"
+    trimmed = await broker.operations.trim(TOPIC, 0, max_records=2, drop_unread=True)
+    assert (trimmed.records, [loss.records for loss in trimmed.lost]) == (1, [1])
+    lost = list(await busy.consumer.commit(settle(batch.records)))
+    assert lost == [batch.records[1].offset]
+    assert await finish_all(busy.consumer) == ["0"]
+    assert await read_lag(broker, Cursor(TOPIC, GROUP, None, 0)) == 0
+
+
+@MODES
+async def test_a_trim_is_not_held_by_a_replayed_record_that_waits(
+    broker: Broker, clock: ManualClock, handler: str | None
+) -> None:
+    await bury_and_trim(broker, handler, FIRST)
+    await replay_all(broker)
+    member = await join(broker, handler)
+    batch = await take_batch(member.consumer)
+    later = retry(batch.records[0], due_ms=clock.now_ms() + 60_000)
+    await member.consumer.commit(settle(retries=[later], position=batch.end if handler else None))
+    await broker.append(TOPIC, numbered(3))
+    for each in (member, await join(broker, handler, "other")):
+        assert await finish_all(each.consumer) == ["0", "1", "2"]
+    trimmed = await broker.operations.trim(TOPIC, 0, max_records=0)
+    assert (trimmed.records, list(trimmed.held_by)) == (3, [])
+    clock.advance(60_000)
+    assert values(await take_all(member.consumer)) == ["a"]
+
+
+@pytest.mark.parametrize("deed", ["seek", "delete"])
+async def test_a_replayed_record_in_hand_is_forgotten_with_all_that_is_not_done(broker: Broker, deed: str) -> None:
+    (gone,) = await bury_and_trim(broker, None, FIRST)
+    await replay_all(broker)
+    member = await share(broker)
+    batch = await take_batch(member.consumer)
+    cursor = Cursor(TOPIC, GROUP, None, 0)
+    if deed == "seek":
+        assert (await broker.operations.seek(cursor, 0, force=True)).unfinished == 1
+        assert list(await member.consumer.commit(settle(batch.records))) == [gone.offset]
+    else:
+        await broker.operations.delete_group(GROUP, force=True)
+    heir = await share(broker)
+    info = await read_cursor(broker, cursor)
+    assert (info.pending, info.retries, info.lag) == (0, 0, 0)
+    assert list(await broker.operations.list_pending(GROUP)) == []
+    assert await take_all(heir.consumer) == []

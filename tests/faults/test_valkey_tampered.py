@@ -82,3 +82,42 @@ async def test_a_key_whose_state_is_forgotten_is_not_listed_as_one_that_has_some
         kept = [entry.name for entry in await stage.broker.list_state()]
         assert stage.call("SCARD", f"pspf:{{{TOPIC}}}:keys:{GROUP}:{HANDLER}") == (1 if kept else 0)
     assert not kept
+
+
+async def _have_a_replayed_record(stage: Stage, handler: str | None) -> None:
+    await stage.broker.append(TOPIC, numbered(1))
+    member = await own(stage.broker) if handler else await share(stage.broker)
+    batch = await take_batch(member.consumer)
+    dead = letter(batch.records[0], handler=handler or "app.any")
+    await member.consumer.commit(settle(dead=[dead], position=batch.end if handler else None))
+    await member.session.close()
+    await stage.broker.operations.trim(TOPIC, 0, max_records=0)
+    assert await stage.broker.replay_dead_letters(await stage.broker.list_dead_letters()) == 1
+
+
+async def test_a_replayed_record_of_a_dead_worker_comes_again_though_its_consumer_was_deleted(stage: Stage) -> None:
+    await _have_a_replayed_record(stage, None)
+    dead = await share(stage.broker)
+    (gone,) = await take(dead.consumer)
+    dead.session.abandon()
+    stage.call("XGROUP", "DELCONSUMER", TOPIC, GROUP, dead.session.id)
+    await stage.world.expire_leases()
+    heir = await share(await stage.world.open_other())
+    assert list(await take(heir.consumer)) == [gone]
+
+
+async def test_a_replayed_record_in_hand_is_forgotten_with_its_stream(stage: Stage) -> None:
+    await _have_a_replayed_record(stage, None)
+    member, other = await share(stage.broker), await share(stage.broker)
+    assert len(await take(member.consumer)) == 1
+    stage.call("DEL", TOPIC)
+    assert list(await take(other.consumer)) == []
+    assert stage.call("KEYS", f"pspf:{{{TOPIC}}}:lent:*") == []
+
+
+async def test_who_forgets_deleted_records_keeps_one_that_is_replayed_meanwhile(stage: Stage) -> None:
+    await _have_a_replayed_record(stage, HANDLER)
+    member = await own(stage.broker)
+    (gone,) = await take(member.consumer)
+    await member.consumer._forget_deleted([gone.offset])  # type: ignore[attr-defined]
+    assert list(await take(member.consumer)) == [gone]

@@ -125,3 +125,16 @@ async def test_a_trimmed_record_is_replayed_for_a_worker_that_starts_later(
     await run_until_drained(second)
     assert failing.runs.count(1) == 4
     assert sorted(event["n"] for event in await read_events(backend.broker, "out")) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ordering", ["none", "key"])
+async def test_the_bytes_of_a_dropped_record_are_gone(backend: StreamingBackend, ordering: Any) -> None:
+    stream = Stream(backend)
+    Failing({1: 3}).subscribe(stream, "async", ordering=ordering)
+    await stream.emit_many(numbers(3))
+    await run_until_drained(stream)
+    letter = await trim(backend)
+    assert await backend.broker.replay_dead_letters([letter]) == 1
+    waiting = await backend.broker.operations.list_pending(letter.group)
+    assert await backend.broker.operations.drop_pending(waiting) == 1
+    assert read_kept(backend) == []
