@@ -3,10 +3,12 @@
 import asyncio
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from pspf.cli.exit_codes import ExitCode, code_of
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.errors import BackendUnavailable
 from pspf.records import NewRecord
@@ -87,3 +89,21 @@ async def test_a_session_that_may_not_be_shown_names_the_directory_and_the_way_o
     finally:
         os.seteuid(0)
         await broker.close()
+
+
+@as_root
+@pytest.mark.parametrize("named", ["b.db", ""], ids=["the file", "its directory"])
+async def test_a_file_of_another_user_is_not_permitted_and_says_whose_it_is(named: str) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made, "b.db")
+        os.chmod(made, 0o755)  # noqa: S103  (others are to get as far as the file)
+        await make_file(path, 0o644)
+        if not named:
+            os.chown(path, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+        try:
+            with pytest.raises(BackendUnavailable, match=f"{Path(made, named)} is of user root, with mode") as refused:
+                await SQLiteBroker(path).connect()
+        finally:
+            os.seteuid(0)
+    assert code_of(refused.value) is ExitCode.NOT_PERMITTED

@@ -20,6 +20,7 @@ from pspf.connectors.base import Limits
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.forks import FileId
 from pspf.connectors.sqlite.holders import LockHolder, command_of, find_readers
+from pspf.connectors.sqlite.ownership import refuse_denied
 from pspf.connectors.sqlite.place import DatabaseFiles, check_file, find_id
 from pspf.connectors.sqlite.writers import WritersQueue
 from pspf.errors import BackendCorrupt, BackendGone, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
@@ -119,6 +120,8 @@ class Storage:
             raise BackendUnavailable(f"{self.name}: {error.strerror or error}") from error
         except apsw.Error as error:
             self.close()
+            if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError):
+                refuse_denied(self.name, self.path)
             raise translate(error, self.name) from error
         except PSPFError:
             self.close()
