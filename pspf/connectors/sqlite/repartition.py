@@ -24,6 +24,9 @@ from pspf.errors import ConfigurationError, Refused
 from pspf.records import companion_source, partition_of
 
 _CHUNK: Final = 1_000
+_FIRST_CHUNK: Final = 8
+_CHUNK_BYTES: Final = 1_000_000
+"""About what one step has of records: each partition's is in memory at once, and what is to be written."""
 
 
 def plan_repartition(storage: Storage, topic: str, partitions: int, reset_state: bool, is_dead: IsDead) -> list[Topic]:
@@ -116,6 +119,7 @@ def _copy(storage: Storage, source: Topic, target: Topic, start: int) -> dict[tu
     sizes = [0] * count
     turn = 0
     rows: list[tuple[object, ...]] = []
+    rows_bytes = 0
     merged = heapq.merge(*(_read(storage, partition) for partition in source.partitions), key=lambda row: row[0])
     for timestamp_ms, number, offset, key, value, headers in merged:
         chosen = turn % count if key is None else partition_of(key, count)
@@ -126,9 +130,11 @@ def _copy(storage: Storage, source: Topic, target: Topic, start: int) -> dict[tu
             moved[number, offset] = chosen, ends[chosen]
         ends[chosen] += 1
         sizes[chosen] += len(value)
-        if len(rows) == _CHUNK:
+        rows_bytes += len(value)
+        if len(rows) == _CHUNK or rows_bytes >= _CHUNK_BYTES:
             storage.insert("records", 5, rows)
             rows.clear()
+            rows_bytes = 0
     storage.insert("records", 5, rows)
     for partition, end, size_bytes in zip(target.partitions, ends, sizes, strict=True):
         storage.run(
@@ -141,16 +147,18 @@ def _copy(storage: Storage, source: Topic, target: Topic, start: int) -> dict[tu
 def _read(storage: Storage, partition: Partition) -> Iterator[Row]:
     """Yield a partition's records; times that go back are taken as the one before, so that order stays."""
     base = partition.partition_id << OFFSET_BITS
-    at, latest_ms = base, 0
+    at, latest_ms, most = base, 0, _FIRST_CHUNK
     while chunk := storage.rows(
         "SELECT place, key, value, headers, timestamp_ms FROM records WHERE place >= ? AND place < ?"
         " ORDER BY place LIMIT ?",
-        (at, base + (1 << OFFSET_BITS), _CHUNK),
+        (at, base + (1 << OFFSET_BITS), most),
     ):
         for place, key, value, headers, timestamp_ms in chunk:
             latest_ms = max(latest_ms, timestamp_ms)
             yield latest_ms, partition.partition, place - base, key, value, headers
         at = chunk[-1][0] + 1
+        mean = sum(len(row[2]) for row in chunk) / len(chunk)
+        most = max(1, min(_CHUNK, 4 * most, int(_CHUNK_BYTES / max(mean, 1))))
 
 
 def _partitions_with_ids(storage: Storage, topic: Topic) -> set[int]:

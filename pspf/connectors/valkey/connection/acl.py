@@ -10,15 +10,15 @@ from pspf.connectors.valkey.connection.wire import Lane
 _TABLE: Final = """
 blpop client|id client|setname client|unblock del eval evalsha exists get hdel hexists hget hgetall hincrby hkeys hlen
 hmget hscan hset hsetnx info lpop pexpire pexpireat pexpiretime ping rename rpush sadd scard select set smembers
-srandmember srem time type unlink xack xadd xclaim xdel xgroup|create xgroup|delconsumer xgroup|destroy xgroup|setid
-xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xread xreadgroup xrevrange xtrim zadd zcard zcount zrange
-zrangebyscore zrem zremrangebyscore zrevrange zrevrangebyscore zscore
+srandmember srem sscan time type unlink xack xadd xclaim xdel xgroup|create xgroup|delconsumer xgroup|destroy
+xgroup|setid xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xread xreadgroup xrevrange xtrim zadd zcard
+zcount zrange zrangebyscore zrem zremrangebyscore zrevrange zrevrangebyscore zscore
 """
 COMMANDS: Final = tuple(_TABLE.split())
 """Every command that PSPF can't do without; tests hold it against the scripts and against a server."""
 
-OPERATORS: Final = frozenset({"rename", "xgroup|destroy"})
-"""What of it only operators send: `topics repartition`, `groups delete`."""
+OPERATORS: Final = frozenset({"rename", "sscan", "xgroup|destroy"})
+"""What of it only operators send: `topics repartition`, `state`, `groups delete`."""
 
 OPTIONAL: Final = ("memory|usage",)
 """What is asked where it is permitted, for the size of topics."""

@@ -1,6 +1,6 @@
 """What a cursor remembers, as keys: for what counts it and what forgets it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -8,7 +8,7 @@ from pspf.connectors.valkey.connection.scripts import Argument, Command
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.keys import CursorKeys
 
-_AT_ONCE: Final = 10_000
+_PAGE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +57,21 @@ async def count_kept(lane: Lane, keys: CursorKeys) -> int:
     return sum(int(lane.check(reply, "SCARD")) for reply in replies)
 
 
+async def scan_members(lane: Lane, name: bytes) -> AsyncIterator[list[bytes]]:
+    """Yield the members of a set in pages; one may come twice where the set changes meanwhile."""
+    at: bytes | str = "0"
+    while True:
+        at, members = await lane.call("SSCAN", name, at, "COUNT", _PAGE)
+        yield members
+        if at == b"0":
+            return
+
+
 async def count_values(lane: Lane, keys: CursorKeys) -> int:
-    """Return how many values and states of windows a cursor remembers."""
-    values = (await read_all(lane, keys))[1].values
+    """Return how many values and states of windows a cursor remembers; about, where it is at work."""
     count = 0
-    for start in range(0, len(values), _AT_ONCE):
-        replies = await lane.call_many([("HLEN", name) for name in values[start : start + _AT_ONCE]])
-        count += sum(int(lane.check(reply, "HLEN")) for reply in replies)
+    for members, key_of in ((keys.keys, keys.state), (keys.slots, keys.window)):
+        async for page in scan_members(lane, members):
+            replies = await lane.call_many([("HLEN", key_of(each)) for each in page])
+            count += sum(int(lane.check(reply, "HLEN")) for reply in replies)
     return count

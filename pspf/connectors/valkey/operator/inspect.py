@@ -8,6 +8,7 @@ from pspf.connectors.base import ConsumerInfo, CursorInfo, PartitionInfo, StateE
 from pspf.connectors.valkey.connection.failures import ReplyError
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
+from pspf.connectors.valkey.consume.cursor_keys import scan_members
 from pspf.connectors.valkey.consume.members import Roll, are_alive
 from pspf.connectors.valkey.consume.waiting import find_first_waiting
 from pspf.connectors.valkey.log.core import Core
@@ -199,7 +200,7 @@ async def list_state(
     for cursor, keys in await find_cursors(core, group, None):
         if cursor.handler is None or (handler is not None and cursor.handler != handler):
             continue
-        record_keys = [key] if key is not None else sorted(await lane.call("SMEMBERS", keys.keys))
+        record_keys = [key] if key is not None else await _find_record_keys(lane, keys)
         before = len(entries)
         for start in range(0, len(record_keys), _STATE_AT_ONCE):
             chosen = record_keys[start : start + _STATE_AT_ONCE]
@@ -215,6 +216,14 @@ async def list_state(
                 break  # the first of this cursor; the first of all are among them
     entries.sort(key=lambda entry: (entry.handler, entry.topic, entry.key, entry.name, entry.partition))
     return entries[:max_entries]
+
+
+async def _find_record_keys(lane: Lane, keys: CursorKeys) -> list[bytes]:
+    """Return the record keys that have state, in order."""
+    found: set[bytes] = set()
+    async for page in scan_members(lane, keys.keys):
+        found.update(page)
+    return sorted(found)
 
 
 async def _run_all(lane: Lane, calls: list[ScriptCall]) -> list[Any]:
