@@ -51,8 +51,8 @@ def scripts(*names: str) -> Matcher:
 def find_scripts() -> list[Script]:
     """Return all scripts."""
     found: dict[str, Script] = {}
-    for module in pkgutil.iter_modules(pspf.connectors.valkey.__path__):
-        loaded = import_module(f"pspf.connectors.valkey.{module.name}")
+    for module in pkgutil.walk_packages(pspf.connectors.valkey.__path__, "pspf.connectors.valkey."):
+        loaded = import_module(module.name)
         found |= {value.name: value for value in vars(loaded).values() if isinstance(value, Script)}
     return list(found.values())
 
