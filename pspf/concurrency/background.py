@@ -100,7 +100,7 @@ async def start_patiently(work: Callable[[], object], name: str, is_over: Callab
     return True
 
 
-class Outcome(asyncio.Future[T]):
+class ThreadResult(asyncio.Future[T]):
     """What comes of a call in another thread."""
 
     def run(self, work: Callable[[], T]) -> None:
@@ -132,7 +132,7 @@ async def run_in_thread(work: Callable[[], T], name: str, is_over: Callable[[], 
 
     Waits for a thread to be had; None where it `is_over` before.
     """
-    outcome: Outcome[T] = Outcome()
+    outcome: ThreadResult[T] = ThreadResult()
     if not await start_patiently(lambda: outcome.run(work), name, is_over):
         return None
     return await outcome

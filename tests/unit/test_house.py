@@ -109,3 +109,44 @@ def test_every_public_name_can_be_imported() -> None:
     assert {"Stream", "BaseEvent", "Context", "RetryPolicy", "SchemaRegistry"} <= set(pspf.__all__)
     missing = [name for name in pspf.__all__ if getattr(pspf, name, None) is None]
     assert missing == []
+
+
+TWINS = {
+    "Effects",
+    "Grant",
+    "Log",
+    "OrderedConsumer",
+    "OutcomeUnknown",
+    "Renewal",
+    "SharedConsumer",
+    "Topic",
+    "Trimmer",
+    "Wish",
+}
+"""What both brokers have, each in its own way."""
+
+
+def test_the_house_has_few_rooms() -> None:
+    rooms = {path.stem for path in (ROOT / "pspf").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert len(rooms - {"__init__", "__main__"}) <= 25, sorted(rooms)
+
+
+def test_no_name_stands_for_two_classes() -> None:
+    homes: dict[str, set[Path]] = {}
+    for path, tree in sources("pspf"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, set()).add(path)
+    twice = {name: sorted(map(str, paths)) for name, paths in homes.items() if len(paths) > 1 and name not in TWINS}
+    assert twice == {}, "give one of them another name"
+
+
+def test_what_both_brokers_have_is_had_by_both() -> None:
+    for name in TWINS:
+        found = {
+            path.parts[2]
+            for path, tree in sources("pspf/connectors")
+            for node in tree.body
+            if isinstance(node, ast.ClassDef) and node.name == name
+        }
+        assert len(found) == 2, name

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pspf import faults
-from pspf.concurrency.background import Outcome, start_patiently
+from pspf.concurrency.background import ThreadResult, start_patiently
 from pspf.context import Context, HandlerScope, SyncContext
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.executor import Executor, drop_cancellations, ends_run, enter_call, leave, told_if_overdue
@@ -128,7 +128,7 @@ class WholeBatch(Executor):
         self, function: Callable[..., Any], arguments: Sequence[Any], context: Context, run: BatchRun
     ) -> None:
         """Call a plain handler. One over its time has failed, and is waited for: its records are busy."""
-        outcome: Outcome[BaseException | None] = Outcome()
+        outcome: ThreadResult[BaseException | None] = ThreadResult()
         if not await start_patiently(
             lambda: outcome.run(lambda: _call(function, arguments)), THREAD_NAME, lambda: run.is_closed
         ):
