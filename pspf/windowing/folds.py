@@ -147,28 +147,31 @@ class HandlerFold(Fold):
         return states
 
 
-def dump_state(state: Any) -> bytes | None:
-    """Return a handler's state as JSON, None for none.
+def make_dumper(default: Callable[[Any], Any] | None) -> Callable[[Any], bytes | None]:
+    """Return what writes a handler's state as JSON, None for none; `default` turns into JSON what is none.
 
-    Raises:
-        EventRejected: JSON can't hold it.
+    It raises EventRejected where JSON can't hold it.
     """
-    if state is None:
-        return None
-    if type(state) is dict or type(state) is int or type(state) is list:
-        try:
-            stored = orjson.dumps(state)
-        except orjson.JSONEncodeError:
-            return encode_value("of a window", state)  # which says what is wrong
-        if stored.find(b"null") >= 0:  # orjson writes NaN as null
-            codec.check_finite({"state": state})
-        return compact(stored)
-    return encode_value("of a window", state)
+
+    def dump(state: Any) -> bytes | None:
+        if state is None:
+            return None
+        if type(state) is dict or type(state) is int or type(state) is list:
+            try:
+                stored = orjson.dumps(state)  # what is JSON already, as most is, needs no more
+            except orjson.JSONEncodeError:
+                return encode_value("of a window", state, default)  # or says what is wrong
+            if stored.find(b"null") >= 0:  # orjson writes NaN as null
+                codec.check_finite({"state": state})
+            return compact(stored)
+        return encode_value("of a window", state, default)
+
+    return dump
 
 
-def dump_typed_state(state: Any) -> bytes | None:
-    """Return a state that is read back as its annotation says: what is no JSON goes as pydantic writes it."""
-    return None if state is None else encode_value("of a window", state, to_jsonable_python)
+dump_state = make_dumper(None)
+dump_typed_state = make_dumper(to_jsonable_python)
+"""For a state that is read back as its annotation says: what is no JSON goes as pydantic writes it."""
 
 
 def make_loader(model: Any, upcast: Callable[[Any], Any] | None = None) -> Callable[[bytes], Any]:
