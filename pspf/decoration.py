@@ -37,19 +37,19 @@ def refuse_hidden_coroutine(function: Callable[..., Any], where: str) -> None:
         raise ConfigurationError(f"{where} is cached: it would not run for events that are alike; take the cache off")
     if is_async(function):
         return
-    inner = function
+    around = inner = function
     while not is_async(inner):
         if not hasattr(inner, "__wrapped__"):
             return
-        inner = inner.__wrapped__
+        around, inner = inner, inner.__wrapped__
     raise ConfigurationError(
-        f"{where} is async, in a plain function that does not await it{_place_of(inner)}: make that one async def, or"
+        f"{where} is async, in a plain function that does not await it{_place_of(around)}: make that one async def, or"
         " leave functools.wraps out where it runs it by itself"
     )
 
 
 def _place_of(function: Any) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
+    code = getattr(function if inspect.isroutine(function) else type(function).__call__, "__code__", None)
     return "" if code is None else f" ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})"
 
 

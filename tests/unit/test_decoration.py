@@ -62,6 +62,12 @@ def test_a_plain_function_around_an_async_one_is_refused(stream: Stream, functio
         stream.subscribe("t")(function)
 
 
+def test_the_place_is_that_of_the_function_that_does_not_await(stream: Stream) -> None:
+    for function, code in ((timed(take), timed(take).__code__), (Timed(take), Timed.__call__.__code__)):
+        with pytest.raises(ConfigurationError, match=rf"\(test_decoration\.py:{code.co_firstlineno}\)"):
+            stream.subscribe("t")(function)
+
+
 def test_so_it_is_in_a_windowed_handler(stream: Stream) -> None:
     with pytest.raises(ConfigurationError, match="does not await it"):
         stream.window("t", TumblingWindow(1))(timed(Service().fold))
