@@ -68,7 +68,7 @@ def attempt(what: str, act: Callable[[], object], sparing: Sparing | None = None
 def _say(what: str, error: BaseException, outlook: str, sparing: Sparing | None) -> None:
     if sparing is None or sparing.may_say():
         trace = None if isinstance(error, OSError) else error  # the system's failures need no place in the code
-        logger.error("%s failed, %s: %s: %s", what, outlook, type(error).__name__, error, exc_info=trace)
+        logger.error("%s failed, %s: %s", what, outlook, f"{type(error).__name__}: {error}", exc_info=trace)
 
 
 def start_thread(work: Callable[[], object], name: str) -> bool:

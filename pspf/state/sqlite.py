@@ -5,9 +5,12 @@ processes write, so an older library is refused.
 """
 
 import asyncio
+import ctypes
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -34,6 +37,18 @@ _PURGE: Final = "DELETE FROM entry WHERE (kind, key) IN (SELECT kind, key FROM e
 
 _T = TypeVar("_T")
 
+_started: Final["weakref.WeakSet[SQLiteStateStore]"] = weakref.WeakSet()
+_inherited: Final[set[tuple[int, int]]] = set()
+"""Device and inode of the files that were open when this process was forked."""
+
+
+def _drop_after_fork() -> None:
+    for store in list(_started):
+        store.drop_after_fork()
+
+
+os.register_at_fork(after_in_child=_drop_after_fork)
+
 
 class SQLiteStateStore(StateStore):
     """State in the file `path`, made on `start` where it is missing.
@@ -50,7 +65,8 @@ class SQLiteStateStore(StateStore):
         self._synchronous = synchronous
         self._thread: ThreadPoolExecutor | None = None
         self._connection: apsw.Connection | None = None
-        self._pid = 0
+        self._file: tuple[int, int] | None = None
+        self._is_forked = False
         self._turn = Turn()
         """Taken by who starts or stops it."""
 
@@ -60,12 +76,14 @@ class SQLiteStateStore(StateStore):
         Raises:
             BackendUnavailable: It can't be opened.
             BackendCorrupt: It is damaged, of a newer format, or another program's.
+            ConfigurationError: The process that this one was forked from had it open.
         """
         async with self._turn:
             if self._thread is not None:
                 return
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="pspf-state")
-            self._pid = os.getpid()
+            self._is_forked = False
+            _started.add(self)
             try:
                 await self._run(self._open)
             except BaseException:
@@ -78,9 +96,23 @@ class SQLiteStateStore(StateStore):
 
     async def _stop(self) -> None:
         thread, self._thread = self._thread, None
-        if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, self._close)
+        if thread is None:
+            return
+        _started.discard(self)
+        try:
+            with suppress(RuntimeError):  # there was no thread to be had for it: nothing is open
+                await asyncio.get_running_loop().run_in_executor(thread, self._close)
+        finally:
             thread.shutdown(wait=False)
+
+    def drop_after_fork(self) -> None:
+        """Forget, in a child, what the parent goes on with: its thread is not there, and its connection not ours."""
+        self._thread, self._is_forked, self._turn = None, True, Turn()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # never collected, so never closed
+        if self._file is not None:
+            _inherited.add(self._file)
 
     async def read_entry(self, slot: Slot) -> Entry | None:
         return await self._run(lambda: self._read(slot))
@@ -90,14 +122,16 @@ class SQLiteStateStore(StateStore):
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         """Run `work` on the store's thread; SQLite's errors become ours."""
+        if self._is_forked:
+            raise BackendUnavailable(f"{self.path}: started before this process was forked; it can't be used here")
         if self._thread is None:
             raise ConfigurationError("the state store is not started; use `async with store:` or `await store.start()`")
-        if self._pid != os.getpid():
-            raise BackendUnavailable(
-                f"{self.path}: started before this process was forked; start it in the new process"
-            )
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            done = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except RuntimeError as error:  # no thread to be had
+            raise BackendUnavailable(f"{self.path}: {error}") from error
+        try:
+            return await done
         except apsw.Error as error:
             raise _translate(error, self.path) from error
         except OSError as error:
@@ -117,11 +151,26 @@ class SQLiteStateStore(StateStore):
                 f"SQLite {apsw.sqlite_lib_version()} can corrupt a shared file; 3.51.3 or newer is needed"
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self._find() in _inherited:
+            raise ConfigurationError(
+                f"{self.path}: this process was forked from one that had it open; SQLite's locks don't hold here\n"
+                '  start it anew (multiprocessing.get_context("spawn") or "forkserver"),'
+                " or start the store after the fork only"
+            )
         connection = self._connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(_BUSY_MS)
         connection.execute("PRAGMA journal_mode=WAL").fetchall()
         connection.execute(f"PRAGMA synchronous={self._synchronous}").fetchall()
         self._in_transaction(self._prepare)
+        self._file = self._find()
+
+    def _find(self) -> tuple[int, int] | None:
+        """Return which file it is; None while there is none."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _prepare(self) -> None:
         connection = self._open_connection
@@ -139,7 +188,7 @@ class SQLiteStateStore(StateStore):
             connection.execute(f"PRAGMA user_version={FORMAT}").fetchall()
 
     def _close(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._file = self._connection, None, None
         if connection is not None:
             connection.close()
 

@@ -1,13 +1,9 @@
 """The embedded broker's thread when the system fails it: it goes on, and nobody waits for ever."""
 
 import asyncio
-import os
-import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,27 +12,11 @@ from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.engine.base import ANY_PARTITION, Engine, Nothing, Poll
 from pspf.errors import BackendUnavailable
 from pspf.records import Cursor, NewRecord
+from tests.support.descriptors import no_descriptors
 from tests.support.threads import no_threads
 from tests.support.waiting import wait_until
 
 ONE = [NewRecord(None, b"{}")]
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Take all file descriptors that this process may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
-    taken: list[int] = []
-    try:
-        with suppress(OSError):
-            while True:
-                taken.append(os.open("/dev/null", os.O_RDONLY))
-        yield
-    finally:
-        for descriptor in taken:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_emits_and_polls_go_on_while_there_are_no_descriptors(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import signal
 import time
 
@@ -259,3 +260,20 @@ def test_a_process_that_waits_to_start_again_is_not_started_after_a_signal(folde
         started = worker.log.read_text().count("bad ")
         assert worker.end(within_s=10) == 0
         assert worker.log.read_text().count("bad ") == started
+
+
+def test_a_worker_without_a_descriptor_starts_its_processes_once_there_is_one(folder: Folder) -> None:
+    folder.environment |= FAST
+    folder.emit(1)
+    with folder.worker() as worker:
+        worker.wait_for("start 1")
+        wait_until(lambda: folder.lag().get("billing") == 0)
+        limits = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (1, limits[1]))
+        os.kill(pid_of(worker, "orders/billing"), signal.SIGKILL)
+        worker.wait_for("no process can be started, next try in")
+        resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, limits)
+        folder.emit(2)
+        worker.wait_for("start 2")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0

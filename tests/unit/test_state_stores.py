@@ -15,6 +15,7 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, EventRejected
 from pspf.state import MemoryStateStore, SQLiteStateStore, StateStore
+from tests.support.threads import no_threads
 
 
 @pytest.fixture
@@ -327,3 +328,78 @@ async def test_a_place_that_can_not_be_written_is_unavailable(tmp_path: Path) ->
 def test_synchronous_is_full_or_normal(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="FULL or NORMAL"):
         SQLiteStateStore(tmp_path / "s.db", synchronous="OFF")
+
+
+FORKING = """
+import asyncio, os, sys
+from pathlib import Path
+from pspf.errors import BackendUnavailable, ConfigurationError
+from pspf.state import SQLiteStateStore
+
+path = Path(sys.argv[1])
+
+def say(text):
+    os.write(1, text.encode() + b"\\n")
+
+async def child(store):
+    try:
+        await store.get("a")
+    except BackendUnavailable as error:
+        say(f"get: {error}")
+    await asyncio.wait_for(store.stop(), 5)
+    say("stopped")
+    for again in (store, SQLiteStateStore(path)):
+        try:
+            await asyncio.wait_for(again.start(), 5)
+        except ConfigurationError as error:
+            say(f"start: {error}")
+    async with SQLiteStateStore(path.with_name("another.db")) as another:
+        await another.put("b", 1)
+        say("another")
+
+async def parent():
+    store = SQLiteStateStore(path)
+    async with store:
+        await store.put("a", 1)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                asyncio.run(child(store))
+                code = 0
+            except BaseException as error:
+                say(repr(error))
+            finally:
+                os._exit(code)
+        assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == 0
+        await store.put("a", 2)
+        say(f"the parent goes on: {await store.get('a')}")
+
+asyncio.run(parent())
+"""
+
+
+def test_a_forked_child_stops_and_refuses_its_parent_s_store_and_may_use_another(tmp_path: Path) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, str(tmp_path / "state.db")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
+    assert [line.partition(":")[0] for line in lines] == [
+        "get",
+        "stopped",
+        "start",
+        "start",
+        "another",
+        "the parent goes on",
+    ]
+    assert lines[-1].endswith(": 2")
+    assert lines[2].endswith("this process was forked from one that had it open; SQLite's locks don't hold here")
+
+
+async def test_a_store_without_a_thread_is_unavailable_and_starts_once_there_is_one(tmp_path: Path) -> None:
+    store = SQLiteStateStore(tmp_path / "state.db")
+    with no_threads(), pytest.raises(BackendUnavailable, match="can't start new thread"):
+        await store.start()
+    async with store:
+        await store.put("a", 1)
+        assert await store.get("a") == 1

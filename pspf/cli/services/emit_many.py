@@ -5,26 +5,24 @@ import contextlib
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar, cast
+from typing import BinaryIO, Final
 
 from pspf.cli.broker_session import open_broker
 from pspf.cli.console import say, write, write_json
 from pspf.cli.exit_codes import ExitCode, UsageError
 from pspf.cli.services.events import Recipe, decode_line
 from pspf.cli.services.lines import Line, read_lines
+from pspf.concurrency.background import run_in_thread
 from pspf.connectors.base import Broker
 from pspf.errors import PSPFError
 from pspf.records import NewRecord
 
 BATCH: Final = 500
 _MAX_REPORTED: Final = 20
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,15 @@ class Source:
     size_bytes: int | None
 
     def read(self, size: int) -> bytes:
-        """Return what is there, at least one byte, or nothing at the end."""
-        return self.stream.read(size)
+        """Return what is there, at least one byte, or nothing at the end.
+
+        Raises:
+            PSPFError: It can't be read any further.
+        """
+        try:
+            return self.stream.read(size)
+        except OSError as error:
+            raise PSPFError(f"can't read {self.name} any further: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
@@ -119,38 +124,13 @@ async def _emit_all(broker: Broker, source: Source, plan: Plan, tally: _Tally, a
     at_most = BATCH if plan.rate is None else max(1, min(BATCH, int(plan.rate / 10)))
     pace = _Pace(plan.rate)
     groups = read_lines(source.read, at_most=at_most)
-    while (group := await _in_thread(lambda: next(groups, None))) is not None:
+    # In a daemon thread: a pipe may be silent for ever, and Ctrl-C must not wait for it.
+    while (group := await run_in_thread(lambda: next(groups, None), "pspf-read")) is not None:
         records = _encode(group, plan.recipe, tally)
         if records:
             await pace.wait_for(len(records))
             await _append(broker, plan.topic, records, tally)
         advance(sum(len(line.text or b"") + 1 for line in group))
-
-
-async def _in_thread(read: Callable[[], Result]) -> Result:
-    """Return `read()`, done by a daemon thread: a pipe may be silent for ever, and Ctrl-C must not wait for it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Result] = loop.create_future()
-
-    def settle(result: Result | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(cast(Result, result))
-
-    def work() -> None:
-        result, failure = None, None
-        try:
-            result = read()
-        except Exception as error:
-            failure = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, result, failure)
-
-    threading.Thread(target=work, name="pspf-read", daemon=True).start()
-    return await done
 
 
 def _encode(lines: Sequence[Line], recipe: Recipe, tally: _Tally) -> list[NewRecord]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, Self
 
 from pspf.backoff import Backoff
+from pspf.concurrency.background import attempt, keep_running
 from pspf.loggers import get_logger
 from pspf.observability.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
 from pspf.runtime.control.presence import WorkerCommand
@@ -104,6 +105,9 @@ class AdminThread:
     # The thread
 
     def _run(self) -> None:
+        keep_running("the thread behind the admin", self._keep_serving, rest=self._rest, is_over=self._over.is_set)
+
+    def _keep_serving(self) -> None:
         while not self._over.is_set():
             running = self._start()
             try:
@@ -129,13 +133,15 @@ class AdminThread:
 
     def _start(self) -> _Running:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with contextlib.ExitStack() as stack, theirs:
+            stack.callback(ours.close)
             process = subprocess.Popen(
                 [sys.executable, "-m", "pspf.admin"],
                 stdin=theirs.fileno(),
                 pass_fds=[listener.fileno() for listener in self._listeners],
                 process_group=0,  # Ctrl-C is the worker's to see
             )
+            stack.pop_all()
         ours.setblocking(False)
         now = time.monotonic()
         level = logging.getLevelName(get_logger("pspf").level)
@@ -196,9 +202,17 @@ class AdminThread:
         *lines, rest = running.received.split(b"\n")
         running.received = bytearray(rest)
         for line in lines:
-            command = WorkerCommand.from_fields(json.loads(line))
-            self._control.obey(command, functools.partial(self._answer, command.command_id))
+            attempt("a request of the admin", functools.partial(self._obey, bytes(line)))
         return bool(chunk)
+
+    def _obey(self, line: bytes) -> None:
+        command = WorkerCommand.from_fields(json.loads(line))
+        answer = functools.partial(self._answer, command.command_id)
+        try:
+            self._control.obey(command, answer)
+        except Exception as error:
+            answer({"error": f"{command.do:.40} failed: {error!r}"})
+            raise
 
     def _answer(self, command_id: str, answer: Mapping[str, Any]) -> None:
         with self._mutex:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pspf.concurrency.background import attempt
 from pspf.loggers import get_logger
 from pspf.runtime.control.presence import WorkerCommand
 from pspf.runtime.status.reports import Pulse
@@ -37,8 +38,14 @@ class SupervisorControl:
         return self._supervisor.tally
 
     def obey(self, command: WorkerCommand, answer: Answer) -> None:
-        """Do it in the supervisor's loop; `answer` is called when it is done or under way."""
-        self._supervisor.post(lambda: self._obey(command, answer))
+        """Do it in the supervisor's loop; `answer` is called when it is done or under way, or has failed."""
+
+        def act() -> None:
+            error = attempt(f"command {command.do:.40}", lambda: self._obey(command, answer))
+            if error is not None:
+                answer({"error": f"{command.do:.40} failed: {error!r}"})
+
+        self._supervisor.post(act)
 
     def _obey(self, command: WorkerCommand, answer: Answer) -> None:
         supervisor = self._supervisor

@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-from pspf.backoff import Backoff
+from pspf.backoff import Backoff, Sparing
+from pspf.concurrency.background import attempt, keep_running
 from pspf.connectors.base import Broker
 from pspf.connectors.roster import MAX_STATUS_BYTES
 from pspf.errors import BackendGone, BackendUnavailable, PSPFError
@@ -88,7 +89,7 @@ class Presence:
 
     async def run(self) -> None:
         """Show the worker and listen, until cancelled; then withdraw it."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._changed = asyncio.get_running_loop(), asyncio.Event()  # an event belongs to one loop
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._keep(self._show), name="pspf presence")
@@ -104,8 +105,8 @@ class Presence:
                     await self.broker.leave(self)
 
     async def _keep(self, act: Callable[[], Awaitable[None]]) -> None:
-        """Do something over and over, more and more seldom while the broker is not there."""
-        backoff = Backoff()
+        """Do something over and over, more and more seldom while it fails: without a broker, or of anything else."""
+        backoff, sparing = Backoff(), Sparing()
         while True:
             try:
                 await self.broker.enter(self)  # the last of its users to leave closes it
@@ -113,6 +114,14 @@ class Presence:
             except BackendUnavailable as error:
                 if not self._failing:
                     logger.warning("can't show this worker in %s, will try again: %s", self.broker.name, error)
+                self._failing.add(act.__name__)
+                self._answered_since_ms = None
+                await asyncio.sleep(backoff.next_ms() / 1000)
+            except PSPFError:
+                raise
+            except Exception as error:  # the root of a task: without it nobody sees or stops this worker any more
+                if sparing.may_say():
+                    logger.exception("can't show this worker in %s, will try again: %r", self.broker.name, error)
                 self._failing.add(act.__name__)
                 self._answered_since_ms = None
                 await asyncio.sleep(backoff.next_ms() / 1000)
@@ -137,12 +146,18 @@ class Presence:
     async def _listen(self) -> None:
         for raw in await self.broker.roster.take_commands(self.worker, wait_ms=_LISTEN_MS):
             try:
-                fields = json.loads(raw)
-                command = WorkerCommand.from_fields(fields)
-            except (ValueError, KeyError, TypeError):
+                command = WorkerCommand.from_fields(json.loads(raw))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 logger.warning("a command that this version does not know: %.200r", raw)
                 continue
-            self.obey(command, functools.partial(self._answer, command.command_id))
+            self._obey(command)
+
+    def _obey(self, command: WorkerCommand) -> None:
+        """Do it; what fails is its answer, and hides no command behind it."""
+        answer = functools.partial(self._answer, command.command_id)
+        error = attempt(f"command {command.do:.40}", lambda: self.obey(command, answer))
+        if error is not None:
+            answer({"error": f"{command.do:.40} failed: {error!r}"})
 
     def _answer(self, command_id: str, answer: Mapping[str, Any]) -> None:
         with self._mutex:
@@ -181,26 +196,31 @@ class PresenceThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="pspf-presence", daemon=True)
-        self._is_ready = threading.Event()
+        self._over = threading.Event()
 
     def __enter__(self) -> Presence:
         self._thread.start()
-        self._is_ready.wait()
         return self._presence
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()  # before: either it is seen when the loop begins, or the loop is seen here
         if self._loop is not None and self._task is not None:
             with suppress(RuntimeError):  # it has ended by itself
                 self._loop.call_soon_threadsafe(self._task.cancel)
         self._thread.join(self._presence.leave_s + _CLOSE_S)
 
     def _run(self) -> None:
-        with suppress(asyncio.CancelledError):
-            asyncio.run(self._main())
+        keep_running(
+            "the thread that shows this worker in the broker",
+            lambda: asyncio.run(self._main()),
+            rest=self._over.wait,
+            is_over=self._over.is_set,
+        )
 
     async def _main(self) -> None:
-        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
-        self._is_ready.set()
+        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
+        if self._over.is_set():
+            return
         try:
             await self._presence.run()
         except BackendGone as error:

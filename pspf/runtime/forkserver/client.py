@@ -102,9 +102,13 @@ class ForkServer:
 
         Raises:
             NurseryLost: The nursery has ended.
+            OSError: The system has no process for it.
         """
         self._send({"start": spec.to_json()}, [commands_fd, report_fd, stacks_fd])
-        return int(self._receive()["pid"])
+        answer = self._receive()
+        if not answer["pid"]:  # 0 stands for a whole group of processes: never to be signalled
+            raise OSError(f"no process can be forked: {answer.get('why', 'the fork failed')}")
+        return int(answer["pid"])
 
     def close(self) -> None:
         """Let it end; its children go on."""

@@ -71,8 +71,12 @@ def _receive_request(connection: socket.socket) -> tuple[dict[str, Any], list[in
 
 
 def _start(connection: socket.socket, spec: ChildSpec, descriptors: Sequence[int], loaded: LoadedApp | None) -> None:
-    read_fd, write_fd = os.pipe()
-    between = os.fork()
+    try:
+        read_fd, write_fd = os.pipe()
+        between = os.fork()
+    except OSError as error:  # the supervisor tries again
+        _answer(connection, {"pid": 0, "why": error.strerror})
+        return
     if not between:
         connection.close()
         os.close(read_fd)

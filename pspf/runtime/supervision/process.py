@@ -121,15 +121,18 @@ class Spawner:
         self._afresh: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, spec: ChildSpec) -> Process:
-        """Start a process for `spec`; it is a child of this one."""
-        commands, report, stacks = os.pipe(), os.pipe(), os.pipe()
-        theirs = (commands[0], report[1], stacks[1])
-        try:
-            pid = self._start(spec, *theirs, told_fd=commands[1])
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
-        return Process(pid, commands[1], report[0], stacks[0])
+        """Start a process for `spec`; it is a child of this one.
+
+        Raises:
+            OSError: The system has no process or no descriptor for it.
+        """
+        with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
+            commands_fd, told_fd = _open_pipe(theirs, ours)
+            heard_fd, report_fd = _open_pipe(ours, theirs)
+            seen_fd, stacks_fd = _open_pipe(ours, theirs)
+            pid = self._start(spec, commands_fd, report_fd, stacks_fd, told_fd=told_fd)
+            ours.pop_all()  # they are the process's from here on
+        return Process(pid, told_fd, heard_fd, seen_fd)
 
     def _start(self, spec: ChildSpec, commands_fd: int, report_fd: int, stacks_fd: int, *, told_fd: int) -> int:
         for nursery in (self._nursery, self._base):
@@ -185,6 +188,14 @@ class Spawner:
             self._base = None
         else:
             self._nursery = None
+
+
+def _open_pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:
+    """Return the ends of a new pipe, which the stacks of who reads and who writes close."""
+    ends = os.pipe()
+    reader.callback(os.close, ends[0])
+    writer.callback(os.close, ends[1])
+    return ends
 
 
 def now_ms() -> int:

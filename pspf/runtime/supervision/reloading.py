@@ -7,6 +7,8 @@ from typing import Final
 
 from watchfiles import PythonFilter, watch
 
+from pspf.concurrency.background import keep_running
+
 _STEP_MS: Final = 50
 _DEBOUNCE_MS: Final = 200
 """How long saves in a row are taken for one; an editor's usually are within 50 ms."""
@@ -19,7 +21,7 @@ class FileWatcher:
         self._folder = folder
         self._on_save = on_save
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="pspf-reload", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pspf-reload", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -27,6 +29,10 @@ class FileWatcher:
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._thread.join(1)
+
+    def _run(self) -> None:
+        what = f"the watch over the source files in {self._folder}"
+        keep_running(what, self._watch, rest=self._stopping.wait, is_over=self._stopping.is_set)
 
     def _watch(self) -> None:
         for changes in watch(

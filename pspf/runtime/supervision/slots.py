@@ -7,10 +7,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
+from pspf.backoff import Backoff, Sparing
+from pspf.loggers import get_logger
 from pspf.runtime.app.plan import Totals
 from pspf.runtime.supervision.process import Process, Spawner, now_ms
 from pspf.runtime.supervision.slot import ProcessSlot, SlotState
 
+logger = get_logger(__name__)
+
+_START_AGAIN_MS: Final = (1_000, 10_000)
 GRACE_MS: Final = 3_000
 """How much later than its own deadline a process is killed; it ends itself, unless it is stopped or stuck in C code."""
 
@@ -24,6 +29,8 @@ class Places:
         """Whether the state of one is another since somebody looked."""
         self.log_level: str | None = None
         """What new processes log, where it is not what the command line says."""
+        self._starts = Backoff(*_START_AGAIN_MS)
+        self._failures = Sparing()
         self._spawner = spawner
         self._selector = selector
 
@@ -51,9 +58,19 @@ class Places:
         return totals
 
     def start_due(self) -> None:
+        """Start what is due; what the system has no process or descriptor for now is due again later."""
         for place in self.all:
             if place.process is None and place.due_ms is not None and now_ms() >= place.due_ms:
-                self._start(place)
+                try:
+                    self._start(place)
+                except OSError as error:
+                    self._put_off(place, error)
+
+    def _put_off(self, place: ProcessSlot, error: OSError) -> None:
+        wait_ms = self._starts.next_ms()
+        place.due_ms = now_ms() + wait_ms
+        if self._failures.may_say():
+            logger.error("%s: no process can be started, next try in %.1f s: %s", place, wait_ms / 1000, error)
 
     def _start(self, place: ProcessSlot) -> None:
         spec = place.spec if self.log_level is None else place.spec.with_log_level(self.log_level)

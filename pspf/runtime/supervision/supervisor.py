@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from types import FrameType
 from typing import Any, Final
 
+from pspf.concurrency.background import attempt
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
 from pspf.runtime.app.plan import ChildSpec
@@ -146,7 +147,7 @@ class Supervisor:
     def _turn(self) -> None:
         self._wait()
         while not self._inbox.empty():  # before: where a whole group is signalled, its processes end by our wish
-            self._inbox.get()()
+            attempt("what the worker was asked for", self._inbox.get())
         self._collect()
         self._loading.tell_if_slow()
         self._watch.look_around(self.read_broker_answers_ms)

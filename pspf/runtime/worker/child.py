@@ -4,6 +4,7 @@ What its supervisor wants comes as lines through a pipe, whose end tells that th
 """
 
 import faulthandler
+import functools
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from pspf.concurrency.background import attempt
 from pspf.connectors.urls import make_broker
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
@@ -134,12 +136,15 @@ def _take_stdin() -> int:
 
 def _obey(commands: Iterator[bytes], stages: Stages, heart: Heartbeat) -> None:
     """Do what the supervisor says; when it is gone, drain, shortly: there may be another one soon."""
-    for line in commands:
-        _do(json.loads(line), stages, heart)
-    stages.begin_drain(timeout_ms=ORPHAN_DRAIN_MS)
+    try:
+        for line in commands:
+            attempt("a command of the supervisor", functools.partial(_do, line, stages, heart))
+    finally:  # also where the pipe can't be read any more
+        stages.begin_drain(timeout_ms=ORPHAN_DRAIN_MS)
 
 
-def _do(command: dict[str, Any], stages: Stages, heart: Heartbeat) -> None:
+def _do(line: bytes, stages: Stages, heart: Heartbeat) -> None:
+    command: dict[str, Any] = json.loads(line)
     match command:
         case {"do": "drain", "timeout_ms": timeout_ms}:
             stages.begin_drain(timeout_ms=timeout_ms)

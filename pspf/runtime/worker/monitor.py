@@ -59,7 +59,7 @@ class Monitor:
         """Have `tell` called in the event loop with where its tasks are; where the loop is blocked, when it is not."""
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(lambda: tell(describe_tasks()))
+                self._loop.call_soon_threadsafe(lambda: tell(_describe_tasks()))
 
     def _tick(self) -> None:
         assert self._loop is not None
@@ -157,6 +157,14 @@ class Monitor:
 def _say_unread(doing: str, topic: str, group: str, handler: str, partitions: Sequence[int]) -> str:
     shown = ", ".join(map(str, sorted(partitions)[:_SHOWN])) + (", ..." if len(partitions) > _SHOWN else "")
     return f"{doing} {len(partitions)} partitions of {topic} for {group}, {handler}: {shown}"
+
+
+def _describe_tasks() -> str:
+    try:
+        return describe_tasks()
+    except Exception as error:  # whoever asked waits for an answer
+        logger.exception("can't tell where the tasks are")
+        return f"can't tell where the tasks are: {error!r}\n"
 
 
 def _nothing() -> None:

@@ -12,6 +12,7 @@ from enum import Enum
 from types import FrameType
 from typing import Final, NamedTuple
 
+from pspf.concurrency.background import attempt
 from pspf.runtime.worker.leaving import MOST_MS
 
 GIVE_UP_MS: Final = 1_000
@@ -178,5 +179,5 @@ class Stages:
             try:
                 deadline = self._deadlines.get(timeout=max(0.0, deadline.at_s - time.monotonic()))
             except queue.Empty:
-                deadline.act()
+                attempt("what was due at a deadline", deadline.act)
                 deadline = self._deadlines.get()

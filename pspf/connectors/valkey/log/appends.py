@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from pspf.connectors.valkey.connection.failures import OutcomeUnknown
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.log.fields import pack_records, parse_entry_id
 from pspf.connectors.valkey.log.keys import PartitionKeys
+from pspf.errors import BackendUnavailable
 from pspf.records import Appended, NewRecord
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ class Sender:
         if queue is None:
             queue = self._queues[loop] = _Queue([])
             queue.task = loop.create_task(self._send_all(loop, queue), name="pspf appends")
+            queue.task.add_done_callback(lambda task: self._answer_all(loop, queue))
         queue.waiting.append(waiting)
         return await waiting.outcomes  # a caller that is cancelled takes nothing back: the others go on
 
@@ -78,10 +81,20 @@ class Sender:
         finally:
             self._queues.pop(loop, None)
 
+    def _answer_all(self, loop: asyncio.AbstractEventLoop, queue: "_Queue") -> None:
+        """Answer those that still wait: somebody has cancelled the task that was to send what they append."""
+        if self._queues.get(loop) is queue:  # it was never begun
+            del self._queues[loop]
+        name = self._core.connector.name
+        for waiting in queue.sent:
+            waiting.fail(OutcomeUnknown(f"{name}: the task that appends was cancelled while this was on its way"))
+        for waiting in queue.waiting:
+            waiting.fail(BackendUnavailable(f"{name}: the task that appends was cancelled before this was sent"))
+
     async def _send_queue(self, queue: "_Queue") -> None:
         while queue.waiting:
             await self._lane.wait_for_turn()  # so that what comes meanwhile goes along
-            sent = queue.take_some()
+            sent = queue.sent = queue.take_some()
             try:
                 outcomes = await self._exchange([part for waiting in sent for part in waiting.parts])
             except Exception as error:  # the boundary of the senders: each gets the error
@@ -146,6 +159,8 @@ class _Queue:
     """The appends of one event loop that wait, and the task that sends them."""
 
     waiting: "list[_Waiting]"
+    sent: "Sequence[_Waiting]" = ()
+    """What was sent last; it may have its outcome."""
     task: asyncio.Task[None] | None = None
 
     def take_some(self) -> "list[_Waiting]":
