@@ -521,7 +521,9 @@ class Stream:
             where = places or {(each.topic, each.group) for each in subscriptions}
             with self.telemetry.asking():
                 await self._look_for_orphans([*self.subscriptions, *subscriptions], where, stop)
-            async with self._lifespan_entered(), self._session_entered() as session:
+            async with self._lifespan_entered(), self._session_entered(stop) as session:
+                if session is None:  # told to stop before
+                    return
                 self.processor.tuning = Tuning.from_settings(settings)
                 async with asyncio.TaskGroup() as group:
                     for subscription in subscriptions:
@@ -556,14 +558,32 @@ class Stream:
             yield
 
     @asynccontextmanager
-    async def _session_entered(self) -> AsyncIterator[Session]:
-        session = await self.broker.open_session(self.name)
+    async def _session_entered(self, stop: Stop) -> AsyncIterator[Session | None]:
+        session = await self._open_session(stop)
+        if session is None:
+            yield None
+            return
         self.session_id, self._session = session.id, session
         try:
             yield session
         finally:
             self.session_id = self._session = None
             await shielded(_leave(session))
+
+    async def _open_session(self, stop: Stop) -> Session | None:
+        """Open a session, as soon as the broker stores it (its disk may be full, or locked); None once stopped."""
+        backoff = Backoff()
+        while not stop.is_set:
+            try:
+                with self.telemetry.asking():
+                    return await self.broker.open_session(self.name)
+            except BackendUnavailable as error:
+                if isinstance(error.__cause__, PermissionError):  # no wait mends that
+                    raise
+                if backoff.is_first:
+                    logger.warning("can't join %s, will try again: %s", self.broker.name, error)
+                await stop.wait(backoff.next_ms())
+        return None
 
     async def _look_for_orphans(
         self, subscriptions: Sequence[Subscription], places: Collection[tuple[str, str]], stop: Stop

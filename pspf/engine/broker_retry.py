@@ -16,7 +16,7 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BrokerRetry:
     """Does things with the broker for one cursor, and waits for it."""
 
@@ -25,6 +25,8 @@ class BrokerRetry:
     """Whether this is as in a killed process: its handlers get nothing done any more."""
     outages: Sparing = field(default_factory=Sparing)
     """What all cursors of a process share: they fail together."""
+    is_failing: bool = False
+    """Whether the last try failed."""
 
     async def __call__(self, doing: str, act: Callable[[], Awaitable[T]]) -> T:
         """Do something, and again while the broker is not there; return what it gives."""
@@ -34,6 +36,7 @@ class BrokerRetry:
             try:
                 done = await act()
             except BackendUnavailable as error:
+                self.is_failing = True
                 if self.is_abandoned():
                     break
                 backoff = backoff or Backoff()
@@ -43,6 +46,7 @@ class BrokerRetry:
                     logger.warning("%s: can't %s, will try again: %s", self.cursor, doing, error, extra=fields)
                 await asyncio.sleep(backoff.next_ms() / 1000)
             else:
+                self.is_failing = False
                 if is_told:
                     logger.info(
                         "%s: the broker is back, can %s again", self.cursor, doing, extra=fields_of(self.cursor)

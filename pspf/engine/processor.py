@@ -68,6 +68,11 @@ class BatchProcessor:
             if cursors is None or loop.cursor in cursors:
                 loop.finish()
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the broker takes nothing of a cursor in hand at the moment."""
+        return any(loop.is_refused for loop in self._loops)
+
     async def run(self, subscription: Subscription, broker: Broker, consumer: Consumer, stop: Stop) -> None:
         """Process a cursor until `stop` is set, then give it back.
 
@@ -151,6 +156,11 @@ class _CursorLoop:
         # In shared mode each record stands for itself, so that the next batch needn't wait for the outcome.
         self._commits_aside = consumer.is_remote and consumer.lease is None and self._state is None
         stop.add(self._on_stop)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the broker takes nothing of this cursor at the moment."""
+        return self._insist.is_failing
 
     async def run_apart(self) -> None:
         """Run in a task of its own, which nobody but this cancels.

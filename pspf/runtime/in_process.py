@@ -10,8 +10,9 @@ from pspf.runtime.control.commands import ProcessControl
 from pspf.runtime.control.listeners import open_front, showing
 from pspf.runtime.control.presence import Presence
 from pspf.runtime.status.exit_status import STOPPED
+from pspf.runtime.worker.drain import add_up
 from pspf.runtime.worker.leaving import bound_exit
-from pspf.runtime.worker.meeting import read_final_lag
+from pspf.runtime.worker.meeting import read_final_lags
 from pspf.runtime.worker.monitor import Monitor
 from pspf.runtime.worker.stdio import take_back
 from pspf.runtime.worker.worker import Ended, Worker, prepare_process, run_process
@@ -25,8 +26,8 @@ async def _run_to_the_end(worker: Worker, loaded: LoadedApp, plan: AppPlan, say:
     finally:
         worker.stages.end()
         take_back()
-    lag = await read_final_lag(loaded, plan.cursors, is_hurried=ended.code in STOPPED)
-    say(ended.totals.describe(lag))
+    lags = await read_final_lags(loaded, plan.cursors, is_hurried=ended.code in STOPPED)
+    say(ended.totals.describe(add_up(lags)))
     bound_exit(ended.code)
     return ended
 

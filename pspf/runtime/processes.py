@@ -24,7 +24,8 @@ from pspf.runtime.supervision.importing import App
 from pspf.runtime.supervision.process import Spawner
 from pspf.runtime.supervision.restarts import RestartPolicy
 from pspf.runtime.supervision.supervisor import Supervisor
-from pspf.runtime.worker.meeting import final_lag, meet_broker
+from pspf.runtime.worker.drain import add_up, describe_left
+from pspf.runtime.worker.meeting import meet_broker, read_final_lags
 from pspf.settings import settings
 
 logger = get_logger(__name__)
@@ -84,6 +85,7 @@ def run_children(
             identity = asyncio.run(meet_broker(loaded, plan, request.options, say))
         except TimeoutError:
             say(f"the broker was not there within {request.options.burst_timeout_ms} ms")
+            spawner.close()
             return BURST_TIMED_OUT
         request = replace(request, options=replace(request.options, broker_identity=identity))
         presence = stack.enter_context(
@@ -102,9 +104,13 @@ def run_children(
             obstacle = loaded.stream.broker.find_obstacle()
             if obstacle is not None:
                 say(f"what was in hand was given up: {obstacle}")
-    if outcome.error is not None:
-        raise outcome.error
-    say(outcome.totals.describe(final_lag(loaded, plan.cursors, is_hurried=outcome.is_given_up)))
+        if outcome.error is not None:
+            raise outcome.error
+        # While the worker still has the broker open: on a full disk it may not open again.
+        lags = asyncio.run(read_final_lags(loaded, plan.cursors, is_hurried=outcome.is_given_up))
+    if outcome.code == BURST_TIMED_OUT:
+        say(describe_left(lags, request.options.burst_timeout_ms))
+    say(outcome.totals.describe(add_up(lags)))
     return outcome.code
 
 

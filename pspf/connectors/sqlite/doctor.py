@@ -24,6 +24,7 @@ IDLE_MS: Final = 14 * 24 * 3_600_000
 _HUGE_WAL_BYTES: Final = 128 << 20
 _LITTLE_SPACE_BYTES: Final = 1 << 30
 _NO_SPACE_BYTES: Final = 64 << 20
+_FULL_BYTES: Final = 1 << 20
 _CLOCK_STEP_MS: Final = 60_000
 
 
@@ -75,7 +76,7 @@ def diagnose(storage: Storage, engine: Engine, is_dead: IsDead) -> Iterator[Chec
         yield _check_lock(storage)
         yield _check_synchronous(engine.limits)
     yield _check_clock(storage, engine.clock)
-    yield _check_workers(storage, engine, is_dead)
+    yield _check_workers(storage, engine, is_dead, _why_not_written(storage))
     yield from _check_groups(storage, engine.clock.now_ms())
     yield _check_lost(storage)
 
@@ -115,8 +116,13 @@ def check_filesystem(system: FileSystem) -> Check:
 def _check_space(path: Path) -> Check:
     usage = shutil.disk_usage(path.parent)
     found = f"{usage.free / (1 << 30):,.1f} GiB free of {usage.total / (1 << 30):,.1f}"
-    remedy = "make space, or trim: pspf topics trim TOPIC --max-bytes N --execute"
+    trim = "pspf topics trim TOPIC --max-bytes N --execute"
+    remedy = f"make space, or trim: {trim}"
     if usage.free < _NO_SPACE_BYTES:
+        remedy = (
+            "trimming needs room itself: free 64 MiB of this disk, or stop all that use the broker and move"
+            f" {path.name} with its -wal to another disk (mv, then --backend); then trim: {trim}"
+        )
         return Check("disk space", Status.FAIL, found, remedy)
     is_little = usage.free < _LITTLE_SPACE_BYTES and usage.free < usage.total // 10
     return Check("disk space", Status.WARN, found, remedy) if is_little else Check("disk space", Status.OK, found)
@@ -163,7 +169,16 @@ def _check_clock(storage: Storage, clock: Clock) -> Check:
     return Check("clock", Status.OK, "not behind any time that was written")
 
 
-def _check_workers(storage: Storage, engine: Engine, is_dead: IsDead) -> Check:
+def _why_not_written(storage: Storage) -> str | None:
+    """Return why nobody can store anything at the moment, as far as that can be seen."""
+    if storage.path is None:
+        return None
+    if storage.find_obstacle() is not None:
+        return "the writers' lock is kept"
+    return "the disk is full" if shutil.disk_usage(storage.path.parent).free < _FULL_BYTES else None
+
+
+def _check_workers(storage: Storage, engine: Engine, is_dead: IsDead, obstacle: str | None) -> Check:
     now_ms = engine.clock.now_ms()
     rows = storage.rows("SELECT session, pid, renewed_ms FROM sessions ORDER BY session")
     live = [row for row in rows if not is_dead(row[0])]
@@ -171,6 +186,9 @@ def _check_workers(storage: Storage, engine: Engine, is_dead: IsDead) -> Check:
     found = f"{len(live)} live" + (
         f", {len(rows) - len(live)} ended without saying so" if len(rows) > len(live) else ""
     )
+    if silent and obstacle is not None:
+        found += f"; {len(silent)} can't renew their sessions, as {obstacle}"
+        return Check("workers", Status.WARN, found, "they wait, and go on by themselves when that is mended")
     if silent:
         pids = ", ".join(str(row[1]) for row in silent[:5])
         remedy = "they hang or are stopped: look at these processes, or end them"

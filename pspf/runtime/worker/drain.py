@@ -20,7 +20,29 @@ _PATIENCE_CHECKS: Final = 50
 
 
 async def read_lag(broker: Broker, cursors: Sequence[CursorName]) -> int | None:
-    """Return the records not finished by `cursors`; None where one is missing or unknown.
+    """Return the records not finished by `cursors`; None where one is missing or unknown."""
+    return add_up(await read_lags(broker, cursors))
+
+
+def add_up(lags: Mapping[CursorName, int | None]) -> int | None:
+    """Return the whole lag, None where a part of it is not known."""
+    known = [lag for lag in lags.values() if lag is not None]
+    return sum(known) if len(known) == len(lags) else None
+
+
+def describe_left(lags: Mapping[CursorName, int | None] | None, timeout_ms: int | None) -> str:
+    """Return what a burst says whose time is up: what is left, by topic and group."""
+    left: dict[str, int | None] = {}
+    for cursor, lag in (lags or {}).items():
+        place = f"{cursor.topic} of {cursor.group}"
+        before = left.get(place, 0)
+        left[place] = None if lag is None or before is None else before + lag
+    told = ", ".join(f"{place} {'?' if lag is None else lag}" for place, lag in left.items())
+    return f"not drained within {timeout_ms} ms; lag: {told or '? (the broker does not answer)'}"
+
+
+async def read_lags(broker: Broker, cursors: Sequence[CursorName]) -> Mapping[CursorName, int | None]:
+    """Return the records not finished by each of `cursors`; None where it is missing or unknown.
 
     A commit moves a record from one cursor to the next at once, so that it is always counted somewhere.
     """
@@ -30,10 +52,12 @@ async def read_lag(broker: Broker, cursors: Sequence[CursorName]) -> int | None:
         owner = owners.get(name_of(info.cursor))
         if owner is not None:
             found[owner].append(info)
-    lags = [info.lag for infos in found.values() for info in infos]
-    if None in lags or not all(found.values()):
-        return None
-    return sum(lag for lag in lags if lag is not None)
+    return {cursor: _sum_up(infos) for cursor, infos in found.items()}
+
+
+def _sum_up(infos: Sequence[CursorInfo]) -> int | None:
+    known = [info.lag for info in infos if info.lag is not None]
+    return sum(known) if infos and len(known) == len(infos) else None
 
 
 async def is_drained(broker: Broker, work: Work) -> bool:

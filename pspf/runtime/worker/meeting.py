@@ -1,7 +1,7 @@
 """Before the processes and after them: the broker is waited for, and asked what is left to do."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pspf.errors import BackendUnavailable
@@ -9,7 +9,7 @@ from pspf.runtime.app.loader import LoadedApp
 from pspf.runtime.app.plan import AppPlan, WorkerOptions
 from pspf.runtime.app.work import CursorName
 from pspf.runtime.worker.broker_wait import connect_patiently, say_missing_topics
-from pspf.runtime.worker.drain import read_lag
+from pspf.runtime.worker.drain import read_lags
 
 _LAG_TIMEOUT_S: Final = 5.0
 _HURRIED_S: Final = 0.5
@@ -35,19 +35,16 @@ async def meet_broker(
         await broker.close()
 
 
-def final_lag(loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool = False) -> int | None:
-    """Return what `read_final_lag` does, where no event loop runs."""
-    return asyncio.run(read_final_lag(loaded, cursors, is_hurried=is_hurried))
-
-
-async def read_final_lag(loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool = False) -> int | None:
-    """Return the lag after the worker has stopped, None where the broker can't say; `is_hurried`: or not at once."""
-    broker = loaded.stream.broker
+async def read_final_lags(
+    loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool
+) -> Mapping[CursorName, int | None]:
+    """Return the lags after the worker has stopped, None where the broker can't say; `is_hurried`: or not at once."""
+    broker, user = loaded.stream.broker, object()
     try:
         async with asyncio.timeout(_HURRIED_S if is_hurried else _LAG_TIMEOUT_S):
-            await broker.connect()
-            return await read_lag(broker, cursors)
+            await broker.enter(user)
+            return await read_lags(broker, cursors)
     except (BackendUnavailable, TimeoutError):
-        return None
+        return dict.fromkeys(cursors)
     finally:
-        await broker.close()
+        await broker.leave(user)

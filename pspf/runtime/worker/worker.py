@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -12,11 +12,11 @@ from pspf.engine.processor import BatchProcessor
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.loggers import get_logger
 from pspf.runtime.app.plan import Totals, WorkerOptions
-from pspf.runtime.app.work import Work
+from pspf.runtime.app.work import CursorName, Work
 from pspf.runtime.status.exit_status import BURST_TIMED_OUT
 from pspf.runtime.worker.broker_wait import connect_patiently
 from pspf.runtime.worker.descriptors import raise_descriptor_limit
-from pspf.runtime.worker.drain import finish, wait_until_drained
+from pspf.runtime.worker.drain import describe_left, finish, read_lags, wait_until_drained
 from pspf.runtime.worker.interpreter import tune_interpreter
 from pspf.runtime.worker.logs import configure_logging
 from pspf.runtime.worker.shutdown import Stage, Stages
@@ -29,7 +29,7 @@ logger = get_logger(__name__)
 
 SHARED: Final = (Assignment, BatchProcessor)
 """What a Stream imports only when it runs: here before its processes are forked, which share it."""
-_PING_S: Final = 1.0
+_ANSWER_S: Final = 1.0
 _PRINT_PATIENCE_S: Final = 10.0
 """How long a handler waits for the reader of what it prints: less than what a silent event loop is given."""
 
@@ -202,20 +202,21 @@ class Worker:
             self._is_drained = True
         except TimeoutError:
             self._code = BURST_TIMED_OUT
-            self._say(f"not drained within {self._options.burst_timeout_ms} ms")
-            if not await self._answers():  # what is in hand could not be committed either
+            lags = await self._read_lags()
+            self._say(describe_left(lags, self._options.burst_timeout_ms))
+            is_refused = self._stream.processor.is_refused or broker.find_obstacle() is not None
+            if lags is None or is_refused:  # what is in hand could not be committed either
                 self.stages.begin_give_up(BURST_TIMED_OUT)
                 return
         self.stages.begin_drain(late_code=self._code)
 
-    async def _answers(self) -> bool:
-        """Return whether the broker is there now."""
+    async def _read_lags(self) -> Mapping[CursorName, int | None] | None:
+        """Return what is left to do; None where the broker does not answer now."""
         try:
-            async with asyncio.timeout(_PING_S):
-                await self._stream.broker.ping()
+            async with asyncio.timeout(_ANSWER_S):
+                return await read_lags(self._stream.broker, self._work.cursors)
         except (BackendUnavailable, TimeoutError):
-            return False
-        return True
+            return None
 
     def _drain(self) -> None:
         self._in_loop(self._stopping.set)
