@@ -1,0 +1,103 @@
+"""The connection of a Stream to its broker: opened on first use, shared by tasks, closed once."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from pspf.concurrency.shielding import shielded
+from pspf.concurrency.turn import Turn
+from pspf.connectors.base import Broker
+from pspf.state.base import StateStore
+
+_HEALTH_S: Final = 5.0
+
+
+class StreamConnection:
+    """The broker and the state store of a Stream, with the topics that it makes.
+
+    `included` are the connections of included Streams: their topics are made with this one's.
+    """
+
+    def __init__(
+        self, find_broker: Callable[[], Broker], topic: str, partitions: int | None, state_store: StateStore | None
+    ) -> None:
+        self.is_open = False
+        self.included: list[StreamConnection] = []
+        self._find_broker = find_broker
+        self._topic = topic
+        self._partitions = partitions
+        self._state_store = state_store
+        self._turn = Turn()
+        """Held while a task connects or disconnects."""
+
+    async def open(self) -> None:
+        """Connect unless that is done and the broker is still open; tasks that ask together share the attempt."""
+        broker = self._find_broker()
+        if self.is_open and broker.is_open:
+            return
+        caller = object()
+        await broker.enter(caller)  # before the turn: tasks that ask together share the wait and the failure
+        try:
+            async with self._turn:
+                await broker.enter(self)
+                if not self.is_open:
+                    await self._prepare(broker)
+        finally:
+            await shielded(broker.leave(caller))
+
+    async def close(self) -> None:
+        """Disconnect, and the included ones first; a second call does nothing."""
+        for each in self.included:
+            await each.close()
+        async with self._turn:
+            if not self.is_open:
+                return
+            self.is_open = False
+            try:
+                if self._state_store is not None:
+                    await self._state_store.stop()
+            finally:
+                await self._find_broker().leave(self)
+
+    async def health(self, *, is_running: bool) -> dict[str, str]:
+        """Return `{"status": "ok", "backend": "connected"}`, or `"error"` and a `reason`; never raises."""
+        broker: Broker | None = None
+        try:
+            async with asyncio.timeout(_HEALTH_S):
+                broker = self._find_broker()
+                if self.is_open or is_running:
+                    await broker.ping()
+                else:
+                    await _ping_once(broker)
+        except TimeoutError:
+            name = "the broker" if broker is None else broker.name
+            return {"status": "error", "reason": f"no answer from {name} within {_HEALTH_S:.0f} s"}
+        except Exception as error:  # a health check never raises: the error is its answer
+            return {"status": "error", "reason": str(error) or type(error).__name__}
+        return {"status": "ok", "backend": "connected"}
+
+    async def _prepare(self, broker: Broker) -> None:
+        try:
+            await self._make_topics(broker)
+            if self._state_store is not None:
+                await self._state_store.start()
+        except BaseException:
+            await shielded(broker.leave(self))
+            raise
+        self.is_open = True
+
+    async def _make_topics(self, broker: Broker) -> None:
+        if self._partitions is not None:
+            await broker.create_topic(self._topic, partitions=self._partitions)
+        for each in self.included:
+            await each._make_topics(broker)
+
+
+async def _ping_once(broker: Broker) -> None:
+    """Open the broker for one ping, and close it again."""
+    caller = object()
+    try:
+        await broker.enter(caller)
+        await broker.ping()
+    finally:
+        await broker.leave(caller)

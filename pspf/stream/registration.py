@@ -1,0 +1,124 @@
+"""Registration of handlers: subscriptions made from decorated functions, checked one by one and together."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pspf.errors import ConfigurationError, NotAvailable
+from pspf.subscription import (
+    Handler,
+    Subscription,
+    Takes,
+    choose_model,
+    inspect_fold,
+    inspect_handler,
+    name_aggregation,
+    read_default_retry,
+)
+from pspf.windowing.definitions import Windowing
+from pspf.windowing.folds import make_loader
+
+
+class Registry:
+    """The subscriptions of a Stream; those of the Streams that it includes among them, as they come."""
+
+    def __init__(self, topic: str) -> None:
+        self.subscriptions: list[Subscription] = []
+        self._topic = topic
+        self._included: list[Registry] = []
+        self._hosts: list[Registry] = []
+
+    def add(self, subscription: Subscription) -> None:
+        """Register a handler here, and with all that have included this one."""
+        self.subscriptions.append(subscription)
+        for host in self._hosts:
+            host.add(self._as_included(subscription))
+
+    def take_back(self) -> Subscription:
+        """Undo the last `add`, and return what it registered."""
+        for host in self._hosts:
+            host.take_back()
+        return self.subscriptions.pop()
+
+    def include(self, other: "Registry") -> None:
+        """Take in another's subscriptions, later ones as well.
+
+        Raises:
+            ConfigurationError: It is this one or includes it, or was included before.
+        """
+        if other in self._included or other._includes(self):
+            raise ConfigurationError(
+                f"the Stream of topic {other._topic!r} is part of this one already, or this one of it: include it once"
+            )
+        self._included.append(other)
+        other._hosts.append(self)
+        for each in other.subscriptions:
+            self.add(other._as_included(each))
+
+    def _includes(self, other: "Registry") -> bool:
+        return other is self or any(each._includes(other) for each in self._included)
+
+    def _as_included(self, subscription: Subscription) -> Subscription:
+        return replace(subscription, emits_to=subscription.emits_to or self._topic)
+
+
+def make_subscription(
+    function: Callable[..., Any], name: str | None, schema: Any, default_schema: Any, **options: Any
+) -> Subscription:
+    """Return the subscription of a handler; `options` are fields of `Subscription`. Errors as in `subscribe`."""
+    handler = inspect_handler(function, name)
+    return Subscription(handler=handler, model=choose_model(handler, schema, default_schema), **options)
+
+
+def make_windowed_subscription(
+    function: Any, windowing: Windowing, name: str | None, schema: Any, default_schema: Any, **options: Any
+) -> Subscription:
+    """Return the subscription of a windowed aggregation, of a function or of ready ones. Errors as in `window`."""
+    aggregation = windowing.aggregation
+    handler: Handler
+    if aggregation is None:
+        handler, state_model = inspect_fold(function, name)
+        windowing = replace(windowing, state_model=state_model)
+        windowing.check(f"handler {handler.name}")
+        make_loader(state_model, windowing.upcast)
+    else:
+        windowing.check(f"handler {name or options['topic']}")
+        named = name or name_aggregation(options["topic"], windowing)
+        handler = Handler(aggregation.take, named, Takes.EVENT, False, True, None)
+    model = choose_model(handler, schema, default_schema)
+    windowing.check_fields(f"handler {handler.name}", model)
+    return Subscription(handler=handler, model=model, ordering="key", windowing=windowing, **options)
+
+
+def check_topic(method: str, topic: object, example: str) -> None:
+    """Raise ConfigurationError where a decorator got no topic's name: a function, by a forgotten call."""
+    if not isinstance(topic, str):
+        raise ConfigurationError(f"{method} takes a topic's name, not {topic!r:.80}: {example}")
+
+
+def check_together(subscriptions: Sequence[Subscription], *, has_state_store: bool) -> None:
+    """Raise ConfigurationError for subscriptions that can't run together, NotAvailable for what is not there."""
+    read_default_retry()
+    shared: dict[tuple[str, str], str] = {}
+    ordered: set[tuple[str, str, str]] = set()
+    for subscription in subscriptions:
+        place = (subscription.topic, subscription.group)
+        if subscription.is_ordered:
+            if has_state_store and subscription.windowing is None:
+                raise NotAvailable(
+                    f"handler {subscription.name} is ordered and the Stream has a state_store: this version keeps"
+                    " ordered state in the broker; leave state_store out"
+                )
+            if (*place, subscription.name) in ordered:
+                raise ConfigurationError(
+                    f"two ordered handlers of topic {place[0]!r}, group {place[1]!r} are named"
+                    f" {subscription.name!r}: pass name="
+                )
+            ordered.add((*place, subscription.name))
+        elif place in shared:
+            raise ConfigurationError(
+                f"handlers {shared[place]} and {subscription.name} share topic {place[0]!r} and group"
+                f" {place[1]!r}: each would get half of the records; give each its own group="
+            )
+        else:
+            shared[place] = subscription.name
