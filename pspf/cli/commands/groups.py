@@ -225,7 +225,7 @@ def delete(
             return
         write(f"{group} deleted" if handler is None else f"{group}: {handler or 'the shared cursor'} deleted")
         if busy := sum(len(g.consumers) for g in found):
-            say(f"{count_of(busy, 'worker')} of it ran: on a server they begin anew, else restart them")
+            say(f"{count_of(busy, 'worker')} of it ran: they begin anew, with what the topic has, as a new group does")
 
     broker_session.run(work())
 

@@ -29,7 +29,7 @@ async def forget_cursor(member: Member, keys: CursorKeys, group: bytes) -> None:
         reply = await lane.run(_RESET, (*fixed, *some.names), (group, *some.arguments))
         if reply == b"DONE" and member.may_tell_of(keys.registry_field.decode()):
             logger.error(
-                "%s: the stream of %s was deleted; the group starts again, without offsets and state",
+                "%s: %s was deleted, or its stream was; the group starts again, without offsets and state",
                 lane.name,
                 keys.registry_field.decode().replace("\0", "/"),
             )

@@ -215,7 +215,7 @@ class OrderedConsumer(Consumer):
         if reply[0] == b"FENCED":
             raise self._fenced()
         if reply[0] == b"GONE":
-            raise CommitStale(f"{self.cursor}: its stream was deleted")
+            raise CommitStale(f"{self.cursor}: its group or its stream was deleted")
         wait_ms, sequence, *rows = reply
         self._reads.looked(wait_ms)
         if not oldest <= int(sequence) <= self._sequence + self._is_committing:
@@ -336,7 +336,7 @@ class OrderedConsumer(Consumer):
         if status == b"FENCED":
             raise self._fenced()
         if status == b"GONE":
-            raise CommitStale(f"{self.cursor}: its stream was deleted; nothing was committed")
+            raise CommitStale(f"{self.cursor}: its group or its stream was deleted; nothing was committed")
         raise CommitStale(f"{self.cursor}: moved to sequence {int(reply[1])} while {self._sequence} was in hand")
 
     def _fenced(self) -> CommitFenced:
