@@ -127,6 +127,8 @@ class Runner:
         from pspf.engine.assignment import Assignment  # start-up: a Stream that only emits has no loop
 
         async with run.lifespan(), self._session_entered(run) as session:
+            if session is None:  # stopped before it could join
+                return
             run.processor.tuning = Tuning.from_settings(settings)
             async with asyncio.TaskGroup() as group:
                 for subscription in run.chosen:
@@ -139,13 +141,32 @@ class Runner:
         return self._gave_up and task is not None and task.uncancel() == 0
 
     @asynccontextmanager
-    async def _session_entered(self, run: StreamRun) -> AsyncIterator[Session]:
-        session = self.session = await run.broker.open_session(run.session_name)
+    async def _session_entered(self, run: StreamRun) -> AsyncIterator[Session | None]:
+        session = self.session = await _open_session(run)
+        if session is None:
+            yield None
+            return
         try:
             yield session
         finally:
             self.session = None
             await shielded(_leave(session))
+
+
+async def _open_session(run: StreamRun) -> Session | None:
+    """Open a session, as soon as the broker stores it (its disk may be full, or locked); None once stopped."""
+    backoff = Backoff()
+    while not run.stop.is_set:
+        try:
+            with run.processor.telemetry.asking():
+                return await run.broker.open_session(run.session_name)
+        except BackendUnavailable as error:
+            if isinstance(error.__cause__, PermissionError):  # waiting mends no permission
+                raise
+            if backoff.is_first:
+                logger.warning("can't join %s, will try again: %s", run.broker.name, error)
+            await run.stop.wait(backoff.next_ms())
+    return None
 
 
 async def _refuse_orphans(run: StreamRun) -> None:
