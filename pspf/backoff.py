@@ -1,9 +1,15 @@
 """Waits between tries of something that fails."""
 
+import asyncio
 import random
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
+_SPACING_S: Final = 0.5
+"""Between two tries of one process while its broker is away: a try is up to five commands on a server."""
+_WAKE_MS: Final = 2_000
+_WAKE_MAX_MS: Final = 60_000
 CALM_MS: Final = 10_000
 """A failure that comes so long after the wait for the last one is a first one again."""
 
@@ -68,3 +74,84 @@ class Sparing:
             return False
         self._next_at_s = now_s + self._every_s
         return True
+
+
+class Ends(Protocol):
+    """What may end a wait, as `Stop` does."""
+
+    def add(self, callback: Callable[[], None]) -> None:
+        """Have it called then, or at once."""
+
+    def remove(self, callback: Callable[[], None]) -> None:
+        """Have it called no more."""
+
+
+class Outage:
+    """What the loops of a process share while their broker is away: when each of them tries again, and who says so.
+
+    What fails once fails in many loops. Each waits for its own backoff, then for a turn: turns of all of them are
+    `spacing_s` apart, however many they are. Once something works all try at once; where that comes again and again,
+    seldomer each time.
+    """
+
+    def __init__(self, spacing_s: float = _SPACING_S) -> None:
+        self._saying = Sparing()
+        self._spacing_s = spacing_s
+        self._next_turn_s = 0.0
+        self._wakes = Backoff(_WAKE_MS, _WAKE_MAX_MS)
+        self._next_wake_s = 0.0
+        self._waiting: set[_Waiter] = set()
+
+    def may_say(self) -> bool:
+        """Return whether to say now that something fails: one line in 10 s of all loops."""
+        return self._saying.may_say()
+
+    async def wait(self, wait_ms: float, ends: Ends | None = None) -> None:
+        """Wait to try again what failed: `wait_ms`, then for a turn; less where something works, or `ends` comes."""
+        waiting = _Waiter()
+        if ends is not None:
+            ends.add(waiting.end)
+        self._waiting.add(waiting)
+        try:
+            if await waiting.lasts(wait_ms / 1000):
+                now_s = time.monotonic()
+                turn_s = max(now_s, self._next_turn_s)
+                self._next_turn_s = turn_s + self._spacing_s
+                await waiting.lasts(turn_s - now_s)
+        finally:
+            self._waiting.discard(waiting)
+            if ends is not None:
+                ends.remove(waiting.end)
+
+    def worked(self) -> None:
+        """Have all try at once that wait: the broker did something. May be called from any thread."""
+        if not self._waiting:
+            return
+        now_s = time.monotonic()
+        if now_s < self._next_wake_s:
+            return
+        self._next_wake_s = now_s + self._wakes.next_ms() / 1000
+        self._next_turn_s = now_s
+        for waiting in list(self._waiting):
+            waiting.end()
+
+
+class _Waiter:
+    """A wait that can be ended from any thread."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def lasts(self, wait_s: float) -> bool:
+        """Return whether it lasted for so long."""
+        try:
+            async with asyncio.timeout(max(0.0, wait_s)):
+                await self._ended.wait()
+        except TimeoutError:
+            return True
+        return False

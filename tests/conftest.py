@@ -10,7 +10,14 @@ import hypothesis
 import pytest
 
 # Settings of the developer's shell must not decide what a test sees; the suite's own knobs stay.
-_KNOBS = {"PSPF_CROWD_SECONDS", "PSPF_FAULT_RUNS", "PSPF_SEED", "PSPF_REDIS_SERVER", "PSPF_VALKEY_SERVER"}
+_KNOBS = {
+    "PSPF_CROWD_SECONDS",
+    "PSPF_SWEEP_SECONDS",
+    "PSPF_FAULT_RUNS",
+    "PSPF_SEED",
+    "PSPF_REDIS_SERVER",
+    "PSPF_VALKEY_SERVER",
+}
 for _name in [name for name in os.environ if name.startswith(("PSPF_", "VALKEY_")) and name not in _KNOBS]:
     del os.environ[_name]
 # Users have neither, and each hides what only they would see: prints that wait in a buffer, bytecode that is old.

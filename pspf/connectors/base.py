@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 
 import orjson
 
+from pspf.backoff import Outage
 from pspf.concurrency.turn import Turn
 from pspf.connectors.operations import Operations
 from pspf.connectors.roster import Roster
@@ -315,6 +316,10 @@ class Session(ABC):
         """
 
     @abstractmethod
+    async def count_partitions(self, topic: str) -> int | None:
+        """Return how many partitions a topic has now: it may have been deleted and made anew. None where it is gone."""
+
+    @abstractmethod
     async def resign(self, topic: str, group: str, handler: str | None) -> None:
         """Count as a member of a group no more, so that others take up its share; what is held stays until released."""
 
@@ -376,6 +381,8 @@ class Broker(ABC):
     """Who works on it."""
 
     def __init__(self) -> None:
+        self.outage: Final = Outage()
+        """What all that use it share while it is away."""
         self.is_open = False
         """Whether it was opened and not closed since."""
         self._turn = Turn()

@@ -1,6 +1,7 @@
 """Which cursors of a subscription this worker runs: all shared ones, its share of the ordered ones."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from pspf.connectors.base import Broker, Consumer, Session
 from pspf.engine.failure_log import fields_of
 from pspf.engine.processor import BatchProcessor
 from pspf.engine.stop import Stop
-from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, StateUnreadable, TopicMismatch
+from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, NotFound, StateUnreadable, TopicMismatch
 from pspf.loggers import get_logger
 from pspf.records import Cursor
 from pspf.subscription import Subscription
@@ -55,11 +56,31 @@ class Assignment:
     def __init__(
         self, subscription: Subscription, broker: Broker, session: Session, processor: BatchProcessor, stop: Stop
     ) -> None:
+        self._parts = subscription, broker, session, processor
+        self._stop = stop
+
+    async def run(self) -> None:
+        """Run them, and anew where the topic comes back with another number of partitions."""
+        while not self._stop.is_set:
+            stop = Stop(self._stop)
+            try:
+                await _Partitions(*self._parts, stop).run()
+            finally:
+                stop.detach()
+
+
+class _Partitions:
+    """The cursors of one subscription while its topic has the same number of partitions."""
+
+    def __init__(
+        self, subscription: Subscription, broker: Broker, session: Session, processor: BatchProcessor, stop: Stop
+    ) -> None:
         self._subscription = subscription
         self._broker = broker
         self._session = session
         self._processor = processor
         self._stop = stop
+        self._count = 0
         self._owned: dict[int, _Owned] = {}
         self._review_now = asyncio.Event()
         self._backoffs: dict[int, Backoff] = {}
@@ -71,12 +92,14 @@ class Assignment:
     async def run(self) -> None:
         """Register and consume; returns when all cursors are given back."""
         partitions = await self._insist("join", self._register) or 0
+        self._count = partitions
         self._subscription, behind = self._subscription.over(partitions)
         if behind is None:
             await self._consume(partitions)
             return
-        beyond = Assignment(behind, self._broker, self._session, self._processor, self._stop)
-        if await self._insist("join", beyond._join_behind_hop) is None:
+        beyond = _Partitions(behind, self._broker, self._session, self._processor, self._stop)
+        beyond._count = await self._insist("join", beyond._join_behind_hop) or 0
+        if not beyond._count:
             return
         async with asyncio.TaskGroup() as group:  # nothing is sent on before there are cursors that will read it
             group.create_task(beyond._consume(partitions), name=f"{behind.name} on {behind.topic}")
@@ -84,11 +107,37 @@ class Assignment:
 
     async def _consume(self, partitions: int) -> None:
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch(), name=f"partitions of {self._subscription.topic}")
             if self._subscription.is_ordered:
                 await self._review(partitions, group)
             else:
                 for partition in range(partitions):
                     group.create_task(self._share(partition), name=f"{self._cursor(partition)}")
+
+    async def _watch(self) -> None:
+        """Look now and then whether the topic has as many partitions as before."""
+        while not await self._stop.wait(self._broker.limits.lease_ms):
+            try:
+                self._notice(await self._session.count_partitions(self._subscription.topic))
+            except BackendUnavailable as error:  # the cursors say so
+                logger.debug("%s: its partitions can't be counted: %s", self._subscription.topic, error)
+
+    def _notice(self, count: int | None) -> None:
+        """Give all cursors back where the topic has another number of partitions by now."""
+        if count in (None, self._count) or self._stop.is_set:
+            return
+        logger.warning(
+            "topic %r has %d partitions now, and had %d: %s takes them up anew",
+            self._subscription.topic,
+            count,
+            self._count,
+            self._subscription.name,
+        )
+        self._stop.set()
+
+    async def _join(self) -> None:
+        """Register again: the group, or the topic, may have been deleted."""
+        self._notice(await self._insist("join", self._register))
 
     async def _join_behind_hop(self) -> int:
         """Make the internal topic and its cursors where they are missing; what all are done with it does not keep.
@@ -120,15 +169,16 @@ class Assignment:
 
     async def _share(self, partition: int) -> None:
         while not self._stop.is_set:
-            consumer = await self._insist("consume", lambda: self._session.share(self._cursor(partition)))
-            if consumer is None:
-                return
             try:
+                consumer = await self._insist("consume", lambda: self._session.share(self._cursor(partition)))
+                if consumer is None:
+                    return
                 await self._processor.run(self._subscription, self._broker, consumer, self._stop)
-            except CommitFenced as error:
-                logger.warning("%s; joining it again", error)
-                await self._calm(consumer.cursor, self._stop)
-                await self._insist("join", self._register)
+            except (CommitFenced, NotFound) as error:
+                level = logging.WARNING if self._broker.outage.may_say() else logging.DEBUG
+                logger.log(level, "%s; joining it again", error)
+                await self._calm(partition, self._stop)
+                await self._join()
 
     async def _insist(self, doing: str, act: Callable[[], Awaitable[T]]) -> T | None:
         """Do something with the broker, and again while it is not there; None once stopped."""
@@ -139,12 +189,12 @@ class Assignment:
                     return await act()
                 except BackendUnavailable as error:
                     is_told = is_told or self._tell(doing, error)
-                    await self._stop.wait(backoff.next_ms())
+                    await self._broker.outage.wait(backoff.next_ms(), self._stop)
         return None
 
     def _tell(self, doing: str, error: BackendUnavailable) -> bool:
         """Say it, unless that was said of something else of this process just now; return whether it was."""
-        if not self._processor.outages.may_say():
+        if not self._broker.outage.may_say():
             return False
         topic, group = self._subscription.topic, self._subscription.group
         logger.warning("can't %s %s as %s, will try again: %s", doing, topic, group, error)
@@ -177,7 +227,7 @@ class Assignment:
             try:
                 await self._session.listen(subscription.topic, subscription.group, subscription.name)
             except BackendUnavailable:  # the review says so
-                await asyncio.sleep(backoff.next_ms() / 1000)
+                await self._broker.outage.wait(backoff.next_ms())
             else:
                 backoff.reset()
                 self._review_now.set()
@@ -234,7 +284,12 @@ class Assignment:
 
     async def _acquire(self, partition: int, group: asyncio.TaskGroup) -> None:
         # Until it is known: a lease that we hold and don't know of would be kept from everybody else.
-        consumer = await self._insist("take", lambda: self._session.acquire(self._cursor(partition)))
+        try:
+            consumer = await self._insist("take", lambda: self._session.acquire(self._cursor(partition)))
+        except NotFound as error:  # the topic has fewer partitions by now
+            logger.info("%s; joining it again", error)
+            await self._join()
+            return
         if consumer is None:
             return
         stop = Stop(self._stop)
@@ -251,18 +306,19 @@ class Assignment:
 
     async def _consume_owned(self, consumer: Consumer, stop: Stop) -> None:
         """Consume an ordered cursor until `stop`, or until it is another's; then it is given back for certain."""
+        partition = consumer.cursor.partition
         try:
             await self._processor.run(self._subscription, self._broker, consumer, stop)
         except CommitStale as error:
             logger.info("%s; reading it again", error)
-            await self._calm(consumer.cursor, stop)
+            await self._calm(partition, stop)
         except CommitFenced as error:
             self._processor.telemetry.record_lease_loss(
                 self._subscription.topic, self._subscription.group, self._subscription.name
             )
             logger.warning("%s: its lease was ended", error)
-            await self._calm(consumer.cursor, stop)
-            await self._insist("join", self._register)  # its group may have been deleted
+            await self._calm(partition, stop)
+            await self._join()
         except StateUnreadable as error:
             if self._processor.ends_on_refusal:
                 raise
@@ -273,9 +329,9 @@ class Assignment:
         if not self._processor.is_abandoned:
             await self._insist("give back", consumer.release)  # the broker may have been away when the loop tried
 
-    async def _calm(self, cursor: Cursor, stop: Stop) -> None:
+    async def _calm(self, partition: int, stop: Stop) -> None:
         """Wait before a cursor is read again that was lost or moved, where that came shortly before, too."""
-        await stop.wait(self._backoffs.setdefault(cursor.partition, Backoff(max_ms=_CALM_MS)).next_after_first_ms())
+        await stop.wait(self._backoffs.setdefault(partition, Backoff(max_ms=_CALM_MS)).next_after_first_ms())
 
     def _give_up(self, count: int) -> None:
         """Stop the newest cursors; each held for a lease at least, so that members don't trade them in a loop."""

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pspf.backoff import Backoff, Sparing
+from pspf.backoff import Backoff, Outage
 from pspf.engine.failure_log import fields_of
 from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
@@ -23,7 +23,7 @@ class BrokerRetry:
     cursor: Cursor
     is_abandoned: Callable[[], bool]
     """Whether this is as in a killed process: its handlers get nothing done any more."""
-    outages: Sparing = field(default_factory=Sparing)
+    outage: Outage = field(default_factory=Outage)
     """What all cursors of a process share: they fail together."""
     is_failing: bool = False
     """Whether the last try failed."""
@@ -40,13 +40,15 @@ class BrokerRetry:
                 if self.is_abandoned():
                     break
                 backoff = backoff or Backoff()
-                if not is_told and self.outages.may_say():
+                if not is_told and self.outage.may_say():
                     is_told = True
                     fields = fields_of(self.cursor)
                     logger.warning("%s: can't %s, will try again: %s", self.cursor, doing, error, extra=fields)
-                await asyncio.sleep(backoff.next_ms() / 1000)
+                await self.outage.wait(backoff.next_ms())
             else:
                 self.is_failing = False
+                if backoff is not None:
+                    self.outage.worked()
                 if is_told:
                     logger.info(
                         "%s: the broker is back, can %s again", self.cursor, doing, extra=fields_of(self.cursor)

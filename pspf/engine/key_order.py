@@ -9,8 +9,13 @@ from bisect import insort
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from enum import Enum
+from itertools import islice, takewhile
+from typing import Final
 
 from pspf.records import Record, Retry
+
+_RELEASED: Final = 300
+"""How many records a commit lets go at once, beside one of each key: each is a write."""
 
 
 class Verdict(Enum):
@@ -103,7 +108,7 @@ class KeyOrder:
             self._wait_for_first(key)
 
     def settle(self, record: Record, now_ms: int) -> None:
-        """Let go of a record that succeeded or is dead; the later ones of its key are due."""
+        """Let go of a record that succeeded or is dead; the next ones of its key are due."""
         row = self._rows.pop(record.offset, None)
         if row is None:
             return
@@ -114,9 +119,20 @@ class KeyOrder:
         offsets.remove(row.offset)
         if not offsets:
             del self._of_key[row.key]
-        for offset in offsets:
-            if self._rows[offset].due_ms is None:
-                self._put(replace(self._rows[offset], due_ms=now_ms))
+        else:
+            self._release(offsets, now_ms)
+
+    def _release(self, offsets: Sequence[int], now_ms: int) -> None:
+        """Let the first of a key's records be due, each before the next one.
+
+        A broker gives the first ones by their due time: of those that are due at one time it may give the last ones,
+        and none of these could run.
+        """
+        most = max(1, _RELEASED - len(self._changes))
+        held = takewhile(lambda offset: self._rows[offset].due_ms is None, islice(offsets, most))
+        released = list(held)
+        for due_ms, offset in enumerate(released, now_ms - len(released) + 1):
+            self._put(replace(self._rows[offset], due_ms=due_ms))
 
     def _wait_for_first(self, key: bytes) -> None:
         """Let no record of a key be due before its first one is."""

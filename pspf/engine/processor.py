@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pspf import faults
-from pspf.backoff import Sparing
 from pspf.clock import Clock, SystemClock
 from pspf.concurrency.shielding import shielded
 from pspf.connectors.base import Broker, Consumer
@@ -48,7 +47,6 @@ class BatchProcessor:
     clock: Clock = field(default_factory=SystemClock)
     gate: SoloGate = field(default_factory=lambda: SoloGate(chance_s=_CHANCE_S))
     state_store: StateStore | None = None
-    outages: Sparing = field(default_factory=Sparing)
     warned: set[str] = field(default_factory=set)
     """The handlers that were told that they emit past their commit."""
     is_abandoned: bool = False
@@ -103,7 +101,7 @@ class _CursorLoop:
         self._consumer = consumer
         self._stop = stop
         self._narrator = FailureLog(subscription)
-        self._insist = BrokerRetry(cursor, lambda: processor.is_abandoned, processor.outages)
+        self._insist = BrokerRetry(cursor, lambda: processor.is_abandoned, broker.outage)
         self._intent = Intent(consumer, self._insist)
         self._wake = asyncio.Event()
         """There is something to do: a read has ended, a late outcome is known, it is to stop."""

@@ -87,6 +87,9 @@ class TroubledSession(Session):
         self._trouble.strike("register")
         return await self._session.register(topic, group, handler, start=start)
 
+    async def count_partitions(self, topic: str) -> int | None:
+        return await self._session.count_partitions(topic)
+
     async def resign(self, topic: str, group: str, handler: str | None) -> None:
         self._trouble.strike("resign")
         await self._session.resign(topic, group, handler)

@@ -1,4 +1,4 @@
-"""A TCP proxy between a worker and its server, which loses what a test asks it to lose.
+"""A TCP proxy between a worker and its server, which loses what a test asks it to lose, or answers in its place.
 
 It runs in a thread of its own, so that a test may wait for processes. It knows RESP just enough to tell
 commands apart; what it does not lose it passes on unchanged, in order.
@@ -23,6 +23,7 @@ Matcher = Callable[[Command], bool]
 
 CHUNK: Final = 1 << 16
 WAIT_S: Final = 30
+EVER: Final = 1 << 62
 
 
 class Loss(Enum):
@@ -32,6 +33,8 @@ class Loss(Enum):
     REPLY = "the server does it, then the connection is cut without its reply"
     ANSWER = "the server does it, and its reply and all later ones never come; the connection stands"
     HOLD = "it waits here until `release`, and reaches the server then, whoever is still there"
+    REFUSAL = "the server never sees it, and it is answered by the proxy"
+    DENIAL = "the server does it, and the proxy answers something else"
 
 
 def named(*names: str) -> Matcher:
@@ -48,7 +51,10 @@ class Fault:
     loss: Loss
     nth: int = 1
     times: int = 1
+    answer: bytes = b""
+    """What a REFUSAL or a DENIAL answers, as it is sent."""
     seen: int = 0
+    struck: int = 0
     hit: threading.Event = field(default_factory=threading.Event)
     """Set when it struck for the first time; for REPLY and ANSWER that means that the server has done it."""
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -58,7 +64,9 @@ class Fault:
         if not self.picks(command):
             return False
         self.seen += 1
-        return self.nth <= self.seen < self.nth + self.times
+        is_struck = self.nth <= self.seen < self.nth + self.times
+        self.struck += is_struck
+        return is_struck
 
     def wait(self, timeout_s: float = WAIT_S) -> None:
         """Return when it struck; fail the test where it does not."""
@@ -75,6 +83,10 @@ class Link:
         self._sent = self._answered = 0
         self._lost: dict[int, Fault] = {}
         """Which reply is not to be passed on, by the number of its command on this connection."""
+        self._denied: bytes | None = None
+        """What is sent in place of the next reply."""
+        self._passed = asyncio.Event()
+        """Set when replies were passed on."""
         self._is_mute = False
 
     async def run(self) -> None:
@@ -121,11 +133,35 @@ class Link:
                     out = []
                     fault.hit.set()
                     await fault.over.wait()
+                elif fault is not None and fault.loss in (Loss.REFUSAL, Loss.DENIAL):
+                    await self._proxy.send(self._server_writer, b"".join(out))
+                    out = []
+                    await self._answer(fault, command)
+                    continue
                 elif fault is not None:
                     self._lost[self._sent] = fault
                 self._sent += 1
                 out.append(hiredis.pack_command(tuple(command)))
             await self._proxy.send(self._server_writer, b"".join(out))
+
+    async def _answer(self, fault: Fault, command: Command) -> None:
+        """Answer a command in the server's place, behind the replies to those before it."""
+        assert self._server_writer is not None
+        await self._wait_for_replies()
+        if fault.loss is Loss.DENIAL:
+            self._denied = fault.answer
+            self._sent += 1
+            await self._proxy.send(self._server_writer, hiredis.pack_command(tuple(command)))
+            await self._wait_for_replies()
+        else:
+            await self._proxy.send(self._client_writer, fault.answer)
+        fault.hit.set()
+
+    async def _wait_for_replies(self) -> None:
+        """Return when all that was sent was answered."""
+        while self._answered < self._sent:
+            self._passed.clear()
+            await self._passed.wait()
 
     async def _pass_replies(self, server: asyncio.StreamReader) -> None:
         reader = hiredis.Reader(notEnoughData=self)
@@ -140,8 +176,13 @@ class Link:
                 if fault.loss is Loss.REPLY:
                     return
                 self._is_mute = True
+            if self._denied is not None:  # it is the only one that is awaited, and no chunk before its last counts
+                chunk = b""
+                if self._answered == self._sent:
+                    chunk, self._denied = self._denied, None
             if not self._is_mute:
                 await self._proxy.send(self._client_writer, chunk)
+            self._passed.set()
 
     async def _read(self, side: asyncio.StreamReader) -> bytes:
         chunk = await side.read(CHUNK)
@@ -195,8 +236,20 @@ class Proxy:
         self._run(self._change(lambda: self._faults.append(fault)))
         return fault
 
+    def answer(
+        self, picks: Matcher, error: str | bytes, *, is_done: bool = False, nth: int = 1, times: int = EVER
+    ) -> Fault:
+        """Answer the commands that `picks` agrees to with an error, or with bytes as they are, until `release`.
+
+        With `is_done` the server does each of them before.
+        """
+        line = error if isinstance(error, bytes) else f"-{error}\r\n".encode()
+        fault = Fault(picks, Loss.DENIAL if is_done else Loss.REFUSAL, nth, times, line)
+        self._run(self._change(lambda: self._faults.append(fault)))
+        return fault
+
     def release(self, fault: Fault) -> None:
-        """Let the command go on that a HOLD keeps, and keep no more."""
+        """Strike no more, and let the command go on that a HOLD keeps."""
         fault.times = 0
         self._run(self._change(fault.over.set))
 

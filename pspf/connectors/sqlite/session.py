@@ -12,7 +12,7 @@ from pspf.connectors.sqlite.membership import Membership, Renewal
 from pspf.connectors.sqlite.ordered import OrderedConsumer, acquire
 from pspf.connectors.sqlite.shared import SharedConsumer
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.topics import Partition, ensure_topic, get_partition
+from pspf.connectors.sqlite.topics import Partition, ensure_topic, find_topic, get_partition
 from pspf.connectors.sqlite.window_log import Pool
 from pspf.errors import ConfigurationError, NotFound
 from pspf.records import Cursor, check_name, parse_id
@@ -33,6 +33,9 @@ class SQLiteSession(Session):
         self._liveness = liveness
         self._renewal = renewal
         self._window_logs = Pool()
+        self._partitions: dict[str, int] = {}
+        """How many each joined topic had: what is deleted is made again as it was, so that no key changes its
+        partition."""
         self._standings: dict[tuple[str, str, str], tuple[list[str], list[int]]] = {}
         """Who the members of each ordered handler were, and which of its cursors free, when `listen` last looked."""
         self.is_open = False
@@ -67,7 +70,7 @@ class SQLiteSession(Session):
         at = _parse_start(start)
 
         def register(storage: Storage) -> int:
-            found = ensure_topic(storage, topic, self._engine.clock.now_ms())
+            found = ensure_topic(storage, topic, self._engine.clock.now_ms(), self._partitions.get(topic, 1))
             for partition in found.partitions:
                 offset = _start_offset(partition, at)
                 is_new = storage.run(
@@ -82,7 +85,13 @@ class SQLiteSession(Session):
             self._engine.grown.add(MEMBERS)
             return len(found.partitions)
 
-        return await self._engine.write(register)
+        count = await self._engine.write(register)
+        self._partitions[topic] = count
+        return count
+
+    async def count_partitions(self, topic: str) -> int | None:
+        found = await self._engine.read(lambda storage: find_topic(storage, topic))
+        return None if found is None else len(found.partitions)
 
     async def resign(self, topic: str, group: str, handler: str | None) -> None:
         def resign(storage: Storage) -> None:

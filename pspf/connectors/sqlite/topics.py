@@ -96,14 +96,14 @@ def create_topic(storage: Storage, topic: str, partitions: int | None, retention
     return False
 
 
-def ensure_topic(storage: Storage, topic: str, now_ms: int) -> Topic:
-    """Return a topic; make it where it is missing, a companion like its source."""
+def ensure_topic(storage: Storage, topic: str, now_ms: int, partitions: int = 1) -> Topic:
+    """Return a topic; make it where it is missing, of so many partitions, a companion like its source."""
     found = find_topic(storage, topic)
     if found is not None:
         return found
     source = companion_source(check_name("topic", topic))
     if source is None:
-        return insert_topic(storage, topic, 1, None, now_ms)
+        return insert_topic(storage, topic, partitions, None, now_ms)
     model = ensure_topic(storage, source, now_ms)
     return insert_topic(storage, topic, len(model.partitions), FOREVER, now_ms)
 

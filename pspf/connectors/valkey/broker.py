@@ -67,7 +67,7 @@ class ValkeyBroker(Broker):
         self.name = connector.name
         self.limits = limits or Limits()
         self._consumer_name = consumer_name
-        self._core = Core(connector, self.limits, clock)
+        self._core = Core(connector, self.limits, clock, self.outage)
         self.operations = ValkeyOperations(self._core)
         self.roster = ValkeyRoster(self._core)
         self._log = Log(self._core)

@@ -48,8 +48,21 @@ def test_a_record_that_has_failed_since_it_was_read_does_not_run_with_its_old_at
 def test_when_the_first_of_a_key_is_done_the_others_are_due() -> None:
     held = KeyOrder([row(1), row(2, due_ms=None), row(3, due_ms=None), row(4, "b", due_ms=None)], 5)
     held.settle(record(1), NOW + 5)
-    assert held.take_changes() == (row(2, due_ms=NOW + 5), row(3, due_ms=NOW + 5))
+    assert held.take_changes() == (row(2, due_ms=NOW + 4), row(3, due_ms=NOW + 5))
     assert held.admit(record(2), NOW + 5) is Verdict.RUN
+
+
+def test_many_records_of_a_key_are_let_go_in_steps_each_due_before_the_next_one() -> None:
+    held = KeyOrder([row(1), *[row(offset, due_ms=None) for offset in range(2, 3_002)]], 3_002)
+    held.settle(record(1), NOW + 5)
+    dues = [(change.offset, change.due_ms) for change in held.take_changes()]
+    assert [offset for offset, _ in dues] == list(range(2, 302))
+    assert [due_ms for _, due_ms in dues] == list(range(NOW + 5 - 299, NOW + 6))
+    for offset in range(2, 301):
+        held.settle(record(offset), NOW + 6)
+    assert held.take_changes() == ()
+    held.settle(record(301), NOW + 7)
+    assert len(held.take_changes()) == 300
 
 
 def test_when_the_first_of_a_key_fails_the_others_are_not_due_any_more() -> None:

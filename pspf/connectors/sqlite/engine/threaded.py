@@ -5,6 +5,7 @@ stands in for it: it answers reads, and gives up what has waited for too long.
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -196,8 +197,9 @@ class ThreadEngine(Engine):
         now = time.monotonic()
         if now - self._told_at >= _TELL_EVERY_S:
             self._told_at = now
-            expected = isinstance(error, OSError | apsw.Error | PSPFError)
-            logger.warning("%s: what was asked for failed: %s", self.storage.name, error, exc_info=not expected)
+            is_expected = isinstance(error, OSError | apsw.Error | PSPFError)  # who asked says so
+            level = logging.DEBUG if is_expected else logging.WARNING
+            logger.log(level, "%s: what was asked for failed: %s", self.storage.name, error, exc_info=not is_expected)
         with self._waiting():
             time.sleep(_TROUBLE_S)
 

@@ -66,7 +66,7 @@ class BlockingReads:
     """
 
     def __init__(self, core: "Core", commits: Lane) -> None:
-        self.lane: Final = core.open_lane("reads")
+        self.lane: Final = core.open_lane("reads", gives_way=True)
         self.lane.track()
         self._core = core
         self._commits = commits

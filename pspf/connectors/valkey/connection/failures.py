@@ -30,7 +30,7 @@ class GroupGone(BackendUnavailable):
 
 
 _WAIT: Final = frozenset(
-    "LOADING BUSY READONLY TRYAGAIN CLUSTERDOWN MASTERDOWN NOREPLICAS UNKILLABLE NOTBUSY".split()  # noqa: SIM905 (a table of words reads better)
+    "LOADING BUSY READONLY TRYAGAIN CLUSTERDOWN MASTERDOWN NOREPLICAS UNKILLABLE NOTBUSY NOSCRIPT EXECABORT".split()  # noqa: SIM905 (a table of words reads better)
 )
 _NO_PRIMARY: Final = ("READONLY", "MASTERDOWN", "LOADING")
 _DEMOTED: Final = "instance state changed"

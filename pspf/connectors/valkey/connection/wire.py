@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
+from pspf.connectors.valkey.connection.descriptors import refuse_crowding
 from pspf.connectors.valkey.connection.failures import (
     OutcomeUnknown,
     ReplyError,
@@ -46,12 +47,16 @@ class Lane:
     Each event loop that uses a lane has a connection of its own, which ends with the loop.
     """
 
-    def __init__(self, connector: "ValkeyConnector", purpose: str, lanes: "LoopLanes | None" = None) -> None:
+    def __init__(
+        self, connector: "ValkeyConnector", purpose: str, lanes: "LoopLanes | None" = None, *, gives_way: bool = False
+    ) -> None:
         self.name = connector.name
         self._lanes = LoopLanes() if lanes is None else lanes
         """Where the lane is found while it is open."""
         self._connector = connector
         self._purpose = purpose
+        self._gives_way = gives_way
+        """Whether it is opened only where descriptors are left for others."""
         self._ends: dict[asyncio.AbstractEventLoop, _End] = {}
         self._is_tracked = False
 
@@ -226,6 +231,8 @@ class Lane:
             if is_of_no_primary(found):
                 end.drop()
                 self._connector.distrust()
+            if not isinstance(found[0], ReplyError):
+                self._lanes.worked()
             return found
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> "_End":
@@ -237,6 +244,8 @@ class Lane:
     async def _open(self, end: "_End") -> Link:
         end.drop()
         end.trust = self._connector.trust
+        if self._gives_way:
+            refuse_crowding(self.name)
         await self._lanes.add(self, end.loop)
         link = end.link = Link(await self._connector.open_connection(self._purpose))
         if self._is_tracked:
@@ -288,7 +297,9 @@ class LoopLanes:
     at the end of `asyncio.run`, it is closed by the loop, and closes these.
     """
 
-    def __init__(self, on_open: Callable[[], object] = bool) -> None:
+    def __init__(self, on_open: Callable[[], object] = bool, worked: Callable[[], object] = bool) -> None:
+        self.worked: Final = worked
+        """Called when a server did what it was asked for."""
         self._on_open = on_open
         """Called before each connection is opened: the server behind it may have gone back in time."""
         self._open: set[Lane] = set()

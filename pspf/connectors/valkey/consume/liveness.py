@@ -18,6 +18,7 @@ from pspf.backoff import Backoff, Sparing
 from pspf.concurrency.background import attempt, keep_running
 from pspf.connectors.valkey.connection.scripts import Command, ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
+from pspf.connectors.valkey.consume.healing import Healing
 from pspf.connectors.valkey.log.keys import PartitionKeys
 from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
@@ -59,11 +60,15 @@ class Member:
         """Joins topic, group, handler again as it was done first, after all was flushed; False where it never was."""
         self.starts: dict[tuple[str, str, str | None], str] = {}
         """Where each (topic, group, handler) was to start that this session joined."""
-        self.healing: Final = Backoff()
-        """Between the times that a group is made again, all of this session's: one makes those of all partitions."""
         self._told: dict[str, Sparing] = {}
         self._core = core
         self._seats: dict[bytes, _Seat] = {}
+        self._streams: dict[str, set[bytes]] = {}
+        self._healings: dict[tuple[str, str], Healing] = {}
+
+    def healing(self, topic: str, group: str) -> Healing:
+        """Return what the consumers of a group share that make it again."""
+        return self._healings.setdefault((topic, group), Healing())
 
     @property
     def seats(self) -> Sequence[_Seat]:
@@ -80,6 +85,13 @@ class Member:
     def join(self, keys: PartitionKeys, group: str, handler: str | None) -> None:
         """Consume a cursor of a partition; `ensure` makes it known."""
         self._seats.setdefault(keys.stream, _Seat(keys)).cursors.add((group, handler or ""))
+
+    def keep_only(self, topic: str, partitions: Sequence[PartitionKeys]) -> None:
+        """Renew nothing of a topic beside these partitions: it may have had others."""
+        streams = {keys.stream for keys in partitions}
+        for stream in self._streams.get(topic, set()) - streams:
+            self._seats.pop(stream, None)
+        self._streams[topic] = streams
 
     def resign(self, keys: PartitionKeys, group: str, handler: str | None) -> None:
         """Take back what `join` was called with; `ensure` makes it known."""
@@ -179,39 +191,50 @@ class Renewal:
     def _renew_until(self, stop: threading.Event) -> None:
         limits = self._core.limits
         connection: Any = None
-        is_failing = False
+        is_told = False
+        again = Backoff(max(10, limits.renew_ms // 4), max(10, limits.renew_ms // 2))
         wait_ms = limits.renew_ms
+        try:  # before reads take what descriptors there are
+            connection = self._core.connector.make_blocking()
+            connection.connect()
+        except (RedisError, OSError) as error:
+            logger.debug("%s: no connection for leases yet: %s", self._core.connector.name, error)
+            connection = None
         while not stop.wait(wait_ms / 1000):
             try:
                 if connection is None:
                     connection = self._core.connector.make_blocking()
                     self._enter(connection)
                 self._renew(connection, stop)
-                is_failing, wait_ms = False, limits.renew_ms
+                is_told, wait_ms = False, limits.renew_ms
+                again.reset()
             except Exception as error:  # whatever it is, leases that nobody renews end
                 if isinstance(error, _NO_PRIMARY):
                     self._core.connector.distrust()  # reads, which a replica answers, would not find it out
-                if not is_failing:
-                    self._tell(error)
-                is_failing, wait_ms = True, max(10, limits.renew_ms // 4)
+                is_told = is_told or self._tell(error)
+                wait_ms = again.next_ms()
                 _close(connection)
                 connection = None
         _close(connection)
 
-    def _tell(self, error: Exception) -> None:
+    def _tell(self, error: Exception) -> bool:
+        """Say it, unless something else of this process was said just now; return whether it was."""
         trace = None if isinstance(error, RedisError | OSError) else error
+        if not self._core.outage.may_say():
+            return False
         name = self._core.connector.name
         logger.warning(
             "%s: leases can't be renewed, will try again: %s", name, repr(error) if trace else error, exc_info=trace
         )
+        return True
 
     def _enter(self, connection: Any) -> None:
         """Show all sessions again on a new connection: the server behind it may have gone back in time."""
         calls = [member.make_enter(seat.keys) for member, seat in self._seats()]
         if calls:
             first, *others = calls
-            commands = [first.script.command_with_text(first.keys, first.arguments)]
-            _exchange(connection, commands + [call.script.command(call.keys, call.arguments) for call in others])
+            _exchange(connection, [first.script.command_with_text(first.keys, first.arguments)])  # alone: it may fail
+            _exchange(connection, [call.script.command(call.keys, call.arguments) for call in others])
 
     def _renew(self, connection: Any, stop: threading.Event) -> None:
         seats = self._seats()

@@ -5,6 +5,7 @@ from typing import Final
 
 from pspf import faults
 from pspf.connectors.base import END, START, Consumer, Session
+from pspf.connectors.valkey.connection.descriptors import count_open, describe_need
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.consume.liveness import Member, Renewal
 from pspf.connectors.valkey.consume.lost_stream import forget_cursor
@@ -16,7 +17,10 @@ from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.fields import format_entry_id
 from pspf.connectors.valkey.log.topics import Topic
 from pspf.errors import BackendUnavailable, ConfigurationError, NotFound
+from pspf.loggers import get_logger
 from pspf.records import Cursor, check_name, parse_id
+
+logger = get_logger(__name__)
 
 _REGISTER: Final = load_script("register")
 _LOST_ITS_STREAM: Final = -1
@@ -39,6 +43,9 @@ class ValkeySession(Session):
         self._consumers: list[Consumer] = []
         self._rolls: dict[bytes, Roll] = {}
         self._bells: dict[bytes, MemberSignal] = {}
+        self._open_before = count_open()
+        self._cursors: dict[tuple[str, str, str | None], int] = {}
+        """How many each handler may have at most."""
         member.rejoin = self._rejoin
         renewal.add(member)
 
@@ -60,9 +67,28 @@ class ValkeySession(Session):
                 self._rolls.clear()
                 self._member.starts[topic, group, handler] = start
                 await self._ring((topic, group, handler))
+                self._tell_of_need((topic, group, handler), found.count)
                 return found.count
             self._core.topics.forget(topic)  # deleted, or all was flushed, since we saw it; or only its streams
         raise BackendUnavailable(f"{self._core.connector.name}: topic {topic!r} vanishes while it is joined")
+
+    def _tell_of_need(self, place: tuple[str, str, str | None], count: int) -> None:
+        """Say, when a handler joins, how many partitions there are no descriptors for."""
+        if self._cursors.get(place) == count:
+            return
+        self._cursors[place] = count
+        need = describe_need(self._cursors.values(), self._open_before)
+        if need is not None:
+            logger.warning("%s: with %s as %s, %s", self._core.connector.name, place[0], place[1], need)
+
+    async def count_partitions(self, topic: str) -> int | None:
+        found = await self._core.topics.find(topic)
+        if found is None:
+            return None
+        known = self._core.topics.find_known(topic)
+        if known is not None and known.count != found.count:
+            self._core.topics.forget(topic)
+        return found.count
 
     async def _rejoin(self, topic: str, group: str, handler: str | None) -> bool:
         start = self._member.starts.get((topic, group, handler))
@@ -76,6 +102,7 @@ class ValkeySession(Session):
         self, topic: Topic, group: str, handler: str | None, start: str, at: tuple[int, int] | None
     ) -> bool:
         calls: list[ScriptCall] = []
+        self._member.keep_only(topic.name, topic.partitions)
         for number, keys in enumerate(topic.partitions):
             self._member.join(keys, group, handler)
             cursor = keys.cursor(group, handler)
@@ -195,10 +222,11 @@ class ValkeySession(Session):
         return consumer
 
     async def share(self, cursor: Cursor) -> Consumer:
-        keys = (await self._core.topics.ensure(cursor.topic)).partition(cursor.partition).cursor(cursor.group, None)
+        topic = await self._core.topics.ensure(cursor.topic)
+        keys = topic.partition(cursor.partition).cursor(cursor.group, None)
         if not await self._core.commands.call("HEXISTS", keys.partition.cursors, keys.registry_field):
             raise NotFound(f"no cursor {cursor}: register it first")
-        consumer = SharedConsumer(self._core, self._member, cursor, keys)
+        consumer = SharedConsumer(self._core, self._member, cursor, keys, topic.count)
         self._consumers.append(consumer)
         return consumer
 

@@ -5,7 +5,6 @@ not done is in the cursor's `due`. The gate of a commit is each record's own pen
 lost it writes nothing for that record.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,12 +17,11 @@ from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load
 from pspf.connectors.valkey.consume.after_commit import after_commit
 from pspf.connectors.valkey.consume.commits import Effects, SharedBatch, run_commit, sort_shared
 from pspf.connectors.valkey.consume.liveness import Member
-from pspf.connectors.valkey.consume.lost_stream import forget_cursor
 from pspf.connectors.valkey.consume.refunds import refund
 from pspf.connectors.valkey.consume.replayed import decode_taken
 from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id, parse_entry_id, unpack_retry
 from pspf.connectors.valkey.log.keys import CursorKeys
-from pspf.errors import BackendUnavailable, StateUnavailable
+from pspf.errors import BackendUnavailable, CommitFenced, StateUnavailable
 from pspf.loggers import get_logger
 from pspf.records import Batch, Commit, Cursor, Record
 
@@ -45,12 +43,17 @@ class SharedConsumer(Consumer):
 
     is_remote = True
 
-    def __init__(self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys) -> None:
+    def __init__(self, core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, partitions: int) -> None:
         self.cursor = cursor
         self.lease: Lease | None = None
         self._core = core
         self._member = member
         self._keys = keys
+        self._partitions = partitions
+        """How many the topic has, as far as this consumer knows."""
+        self._healing = member.healing(cursor.topic, cursor.group)
+        self._was_healed = False
+        """Whether the group was made again, and nothing was read since."""
         self._suspects = keys.key(b"suspects")
         self._reads = BlockingReads(core, member.commits)
         self._size = ReadSize()
@@ -104,13 +107,14 @@ class SharedConsumer(Consumer):
                     return
             elif block_ms:
                 await self._reads.pause(block_ms)
-            if self._is_ending or self._reads.is_over(deadline):
+            is_to_try = self._was_healed and not retries_only  # what was made again, is it there?
+            if self._is_ending or (self._reads.is_over(deadline) and not is_to_try):
                 return
 
     async def _read_new(self, max_records: int, block_ms: int) -> bool:
         """Read records that nobody was given; return whether there were any."""
         keys, session = self._keys, self._member.session
-        takes = self._takes
+        takes, healed = self._takes, self._healing.times
         count = self._size.of(max_records)
         try:
             reply = await self._reads.read(
@@ -126,8 +130,13 @@ class SharedConsumer(Consumer):
             self._reads.looked(0)
             return False
         except GroupGone:
-            await self._heal()
+            if self._was_healed:  # in vain: the next try makes it again
+                self._was_healed = False
+                raise
+            await self._heal(healed)
+            self._was_healed = True
             return False
+        self._was_healed = False
         self._receive(reply, takes)
         if reply and self._core.has_own_clock:
             await self._stamp(reply[0][1])
@@ -160,11 +169,11 @@ class SharedConsumer(Consumer):
         while True:
             keys = [*self._script_keys, *[partition.live(name) for name in self._others]]
             arguments: list[Argument] = [self._core.now(), self._keys.group, self._member.session, max_records]
-            in_hand = len(self._hand)
+            in_hand, healed = len(self._hand), self._healing.times
             reply = await self._reads.look(_TAKE, keys, [*arguments, *self._others], self._receive_taken)
             self._receive_taken(reply)
             if reply[0] == b"GONE":
-                await self._heal()
+                await self._heal(healed)
                 continue
             is_more, pending = reply[6] == b"1", reply[9]
             is_unknown = pending > in_hand and await self._recover()
@@ -226,22 +235,26 @@ class SharedConsumer(Consumer):
             self._takes = takes
             self._doubtful.update(self._hand)
 
-    async def _heal(self) -> None:
-        """Make the group again. What was in hand is of a stream that is gone: no commit of it counts."""
-        keys, cursor = self._keys, self.cursor
-        await asyncio.sleep(self._member.healing.next_after_first_ms() / 1000)
+    async def _heal(self, seen: int) -> None:
+        """Make the group again. What was in hand is of a stream that is gone: no commit of it counts.
+
+        Raises:
+            CommitFenced: The topic came back with another number of partitions.
+        """
         self._hand.clear()
         self._noted.clear()
         self._doubtful.clear()
         self._takes = b""
-        self._core.topics.forget(cursor.topic)
-        topic = await self._core.topics.ensure(cursor.topic)
-        if keys.partition not in topic.partitions:
-            raise BackendUnavailable(
-                f"{cursor}: its stream was deleted, and {cursor.topic!r} has {topic.count} partitions now: start the"
-                " worker again"
+        await self._healing.heal(seen, self._rejoin)
+        topic = await self._core.topics.ensure(self.cursor.topic)
+        if topic.count != self._partitions:
+            raise CommitFenced(
+                f"{self.cursor}: its stream was deleted, and {topic.name!r} has {topic.count} partitions now, not"
+                f" {self._partitions}"
             )
-        await forget_cursor(self._member, keys, keys.group.encode())
+
+    async def _rejoin(self) -> None:
+        cursor = self.cursor
         if not await self._member.rejoin(cursor.topic, cursor.group, cursor.handler):
             raise BackendUnavailable(f"{cursor}: its consumer group is gone")
 

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
+from pspf.backoff import Outage
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.base import Limits
 from pspf.connectors.routing import Router
@@ -22,12 +23,13 @@ class Core:
     Without a clock of the caller's the server's clock counts, for leases, due times and ids.
     """
 
-    def __init__(self, connector: ValkeyConnector, limits: Limits, clock: Clock | None) -> None:
+    def __init__(self, connector: ValkeyConnector, limits: Limits, clock: Clock | None, outage: Outage) -> None:
         self.connector = connector
         self.limits = limits
         self.has_own_clock: Final = clock is not None
         self.clock: Final[Clock] = clock or SystemClock()
-        self._lanes = LoopLanes(lambda: self.trimmer.forget_cursors())
+        self.outage: Final = outage
+        self._lanes = LoopLanes(lambda: self.trimmer.forget_cursors(), outage.worked)
         self._ticks: list[Callable[[], Awaitable[None]]] = []
         self.reads: Final[WeakSet[BlockingReads]] = WeakSet()
         self.commands = self.open_lane("commands")
@@ -40,9 +42,9 @@ class Core:
         """Return what scripts take as `now`: empty for the server's clock."""
         return str(self.clock.now_ms()) if self.has_own_clock else ""
 
-    def open_lane(self, purpose: str) -> Lane:
-        """Return a lane that is closed with the broker, if not before."""
-        return Lane(self.connector, purpose, self._lanes)
+    def open_lane(self, purpose: str, *, gives_way: bool = False) -> Lane:
+        """Return a lane that is closed with the broker, if not before; `gives_way` to others, of descriptors."""
+        return Lane(self.connector, purpose, self._lanes, gives_way=gives_way)
 
     async def close_lanes(self) -> None:
         """Close all lanes; a lane that is used afterwards opens again."""

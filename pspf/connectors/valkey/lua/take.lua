@@ -18,6 +18,7 @@ local MANY_BYTES = 2000000
 local PAGE = 64
 local NOT_TOLD = ''
 local OF_LABEL = 4 -- a page goes on to the next where one of so many in it is of the label
+local RETRIES = 500 -- each is several commands: as many as are done in a moment
 
 local stream, meta, due, retry, suspects, lent = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local group, session, limit = ARGV[2], ARGV[3], tonumber(ARGV[4])
@@ -187,10 +188,8 @@ repeat
 until is_suspect or #accused == 0
 if not is_suspect and to_look_at <= 0 then is_more = true end
 if #entries == 0 then
-  local ready = redis.call('ZRANGEBYSCORE', due, -1, text(now_ms), 'LIMIT', 0, math.max(limit, STEP))
-  local chosen = {}
-  for number = 1, math.min(limit, #ready) do chosen[number] = ready[number] end
-  entries = claim(in_order(chosen))
+  local most = math.min(limit, RETRIES)
+  entries = claim(in_order(redis.call('ZRANGEBYSCORE', due, -1, text(now_ms), 'LIMIT', 0, most)))
 end
 
 local packed = {}

@@ -1,6 +1,8 @@
 """What a server is, and whether something about it is unsafe."""
 
+import resource
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +18,8 @@ from pspf.connectors.valkey.operator.inspect import list_cursors, list_topics
 IDLE_MS: Final = 14 * 24 * 3_600_000
 """A group that has committed nothing for so long, though there is something to do, is reported."""
 
+_OTHER_DESCRIPTORS: Final = 64
+"""What a worker process has open beside the connections that read: pipes, the log, leases, commits, handlers' own."""
 _SKEW_MS: Final = 2_000
 _LITTLE_MEMORY: Final = 0.9
 
@@ -92,6 +96,7 @@ async def diagnose(core: Core) -> list[Check]:
         check_memory(server),
         check_replication(server),
         await _check_clock(core),
+        await _check_descriptors(core),
         *await _check_permissions(core),
         *await _check_groups(core),
     ]
@@ -100,6 +105,19 @@ async def diagnose(core: Core) -> list[Check]:
         found = f"{lost:,} records were trimmed before a group had finished them"
         checks.append(Check("lost records", Status.WARN, found, "leave --drop-unread out, or give groups more workers"))
     return checks
+
+
+async def _check_descriptors(core: Core) -> Check:
+    """Return whether a process that runs all handlers of a group could read all of its partitions."""
+    cursors = Counter(info.cursor.group for info in await list_cursors(core, None, None))
+    group, needed = max(cursors.items(), key=lambda each: each[1], default=("", 0))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    found = f"at most {needed} connections of a process ({group}), {limit} here" if needed else f"{limit} here"
+    if hard != resource.RLIM_INFINITY and needed + _OTHER_DESCRIPTORS > hard:
+        remedy = f"raise the hard limit of the workers (ulimit -n, LimitNOFILE=) to {needed + _OTHER_DESCRIPTORS}"
+        return Check("descriptors", Status.WARN, f"{found}: some partitions are not read", remedy)
+    return Check("descriptors", Status.OK, found)
 
 
 def check_eviction(server: Server) -> Check:
