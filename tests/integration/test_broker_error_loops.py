@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import apsw
 import pytest
-from pspf.connectors.sqlite.threaded import ThreadEngine
 
 from pspf import Count, Stream, TumblingWindow
 from pspf.clock import SystemClock
 from pspf.connectors.base import Limits, StreamingBackend
 from pspf.connectors.sqlite.broker import SQLBroker
+from pspf.connectors.sqlite.engine.threaded import ThreadEngine
 from pspf.connectors.sqlite.liveness import FileLiveness
 from pspf.connectors.sqlite.membership import read_boot_id
 from pspf.connectors.sqlite.storage import Row, Storage

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from pspf.loop.tuning import Tuning
 
 from pspf import Context, RetryPolicy, Stream
 from pspf.connectors.base import Limits, StreamingBackend
+from pspf.engine.tuning import Tuning
 from tests.integration.running import GROUP, TOPIC, Number, running, until, wait_until
 from tests.support.brokers import Kind
 
