@@ -16,7 +16,7 @@ from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, State
 from pspf.events.event import BaseEvent
 from pspf.records import check_name
 from pspf.settings import settings
-from pspf.windowing.definitions import Windowing
+from pspf.windowing.operator_definition import OperatorDefinition
 
 Ordering = Literal["none", "key"]
 
@@ -141,12 +141,6 @@ def inspect_fold(function: Any, name: str | None = None) -> tuple[Handler, Any]:
     return Handler(function, named, Takes.EVENT, False, is_async(function), event), state
 
 
-def name_aggregation(topic: str, windowing: Windowing) -> str:
-    """Return the name of a ready aggregation that was given none."""
-    aggregation = "" if windowing.aggregation is None else windowing.aggregation.name
-    return f"{topic}.{windowing.window}.{aggregation}".replace(" ", "-")
-
-
 def _parameters(function: Callable[..., Any], named: str) -> list[inspect.Parameter]:
     try:
         signature = inspect.signature(function, eval_str=True)
@@ -252,8 +246,9 @@ class Subscription:
     """A handler on a topic for a group.
 
     `batch_size` None adapts; `timeout_ms` None waits for ever; `own_retry` None takes the settings'.
-    With `windowing` the handler folds events into windows, and is always ordered. `partitions` is how many
-    its topic has, and `repartition` the hop that it needs then (`over`); both are known once it runs.
+    With `operator` the events go to an operator of that definition, and the handler is always ordered.
+    `partitions` is how many its topic has, and `repartition` the shuffle that it needs then (`over`); both are
+    known once it runs.
     `emits_to` is where `ctx.emit` goes that names no topic, None: to the topic of the Stream that runs it.
     """
 
@@ -267,7 +262,7 @@ class Subscription:
     own_retry: RetryPolicy | None = None
     timeout_ms: int | None = None
     start: str = "start"
-    windowing: Windowing | None = None
+    operator: OperatorDefinition | None = None
     partitions: int = 1
     repartition: Shuffle | None = None
     emits_to: str | None = None
@@ -276,15 +271,15 @@ class Subscription:
         check_name("topic", self.topic)
         check_name("group", self.group)
         where = f"handler {self.name}"
-        if self.windowing is not None:
-            self.windowing.check(where)
-            if self.windowing.to == self.topic:
+        if self.operator is not None:
+            self.operator.check(where)
+            if self.operator.to == self.topic:
                 raise ConfigurationError(
                     f"{where}: to={self.topic!r} is the topic that it reads, and its results would be counted with"
                     " the rest, for ever: name another topic"
                 )
-            for name in ("key", "result", "merge"):
-                refuse_async(getattr(self.windowing, name), f"{where}: {name}=")
+            for name, function in self.operator.functions.items():
+                refuse_async(function, f"{where}: {name}=")
         if self.ordering not in ("none", "key"):
             raise ConfigurationError(f"{where}: ordering={self.ordering!r}; use 'none' or 'key'")
         for parameter, value, least in (
@@ -317,7 +312,7 @@ class Subscription:
 
     def over(self, partitions: int) -> "tuple[Subscription, Subscription | None]":
         """Return it for a topic of so many partitions, and, where its records have a hop, what is behind that."""
-        if partitions == 1 or self.windowing is None or self.windowing.key is None:
+        if partitions == 1 or self.operator is None or self.operator.key is None:
             return replace(self, partitions=partitions), None
         hop = Shuffle(self.topic, repartition_topic(self.group, self.name), partitions)
         here = replace(self, partitions=partitions, repartition=hop)
@@ -325,7 +320,7 @@ class Subscription:
 
     @property
     def is_behind_hop(self) -> bool:
-        """Whether this is the windows' side of a hop."""
+        """Whether this is the downstream side of a shuffle."""
         return self.repartition is not None and self.topic == self.repartition.topic
 
     @property

@@ -190,7 +190,7 @@ class StreamTester:
         return ids
 
     async def advance(self, by_ms: float) -> None:
-        """Let time pass: what becomes due on the way (retries, silence) is done at its time, in order.
+        """Let time pass: what becomes due on the way (retries, timers, silence) is done at its time, in order.
 
         Raises:
             ConfigurationError: The broker goes by a clock that the tester does not have, or `by_ms` is no whole
@@ -200,8 +200,9 @@ class StreamTester:
         ManualClock().advance(by_ms)  # which says what is wrong with it
         until_ms = clock.now_ms() + int(by_ms)
         while (now_ms := clock.now_ms()) < until_ms:
-            dues = [each.due_ms for each in await self.pending() if each.due_ms is not None and each.due_ms > now_ms]
-            clock.advance(min([until_ms, *dues]) - now_ms)
+            dues = [each.due_ms for each in await self.pending() if each.due_ms is not None]
+            dues.append(self._stream.processor.due_ms)
+            clock.advance(min([until_ms, *(due_ms for due_ms in dues if due_ms > now_ms)]) - now_ms)
             await self.broker.ping()
             await self.settle()
 

@@ -2,7 +2,7 @@
 
 import secrets
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
@@ -179,6 +179,14 @@ class BatchRun:
         if verdict is Verdict.HOLD:
             self._held.hold(record)
         return False
+
+    def admitted(self, records: Iterable[Record], unstarted: list[Record]) -> Iterator[Record]:
+        """Give the records that may run, in order; once the run is closed the others are added to `unstarted`."""
+        for record in records:
+            if self.is_closed:
+                unstarted.append(record)
+            elif not self.has_to_ask or self.admit(record):
+                yield record
 
     def is_blocked(self, record: Record) -> bool:
         """Return whether a record that was admitted has to wait after all, behind one that failed since."""

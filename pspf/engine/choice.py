@@ -9,24 +9,21 @@ from pspf.engine.handlers.batches import WholeBatch
 from pspf.engine.handlers.coroutines import Calls, InTurn, PlainCoroutines, SideBySide
 from pspf.engine.handlers.executor import Executor
 from pspf.engine.handlers.threads import PlainCalls, ThreadedExecutor
-from pspf.engine.handlers.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch, trace_fold
-from pspf.engine.operators.host import OperatorScope
-from pspf.engine.operators.session_windows import SessionWindows
-from pspf.engine.operators.shuffle import ReadTimes, ShuffleSender
-from pspf.engine.operators.time_windows import TimeWindows
+from pspf.engine.handlers.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch
+from pspf.engine.operators.context import OperatorScope
+from pspf.engine.operators.registry import make_host
 from pspf.events.decoding import Decoder, SectionDecoder, make_section_decoder
 from pspf.records import Record
 from pspf.subscription import Subscription, Takes
-from pspf.windowing.definitions import SessionWindow
 
 
 def make_executor(
-    subscription: Subscription, decode: Decoder, around: HandlerScope, on_late: Callable[[], None]
+    subscription: Subscription, decode: Decoder, around: HandlerScope, wake: Callable[[], None]
 ) -> Executor:
     """Return the executor for a subscription's shape.
 
-    `on_late` is called when the outcome of a record that a batch left in hand is known: then the
-    executor `has_late`, and its next run, be it without records, reports it.
+    `wake` is called when the outcome of a record that a batch left under way is known: then the
+    executor `has_work`, and its next run, be it without records, reports it.
     """
     decode = _armed_decoder(decode)
     handler, spans = subscription.handler, around.spans
@@ -36,7 +33,7 @@ def make_executor(
         return TracedWholeBatch(subscription, decode, around, spans)
     if not handler.is_async:
         plain = PlainCalls(subscription, decode) if spans is None else TracedPlainCalls(subscription, decode, spans)
-        return ThreadedExecutor(subscription, plain, around, on_late)
+        return ThreadedExecutor(subscription, plain, around, wake)
     if subscription.concurrency == 1 and spans is None and _is_bare(subscription):
         return PlainCoroutines(subscription, _by_section(subscription, decode), around)
     calls = Calls(subscription, decode, around)
@@ -52,19 +49,10 @@ def _is_bare(subscription: Subscription) -> bool:
     return not takes_more and subscription.timeout_ms is None and not _are_armed()
 
 
-def make_windowed(
-    subscription: Subscription, decode: Decoder, around: HandlerScope, room: OperatorScope, read_times: ReadTimes
-) -> Executor:
-    """Return the executor for a windowed handler's kind of windows, or for the hop before it."""
-    if subscription.repartition is not None and not subscription.is_behind_hop:
-        return ShuffleSender(subscription, _armed_decoder(decode), room, read_times)
-    windowing = subscription.windowing
-    if around.spans is not None and windowing is not None and windowing.aggregation is None:
-        subscription = trace_fold(subscription, around.spans)
-    is_session = windowing is not None and isinstance(windowing.window, SessionWindow)
-    kind = SessionWindows if is_session else TimeWindows
+def make_operator(subscription: Subscription, decode: Decoder, around: HandlerScope, scope: OperatorScope) -> Executor:
+    """Return the executor for a subscription's operator."""
     decode = _armed_decoder(decode)
-    return kind(subscription, decode, _by_section(subscription, decode), around, room)
+    return make_host(subscription, decode, _by_section(subscription, decode), around, scope)
 
 
 def _are_armed() -> bool:

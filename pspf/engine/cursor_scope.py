@@ -9,10 +9,10 @@ from pspf.connectors.base import Broker, Consumer
 from pspf.context import StateSource
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.broker_retry import BrokerRetry
-from pspf.engine.choice import make_executor, make_windowed
+from pspf.engine.choice import make_executor, make_operator
 from pspf.engine.handlers.executor import Executor
 from pspf.engine.key_order import KeyOrder
-from pspf.engine.operators.host import OperatorScope
+from pspf.engine.operators.context import OperatorScope
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import make_decoder
 from pspf.observability.telemetry import TelemetryManager
@@ -84,9 +84,9 @@ class CursorScope:
             *_make_spans(self.telemetry, subscription),
         )
         read = make_decoder(subscription.model)
-        if subscription.windowing is None or self.held is None:
+        if subscription.operator is None or self.held is None:
             return make_executor(subscription, read, around, self.wake)
-        room = OperatorScope(
+        scope = OperatorScope(
             self.consumer,
             self.held,
             self.insist,
@@ -94,8 +94,9 @@ class CursorScope:
             self.tuning.effects,
             self.tuning.window_cache_states,
             self.wake,
+            self._read_other_times,
         )
-        return make_windowed(subscription, read, around, room, self._read_other_times)
+        return make_operator(subscription, read, around, scope)
 
     async def _read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         # A broker that is away for a moment is no failure of the record.

@@ -17,6 +17,7 @@ from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
 from pspf.observability.telemetry import Activity
 from pspf.records import Batch
+from pspf.windowing.spans import NEVER
 
 logger = get_logger(__name__)
 
@@ -24,6 +25,8 @@ _CANCEL_S: Final = 0.1
 _TURNS_TO_SEND: Final = 2
 """How many turns of the event loop a read takes to be on its way: its task, and a transport that writes at its end."""
 _EMPTY: Final = Batch((), 0)
+_LONGEST_TIMER_MS: Final = 60_000
+"""The wall clock may be set meanwhile, and is looked at again after so long."""
 
 
 @dataclass(slots=True)
@@ -65,14 +68,25 @@ class Prefetch:
             self._starting = asyncio.get_running_loop().call_soon(self._start)
 
     async def take(self) -> Batch:
-        """Wait for `wake`; return what was read, or nothing, where that is not why it woke."""
+        """Wait for `wake`, or until something is due; return what was read, nothing where that is not why it woke."""
         upcoming = self._start()
-        await self.wake.wait()
-        self.wake.clear()
+        await self._wait()
         if not upcoming.done():
             return _EMPTY
         self._upcoming = None
         return upcoming.result()
+
+    async def _wait(self) -> None:
+        """Return when `wake` is set; it is set as well when the executor has work by the wall clock."""
+        timer, due_ms = None, self.executor.due_ms
+        if due_ms != NEVER and not self.wake.is_set():
+            timer = self.clock.call_later(min(max(0, due_ms - self.clock.now_ms()), _LONGEST_TIMER_MS), self.wake.set)
+        try:
+            await self.wake.wait()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        self.wake.clear()
 
     @property
     def are_waiting(self) -> bool:
@@ -136,7 +150,7 @@ class Prefetch:
     async def _read(self, *, retries_only: bool) -> Batch:
         now_ms = self.clock.monotonic_ms()
         self.silence.begin_read(now_ms)
-        timeout_ms = self.executor.patience_ms(self.silence, now_ms)
+        timeout_ms = self.executor.poll_timeout_ms(self.silence, now_ms)
         self._waits_until_ms = now_ms + timeout_ms
         try:
             return await self.consumer.poll(

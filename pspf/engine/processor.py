@@ -19,7 +19,6 @@ from pspf.engine.cursor_scope import CursorScope
 from pspf.engine.failure_log import FailureLog, fields_of
 from pspf.engine.handlers.executor import drop_cancellations
 from pspf.engine.key_order import KeyOrder
-from pspf.engine.operators.host import OperatorHost
 from pspf.engine.prefetch import Prefetch
 from pspf.engine.solo_gate import SoloGate
 from pspf.engine.stop import Stop
@@ -30,6 +29,7 @@ from pspf.observability.telemetry import BatchTimes, TelemetryManager
 from pspf.records import Batch, Commit, Cursor, Record
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
+from pspf.windowing.spans import NEVER
 
 logger = get_logger(__name__)
 
@@ -54,6 +54,11 @@ class BatchProcessor:
     ends_on_refusal: bool = False
     """Whether a handler that can't read its state ends the app, instead of standing still alone."""
     _loops: "set[_CursorLoop]" = field(default_factory=set)
+
+    @property
+    def due_ms(self) -> int:
+        """The wall-clock time at which the next operator has something to do."""
+        return min((loop.due_ms for loop in self._loops), default=NEVER)
 
     @property
     def is_at_rest(self) -> bool:
@@ -124,7 +129,7 @@ class _CursorLoop:
         self._size = BatchSize(
             fixed=subscription.batch_size,
             smallest=tuning.smallest_batch,
-            largest=tuning.largest_batch if subscription.windowing is None else tuning.largest_window_batch,
+            largest=tuning.largest_batch if subscription.operator is None else tuning.largest_window_batch,
             target_ms=tuning.target_commit_ms,
             most_bytes=tuning.batch_bytes,
         )
@@ -239,8 +244,8 @@ class _CursorLoop:
         """Run a batch's handlers; return its commit, None where there is nothing to commit."""
         self._taken = 0
         if not batch.records:
-            await self._executor.notice(self._reads.silence)
-            if not self._executor.has_late:
+            await self._executor.on_idle(self._reads.silence)
+            if not self._executor.has_work:
                 return None
             if self._held is not None:  # nothing was read, be it that a poll said so or none was asked
                 batch = Batch((), self._held.position)
@@ -383,13 +388,17 @@ class _CursorLoop:
 
     def finish(self) -> None:
         """Close the windows that are open, where there are any."""
-        if isinstance(self._executor, OperatorHost):
-            self._executor.finish()
+        self._executor.finish()
+
+    @property
+    def due_ms(self) -> int:
+        """The wall-clock time at which its operator has something to do."""
+        return self._executor.due_ms
 
     @property
     def is_at_rest(self) -> bool:
         """Whether it has nothing in hand and waits for a read whose time is not up."""
-        if self._run is not None or self._left or self._executor.has_late:
+        if self._run is not None or self._left or self._executor.has_work:
             return False
         if self._activity.committing_since_ms is not None:
             return False

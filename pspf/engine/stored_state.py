@@ -3,20 +3,19 @@
 from collections.abc import Sequence
 
 from pspf.connectors.base import Broker, CursorWindows
+from pspf.engine.operators.registry import SHUFFLE, find_kind
 from pspf.errors import NotFound
 from pspf.subscription import Subscription, repartition_topic
-from pspf.windowing.folds import make_fold
-from pspf.windowing.progress import check_hop, check_same, describe
 
 
 async def check_stored(broker: Broker, subscriptions: Sequence[Subscription]) -> None:
     """Raise ConfigurationError where a handler has other windows in the broker than in the code."""
     for subscription in subscriptions:
-        if subscription.windowing is None:
+        if subscription.operator is None:
             continue
         kept = await broker.list_windows(handler=subscription.name, group=subscription.group)
         if kept:
-            is_sent_on = subscription.windowing.key is not None and await _count(broker, subscription.topic) > 1
+            is_sent_on = subscription.operator.key is not None and await _count(broker, subscription.topic) > 1
             for each in kept:
                 _check(subscription, each, is_sent_on=is_sent_on)
 
@@ -29,13 +28,10 @@ async def _count(broker: Broker, topic: str) -> int:
 
 
 def _check(subscription: Subscription, kept: CursorWindows, *, is_sent_on: bool) -> None:
-    assert subscription.windowing is not None
-    name = subscription.name
-    described = describe(subscription.windowing, make_fold(subscription.windowing))
+    name, definition = subscription.name, subscription.operator
+    assert definition is not None
     if kept.cursor.topic == repartition_topic(subscription.group, name):
-        check_same(kept.progress, described, name)
+        find_kind(definition).check(kept.progress, definition, name)
     elif kept.cursor.topic == subscription.topic:
-        if is_sent_on:
-            check_hop(kept.progress, name)
-        else:
-            check_same(kept.progress, described, name)
+        kind = SHUFFLE if is_sent_on else find_kind(definition)
+        kind.check(kept.progress, definition, name)

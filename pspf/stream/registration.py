@@ -12,7 +12,6 @@ from pspf.subscription import (
     choose_model,
     inspect_fold,
     inspect_handler,
-    name_aggregation,
     read_default_retry,
 )
 from pspf.windowing.definitions import Windowing
@@ -83,11 +82,11 @@ def make_windowed_subscription(
         make_loader(state_model, windowing.upcast)
     else:
         windowing.check(f"handler {name or options['topic']}")
-        named = name or name_aggregation(options["topic"], windowing)
+        named = name or f"{options['topic']}.{windowing}.{aggregation.name}".replace(" ", "-")
         handler = Handler(aggregation.take, named, Takes.EVENT, False, True, None)
     model = choose_model(handler, schema, default_schema)
     windowing.check_fields(f"handler {handler.name}", model)
-    return Subscription(handler=handler, model=model, ordering="key", windowing=windowing, **options)
+    return Subscription(handler=handler, model=model, ordering="key", operator=windowing, **options)
 
 
 def check_topic(method: str, topic: object, example: str) -> None:
@@ -104,7 +103,7 @@ def check_together(subscriptions: Sequence[Subscription], *, has_state_store: bo
     for subscription in subscriptions:
         place = (subscription.topic, subscription.group)
         if subscription.is_ordered:
-            if has_state_store and subscription.windowing is None:
+            if has_state_store and subscription.operator is None:
                 raise NotAvailable(
                     f"handler {subscription.name} is ordered and the Stream has a state_store: this version keeps"
                     " ordered state in the broker; leave state_store out"

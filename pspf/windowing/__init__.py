@@ -1,5 +1,6 @@
 """Windowed aggregation as pure logic: event time in, changes and results out; no I/O and no clock.
 
+operator_definition.py  what of an operator's definition others need to know
 event_time.py which time and grouping key a record has
 folds.py      how states grow, merge and are stored
 table.py      the states in memory, what changed since the last commit, what is not loaded

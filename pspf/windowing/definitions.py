@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from inspect import get_annotations
 from math import gcd, isfinite
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
@@ -17,6 +17,7 @@ from typing_extensions import is_typeddict
 from pspf.errors import ConfigurationError
 from pspf.records import check_name, companion_source
 from pspf.windowing.aggregations import Aggregation, Count
+from pspf.windowing.operator_definition import OperatorDefinition
 
 Emission = Literal["final", "updates"]
 Span = tuple[float, float]
@@ -42,10 +43,31 @@ def _as_ms(seconds: float) -> int:
 class TumblingWindow:
     """Windows of `size_ms`, one after the other without gap or overlap."""
 
+    kind: ClassVar[str] = "tumbling"
     size_ms: int
 
     def __post_init__(self) -> None:
         _check_ms("TumblingWindow", "size_ms", self.size_ms, 1)
+
+    @property
+    def slide_ms(self) -> int:
+        """From one window's start to the next one's."""
+        return self.size_ms
+
+    @property
+    def slice_ms(self) -> int:
+        """The longest stretch of which every window is made up whole."""
+        return self.size_ms
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes as they are stored."""
+        return {"size_ms": self.size_ms}
+
+    def starts_of(self, time_ms: int) -> range:
+        """Return the start of the window that holds a time."""
+        start = time_ms - time_ms % self.size_ms
+        return range(start, start + 1)
 
     def assign_windows(self, timestamp: float) -> list[Span]:
         """Return the window of a time: epoch seconds in, `(start, end)` in seconds out."""
@@ -61,6 +83,7 @@ class TumblingWindow:
 class SlidingWindow:
     """Windows of `size_ms` that start every `slide_ms` (hopping windows)."""
 
+    kind: ClassVar[str] = "sliding"
     size_ms: int
     slide_ms: int
 
@@ -79,6 +102,11 @@ class SlidingWindow:
         """The longest stretch of which every window is made up whole."""
         return gcd(self.size_ms, self.slide_ms)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes as they are stored."""
+        return {"size_ms": self.size_ms, "slide_ms": self.slide_ms}
+
     def assign_windows(self, timestamp: float) -> list[Span]:
         """Return the windows of a time, in order: epoch seconds in, `(start, end)` in seconds out."""
         starts = self.starts_of(_as_ms(timestamp))
@@ -95,10 +123,16 @@ class SessionWindow:
     A session's window is `[first, last + gap)`.
     """
 
+    kind: ClassVar[str] = "session"
     gap_ms: int
 
     def __post_init__(self) -> None:
         _check_ms("SessionWindow", "gap_ms", self.gap_ms, 1)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes as they are stored."""
+        return {"gap_ms": self.gap_ms}
 
     def assign_windows(self, timestamp: float) -> list[Span]:
         """Return the session that one record alone makes: epoch seconds in, `(start, end)` in seconds out."""
@@ -147,7 +181,7 @@ class WindowResult(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Windowing:
+class Windowing(OperatorDefinition):
     """How a subscription aggregates; times are milliseconds.
 
     `aggregation` None: the subscription's handler folds, and its state is read as `state_model` (None:
@@ -170,8 +204,36 @@ class Windowing:
     max_future_ms: int | None = HOUR_MS
     own_retention_ms: int | None = None
 
+    @property
+    def kind(self) -> str:
+        return self.window.kind
+
+    def __str__(self) -> str:
+        return str(self.window)
+
+    @property
+    def calls_handler(self) -> bool:
+        return self.aggregation is None
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        return {"key": self.key, "result": self.result, "merge": self.merge}
+
+    def as_json(self) -> dict[str, Any]:
+        key = self.key
+        return {
+            "window": str(self.window),
+            "aggregation": None if self.aggregation is None else self.aggregation.name,
+            "key": getattr(key, "__name__", "a function") if callable(key) else key,
+            "emit": self.emit,
+            "to": self.to,
+            "watermark_delay_ms": self.watermark_delay_ms,
+            "allowed_lateness_ms": self.allowed_lateness_ms,
+            "idle_timeout_ms": self.idle_timeout_ms,
+            "retention_ms": self.retention_ms,
+        }
+
     def check(self, where: str) -> None:
-        """Raise ConfigurationError for what can't be, or not together; `where` names the handler."""
         given: object = self.window
         if not isinstance(given, TumblingWindow | SlidingWindow | SessionWindow):
             raise ConfigurationError(
@@ -257,3 +319,8 @@ class Windowing:
         if not isinstance(self.window, SlidingWindow) or self.aggregation is None:
             return False
         return not (self.closes and self.retention_ms > 0)
+
+    @property
+    def slice_ms(self) -> int | None:
+        """The length of the slices that windows share, None where each has its own state."""
+        return self.window.slice_ms if isinstance(self.window, SlidingWindow) and self.is_sliced else None

@@ -3,18 +3,17 @@
 What a reader has to know of a handler beside its windows (`tell`) is stored with its progress.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-import orjson
-
-from pspf.errors import StateUnreadable
+from pspf.records import WindowPlace
 from pspf.windowing.aggregations import Aggregation, Collect, Count, Distinct, Last, Max, Mean, Min, Several, Sum, TopN
 from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, Window, Windowing
 from pspf.windowing.event_time import Key, decode_key
 from pspf.windowing.folds import ReadyFold
-from pspf.windowing.session_rows import decode_sessions, read_rows
+from pspf.windowing.session_rows import ROWS, TOGETHER, before_rows, decode_sessions, read_rows, split_row_key
 from pspf.windowing.sessions import SessionSpan
 
 _SIMPLE: Final[Mapping[str, Callable[[str], Aggregation]]] = {
@@ -27,6 +26,7 @@ _SIMPLE: Final[Mapping[str, Callable[[str], Aggregation]]] = {
     "distinct": Distinct,
     "collect": Collect,
 }
+_PAGE: Final = 500
 _FIELD: Final = "value"
 """Any name: what is read here has been taken out of its events already."""
 
@@ -48,12 +48,13 @@ class StoredWindow:
 
 def tell(windowing: Windowing) -> dict[str, Any]:
     """Return what a reader has to know of a handler's windows; it may change from version to version of the app."""
-    window = windowing.window
-    due_after_ms: int | None = None
-    if windowing.closes and not isinstance(window, SessionWindow):
-        due_after_ms = window.size_ms + windowing.allowed_lateness_ms
+    size_ms = windowing.window.sizes.get("size_ms")
+    closes = windowing.closes and size_ms is not None
     aggregation = windowing.aggregation
-    return {"due_after_ms": due_after_ms, "ready": None if aggregation is None else _name_of(aggregation)}
+    return {
+        "due_after_ms": windowing.due_after_ms if closes else None,
+        "ready": None if aggregation is None else _name_of(aggregation),
+    }
 
 
 def _name_of(aggregation: Aggregation) -> Any:
@@ -75,38 +76,62 @@ def _aggregation_of(name: Any) -> Aggregation:
     return _SIMPLE[name](_FIELD)
 
 
-class View:
-    """What a cursor's progress says of its windows, and how their states are read."""
+class StoredStates(Protocol):
+    """The states of one cursor, as a broker has them."""
 
-    def __init__(self, tree: Mapping[str, Any]) -> None:
-        sizes = tree["window"]
-        self.window: Window
-        match sizes["kind"]:
-            case "tumbling":
-                self.window = TumblingWindow(sizes["size_ms"])
-                self._size_ms = self._slide_ms = sizes["size_ms"]
-            case "sliding":
-                self.window = SlidingWindow(sizes["size_ms"], sizes["slide_ms"])
-                self._size_ms, self._slide_ms = sizes["size_ms"], sizes["slide_ms"]
-            case _:
-                self.window = SessionWindow(sizes["gap_ms"])
-                self._size_ms = self._slide_ms = 0
+    async def read_entries(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        """Return the states at places; what is not there is missing."""
+        ...
+
+    async def scan_entries(
+        self, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
+        ...
+
+
+class View(ABC):
+    """A reader of the windows of one cursor, by what its progress says of them."""
+
+    def __init__(self, window: Window, tree: Mapping[str, Any]) -> None:
+        self.window = window
+        ready = tree.get("ready")
+        self._fold = None if ready is None else ReadyFold(_aggregation_of(ready))
+        self._has_slices = tree["slice_ms"] is not None
+
+    @abstractmethod
+    def each(
+        self, states: StoredStates, slots: Sequence[int], key: bytes | None, *, also_closed: bool
+    ) -> AsyncIterator[StoredWindow]:
+        """Give the windows that are open (`also_closed`: all), in bounded pages; with `key`, as stored, of this key."""
+
+    def _merge(self, states: Sequence[bytes | None]) -> bytes | None:
+        there = [state for state in states if state is not None]
+        if self._fold is None:
+            return there[0] if len(there) == 1 and not self._has_slices else None
+        if not there:
+            return None
+        merged, *rest = map(self._fold.decode, there)
+        for state in rest:
+            merged = self._fold.merge(merged, state)
+        return self._fold.to_json(merged)
+
+
+class SpanView(View):
+    """Tumbling and sliding windows: by start and key."""
+
+    def __init__(self, window: TumblingWindow | SlidingWindow, tree: Mapping[str, Any]) -> None:
+        super().__init__(window, tree)
+        self._size_ms, self._slide_ms = window.size_ms, window.slide_ms
         self._slice_ms: int | None = tree["slice_ms"]
         self._frontier_ms: int = tree["frontier_ms"]
         self._due_after_ms: int | None = tree.get("due_after_ms")
         self._withheld = {(start, key) for start, key in tree["withheld"]}
         closing = tree["closing"]
         self._closing: tuple[int, Key] | None = None if closing is None else (closing[0], closing[1])
-        ready = tree.get("ready")
-        self._fold = None if ready is None else ReadyFold(_aggregation_of(ready))
-
-    @property
-    def is_session(self) -> bool:
-        """Whether windows are sessions: all of a key in one state, under slot 0."""
-        return isinstance(self.window, SessionWindow)
 
     def starts(self, slots: Sequence[int]) -> list[int]:
-        """Return the windows that slots are part of, in order; of sessions nothing but slots is known."""
+        """Return the windows that slots are part of, in order."""
         if self._slice_ms is None:
             return sorted(slots)
         found: list[int] = []
@@ -140,46 +165,121 @@ class View:
             is_open = _order_of(key) > _order_of(self._closing[1])
         return StoredWindow(key, start, start + self._size_ms, is_open, self._merge(states))
 
-    def read_sessions(self, stored_key: bytes, stored: bytes) -> list[StoredWindow]:
-        """Return the sessions of a key that are stored together, by their beginning."""
-        return self._tell_sessions(decode_key(stored_key), decode_sessions(stored, bytes, "", 0))
+    async def each(
+        self, states: StoredStates, slots: Sequence[int], key: bytes | None, *, also_closed: bool
+    ) -> AsyncIterator[StoredWindow]:
+        there = set(slots)
+        starts = [
+            start
+            for start in self.starts(slots)
+            if also_closed or not self.is_closed(start) or self.has_withheld(start)
+        ]
+        parts = {start: [slot for slot in self.slots_of(start) if slot in there] for start in starts}
+        known: Mapping[WindowPlace, bytes] = {}
+        if key is not None:  # all of it in one read
+            wanted = dict.fromkeys(slot for part in parts.values() for slot in part)
+            known = await states.read_entries([(slot, key) for slot in wanted])
+        for start, part in parts.items():
+            if key is None:
+                async for stored_key, found in _each_key(states, part):
+                    window = self.read(start, stored_key, found)
+                    if window.is_open or also_closed:
+                        yield window
+            elif mine := [known[slot, key] for slot in part if (slot, key) in known]:
+                window = self.read(start, key, mine)
+                if window.is_open or also_closed:
+                    yield window
 
-    def read_session_rows(self, rows: Sequence[tuple[bytes, bytes]]) -> list[StoredWindow]:
-        """Return the sessions of a key from their rows, by their beginning."""
-        found = list(read_rows(rows, bytes, "", 0))
-        return self._tell_sessions(found[0][0], [session for _, session in found]) if found else []
 
-    def _tell_sessions(self, key: Key, sessions: Sequence[SessionSpan]) -> list[StoredWindow]:
-        assert isinstance(self.window, SessionWindow)
-        gap_ms = self.window.gap_ms
+class SessionView(View):
+    """Sessions: by key and start. Those of a key are in one state, or have rows of their own."""
+
+    def __init__(self, window: SessionWindow, tree: Mapping[str, Any]) -> None:
+        super().__init__(window, tree)
+        self._gap_ms = window.gap_ms
+
+    async def each(
+        self, states: StoredStates, slots: Sequence[int], key: bytes | None, *, also_closed: bool
+    ) -> AsyncIterator[StoredWindow]:
+        if TOGETHER in slots:
+            async for stored_key, (stored,) in _each_together(states, key):
+                sessions = decode_sessions(stored, bytes, "", 0)
+                for window in self._windows_of(decode_key(stored_key), sessions):
+                    if window.is_open or also_closed:
+                        yield window
+        if ROWS in slots:
+            async for rows in _each_row(states, None if key is None else before_rows(decode_key(key))):
+                found = list(read_rows(rows, bytes, "", 0))
+                for window in self._windows_of(found[0][0], [session for _, session in found]):
+                    if window.is_open or also_closed:
+                        yield window
+
+    def _windows_of(self, key: Key, sessions: Sequence[SessionSpan]) -> list[StoredWindow]:
         windows = [
-            StoredWindow(key, one.first_ms, one.last_ms + gap_ms, not one.is_closed, self._merge([one.state]))
+            StoredWindow(key, one.first_ms, one.last_ms + self._gap_ms, not one.is_closed, self._merge([one.state]))
             for one in sessions
         ]
         return sorted(windows, key=lambda window: window.start_ms)
 
-    def _merge(self, states: Sequence[bytes | None]) -> bytes | None:
-        there = [state for state in states if state is not None]
-        if self._fold is None:
-            return there[0] if len(there) == 1 and self._slice_ms is None else None
-        if not there:
-            return None
-        merged, *rest = map(self._fold.decode, there)
-        for state in rest:
-            merged = self._fold.merge(merged, state)
-        return self._fold.to_json(merged)
+
+async def _each_together(states: StoredStates, key: bytes | None) -> AsyncIterator[tuple[bytes, list[bytes]]]:
+    if key is None:
+        async for found in _each_key(states, [TOGETHER]):
+            yield found
+        return
+    known = await states.read_entries([(TOGETHER, key)])
+    if known:
+        yield key, list(known.values())
 
 
-def read_view(progress: bytes) -> View | None:
-    """Return what a cursor's progress says of windows, None where it is not about windows."""
-    try:
-        tree = orjson.loads(progress)
-        return View(tree) if "window" in tree else None
-    except (ValueError, KeyError, TypeError) as error:
-        raise StateUnreadable(
-            f"what a handler remembers of its windows can't be read ({type(error).__name__}: {error}):"
-            f" {progress!r:.120}; see `pspf groups inspect`, and seek its cursor with --reset-state"
-        ) from error
+async def _each_key(states: StoredStates, slots: Sequence[int]) -> AsyncIterator[tuple[bytes, list[bytes]]]:
+    """Give each key that has states in the slots, in order, with these in the order of slots."""
+    after: bytes | None = None
+    while True:
+        pages = [await states.scan_entries(slot, after=after, max_entries=_PAGE) for slot in slots]
+        # A page that is full ends before its slot does: behind its last key others know more than it.
+        ends = [page[-1][0] for page in pages if len(page) == _PAGE]
+        states_of: dict[bytes, list[bytes]] = {}
+        for page in pages:
+            for key, state in page:
+                if not ends or key <= min(ends):
+                    states_of.setdefault(key, []).append(state)
+        for key in sorted(states_of):
+            yield key, states_of[key]
+        if not ends:
+            return
+        after = min(ends)
+
+
+async def _each_row(states: StoredStates, prefix: bytes | None) -> AsyncIterator[Sequence[tuple[bytes, bytes]]]:
+    """Give the rows of sessions, those of a key together; with `prefix` of one key alone."""
+    after, kept = prefix, list[tuple[bytes, bytes]]()
+    while True:
+        page = await states.scan_entries(ROWS, after=after, max_entries=_PAGE)
+        for stored_key, stored in page:
+            if prefix is not None and not stored_key.startswith(prefix):
+                page = []
+                break
+            if kept and split_row_key(kept[0][0])[0] != split_row_key(stored_key)[0]:
+                yield kept
+                kept = []
+            kept.append((stored_key, stored))
+        if len(page) < _PAGE:
+            break
+        after = page[-1][0]
+    if kept:
+        yield kept
+
+
+def view_spans(tree: Mapping[str, Any]) -> SpanView:
+    """Return the view of tumbling or sliding windows."""
+    sizes = {name: size for name, size in tree["window"].items() if name != "kind"}
+    return SpanView(SlidingWindow(**sizes) if "slide_ms" in sizes else TumblingWindow(**sizes), tree)
+
+
+def view_sessions(tree: Mapping[str, Any]) -> SessionView:
+    """Return the view of sessions."""
+    return SessionView(SessionWindow(tree["window"]["gap_ms"]), tree)
 
 
 def _order_of(key: Key) -> tuple[bool, str]:

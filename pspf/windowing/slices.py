@@ -52,24 +52,29 @@ class Slices:
     def combine(self, start: int, slots: Mapping[int, SlotEntries]) -> States:
         """Return the states of the window at `start`, which comes after those that were combined before."""
         middle, end = self._middle_of(start), start + self._size_ms
+        # A new block begins: the end of the one before is merged backwards, for all windows that begin in it.
         if middle != self._middle_ms:
             self._middle_ms, self._beginning, self.merged_ms = middle, {}, middle
             self._ends = self._merge_ends(start, middle, slots)
             self._touched.clear()
+        # The beginning of the next block grows by the slots that no earlier window had.
         merge, beginning = self._merge, self._beginning
         for at in range(self.merged_ms, end, self._slot_ms):
             if at in slots:
                 for key, state in slots[at].entries.items():
                     beginning[key] = merge(beginning[key], state) if key in beginning else state
         self.merged_ms = end
+        # The ends would be too many to keep: each key is merged from all of its slots.
         if self._ends is None:
             keys = {key for at in range(start, end, self._slot_ms) if at in slots for key in slots[at].entries}
             return {key: self.combine_one(start, key, slots) for key in keys}
+        # The window is its part of the end and the beginning that has grown so far.
         states = dict(self._ends.get(start, ()))
         while self._ends and next(reversed(self._ends)) <= start:  # they were put in from the last one on
             self._ends.popitem()
         for key, state in beginning.items():
             states[key] = merge(states[key], state) if key in states else state
+        # What changed in a slot that was merged before is not in either of them.
         for key in self._touched:
             state = self.combine_one(start, key, slots)
             if state is not None:
@@ -106,6 +111,7 @@ class Slices:
                 if at in slots and key in slots[at].entries
             ]
             split = bisect_left(there, middle, key=itemgetter(0))
+            # From the block's last slice backwards: what each window has of this block.
             tails: dict[int, Any] = {}
             tail, left = None, split
             for start in reversed(mine):
@@ -113,6 +119,7 @@ class Slices:
                     left -= 1
                     tail = there[left][1] if tail is None else merge(there[left][1], tail)
                 tails[start] = tail
+            # From the next block's first slice on: what each window has of that, put behind its part of this one.
             head = None
             for start in mine:
                 while split < len(there) and there[split][0] < start + self._size_ms:

@@ -26,10 +26,12 @@ class SpanIndex:
     def __init__(self, windowing: Windowing, closed_ms: int = BEGINNING) -> None:
         window = windowing.window
         assert isinstance(window, TumblingWindow | SlidingWindow)
-        self.size_ms = window.size_ms
-        self.slide_ms = window.slide_ms if isinstance(window, SlidingWindow) else window.size_ms
+        self.size_ms, self.slide_ms = window.size_ms, window.slide_ms
         self.is_sliced = windowing.is_sliced
-        self.slot_ms = window.slice_ms if isinstance(window, SlidingWindow) and self.is_sliced else self.slide_ms
+        self.is_multiple = isinstance(window, SlidingWindow) and not self.is_sliced
+        """Whether a record is in several slots: overlapping windows that can't share slices."""
+        self.starts_of = window.starts_of
+        self.slot_ms = window.slice_ms if self.is_sliced else self.slide_ms
         self.closes = windowing.closes
         self.due_after_ms = windowing.due_after_ms
         """From a window's start to when it is due."""

@@ -11,9 +11,10 @@ from pspf import BaseEvent, Count, RetryPolicy, SessionWindow, Stream, TumblingW
 from pspf.clock import SystemClock
 from pspf.connectors.base import StreamingBackend
 from pspf.engine.batch_outcome import EffectLimits
+from pspf.engine.cursor_scope import CursorHandlerScope
 from pspf.engine.idleness import IdleTracker
 from pspf.engine.key_order import KeyOrder
-from pspf.engine.operators.host import OperatorScope
+from pspf.engine.operators.context import OperatorContext, OperatorScope
 from pspf.engine.operators.shuffle import ShuffleSender
 from pspf.errors import TopicMismatch
 from pspf.events.decoding import make_decoder
@@ -365,16 +366,21 @@ async def test_the_time_of_others_is_taken_over_only_after_a_read_that_began_whe
     async def read_others() -> dict[int, int]:
         return {1: 100}
 
-    room = OperatorScope(member.consumer, KeyOrder((), 0), ask, SystemClock(), EffectLimits(), 1_000, lambda: None)
-    hop = ShuffleSender(subscription, make_decoder(subscription.model), room, read_others)
+    definition = subscription.operator
+    assert definition is not None
+    scope = OperatorScope(
+        member.consumer, KeyOrder((), 0), ask, SystemClock(), EffectLimits(), 1_000, lambda: None, read_others
+    )
+    around = CursorHandlerScope("", 1, 1, None, "", set(), backend.broker, None, lambda _, headers: headers)
+    hop = ShuffleSender(OperatorContext(subscription, definition, make_decoder(subscription.model), around, scope))
     silence = IdleTracker()
     silence.begin_read(0)
     silence.go_on()
-    await hop.notice(silence)
-    await hop.notice(silence)
-    assert not hop.has_late, "the only read began before anything was known of the others"
+    await hop.on_idle(silence)
+    await hop.on_idle(silence)
+    assert not hop.has_work, "the only read began before anything was known of the others"
     silence.begin_read(1)
     silence.go_on()
-    await hop.notice(silence)
-    assert hop.has_late
+    await hop.on_idle(silence)
+    assert hop.has_work
     await member.session.close()

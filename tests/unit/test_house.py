@@ -111,6 +111,27 @@ def test_every_public_name_can_be_imported() -> None:
     assert missing == []
 
 
+WINDOWS = {"TumblingWindow", "SlidingWindow", "SessionWindow"}
+THEIR_OWN = {"definitions.py", "spans.py", "sessions.py"}
+"""The modules of the kinds of windows."""
+
+
+def test_no_one_but_a_kind_of_window_itself_asks_for_the_kind() -> None:
+    """Everything else finds what belongs to a kind in the registry of operators, or asks the window itself."""
+    asking = set()
+    for path, tree in sources("pspf"):
+        if path.parts[1] == "windowing" and path.name in THEIR_OWN:
+            continue
+        for node in ast.walk(tree):
+            asks = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.startswith("is")
+            if asks or isinstance(node, ast.MatchClass | ast.Compare):
+                names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+                kinds = {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+                if names & WINDOWS or kinds & {"tumbling", "sliding", "session"}:
+                    asking.add(f"{path}:{node.lineno}")
+    assert asking == set()
+
+
 TWINS = {
     "Effects",
     "Grant",

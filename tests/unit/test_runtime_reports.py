@@ -6,7 +6,7 @@ import pytest
 
 from pspf.observability.telemetry import HandlerCounters
 from pspf.runtime.app.plan import AppPlan, TopicGroup, Totals
-from pspf.runtime.app.work import CursorName, Operator
+from pspf.runtime.app.work import CursorName, OperatorCursors
 from pspf.runtime.status.reports import (
     Busy,
     Ending,
@@ -55,7 +55,10 @@ def test_a_pulse_sums_up() -> None:
 
 
 def test_a_plan_comes_back_as_it_was() -> None:
-    operators = (Operator(CursorName("bids", "g", "w"), "totals"), Operator(CursorName("bids", "g", "v"), None))
+    operators = (
+        OperatorCursors(CursorName("bids", "g", "w"), "totals"),
+        OperatorCursors(CursorName("bids", "g", "v"), None),
+    )
     plan = AppPlan(
         "app:stream", "/here", (TopicGroup("orders", "g", ("h",), (CursorName("orders", "g", None),), 2),), operators
     )

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from pspf.runtime.app.work import CursorName, Operator, order_operators
+from pspf.runtime.app.work import CursorName, OperatorCursors, order_operators
 
 
-def chain(*hops: str) -> Sequence[Operator]:
+def chain(*hops: str) -> Sequence[OperatorCursors]:
     """Return operators of `from>to`, named after where they read."""
     return [
-        Operator(CursorName(topic, "g", topic), to or None) for topic, _, to in (hop.partition(">") for hop in hops)
+        OperatorCursors(CursorName(topic, "g", topic), to or None)
+        for topic, _, to in (hop.partition(">") for hop in hops)
     ]
 
 

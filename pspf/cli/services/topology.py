@@ -1,6 +1,6 @@
 """An app's subscriptions as rows, JSON, Mermaid and Graphviz."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pspf.cli.console import Cell, format_span
@@ -13,7 +13,7 @@ def as_row(subscription: Subscription) -> tuple[Cell, ...]:
     s = subscription
     batch = "adaptive" if s.batch_size is None else str(s.batch_size)
     timeout = "none" if s.timeout_ms is None else format_span(s.timeout_ms)
-    ordering = s.ordering if s.windowing is None else str(s.windowing.window)
+    ordering = s.ordering if s.operator is None else str(s.operator)
     return s.name, s.topic, s.group, ordering, _model(s), batch, s.concurrency, s.retry.max_attempts, timeout
 
 
@@ -56,8 +56,8 @@ def as_mermaid(subscriptions: Sequence[Subscription]) -> Iterator[str]:
             yield f"  t{topics[s.topic]} -. with several partitions .-> t{topics[hop]}"
             yield f"  t{topics[hop]} ==> h{number}"
         yield f"  h{number} -.-> t{topics[s.topic + DEAD_LETTER_SUFFIX]}"
-        if s.windowing is not None and s.windowing.to is not None:
-            yield f"  h{number} --> t{topics[s.windowing.to]}"
+        if s.operator is not None and s.operator.to is not None:
+            yield f"  h{number} --> t{topics[s.operator.to]}"
 
 
 def as_dot(subscriptions: Sequence[Subscription]) -> Iterator[str]:
@@ -74,8 +74,8 @@ def as_dot(subscriptions: Sequence[Subscription]) -> Iterator[str]:
             yield f'  t{topics[s.topic]} -> t{topics[hop]} [style=dashed, label="with several partitions"];'
             yield f"  t{topics[hop]} -> h{number} [penwidth=2];"
         yield f"  h{number} -> t{topics[s.topic + DEAD_LETTER_SUFFIX]} [style=dashed];"
-        if s.windowing is not None and s.windowing.to is not None:
-            yield f"  h{number} -> t{topics[s.windowing.to]};"
+        if s.operator is not None and s.operator.to is not None:
+            yield f"  h{number} -> t{topics[s.operator.to]};"
     yield "}"
 
 
@@ -84,41 +84,24 @@ def _topics(subscriptions: Sequence[Subscription]) -> dict[str, int]:
     names: dict[str, None] = {}
     for s in subscriptions:
         names |= dict.fromkeys((s.topic, s.topic + DEAD_LETTER_SUFFIX))
-        if s.windowing is not None and s.windowing.to is not None:
-            names[s.windowing.to] = None
+        if s.operator is not None and s.operator.to is not None:
+            names[s.operator.to] = None
         if hop := hop_of(s):
             names[hop] = None
     return {name: number for number, name in enumerate(names)}
 
 
 def _window(subscription: Subscription) -> dict[str, Any] | None:
-    windowing = subscription.windowing
-    if windowing is None:
-        return None
-    return {
-        "window": str(windowing.window),
-        "aggregation": None if windowing.aggregation is None else windowing.aggregation.name,
-        "key": None if windowing.key is None else _name_of(windowing.key),
-        "repartition": hop_of(subscription),
-        "emit": windowing.emit,
-        "to": windowing.to,
-        "watermark_delay_ms": windowing.watermark_delay_ms,
-        "allowed_lateness_ms": windowing.allowed_lateness_ms,
-        "idle_timeout_ms": windowing.idle_timeout_ms,
-        "retention_ms": windowing.retention_ms,
-    }
+    operator = subscription.operator
+    return None if operator is None else operator.as_json() | {"repartition": hop_of(subscription)}
 
 
 def hop_of(subscription: Subscription) -> str | None:
     """Return the internal topic that records go through where their topic has several partitions, None without one."""
-    windowing = subscription.windowing
-    if windowing is None or windowing.key is None:
+    operator = subscription.operator
+    if operator is None or operator.key is None:
         return None
     return repartition_topic(subscription.group, subscription.name)
-
-
-def _name_of(key: str | Callable[[Any], Any]) -> str:
-    return key if isinstance(key, str) else getattr(key, "__name__", "a function")
 
 
 def _model(subscription: Subscription) -> str | None:

@@ -33,8 +33,8 @@ class WholeBatch(Executor):
         self._function = OwnContext(function) if subscription.handler.is_async else in_own_context(function)
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
-        events = self._read(records, run)
         unstarted: list[Record] = []
+        events = self._read(records, unstarted, run)
         parts = [[record for record in records if record.offset in events]]
         while parts:
             part = parts.pop()
@@ -47,12 +47,10 @@ class WholeBatch(Executor):
                 parts += await self._run_part(admitted, events, run)
         return leave(records, unstarted, run)
 
-    def _read(self, records: Sequence[Record], run: BatchRun) -> dict[int, Any]:
+    def _read(self, records: Sequence[Record], unstarted: list[Record], run: BatchRun) -> dict[int, Any]:
         """Return the events of those that may run, by offset; the rest is reported."""
         events: dict[int, Any] = {}
-        for record in records:
-            if run.has_to_ask and not run.admit(record):
-                continue
+        for record in run.admitted(records, unstarted):
             try:
                 events[record.offset] = self._decode(record)
             except BaseException as error:  # the boundary of the record

@@ -48,6 +48,7 @@ class PlainCoroutines(Executor):
         for begin in range(0, len(records), _BREATH_RECORDS):
             await breath.take()
             section = records[begin : begin + _BREATH_RECORDS]
+            # Not `run.admitted`, which costs 0.1 us more a record, of 2.
             for taken, (record, event) in enumerate(zip(section, self._read(section), strict=True), begin):
                 if run.is_closed:
                     return taken
@@ -153,17 +154,13 @@ class InTurn(Executor):
 
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         call = self._calls.enter()
-        breath = YieldPoint()
-        for taken, record in enumerate(records):
-            if not taken % _BREATH_RECORDS:
-                await breath.take()
-            if run.is_closed:
-                return taken
-            if run.has_to_ask and not run.admit(record):
-                continue
-            call.record = record
-            await self._calls.call(record, run)
-        return len(records)
+        breath, unstarted = YieldPoint(), list[Record]()
+        for begin in range(0, len(records), _BREATH_RECORDS):
+            await breath.take()
+            for record in run.admitted(records[begin : begin + _BREATH_RECORDS], unstarted):
+                call.record = record
+                await self._calls.call(record, run)
+        return len(records) - len(unstarted)
 
 
 class SideBySide(Executor):
@@ -196,9 +193,6 @@ class SideBySide(Executor):
         breath = YieldPoint()
         for lane in lanes:
             await breath.take()
-            for record in lane:
-                if run.is_closed:
-                    unstarted.append(record)
-                elif not run.has_to_ask or run.admit(record):
-                    call.record = record
-                    await self._calls.call(record, run)
+            for record in run.admitted(lane, unstarted):
+                call.record = record
+                await self._calls.call(record, run)

@@ -20,9 +20,10 @@ from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.isolation import decimals_of, is_same
 from pspf.engine.idleness import IdleTracker
 from pspf.records import Record
+from pspf.windowing.spans import NEVER
 
 _BREATH_SECONDS: Final = 0.05
-_PATIENCE_MS: Final = 5_000
+_POLL_TIMEOUT_MS: Final = 5_000
 _GRACE_S: Final = 1.0
 """How long a call that is cancelled may take to end, before it is told of."""
 
@@ -38,16 +39,27 @@ class Executor(ABC):
         """Run records until all are taken or the run is closed; return how many were taken."""
 
     @property
-    def has_late(self) -> bool:
-        """Whether records that an earlier batch left in hand have their outcome: the next run reports it."""
+    def has_work(self) -> bool:
+        """Whether the next run has something to do without records.
+
+        Records that an earlier batch left under way have their outcome, or something is due.
+        """
         return False
 
-    def patience_ms(self, silence: IdleTracker, now_ms: int) -> int:
-        """Return how long a read that begins now may wait for a record."""
-        return _PATIENCE_MS
+    @property
+    def due_ms(self) -> int:
+        """The wall-clock time from which on it `has_work`; asked once a turn of the loop."""
+        return NEVER
 
-    async def notice(self, silence: IdleTracker) -> None:  # noqa: B027 (most have nothing to do then)
-        """Learn that a read found nothing; whoever has something to do then `has_late`."""
+    def finish(self) -> None:  # noqa: B027 (most have nothing open)
+        """Close all that is open, as at the end of the input; what has something open wakes the loop."""
+
+    def poll_timeout_ms(self, idle: IdleTracker, now_ms: int) -> int:
+        """Return how long a read that begins now may wait for a record."""
+        return _POLL_TIMEOUT_MS
+
+    async def on_idle(self, idle: IdleTracker) -> None:  # noqa: B027 (most have nothing to do then)
+        """Note that a read found nothing; what has something to do then `has_work`."""
 
 
 @contextmanager

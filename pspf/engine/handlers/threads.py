@@ -190,21 +190,21 @@ def now_ms() -> int:
 
 
 class ThreadedExecutor(Executor):
-    """Plain `def` handlers in `concurrency` threads. `on_late` is called when a late outcome is known."""
+    """Plain `def` handlers in `concurrency` threads. `wake` is called when an overdue outcome is known."""
 
     can_be_cut = True
 
     def __init__(
-        self, subscription: Subscription, calls: PlainCalls, around: HandlerScope, on_late: Callable[[], None]
+        self, subscription: Subscription, calls: PlainCalls, around: HandlerScope, wake: Callable[[], None]
     ) -> None:
         self.subscription = subscription
         self.around = around
         self.calls = calls
-        self._on_late = on_late
+        self._wake = wake
         self._overruns: dict[int, Overrun] = {}
 
     @property
-    def has_late(self) -> bool:
+    def has_work(self) -> bool:
         return any(overrun.is_over for overrun in self._overruns.values())
 
     def is_busy(self, record: Record) -> bool:
@@ -290,7 +290,7 @@ class ThreadedExecutor(Executor):
                 shift.run.fail(record, self._timeout())
             else:
                 shift.run.keep(record)
-        thread.finished.add_done_callback(lambda _: self._on_late())
+        thread.finished.add_done_callback(lambda _: self._wake())
         return True
 
     def _timeout(self) -> HandlerTimeout:

@@ -87,8 +87,8 @@ def trace_fold(subscription: Subscription, spans: "HandlerSpans") -> Subscriptio
 
 def span_batches(subscription: Subscription, spans: "HandlerSpans | None") -> Callable[[Sequence[Record]], Span]:
     """Return what spans a windowed handler's batches: those of a ready aggregation, which calls nothing a record."""
-    windowing = subscription.windowing
-    if spans is None or windowing is None or windowing.aggregation is None:
+    operator = subscription.operator
+    if spans is None or operator is None or operator.calls_handler:
         return _no_span
     many = spans.many
     return lambda records: many(records) if records else nullcontext()

@@ -15,7 +15,7 @@ from types import ModuleType
 from pspf.errors import AppNotFound
 from pspf.observability.snapshots import HandlerShape
 from pspf.runtime.app.plan import AppPlan, TopicGroup
-from pspf.runtime.app.work import CursorName, Operator
+from pspf.runtime.app.work import CursorName, OperatorCursors
 from pspf.stream import Stream
 from pspf.subscription import Subscription
 
@@ -183,22 +183,22 @@ def _topic_group(topic: str, group: str, members: Sequence[Subscription]) -> Top
 
 
 def _shape(subscription: Subscription) -> HandlerShape:
-    windowing, model = subscription.windowing, subscription.model
+    operator, model = subscription.operator, subscription.model
     return HandlerShape(
         subscription.name,
         subscription.topic,
         subscription.group,
         subscription.ordering,
         None if model is None else getattr(model, "__name__", str(model)),
-        None if windowing is None else str(windowing.window),
-        None if windowing is None else windowing.to,
+        None if operator is None else str(operator),
+        None if operator is None else operator.to,
         subscription.concurrency,
     )
 
 
-def _operators(subscriptions: Sequence[Subscription]) -> tuple[Operator, ...]:
+def _operators(subscriptions: Sequence[Subscription]) -> tuple[OperatorCursors, ...]:
     return tuple(
-        Operator(CursorName(each.topic, each.group, each.cursor_handler), each.windowing.to)
+        OperatorCursors(CursorName(each.topic, each.group, each.cursor_handler), each.operator.to)
         for each in subscriptions
-        if each.windowing is not None
+        if each.operator is not None
     )

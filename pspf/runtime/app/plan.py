@@ -9,7 +9,7 @@ from typing import Final, Self
 
 from pspf.errors import ConfigurationError
 from pspf.observability.snapshots import HandlerShape
-from pspf.runtime.app.work import CursorName, Operator, Work, order_operators
+from pspf.runtime.app.work import CursorName, OperatorCursors, Work, order_operators
 
 _MAX_PROCESSES: Final = 256
 
@@ -41,7 +41,7 @@ class AppPlan:
     target: str
     folder: str
     groups: tuple[TopicGroup, ...]
-    operators: tuple[Operator, ...] = ()
+    operators: tuple[OperatorCursors, ...] = ()
 
     def to_json(self) -> str:
         """Return it as one line."""
@@ -60,7 +60,9 @@ class AppPlan:
             )
             for group in fields.pop("groups")
         )
-        operators = tuple(Operator(CursorName(**each["cursors"]), each["to"]) for each in fields.pop("operators"))
+        operators = tuple(
+            OperatorCursors(CursorName(**each["cursors"]), each["to"]) for each in fields.pop("operators")
+        )
         return cls(groups=groups, operators=operators, **fields)
 
     @property

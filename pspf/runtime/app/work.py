@@ -24,7 +24,7 @@ class CursorName:
 
 
 @dataclass(frozen=True, slots=True)
-class Operator:
+class OperatorCursors:
     """A windowed handler's cursors, and the topic that its results go to, None where they stay."""
 
     cursors: CursorName
@@ -50,7 +50,9 @@ class Work:
         )
 
 
-def order_operators(operators: Sequence[Operator], others: Collection[str]) -> tuple[tuple[CursorName, ...], ...]:
+def order_operators(
+    operators: Sequence[OperatorCursors], others: Collection[str]
+) -> tuple[tuple[CursorName, ...], ...]:
     """Return windowed handlers in levels: each comes after those whose results it gets.
 
     What a handler without windows emits is not known. So where one of `others`, their topics, gets results,

@@ -1,0 +1,60 @@
+"""A debounce by the wall clock, a toy operator from outside: a key's last event goes out when none came for so long."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pspf.engine.batch_outcome import BatchRun
+from pspf.engine.operators.operator import Item, Operator
+from pspf.engine.operators.registry import OperatorKind, register
+from pspf.records import NewRecord
+from pspf.windowing.event_time import Key, decode_key, encode_key
+from pspf.windowing.operator_definition import OperatorDefinition
+from pspf.windowing.spans import NEVER
+from pspf.windowing.table import Changes
+
+
+@dataclass(frozen=True, slots=True)
+class Debounce(OperatorDefinition):
+    quiet_ms: int
+    to: str = "settled"
+    kind: str = "debounce"
+
+
+class Debouncer(Operator):
+    """Keeps, by key, when it is due, the value of its last event, and how many came."""
+
+    async def restore(self, stored: Mapping[str, Any] | None) -> None:
+        found = await self.context.entries.read_all(0)
+        self.waiting: dict[Key, tuple[int, Any, int]] = {decode_key(key): orjson.loads(entry) for key, entry in found}
+        self.changed: set[Key] = set()
+
+    async def fold_one(self, item: Item, run: BatchRun) -> None:
+        key, value = item[2], self.context.subscription.handler.function(item[1])
+        due_ms = self.context.scope.clock.now_ms() + self.context.definition.quiet_ms
+        self.waiting[key] = due_ms, value, 1 + (self.waiting[key][2] if key in self.waiting else 0)
+        self.changed.add(key)
+
+    def due_ms(self) -> int:
+        return min((due_ms for due_ms, _, _ in self.waiting.values()), default=NEVER)
+
+    async def on_due(self, now_ms: int, source: int, run: BatchRun) -> bool:
+        for key in [key for key, (due_ms, _, _) in self.waiting.items() if due_ms <= now_ms]:
+            if run.is_closed:
+                return False
+            _, value, count = self.waiting.pop(key)
+            self.changed.add(key)
+            result = orjson.dumps({"key": key, "value": value, "count": count, "at_ms": now_ms})
+            run.send(source, self.context.definition.to, NewRecord(encode_key(key), result))
+        return True
+
+    def take_changes(self) -> Changes:
+        kept = self.waiting
+        entries = {encode_key(key): orjson.dumps(kept[key]) if key in kept else None for key in self.changed}
+        self.changed.clear()
+        return Changes((), {0: entries} if entries else {})
+
+
+register("debounce", OperatorKind(Debouncer))
