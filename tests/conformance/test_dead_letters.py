@@ -269,3 +269,16 @@ async def test_dead_letters_survive_reopening(world: World) -> None:
     await bury(member.consumer, batch, batch.records[0], None)
     before = await world.broker.list_dead_letters()
     assert await (await world.reopen()).list_dead_letters() == before
+
+
+async def test_a_commit_sent_again_after_a_replay_does_not_hide_it(broker: Broker) -> None:
+    """The owner, which sends again what it has no reply of, builds its next commit on what it knew before."""
+    await broker.append(TOPIC, numbered(3))
+    member = await own(broker)
+    batch = await take_batch(member.consumer, 2)
+    commit = settle([], position=batch.end, dead=[letter(record) for record in batch.records])
+    await member.consumer.commit(commit)
+    await broker.replay_dead_letters(await broker.list_dead_letters())
+    assert list(await member.consumer.commit(commit)) == []
+    with pytest.raises(CommitStale):
+        await member.consumer.commit(settle([], position=batch.end + 1))

@@ -41,6 +41,20 @@ shared_outcomes = st.lists(st.sampled_from(SHARED_OUTCOMES), min_size=6, max_siz
 delays = st.sampled_from(DELAYS)
 
 
+def first_of_keys(rows: dict[int, Retry]) -> dict[int, Retry]:
+    """Return rows without the due time of each that is behind an earlier one of its key.
+
+    It does not run before that one, whenever it is due. After a replay it may keep the time that it had.
+    """
+    keys: set[bytes] = set()
+    seen: dict[int, Retry] = {}
+    for offset, row in sorted(rows.items()):
+        seen[offset] = replace(row, due_ms=None) if row.key in keys else row
+        if row.key is not None:
+            keys.add(row.key)
+    return seen
+
+
 @dataclass
 class OrderedHand:
     """An ordered cursor in a worker's hands: what it polled and not committed, and the rows as it knows them."""
@@ -295,7 +309,8 @@ class Interleavings(RuleBasedStateMachine):
         assert consumer.lease is not None
         rows = {row.offset: replace(row, error="") for row in consumer.lease.held}
         expected = {offset: replace(row, error="") for offset, row in cursor.rows.items()}
-        assert rows == expected, f"kept {rows}, expected {expected}"
+        assert first_of_keys(rows) == first_of_keys(expected), f"kept {rows}, expected {expected}"
+        cursor.rows |= {row.offset: row for row in consumer.lease.held}
         assert cursor.unread(consumer.lease.position) == cursor.unread(cursor.position)
         cursor.owner, cursor.is_moved = worker.number, False
         worker.ordered[partition] = OrderedHand(consumer, consumer.lease.position, dict(cursor.rows))

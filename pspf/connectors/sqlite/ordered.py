@@ -110,6 +110,8 @@ class OrderedConsumer(Consumer):
         self._epoch = grant.lease.epoch
         self._token = grant.token
         self._sequence = grant.sequence
+        self._committed: bytes | None = None
+        """The id of the last commit that is known to have taken effect."""
         self._suspicion = grant.suspicion
         self._read_position = grant.lease.position
         self._pool = pool
@@ -190,16 +192,18 @@ class OrderedConsumer(Consumer):
 
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._engine.limits)
-        sequence, logged_bytes = await self._engine.write(lambda storage: self._apply(storage, commit))
-        if sequence != self._sequence and self._suspicion is not None:
-            self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
-        self._sequence = sequence
+        logged_bytes = await self._engine.write(lambda storage: self._apply(storage, commit))
+        if commit.commit_id != self._committed:  # what moved the cursor since is not counted: the next commit is STALE
+            self._committed = commit.commit_id
+            self._sequence += 1
+            if self._suspicion is not None:
+                self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
         if commit.windows is not None:
             self._unlogged = commit.windows, logged_bytes
         return ()
 
-    def _apply(self, storage: Storage, commit: Commit) -> tuple[int, int | None]:
-        """Check and write a commit; return the cursor's sequence after it, and what its windows take in their log."""
+    def _apply(self, storage: Storage, commit: Commit) -> int | None:
+        """Check and write a commit; return what its windows take in their log, None where it was sent before."""
         row = storage.row(
             "SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,)
         )
@@ -208,7 +212,7 @@ class OrderedConsumer(Consumer):
         sequence: int = row[3]
         if row[2] == commit.commit_id:  # sent again: it has taken effect, and the log is read anew
             self._overlay = None
-            return sequence, None
+            return None
         if sequence != self._sequence:
             raise CommitStale(f"{self.cursor}: moved to sequence {sequence} while {self._sequence} was in hand")
         suspicion = self._suspicion
@@ -228,7 +232,7 @@ class OrderedConsumer(Consumer):
             logged_bytes = windows.write_windows(storage, self._cursor_id, overlay, commit.windows)
             self._effects.write_late(storage, self.cursor, commit.windows.late)
         self._effects.write(storage, self._partition_id, commit, ordered=True)
-        return sequence + 1, logged_bytes
+        return logged_bytes
 
     def _end_doubt(self) -> None:
         self._is_overlay_in_doubt = False

@@ -150,6 +150,8 @@ class OrderedConsumer(Consumer):
         self._epoch = grant.lease.epoch
         self._token = grant.token
         self._sequence = grant.sequence
+        self._committed: bytes | None = None
+        """The id of the last commit that is known to have taken effect."""
         self._passed = grant.passed
         self._suspicion = grant.suspicion
         self._read_position = grant.lease.position
@@ -316,9 +318,11 @@ class OrderedConsumer(Consumer):
         suspicion = self._suspicion
         if reply[0] == b"FENCED" and suspicion is not None and len(suspicion.offsets) == 1 and suspicion.is_alone:
             await refund(self._member.commits, self.cursor, self._keys.meta, None, suspicion.offsets[0])
-        sequence = self._check(reply)
-        if sequence != self._sequence:
-            self._sequence, self._suspicion = sequence, rest
+        self._check(reply)
+        if commit.commit_id != self._committed:  # what moved the cursor since is not counted: the next commit is STALE
+            self._committed = commit.commit_id
+            self._sequence += 1
+            self._suspicion = rest
             self._passed = passed if commit.position is None else _passed(reply)
             if reply[3]:
                 logger.error("%s: %d records were removed from outside before they were read", self.cursor, reply[3])
@@ -328,11 +332,11 @@ class OrderedConsumer(Consumer):
         await after_commit(self._core, self._member, self._reads, self.cursor, commit, is_more_due=self._has_given_due)
         return ()
 
-    def _check(self, reply: Sequence[Any]) -> int:
-        """Return the cursor's sequence after a commit."""
+    def _check(self, reply: Sequence[Any]) -> None:
+        """Raise CommitFenced or CommitStale where a commit did not take effect."""
         status = reply[0]
         if status == b"OK":
-            return int(reply[1])
+            return
         if status == b"FENCED":
             raise self._fenced()
         if status == b"GONE":
