@@ -93,15 +93,15 @@ def test_every_lint_or_type_exception_names_its_reason() -> None:
     assert unexplained == set()
 
 
-def test_every_test_that_the_readme_names_exists() -> None:
-    named = set(_TEST_NAME.findall((ROOT / "README.md").read_text()))
+def test_every_test_that_a_promise_names_exists() -> None:
+    named = set(_TEST_NAME.findall((ROOT / "docs/promises.md").read_text()))
     defined = {
         (path.as_posix(), node.name)
         for path, tree in sources("tests")
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    assert named, "the README names the test of each promise"
+    assert named, "the page names the test of each promise"
     assert named - defined == set()
 
 
