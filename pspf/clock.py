@@ -78,7 +78,10 @@ class ManualClock:
         return self._monotonic_ms
 
     def call_later(self, delay_ms: int, callback: Callable[[], object]) -> Timer:
-        return _ManualTimer(self._monotonic_ms + delay_ms, callback, self._timers)
+        timer = _ManualTimer(self._monotonic_ms + delay_ms, callback, self._timers)
+        if delay_ms <= 0:
+            timer.fire()
+        return timer
 
     def advance(self, by_ms: float) -> None:
         """Move both readings `by_ms` milliseconds on, a whole number of them.
