@@ -1,8 +1,13 @@
 """The budget of a commit: how much of an operator's states one batch may change."""
 
+from typing import Final
+
 from pspf.engine.batch_outcome import BatchRun, EffectLimits
 from pspf.errors import TooManyEffects
 from pspf.records import Record
+
+SECTION_RECORDS: Final = 64
+"""The most records of a section: few, so that they are folded while they are in the processor's caches."""
 
 
 class Budget:
@@ -10,10 +15,15 @@ class Budget:
 
     def __init__(self, limits: EffectLimits) -> None:
         self.limits = limits
+        self.section_records = SECTION_RECORDS
         self.writes = 1
         """How often a state that changed is written: stored, and with updates emitted as well."""
         self.weight_bytes = 0
         self._large_bytes = 0
+
+    def plan(self, effects_per_record: int) -> None:
+        """Let a section of records change no more than a commit should hold, unless one of them alone does more."""
+        self.section_records = max(1, min(SECTION_RECORDS, self.limits.operations // effects_per_record))
 
     def begin(self) -> None:
         """Start a batch."""

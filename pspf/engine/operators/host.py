@@ -74,6 +74,7 @@ class OperatorHost(Executor):
         self._is_final = False
         self._is_finished = False
         context.admission.serve(operator)
+        context.budget.plan(operator.effects_per_record)
         context.scope.wake()
 
     # One batch

@@ -7,7 +7,7 @@ records in their order, asked when something is due, and asked once a batch what
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.idleness import IdleTracker
@@ -18,8 +18,6 @@ from pspf.windowing.table import Changes
 
 if TYPE_CHECKING:
     from pspf.engine.operators.context import OperatorContext
-
-SECTION_RECORDS: Final = 64
 
 Item = tuple[Record, Any, Key, Any, int]
 """A record that is about to be folded: its event, key, where it belongs, and the watermark at its position."""
@@ -161,11 +159,8 @@ class Operator(ABC):
 
     @property
     def section_records(self) -> int:
-        """The most records of a section: few, so that they are folded while they are in the processor's caches.
-
-        What they change is no more than a commit should hold, unless one record alone does more.
-        """
-        return max(1, min(SECTION_RECORDS, self.context.scope.limits.operations // self.effects_per_record))
+        """The most records of a section."""
+        return self.context.budget.section_records
 
     # Idleness of the cursor
 

@@ -1,6 +1,7 @@
 """Results of an operator, on their way into the commit; one that can't be made becomes a dead letter."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pspf.clock import Clock
 from pspf.context import HandlerScope
@@ -22,21 +23,27 @@ class Results:
         self._clock = clock
 
     def emit(
-        self, topic: str, make: Callable[[], NewRecord], source: int, run: BatchRun, plain: Callable[[], NewRecord]
+        self,
+        topic: str,
+        make: Callable[..., NewRecord],
+        result: tuple[Any, ...],
+        source: int,
+        run: BatchRun,
+        plain: Callable[..., NewRecord],
     ) -> None:
-        """Emit what `make` returns. Where it fails for good, what `plain` returns becomes a dead letter."""
+        """Emit what `make` returns of a result. Where it fails for good, what `plain` returns becomes a dead letter."""
         attempts = 0
         while True:
             attempts += 1
             try:
-                record = make()
+                record = make(*result)
                 self._around.check(record)
             except BaseException as error:  # the boundary of the result
                 if ends_run(error, run):
                     raise
                 if not self._retry.gives_up(error, attempts):
                     continue  # at once: what is due has no place to wait in
-                self._bury(plain(), source, error, attempts, run)
+                self._bury(plain(*result), source, error, attempts, run)
                 return
             run.send(source, topic, record)
             return

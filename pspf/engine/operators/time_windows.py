@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.isolation import OwnContext
+from pspf.engine.operators.budget import SECTION_RECORDS
 from pspf.engine.operators.context import OperatorContext
 from pspf.engine.operators.growth import StateGrowth
-from pspf.engine.operators.operator import SECTION_RECORDS, Aside, Broken, Item, Mark, Operator, TooLate
+from pspf.engine.operators.operator import Aside, Broken, Item, Mark, Operator, TooLate
 from pspf.engine.operators.span_closing import SpanClosing
 from pspf.engine.operators.span_state import SpanState
 from pspf.engine.operators.span_updates import SpanUpdates
@@ -155,8 +156,8 @@ class TimeWindows(Operator):
 
     @property
     def section_records(self) -> int:
-        few = super().section_records
-        return _LOADED_RECORDS if self._state.table.has_partial and few == SECTION_RECORDS else few
+        few = self.context.budget.section_records
+        return _LOADED_RECORDS if few == SECTION_RECORDS and self._state.table.has_partial else few
 
     async def load(self, section: Sequence[Item]) -> None:
         if not self._state.table.has_partial:

@@ -25,14 +25,8 @@ class WindowResults:
         """Emit what a window has come to for a key."""
         if self._topic is None:
             return
-        value = self._fold.to_json(state)
-        self._results.emit(
-            self._topic,
-            lambda: self._encode(key, start_ms, end_ms, value),
-            source,
-            run,
-            lambda: encode_result(key, start_ms, end_ms, value),
-        )
+        result = key, start_ms, end_ms, self._fold.to_json(state)
+        self._results.emit(self._topic, self._encode, result, source, run, encode_result)
 
     def emit_all(
         self, start_ms: int, end_ms: int, states: Sequence[tuple[Key, Any]], source: int, run: BatchRun
