@@ -41,19 +41,19 @@ class Admission:
 
     def admitted(self, section: Sequence[Item], run: BatchRun, fits: Callable[[Item], bool]) -> Iterator[Item]:
         """Give the records of a section that may run, in order, until the run is closed; `taken` counts all of them."""
-        self.taken = 0
-        for item in section:
+        call = self.call
+        for taken, item in enumerate(section):
             if run.is_closed or not fits(item):
-                run.is_closed = True
+                run.is_closed, self.taken = True, taken
                 return
-            self.taken += 1
             if run.has_to_ask and not self.admit(item, run):
                 continue
             if isinstance(item[3], Aside):
                 self._set_aside(item, run)
                 continue
-            self.call.record = item[0]
+            call.record = item[0]
             yield item
+        self.taken = len(section)
 
     def admit(self, item: Item, run: BatchRun) -> bool:
         """Return whether a record may run now; needed only in batches where one may not."""

@@ -171,16 +171,15 @@ class OperatorHost(Executor):
         while fits and taken < len(records) and not run.is_closed:
             if operator.is_behind and taken >= BESIDE_RECORDS:
                 break
-            section = reader.read(records, taken)
-            await operator.load(section.items)
+            section, ahead_ms, stops = reader.read(records, taken)
+            await operator.load(section)
             await self._leave_room(run)
-            done = await operator.fold(section.items, run)
+            done = await operator.fold(section, run)
             taken += done
             reader.note_taken(done)
-            ahead_ms, stops = section.ahead_ms, section.stops
-            if done < len(section.items):
+            if done < len(section):
                 # Nothing gets due within a section, and what its records are judged by may be ahead of the watermark.
-                judged_ms = max((item[4] for item in section.items[:done]), default=time.watermark_ms)
+                judged_ms = max((item[4] for item in section[:done]), default=time.watermark_ms)
                 ahead_ms = min(ahead_ms, judged_ms, operator.due_watermark_ms() - 1)
                 fits = stops = False
             if operator.moves_watermark:

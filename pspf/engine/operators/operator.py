@@ -96,10 +96,10 @@ class Operator(ABC):
 
     async def fold(self, section: Sequence[Item], run: BatchRun) -> int:
         """Aggregate the records of a section until all are taken or the run is closed; return how many were taken."""
-        admission = self.context.admission
+        admission, fold_one = self.context.admission, self.fold_one
         for item in admission.admitted(section, run, self.fits):
             try:
-                await self.fold_one(item, run)
+                await fold_one(item, run)
             except BaseException as error:  # the boundary of the record
                 admission.fail(item, error, run)
             else:

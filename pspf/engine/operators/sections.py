@@ -1,7 +1,6 @@
 """Sections of a batch: records up to the one before which something is due, read and placed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pspf.engine.operators.context import OperatorContext
@@ -14,18 +13,11 @@ from pspf.windowing.event_time import KeyReader, make_key_reader, make_strict_ke
 from pspf.windowing.shuffle import SourceTimes, receive
 from pspf.windowing.spans import BEGINNING
 
+Section = tuple[list[Item], int, bool]
+"""Records to fold one after the other, as nothing is due between them; a watermark; whether something is due there.
 
-@dataclass(slots=True)
-class Section:
-    """Records to fold one after the other: nothing is due between them.
-
-    `ahead_ms` is the watermark behind the last of them or, where `stops`, that of the record before which something
-    is due.
-    """
-
-    items: list[Item]
-    ahead_ms: int
-    stops: bool = False
+The watermark is that of the last of the records or, where something is due, of the one behind them.
+"""
 
 
 class SectionReader:
@@ -70,7 +62,7 @@ class SectionReader:
             # The record moves the watermark to where something is due: that is done before it is aggregated.
             if watermark_ms >= next_ms and (items or watermark_ms > time.watermark_ms):
                 self._carried = record, events[at:]
-                return Section(items, watermark_ms, stops=True)
+                return items, watermark_ms, True
             at_ms = watermark_ms if watermark_ms > floor_ms else floor_ms
             if low_ms <= time_ms < high_ms:
                 add((record, event, key, low_ms, at_ms))
@@ -83,7 +75,7 @@ class SectionReader:
             if type(where) is int and not held_ms:
                 low_ms, high_ms = where, where + stretch_ms
             add((record, event, key, where, at_ms))
-        return Section(items, watermark_ms)
+        return items, watermark_ms, False
 
     def _read_on(self, records: Sequence[Record], begin: int) -> Sequence[Any]:
         """Return the events of some records from `begin` on: those that were read already, else of a section."""
@@ -142,12 +134,12 @@ class DownstreamReader(SectionReader):
                 continue
             watermark_ms = max(watermark_ms, times.watermark_ms(delay_ms))
             if watermark_ms >= operator.due_watermark_ms() and (items or watermark_ms > time.watermark_ms):
-                return Section(items, watermark_ms, stops=True)
+                return items, watermark_ms, True
             at_ms = time.held_ms.get(record.offset, max(watermark_ms, time.floor_ms))
             where = Mark() if arrival.record is None else operator.place(time_ms, arrival.key, at_ms)
             items.append((record, event, arrival.key, where, at_ms))
             heard.append(arrival[:2])
-        return Section(items, watermark_ms)
+        return items, watermark_ms, False
 
     def note_taken(self, count: int) -> None:
         for source, source_ms in self._heard[:count]:
