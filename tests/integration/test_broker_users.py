@@ -4,6 +4,7 @@ import asyncio
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from tests.support.waiting import wait_until
 from tests.support.workers import TOPIC, share
 
 NOBODY = 65534
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder whose name is short: the path of a socket below it has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="pspf-") as made:
+        yield Path(made)
+
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
 

@@ -23,7 +23,8 @@ from pspf.records import Record
 from pspf.windowing.spans import NEVER
 
 _BREATH_SECONDS: Final = 0.05
-_POLL_TIMEOUT_MS: Final = 5_000
+LONGEST_POLL_MS: Final = 5_000
+"""How long a read waits for a record, at most."""
 _GRACE_S: Final = 1.0
 """How long a call that is cancelled may take to end, before it is told of."""
 
@@ -56,7 +57,7 @@ class Executor(ABC):
 
     def poll_timeout_ms(self, idle: IdleTracker, now_ms: int) -> int:
         """Return how long a read that begins now may wait for a record."""
-        return _POLL_TIMEOUT_MS
+        return LONGEST_POLL_MS
 
     async def on_idle(self, idle: IdleTracker) -> None:  # noqa: B027 (most have nothing to do then)
         """Note that a read found nothing; what has something to do then `has_work`."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from pspf.engine.handlers.executor import LONGEST_POLL_MS
 from pspf.loggers import get_logger
 from pspf.observability.telemetry import Activity, HandlerCounters
 from pspf.runtime.status.reports import HANDLING, OVERDUE, WAITING, WAITING_ALONE, Busy, Pulse, SubscriptionStatus
@@ -93,7 +94,7 @@ class Monitor:
 
     def _unread(self, activities: tuple[Activity, ...], now_ms: int) -> tuple[str, ...]:
         """Return which partitions nobody reads, and which this process can't read or handle."""
-        longest_ms = _UNREAD_LEASES * self._stream.broker.limits.lease_ms
+        longest_ms = _UNREAD_LEASES * self._stream.broker.limits.lease_ms + LONGEST_POLL_MS  # an empty read waits
         failing: dict[tuple[str, str, str], list[int]] = {}
         for activity in activities:
             since_ms = activity.reading_since_ms
