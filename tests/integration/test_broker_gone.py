@@ -130,9 +130,8 @@ async def test_an_update_of_the_format_that_was_killed_is_done_again(tmp_path: P
     async with SQLiteBroker(path) as broker:
         await broker.append("orders", ONE)
     connection = apsw.Connection(str(path))
-    connection.execute(
-        "DROP TRIGGER replayed_is_done; DROP TABLE replayed; DROP TABLE window_log; UPDATE meta SET value = 2 WHERE name = 'format'"
-    ).fetchall()
+    newer = "DROP TRIGGER replayed_is_done; DROP TABLE replayed; DROP TABLE window_log;"
+    connection.execute(f"{newer} UPDATE meta SET value = 2 WHERE name = 'format'").fetchall()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, str(path))
     assert await process.wait() == -signal.SIGKILL
     assert connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchall() == [(2,)]
