@@ -37,7 +37,7 @@ _HOMES = {
     "SlidingWindow": "pspf.windowing.definitions",
     "StateStore": "pspf.state",
     "Stream": "pspf.stream",
-    "StreamingBackend": "pspf.connectors.base",
+    "StreamingBackend": "pspf.connectors.contract.backend",
     "Sum": "pspf.windowing.aggregations",
     "SyncContext": "pspf.context",
     "TelemetryManager": "pspf.observability.telemetry",
@@ -50,7 +50,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from pspf.connectors.base import StreamingBackend
+    from pspf.connectors.contract.backend import StreamingBackend
     from pspf.connectors.memory import MemoryBackend
     from pspf.connectors.sqlite import SQLiteBackend
     from pspf.connectors.valkey import ValkeyConnector, ValkeyStreamBackend

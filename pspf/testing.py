@@ -12,8 +12,10 @@ from typing import Any, Final, Self
 import orjson
 
 from pspf.clock import ManualClock, SystemClock
-from pspf.connectors.base import Broker, CursorInfo, StoredDeadLetter, StreamingBackend
-from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.operations import PendingRecord, Waiting
+from pspf.connectors.contract.values import CursorInfo, StoredDeadLetter
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotFound, NotSettled
 from pspf.events.encoding import encode

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from pspf.admin.http_error import HttpError, trouble_of
 from pspf.admin.letters import Digest, read_digest, read_letter
-from pspf.connectors.base import Broker, CursorInfo, StateEntry, StoredDeadLetter, TopicInfo
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import CursorInfo, StateEntry, StoredDeadLetter, TopicInfo
 from pspf.connectors.letters import replay_batch
 from pspf.connectors.urls import make_broker
 from pspf.connectors.views import GroupView, LetterFilter, as_json_partition, names_of

@@ -13,7 +13,7 @@ from pspf.admin.http_error import HttpError
 from pspf.admin.letters import MAX_LISTED
 from pspf.admin.metrics import render
 from pspf.admin.parameters import number_of, text_of
-from pspf.connectors.base import TopicInfo
+from pspf.connectors.contract.values import TopicInfo
 from pspf.connectors.views import LetterFilter, as_json_entry, as_json_whole
 from pspf.observability.snapshots import HandlerShape, Snapshot
 from pspf.observability.telemetry import HandlerCounters

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pspf.connectors.base import Broker, StoredDeadLetter
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.letters import decode_letter, scan_letters
 from pspf.connectors.views import LetterFilter, as_json_letter
 from pspf.errors import NotFound

@@ -9,7 +9,8 @@ from typing import Any, Final, TypeVar
 from pspf.cli.console import say
 from pspf.cli.exit_codes import Interrupted, UsageError
 from pspf.cli.parsing import near
-from pspf.connectors.base import Broker, TopicInfo
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import TopicInfo
 from pspf.connectors.urls import make_broker
 from pspf.errors import BackendUnavailable, NotFound
 

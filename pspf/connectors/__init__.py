@@ -1,1 +1,1 @@
-"""Brokers, behind one contract: `pspf.connectors.base`."""
+"""Brokers, behind one contract: `pspf.connectors.contract`."""

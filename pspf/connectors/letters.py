@@ -4,7 +4,9 @@ import base64
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from pspf.connectors.base import Broker, Limits, StoredDeadLetter
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.errors import BackendCorrupt, ConfigurationError, NotFound, PSPFError, Refused, SchemaError, TooManyEffects
 from pspf.loggers import get_logger
 from pspf.records import (

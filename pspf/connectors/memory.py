@@ -1,7 +1,8 @@
 """The memory broker: the embedded one's code on a private database, for tests."""
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.broker import MemoryBroker
 
 __all__ = ["MemoryBackend", "MemoryBroker"]

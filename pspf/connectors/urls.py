@@ -10,7 +10,9 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pspf.clock import Clock
-from pspf.connectors.base import Broker, Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.connection.url import PLAIN_SCHEMES, TLS_SCHEMES, UNIX_SCHEMES, parse_server
 from pspf.errors import ConfigurationError, NotAvailable
 from pspf.settings import hide_password, settings

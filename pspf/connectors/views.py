@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from pspf.connectors.base import ConsumerInfo, CursorInfo, StateEntry, StoredDeadLetter
+from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, StateEntry, StoredDeadLetter
 from pspf.errors import SchemaError
 from pspf.records import DEAD_LETTER_SUFFIX, as_text, format_id
 

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from pspf.backoff import Backoff
-from pspf.connectors.base import Broker, Consumer, Session
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.membership import Session
 from pspf.engine.failure_log import fields_of
 from pspf.engine.processor import BatchProcessor
 from pspf.engine.stop import Stop

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from pspf.connectors.base import Consumer
+from pspf.connectors.contract.cursors import Consumer
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Record

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pspf.clock import Clock
-from pspf.connectors.base import Broker, Consumer
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
 from pspf.context import StateSource
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.broker_retry import BrokerRetry

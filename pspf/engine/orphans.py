@@ -4,7 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from shlex import quote
 
-from pspf.connectors.base import Broker, CursorInfo
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import CursorInfo
 from pspf.errors import NotFound, OrphanedCursors
 from pspf.subscription import Subscription
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pspf.clock import Clock
-from pspf.connectors.base import Consumer
+from pspf.connectors.contract.cursors import Consumer
 from pspf.engine.batch_size import BatchSize
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.failure_log import fields_of

@@ -10,7 +10,8 @@ from typing import Final
 from pspf import faults
 from pspf.clock import Clock, SystemClock
 from pspf.concurrency.shielding import shielded
-from pspf.connectors.base import Broker, Consumer
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.batch_size import BatchSize
 from pspf.engine.broker_retry import BrokerRetry

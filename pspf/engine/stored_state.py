@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from pspf.connectors.base import Broker, CursorWindows
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import CursorWindows
 from pspf.engine.operators.registry import SHUFFLE, find_kind
 from pspf.errors import NotFound
 from pspf.subscription import Subscription, repartition_topic

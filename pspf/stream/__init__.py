@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import orjson
 
 from pspf.clock import Clock
-from pspf.connectors.base import Broker, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
 from pspf.connectors.urls import make_backend
 from pspf.errors import ConfigurationError, NotFound
 from pspf.loggers import get_logger

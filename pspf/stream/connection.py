@@ -6,7 +6,7 @@ from typing import Final
 
 from pspf.concurrency.shielding import shielded
 from pspf.concurrency.turn import Turn
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.state.base import StateStore
 
 _HEALTH_S: Final = 5.0

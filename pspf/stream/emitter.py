@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from pspf.backoff import Backoff
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.context import current_call, describe_endless
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown
 from pspf.events.encoding import encode, identify

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pspf.backoff import Backoff
 from pspf.concurrency.shielding import shielded
-from pspf.connectors.base import Broker, Session
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.membership import Session
 from pspf.context import current_call
 from pspf.engine.orphans import find_orphans, refuse_orphans
 from pspf.engine.stop import Stop

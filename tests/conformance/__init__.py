@@ -1,4 +1,4 @@
-"""The contract of `pspf.connectors.base`, executable: every broker passes every test here."""
+"""The contract of `pspf.connectors.contract`, executable: every broker passes every test here."""
 
 import pytest
 

@@ -7,7 +7,8 @@ import pytest
 import pytest_asyncio
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from tests.support.brokers import KINDS, Kind, World
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import EventRejected
 from pspf.records import NewRecord, encode_headers, parse_id
 from tests.support.brokers import World

@@ -6,7 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Consumer, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import ConfigurationError, EventRejected
 from pspf.records import Cursor, Emit, NewRecord, encode_headers, partition_of
 from tests.support.brokers import World

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.records import Cursor
 from tests.support.brokers import World
 from tests.support.workers import (

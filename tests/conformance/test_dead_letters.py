@@ -5,7 +5,8 @@ import contextlib
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Consumer
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
 from pspf.errors import CommitStale, NotFound
 from pspf.records import Batch, Cursor, DeadLetter, NewRecord, Record, encode_headers, format_id
 from tests.support.brokers import World

@@ -3,7 +3,8 @@
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from tests.support.brokers import World
 from tests.support.workers import TOPIC, key_in, new, read_all, values
 

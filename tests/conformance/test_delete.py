@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, NotFound, Refused
 from pspf.records import Cursor
 from tests.support.brokers import World

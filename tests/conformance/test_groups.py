@@ -2,7 +2,8 @@
 
 import pytest
 
-from pspf.connectors.base import END, Broker
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import END
 from pspf.errors import ConfigurationError
 from pspf.records import Cursor
 from tests.support.brokers import World

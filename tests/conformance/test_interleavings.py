@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Consumer, Limits, Session
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.membership import Session
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Commit, Cursor, Record, Retry, parse_id
 from tests.conformance.model import Model, Outcome, Plan

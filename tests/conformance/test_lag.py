@@ -3,7 +3,7 @@
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.records import Cursor
 from tests.support.brokers import World
 from tests.support.workers import (

@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Consumer, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import CommitFenced, ConfigurationError
 from pspf.records import Batch, Commit, Cursor, Emit
 from tests.support.brokers import World

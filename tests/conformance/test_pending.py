@@ -3,8 +3,8 @@
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker
-from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.errors import CommitStale
 from pspf.records import Cursor
 from tests.support.brokers import World

@@ -6,7 +6,7 @@ import time
 from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.start_positions import find_offsets
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.records import Appended
 from tests.support.brokers import World
 from tests.support.workers import TOPIC, new, numbered, retry, settle, share, take, values

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitStale
 from pspf.records import Cursor
 from tests.support.workers import (

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, NotFound, Refused
 from pspf.records import Cursor, WindowChanges
 from tests.support.brokers import World

@@ -3,7 +3,7 @@
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import ConfigurationError, NotFound, Refused, TopicMismatch
 from pspf.records import NewRecord, Record, encode_headers, partition_of
 from tests.support.workers import (

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Consumer
-from pspf.connectors.operations import Waiting
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.operations import Waiting
 from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.errors import NotFound
 from pspf.records import Batch, Cursor, NewRecord, Record

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.connectors.letters import replay_batch
 from pspf.errors import ConfigurationError, Refused
 from pspf.records import NewRecord

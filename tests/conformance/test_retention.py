@@ -3,7 +3,8 @@
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import FOREVER, Broker
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import FOREVER
 from tests.support.workers import (
     HANDLER,
     TOPIC,

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from pspf.connectors.base import Broker
-from pspf.connectors.roster import MAX_STATUS_BYTES
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.roster import MAX_STATUS_BYTES
 from pspf.errors import NotFound
 from tests.support.brokers import World
 

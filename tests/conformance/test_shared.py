@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import StateUnavailable
 from pspf.records import Cursor
 from tests.support.brokers import World

@@ -2,7 +2,8 @@
 
 import pytest
 
-from pspf.connectors.base import FOREVER, Broker
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import FOREVER
 from pspf.errors import ConfigurationError, NotFound, TopicMismatch
 from pspf.records import partition_of
 from tests.support.brokers import World

@@ -3,8 +3,8 @@
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker
-from pspf.connectors.operations import Trimmed
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.operations import Trimmed
 from pspf.errors import CommitFenced, NotFound
 from pspf.records import Cursor
 from tests.support.workers import (

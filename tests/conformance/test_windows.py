@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import pytest_asyncio
 
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, Refused, TooManyEffects
 from pspf.records import Commit, Cursor, NewRecord, WindowChanges, WindowPlace
 from tests.support.brokers import World

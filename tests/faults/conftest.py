@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from tests.faults.guards import Stage
 from tests.faults.runs import KINDS, FilePlace, Place, ServerPlace
 from tests.faults.valkey import Site

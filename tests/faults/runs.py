@@ -12,7 +12,9 @@ from typing import Final
 
 import apsw
 
-from pspf.connectors.base import Broker, Limits, StoredDeadLetter
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.urls import make_broker
 from pspf.records import NewRecord

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from pspf import Count, Stream, TumblingWindow
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from tests.faults.valkey import Site
 from tests.integration.running import Number, until
 from tests.support.proxy import EVER, Command, Fault, Loss, Matcher, Proxy

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import BackendUnavailable, EmitUnknown
 from pspf.records import NewRecord
 from tests.faults.crowd_app import TOPIC, WINDOW_MS, Poison, is_poison

@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 import pytest
 
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.records import NewRecord
 from pspf.stream import Stream
 from tests.faults.forked import Forks

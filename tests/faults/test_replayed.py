@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from pspf import faults
-from pspf.connectors.base import Broker, Consumer, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.errors import BackendUnavailable
 from pspf.faults import InjectedFault

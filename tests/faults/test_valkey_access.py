@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.errors import BackendUnavailable

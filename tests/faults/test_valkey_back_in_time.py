@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from tests.faults.valkey import Site

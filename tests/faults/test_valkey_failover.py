@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.failures import GroupGone, ReplyError, is_of_no_primary, translate

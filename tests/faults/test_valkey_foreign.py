@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from pspf import BaseEvent, Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.errors import BackendCorrupt
 from tests.faults.runs import TOPIC
 from tests.faults.valkey import SECONDS_MS, Site

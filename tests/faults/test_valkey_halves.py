@@ -15,7 +15,7 @@ from typing import Any, Final
 import pytest
 import redis
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.consume.refunds import refund

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import BackendUnavailable, EmitUnknown
 from tests.faults.runs import RUNS, SECONDS, SEED, TOPIC, Event, Run, ServerPlace, check_exactly_once, make_events
 from tests.faults.valkey import Site, scripts

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.runtime.worker.monitor import Monitor
 from tests.faults.runs import RUNS, SECONDS, TOPIC, Place, Run, check_exactly_once, make_events
 from tests.faults.valkey import Site

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from pspf import Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.errors import BackendUnavailable, DiskFull, PSPFError
 from tests.faults.runs import TOPIC, make_events
 from tests.faults.valkey import SECONDS_MS, Site

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import BackendUnavailable, CommitFenced, EmitUnknown
 from pspf.records import Cursor, StateKey
 from tests.faults.runs import TOPIC, make_events

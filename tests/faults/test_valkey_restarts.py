@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.records import NewRecord
 from tests.faults.runs import RUNS, SEED, TOPIC, Event, Run, ServerPlace, check_exactly_once, make_events
 from tests.faults.valkey import QUICK, SECONDS_MS, Site

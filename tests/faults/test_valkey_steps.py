@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.records import Cursor
 from tests.faults.valkey import Site
 from tests.support.proxy import Proxy

@@ -8,7 +8,8 @@ import pytest
 from redis.crc import key_slot
 
 from pspf import BaseEvent, Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import BackendCorrupt, CommitFenced
 from pspf.records import Cursor, parse_id
 from tests.faults.runs import RUNS, TOPIC

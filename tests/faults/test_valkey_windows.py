@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from pspf import Count, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Commit, Cursor, WindowChanges, WindowPlace
 from tests.faults.valkey import SECONDS_MS, Site, scripts

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from pspf.cli.services.open_windows import each_window, find_windows
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.faults import POINTS
 from pspf.records import NewRecord, partition_of
 from pspf.windowing.definitions import Window

@@ -9,7 +9,8 @@ from typing import Final
 
 import pspf.connectors.valkey
 from pspf import Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.scripts import Script

@@ -9,7 +9,9 @@ from typing import Any, Final
 import orjson
 
 from pspf import BaseEvent, RetryPolicy, Stream
-from pspf.connectors.base import Broker, StoredDeadLetter, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.windowing.progress import read_standing
 
 TOPIC: Final = "numbers"

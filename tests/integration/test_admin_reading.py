@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 
 from pspf.admin.answers import DEAD_LETTER
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.views import LetterFilter
 from pspf.records import Cursor

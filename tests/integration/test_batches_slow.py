@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.subscription import Ordering
 from tests.integration.running import TOPIC, Number, drain, make_stream, numbers, running, wait_until
 

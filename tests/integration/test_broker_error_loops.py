@@ -14,7 +14,8 @@ import pytest
 
 from pspf import Count, Stream, TumblingWindow
 from pspf.clock import SystemClock
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.broker import SQLBroker
 from pspf.connectors.sqlite.engine.threaded import ThreadEngine
 from pspf.connectors.sqlite.liveness import FileLiveness

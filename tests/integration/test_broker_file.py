@@ -10,7 +10,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.storage import FORMAT
 from pspf.errors import BackendCorrupt, BackendUnavailable, DiskFull

@@ -113,7 +113,7 @@ async def test_a_commit_after_another_version_updated_the_file_is_refused(tmp_pa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.storage import Storage
 
 class Killed(Storage):

@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.records import NewRecord

@@ -94,7 +94,7 @@ async def test_whoever_waits_for_a_thread_that_ends_is_answered(tmp_path: Path) 
 SLOW = """
 import asyncio, sys, time
 from pathlib import Path
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.errors import EmitUnknown, BackendUnavailable
 from pspf.records import NewRecord

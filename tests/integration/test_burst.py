@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from pspf.connectors.base import CursorInfo
+from pspf.connectors.contract.values import CursorInfo
 from pspf.connectors.memory import MemoryBroker
 from pspf.runtime.app.work import CursorName, Work
 from pspf.runtime.worker.drain import wait_until_drained

@@ -7,7 +7,8 @@ import pytest
 
 from pspf import faults
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.errors import PSPFError

@@ -7,8 +7,9 @@ import apsw
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
-from pspf.connectors.operations import Check, Status
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.operations import Check, Status
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.sqlite.doctor import IDLE_MS, check_filesystem, find_openers
 from pspf.connectors.sqlite.filesystem import FileSystem, warn_of_network

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from pspf import BaseEvent, Context, Count, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.context import SyncContext
 from pspf.events.timestamps import time_of
 from pspf.testing import StreamTester

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pspf import RetryPolicy, Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.context import SyncContext
 from pspf.errors import ContextClosed

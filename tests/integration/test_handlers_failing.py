@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pspf import BatchError, Context, RetryPolicy, Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.errors import EventRejected
 from tests.integration.running import (
     QUICK,

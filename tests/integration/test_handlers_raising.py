@@ -8,7 +8,7 @@ import pytest
 from pydantic import field_validator
 
 from pspf import BaseEvent, Context, RetryPolicy, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.memory import MemoryBackend
 from tests.integration.running import (
     GROUP,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Context, Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.context import SyncContext
 from pspf.records import NewRecord
 from tests.integration.running import QUICK, TOPIC, Number, numbers, read_events, read_letters, run_until_drained

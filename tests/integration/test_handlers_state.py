@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pspf import Context, RetryPolicy, Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.context import SyncContext
 from pspf.errors import BackendUnavailable
 from pspf.state.memory import MemoryStateStore

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pspf import Context, RetryPolicy, Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.context import SyncContext
 from pspf.errors import ContextClosed
 from tests.integration.running import (

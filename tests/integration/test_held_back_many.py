@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pspf import Context, RetryPolicy, Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.engine.tuning import Tuning
 from tests.integration.running import GROUP, TOPIC, Number, running, until, wait_until
 from tests.support.brokers import Kind

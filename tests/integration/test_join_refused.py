@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from pspf.connectors.base import Session
+from pspf.connectors.contract.membership import Session
 from pspf.connectors.sqlite.broker import MemoryBroker
 from pspf.errors import BackendUnavailable, DiskFull
 from pspf.stream import Stream

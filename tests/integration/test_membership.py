@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pspf.connectors.base import Broker, Session
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.membership import Session
 from pspf.connectors.urls import make_broker
 from pspf.records import Cursor
 from tests.support.servers import hall

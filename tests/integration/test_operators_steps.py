@@ -4,7 +4,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Final
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.records import Cursor
 from tests.faults.large import Meter

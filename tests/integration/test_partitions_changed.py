@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import Broker, Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import NotFound, TopicMismatch
 from tests.integration.running import GROUP, TOPIC, Number, numbers, running, until
 from tests.support.brokers import Kind

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from tests.integration.running import TOPIC, Number, run_until_drained
 from tests.support.workers import HANDLER, own, share, take, take_all

@@ -6,7 +6,8 @@ import apsw
 import pytest
 
 from pspf import BaseEvent, RetryPolicy, Stream, TumblingWindow
-from pspf.connectors.base import StoredDeadLetter, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.valkey.broker import ValkeyBroker
 from tests.integration.running import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pspf import faults
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.errors import PSPFError

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pspf import BaseEvent, Count, SessionWindow, Stream
-from pspf.connectors.base import Session, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.membership import Session
 from pspf.records import Commit, Cursor, WindowChanges
 from pspf.windowing.session_rows import PAGE_BYTES, ROWS, TOGETHER, before_rows, row_key, split_row_key
 from tests.integration.running import read_events, run_until_drained

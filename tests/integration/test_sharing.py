@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.ordered import OrderedConsumer
 from pspf.errors import BackendUnavailable

@@ -12,7 +12,8 @@ import apsw
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.silence import Silences
 from pspf.errors import CommitFenced

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.sqlite.liveness import MemoryLiveness, Sign
 from pspf.connectors.sqlite.membership import Renewal

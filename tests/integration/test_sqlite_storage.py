@@ -8,7 +8,7 @@ import apsw
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from tests.support.workers import TOPIC, emit, new, numbered, own, settle, share, take_batch
 

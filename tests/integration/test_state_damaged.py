@@ -3,7 +3,8 @@
 from typing import Any
 
 from pspf import BaseEvent, Context, Stream, Sum, TumblingWindow
-from pspf.connectors.base import Session, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.membership import Session
 from pspf.connectors.views import as_json_entry
 from pspf.records import Commit, Cursor, WindowChanges
 from pspf.runtime.worker.monitor import Monitor

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Context, Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.memory import MemoryBroker
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown, EventRejected
 from pspf.records import Appended, NewRecord

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pspf import RetryPolicy, Stream
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from tests.integration.running import TOPIC, Number, drain, numbers, read_letters, running, until
 
 

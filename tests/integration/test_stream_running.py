@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pspf import Context, MemoryBackend, Stream
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.errors import ConfigurationError, NotAvailable, NotFound, TopicMismatch
 from pspf.settings import settings

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from pspf import Context, Stream
-from pspf.connectors.base import Broker, Consumer, Limits, Session, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.membership import Session
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.engine.solo_gate import SoloGate

@@ -7,7 +7,10 @@ from contextlib import suppress
 import pytest
 
 from pspf import Stream
-from pspf.connectors.base import Consumer, Limits, Session, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.membership import Session
 from pspf.connectors.sqlite.broker import MemoryBroker
 from pspf.engine.solo_gate import SoloGate
 from pspf.records import Batch, Cursor

@@ -11,7 +11,7 @@ import pytest
 from pspf import Stream
 from pspf.backoff import Sparing
 from pspf.concurrency import background as module
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.windowing.definitions import TumblingWindow
 from tests.integration.running import QUICK, TOPIC, Number, drain, numbers, read_letters, running, until
 from tests.support.threads import no_threads

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from pspf import BaseEvent, BatchError, Context, Count, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.context import SyncContext
 from pspf.errors import EventRejected
 from pspf.observability.tracing import Spans

@@ -14,8 +14,8 @@ import pytest_asyncio
 import pspf.connectors.valkey
 import tests.conformance
 from pspf.clock import ManualClock
-from pspf.connectors.base import Limits
-from pspf.connectors.operations import Check, Status
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.operations import Check, Status
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.acl import COMMANDS, OPERATORS, OPTIONAL, find_missing, least_acl
 from pspf.connectors.valkey.connection.connector import ValkeyConnector

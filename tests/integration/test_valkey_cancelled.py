@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.connection.failures import OutcomeUnknown
 from pspf.errors import BackendUnavailable
 from tests.support.brokers import KINDS, Kind

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.urls import make_broker
 from pspf.connectors.valkey.broker import ValkeyBroker, ValkeyStreamBackend
 from pspf.connectors.valkey.connection.connector import ValkeyConnector

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
-from pspf.connectors.operations import Check, Status
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.operations import Check, Status
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.log.keys import FORMAT

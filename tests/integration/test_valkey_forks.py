@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.connection.link import OPEN
 from tests.support.brokers import KINDS, Kind
 from tests.support.workers import TOPIC, new, own, take

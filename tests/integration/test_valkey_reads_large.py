@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.connection.blocking_reads import MOST_BYTES, ReadSize
 from tests.support.brokers import make_on_server
 from tests.support.workers import HANDLER, TOPIC, Member, new, own, retry, settle, share

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pspf import faults
-from pspf.connectors.base import Limits, Session
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.membership import Session
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.consume.liveness import Member
 from pspf.errors import BackendUnavailable

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from pspf import BaseEvent, Count, Last, Max, RetryPolicy, SessionWindow, SlidingWindow, Stream, TopN, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.errors import ConfigurationError
 from pspf.windowing.definitions import WindowResult
 from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until

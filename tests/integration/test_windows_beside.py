@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pspf import BaseEvent, Collect, Count, RetryPolicy, SlidingWindow, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.memory import MemoryBackend
 from pspf.engine.batch_outcome import BatchRun
 from pspf.records import Commit

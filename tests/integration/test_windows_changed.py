@@ -21,7 +21,8 @@ from pspf import (
     TopN,
     TumblingWindow,
 )
-from pspf.connectors.base import Session, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.membership import Session
 from pspf.errors import ConfigurationError
 from pspf.records import Commit, Cursor, WindowChanges
 from pspf.windowing.definitions import Window

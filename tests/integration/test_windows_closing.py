@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from pspf import Collect, Sum, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.stream import Stream
 from pspf.windowing.definitions import SlidingWindow
 from tests.integration.running import read_events, read_letters, run_until_drained

@@ -8,7 +8,8 @@ import pytest_asyncio
 
 from pspf import BaseEvent, Count, RetryPolicy, SessionWindow, SlidingWindow, Stream, TumblingWindow
 from pspf.clock import ManualClock
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.records import NewRecord
 from tests.integration.running import drain, read_events, run_until_drained, running, wait_until

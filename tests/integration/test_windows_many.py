@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Collect, Count, SessionWindow, SlidingWindow, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from tests.integration.running import read_events, read_letters, run_until_drained
 
 Setting = Callable[[str, object], None]

@@ -13,7 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pspf import BaseEvent, Collect, Count, RetryPolicy, SessionWindow, SlidingWindow, Stream, Sum, TumblingWindow
-from pspf.connectors.base import Broker, Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.memory import MemoryBackend
 from pspf.windowing.definitions import Window
 from tests.integration.running import read_events, read_letters, run_until_drained

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from pspf import Stream, Sum, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from tests.integration.running import read_events, read_letters, run_until_drained, running, wait_until
 
 

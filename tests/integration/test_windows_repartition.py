@@ -9,7 +9,7 @@ import pytest
 
 from pspf import BaseEvent, Count, RetryPolicy, SessionWindow, Stream, TumblingWindow
 from pspf.clock import SystemClock
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.engine.batch_outcome import EffectLimits
 from pspf.engine.cursor_scope import CursorHandlerScope
 from pspf.engine.idleness import IdleTracker

@@ -1,7 +1,7 @@
 """Results that can't be made: tried again, told apart from records, and counted apart from them."""
 
 from pspf import Count, RetryPolicy, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.windowing.definitions import WindowResult
 from tests.integration.running import read_events, read_letters, run_until_drained
 

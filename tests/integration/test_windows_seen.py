@@ -22,7 +22,8 @@ from pspf import (
 )
 from pspf.cli.services.open_windows import each_window, find_windows
 from pspf.cli.services.stored_values import each_entry
-from pspf.connectors.base import Broker, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBackend
 from pspf.windowing.aggregations import Aggregation
 from tests.integration.running import drain, run_until_drained, running

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Count, RetryPolicy, SlidingWindow, Stream, TumblingWindow
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.windowing.definitions import Window
 from tests.integration.running import read_events, read_letters, run_until_drained
 

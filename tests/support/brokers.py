@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from pspf.clock import ManualClock
-from pspf.connectors.base import Broker, Limits
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.valkey.broker import ValkeyBroker

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pspf import RetryPolicy, Stream
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.subscription import Handler, Subscription, Takes
 from tests.integration.running import read_events
 from tests.support.debounce import Debounce

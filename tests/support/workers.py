@@ -4,7 +4,10 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from pspf.connectors.base import Broker, Consumer, CursorInfo, Session
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.membership import Session
+from pspf.connectors.contract.values import CursorInfo
 from pspf.records import Batch, Commit, Cursor, DeadLetter, Emit, NewRecord, Record, Retry, StateKey, partition_of
 
 TOPIC: Final = "orders"

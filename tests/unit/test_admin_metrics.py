@@ -10,7 +10,7 @@ from prometheus_client.samples import Sample
 from pspf.admin.broker import GroupLag, Lag
 from pspf.admin.link import Seen
 from pspf.admin.metrics import METRICS, render
-from pspf.connectors.base import CursorInfo
+from pspf.connectors.contract.values import CursorInfo
 from pspf.connectors.views import GroupView
 from pspf.observability.instruments import HANDLER_US, Histogram
 from pspf.observability.snapshots import HandlerShape, Snapshot

@@ -8,7 +8,7 @@ import pytest
 
 from pspf.cli.services.emit_many import Plan, Source, emit_lines
 from pspf.cli.services.events import Recipe
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import PSPFError
 
 

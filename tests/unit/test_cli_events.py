@@ -3,7 +3,7 @@
 import pytest
 
 from pspf.cli.services.events import Recipe, decode_line, parse_event
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import EventRejected, SchemaError
 
 

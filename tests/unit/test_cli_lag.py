@@ -1,7 +1,7 @@
 """Which groups are over a limit of lag."""
 
 from pspf.cli.services.lag import over
-from pspf.connectors.base import CursorInfo
+from pspf.connectors.contract.values import CursorInfo
 from pspf.connectors.views import GroupView
 from pspf.records import Cursor
 

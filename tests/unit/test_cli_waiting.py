@@ -6,7 +6,7 @@ from pspf.cli.console import count_of, format_size
 from pspf.cli.exit_codes import UsageError
 from pspf.cli.parsing import parse_place, parse_size
 from pspf.cli.services.pending import PendingFilter, as_json_record, explain_rest
-from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.records import Cursor
 
 

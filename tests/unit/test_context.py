@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pspf import BaseEvent, Context
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.context import Call, StateSource
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
 from pspf.records import NewRecord, Record

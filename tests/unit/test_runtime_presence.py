@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBackend
 from pspf.errors import BackendGone
 from pspf.runtime.control.presence import Presence, PresenceThread, WorkerCommand

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import windows
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.window_log import Overlay, Pool, Size, decode, encode

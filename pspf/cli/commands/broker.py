@@ -63,7 +63,7 @@ def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = Fa
 def doctor(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Look for what is unsafe, and say how to mend it; exit 10 where a check fails."""
     from pspf.cli import broker_session
-    from pspf.connectors.operations import Check, Status
+    from pspf.connectors.contract.operations import Check, Status
     from pspf.errors import BackendCorrupt
 
     async def diagnose() -> list[Check]:

@@ -265,7 +265,7 @@ def parse_retention_ms(text: str) -> int:
     Raises:
         UsageError: It is neither a span nor `forever` nor `consumed`, or a span of nothing.
     """
-    from pspf.connectors.base import FOREVER
+    from pspf.connectors.contract.values import FOREVER
 
     if text in ("forever", "consumed"):
         return FOREVER if text == "forever" else 0

@@ -10,7 +10,8 @@ from typing import Final
 from pspf.cli.console import Cell, format_time, shorten
 from pspf.cli.exit_codes import UsageError
 from pspf.cli.parsing import near
-from pspf.connectors.base import Broker, StoredDeadLetter
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.letters import replay_batch, scan_letters
 from pspf.connectors.views import LetterFilter, as_json_letter, as_json_whole, names_of
 from pspf.errors import NotFound, PSPFError

@@ -17,7 +17,7 @@ from pspf.cli.exit_codes import ExitCode, UsageError
 from pspf.cli.services.events import Recipe, decode_line
 from pspf.cli.services.lines import Line, read_lines
 from pspf.concurrency.background import run_in_thread
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import PSPFError
 from pspf.records import NewRecord
 

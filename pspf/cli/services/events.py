@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from pspf.cli.console import visible
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.errors import EventRejected, SchemaError
 from pspf.events.encoding import encode
 from pspf.records import NewRecord, encode_headers

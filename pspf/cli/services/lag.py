@@ -6,7 +6,8 @@ from typing import Any
 
 from pspf.cli.console import flush, format_span, write_json, write_table
 from pspf.cli.parsing import near
-from pspf.connectors.base import Broker, ConsumerInfo, CursorInfo
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import ConsumerInfo, CursorInfo
 from pspf.connectors.views import GroupView, pending_of
 from pspf.errors import NotFound
 from pspf.records import format_id

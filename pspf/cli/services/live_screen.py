@@ -20,7 +20,7 @@ from rich.text import Text
 from pspf.cli.console import shorten, visible
 from pspf.cli.services.overview import NOBODY, HandlerView, Overview, read_overview
 from pspf.cli.services.overview_table import HEADERS, as_row, draw_line, headline
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import BackendUnavailable
 
 _BARS: Final = 16

@@ -7,7 +7,8 @@ from typing import Any
 import orjson
 
 from pspf.cli.console import format_time
-from pspf.connectors.base import Broker, CursorWindows
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import CursorWindows
 from pspf.engine.operators.registry import read_view
 from pspf.records import Cursor, WindowPlace
 from pspf.windowing.event_time import encode_key

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pspf.cli.services.lag import GroupView, read_groups
 from pspf.cli.services.roster import processes_of, read_workers
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.records import DEAD_LETTER_SUFFIX
 
 NOBODY: Final = "no worker"

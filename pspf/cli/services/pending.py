@@ -7,8 +7,8 @@ from typing import Any, Final
 from pspf.cli.console import count_of, format_span, shorten, write_table
 from pspf.cli.services.lag import check_group
 from pspf.cli.services.roster import processes_of, read_workers
-from pspf.connectors.base import Broker
-from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.errors import NotFound
 from pspf.records import Cursor, as_text, parse_id
 

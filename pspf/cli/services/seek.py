@@ -10,8 +10,8 @@ from pspf.cli.parsing import TopicPosition, near
 from pspf.cli.services.lag import check_group
 from pspf.cli.services.shuffle_topics import is_behind_hop
 from pspf.cli.services.start_positions import find_offsets
-from pspf.connectors.base import Broker
-from pspf.connectors.operations import Seek
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.operations import Seek
 from pspf.errors import NotFound, PSPFError
 from pspf.records import Cursor, format_id
 

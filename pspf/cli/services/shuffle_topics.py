@@ -4,7 +4,7 @@ Its records go from its topic through one of these, on several partitions. What 
 topic or group is to be done to both.
 """
 
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import Refused
 from pspf.records import Cursor
 from pspf.subscription import repartition_topic

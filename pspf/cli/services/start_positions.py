@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pspf.cli.parsing import TopicPosition
-from pspf.connectors.base import Broker, PartitionInfo
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import PartitionInfo
 from pspf.records import Record, parse_id
 
 CHUNK: Final = 500

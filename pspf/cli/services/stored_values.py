@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from pspf.cli.exit_codes import UsageError
 from pspf.cli.parsing import near
 from pspf.cli.services.open_windows import each_window, find_windows, name_of
-from pspf.connectors.base import Broker, StateEntry
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import StateEntry
 from pspf.connectors.views import as_json_entry
 from pspf.errors import NotFound
 from pspf.records import as_text

@@ -13,7 +13,7 @@ from pspf.cli.exit_codes import UsageError
 from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.start_positions import CHUNK, find_offsets, order
 from pspf.cli.services.where import Condition
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import NotFound, SchemaError
 from pspf.records import Record, as_text
 

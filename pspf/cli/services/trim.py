@@ -7,8 +7,8 @@ from typing import Any
 from pspf.cli.console import count_of, format_size, say, write_json, write_table
 from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.start_positions import find_offsets
-from pspf.connectors.base import Broker
-from pspf.connectors.operations import Trimmed
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.operations import Trimmed
 from pspf.errors import NotFound
 from pspf.records import Cursor, format_id
 

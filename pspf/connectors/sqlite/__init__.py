@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from pspf.connectors.base import Limits, StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.broker import SQLiteBroker
 
 __all__ = ["SQLiteBackend", "SQLiteBroker"]

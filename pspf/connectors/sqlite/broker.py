@@ -5,14 +5,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pspf.clock import Clock, SystemClock
-from pspf.connectors.base import (
-    Broker,
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.membership import Session
+from pspf.connectors.contract.values import (
     ConsumerInfo,
     CursorInfo,
     CursorWindows,
-    Limits,
     PartitionInfo,
-    Session,
     StateEntry,
     StoredDeadLetter,
     TopicInfo,

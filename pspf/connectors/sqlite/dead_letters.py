@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pspf.connectors.base import StoredDeadLetter
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.letters import as_new, check_replay, decode_letter
 from pspf.connectors.sqlite.effects import append_and_tell
 from pspf.connectors.sqlite.engine.base import Engine

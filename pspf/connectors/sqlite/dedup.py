@@ -13,7 +13,7 @@ import apsw
 import orjson
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS
 

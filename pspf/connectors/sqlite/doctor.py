@@ -9,8 +9,8 @@ from typing import Final
 import apsw
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
-from pspf.connectors.operations import BrokerInfo, Check, Status
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.operations import BrokerInfo, Check, Status
 from pspf.connectors.sqlite.counters import DROPPED, LOST, read_counter
 from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.filesystem import FileSystem, find_filesystem

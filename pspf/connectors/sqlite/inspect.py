@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from pspf.clock import Clock
-from pspf.connectors.base import ConsumerInfo, CursorInfo, Limits, PartitionInfo, StateEntry, TopicInfo
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
 from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, Topic, get_topic

@@ -10,7 +10,7 @@ from typing import Any, Final
 import apsw
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.routing import Router
 from pspf.connectors.sqlite.dedup import Dedup, hash_id
 from pspf.connectors.sqlite.storage import Storage

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pspf.connectors.operations import (
+from pspf.connectors.contract.operations import (
     BrokerInfo,
     Check,
     Loss,

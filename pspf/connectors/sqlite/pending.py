@@ -7,7 +7,7 @@ from typing import Final
 
 import apsw
 
-from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.connectors.sqlite.counters import DROPPED, add_to_counter
 from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.replayed import read_replayed

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.endings import die, fall_silent, give_back
 from pspf.connectors.sqlite.engine.base import MEMBERS, Engine
 from pspf.connectors.sqlite.liveness import Liveness, Sign

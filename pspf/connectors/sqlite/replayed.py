@@ -7,7 +7,7 @@ from typing import Final
 
 import apsw
 
-from pspf.connectors.base import StoredDeadLetter
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.letters import as_replayed
 from pspf.connectors.sqlite.log import read_places
 from pspf.connectors.sqlite.storage import Storage

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from pspf.connectors.base import FOREVER, Limits
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.values import FOREVER
 from pspf.connectors.sqlite.replayed import FLOOR
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS

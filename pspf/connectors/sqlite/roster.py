@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from pspf.connectors.roster import Roster, WorkerInfo
+from pspf.connectors.contract.roster import Roster, WorkerInfo
 from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import NotFound

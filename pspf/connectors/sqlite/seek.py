@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from pspf.connectors.operations import Seek, describe_missing, describe_taken
+from pspf.connectors.contract.operations import Seek, describe_missing, describe_taken
 from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Storage

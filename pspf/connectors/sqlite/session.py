@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from pspf import faults
-from pspf.connectors.base import END, START, Consumer, Session
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.membership import Session
+from pspf.connectors.contract.values import END, START
 from pspf.connectors.sqlite.effects import Effects
 from pspf.connectors.sqlite.engine.base import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.liveness import Liveness

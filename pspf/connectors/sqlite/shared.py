@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import apsw
 
 from pspf import faults
-from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine.base import Engine, Nothing, Poll

@@ -16,7 +16,7 @@ from typing import Any, Final
 import apsw
 
 from pspf import faults
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.forks import FileId
 from pspf.connectors.sqlite.holders import LockHolder, command_of, find_readers

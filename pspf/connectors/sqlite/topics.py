@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from pspf.connectors.base import FOREVER
+from pspf.connectors.contract.values import FOREVER
 from pspf.connectors.routing import check_partitions
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import ConfigurationError, NotFound

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pspf.connectors.operations import Loss, Trimmed
+from pspf.connectors.contract.operations import Loss, Trimmed
 from pspf.connectors.sqlite.counters import LOST, add_to_counter
 from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.pending import free_keys

@@ -7,7 +7,7 @@ Their states are rows, and on top of them a log of what the last commits did (wi
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pspf.connectors.base import CursorWindows
+from pspf.connectors.contract.values import CursorWindows
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.window_log import Overlay, Pool, decode, encode
 from pspf.records import Cursor, WindowChanges, WindowPlace

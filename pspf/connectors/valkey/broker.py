@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 
 from pspf.clock import Clock
-from pspf.connectors.base import (
-    Broker,
+from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.membership import Session
+from pspf.connectors.contract.values import (
     ConsumerInfo,
     CursorInfo,
     CursorWindows,
-    Limits,
     PartitionInfo,
-    Session,
     StateEntry,
     StoredDeadLetter,
-    StreamingBackend,
     TopicInfo,
 )
 from pspf.connectors.identity import make_session_id

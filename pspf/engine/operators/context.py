@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from pspf.clock import Clock
-from pspf.connectors.base import Consumer
+from pspf.connectors.contract.cursors import Consumer
 from pspf.context import HandlerScope
 from pspf.engine.batch_outcome import EffectLimits
 from pspf.engine.key_order import KeyOrder

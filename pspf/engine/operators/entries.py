@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from pspf.connectors.base import Consumer
+from pspf.connectors.contract.cursors import Consumer
 from pspf.records import WindowPlace
 
 if TYPE_CHECKING:

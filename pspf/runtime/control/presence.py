@@ -18,8 +18,8 @@ from typing import Any, Final, Self
 
 from pspf.backoff import Backoff, Sparing
 from pspf.concurrency.background import attempt, keep_running
-from pspf.connectors.base import Broker
-from pspf.connectors.roster import MAX_STATUS_BYTES
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.roster import MAX_STATUS_BYTES
 from pspf.errors import BackendGone, BackendUnavailable, PSPFError
 from pspf.loggers import get_logger
 

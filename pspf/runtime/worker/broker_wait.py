@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from pspf.backoff import Backoff
-from pspf.connectors.base import Broker
+from pspf.connectors.contract.broker import Broker
 from pspf.errors import BackendUnavailable
 
 _FIRST_WAIT_MS: Final = 200

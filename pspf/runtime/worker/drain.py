@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
-from pspf.connectors.base import Broker, CursorInfo
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.values import CursorInfo
 from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
 from pspf.records import Cursor

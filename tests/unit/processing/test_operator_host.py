@@ -8,7 +8,7 @@ import pytest
 
 from pspf import Stream
 from pspf.clock import ManualClock
-from pspf.connectors.base import StreamingBackend
+from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.memory import MemoryBroker
 from pspf.engine.batch_outcome import BatchRun, EffectLimits
 from pspf.engine.choice import make_operator

@@ -15,7 +15,7 @@ import apsw
 
 from pspf import faults
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.storage import Storage, translate
 from pspf.errors import BackendGone, BackendUnavailable
 from pspf.loggers import get_logger

@@ -6,7 +6,7 @@ import threading
 from typing import Any, TypeVar
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite.engine.base import TICK_MS, Engine, Job, Nothing, Poll, finish
 from pspf.connectors.sqlite.storage import Storage
 

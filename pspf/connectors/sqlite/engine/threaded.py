@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import apsw
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.engine.base import TICK_MS, Engine, Job, Nothing, Poll, Write
 from pspf.connectors.sqlite.polls import Polls

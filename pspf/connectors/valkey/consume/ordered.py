@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from pspf import faults
-from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.suspicion import Suspicion
 from pspf.connectors.valkey.connection.blocking_reads import BlockingReads, ReadSize

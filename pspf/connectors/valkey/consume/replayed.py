@@ -6,7 +6,7 @@ payload`, a length of -1 for none. Who removes a retry removes that field as wel
 
 from collections.abc import Sequence
 
-from pspf.connectors.base import StoredDeadLetter
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.letters import as_replayed
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.fields import Entry, decode_entries, parse_entry_id

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from pspf import faults
-from pspf.connectors.base import END, START, Consumer, Session
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.membership import Session
+from pspf.connectors.contract.values import END, START
 from pspf.connectors.valkey.connection.descriptors import count_open, describe_need
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.consume.liveness import Member, Renewal

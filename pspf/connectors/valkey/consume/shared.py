@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pspf import faults
-from pspf.connectors.base import Consumer, Lease
+from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.valkey.connection.blocking_reads import BlockingReads, ReadSize
 from pspf.connectors.valkey.connection.failures import GroupGone, ReplyTooLarge

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pspf.connectors.base import CursorWindows
+from pspf.connectors.contract.values import CursorWindows
 from pspf.connectors.valkey.connection.scripts import Argument, Command, load_script
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.cursors import find_cursors

@@ -6,7 +6,7 @@ from weakref import WeakSet
 
 from pspf.backoff import Outage
 from pspf.clock import Clock, SystemClock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.routing import Router
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.wire import Lane, LoopLanes

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pspf.clock import Clock
-from pspf.connectors.base import Limits
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.keys import CursorKeys, PartitionKeys

@@ -7,7 +7,7 @@ they see by one key of their own slot whether the topic is (still) there.
 from dataclasses import dataclass, field
 from typing import Final
 
-from pspf.connectors.base import FOREVER
+from pspf.connectors.contract.values import FOREVER
 from pspf.connectors.routing import check_partitions
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.keys import FORMAT, FORMAT_KEY, TOPICS_KEY, PartitionKeys, stream_name

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from pspf.connectors.base import StoredDeadLetter
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.letters import as_new, check_replay, decode_letter
 from pspf.connectors.valkey.connection.scripts import Argument, load_script
 from pspf.connectors.valkey.consume.replayed import pack_replayed

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pspf.connectors.operations import BrokerInfo, Check, Status
+from pspf.connectors.contract.operations import BrokerInfo, Check, Status
 from pspf.connectors.valkey.connection.acl import find_missing, least_acl, name_commands
 from pspf.connectors.valkey.connection.checks import parse_info, read_version
 from pspf.connectors.valkey.connection.failures import ReplyError

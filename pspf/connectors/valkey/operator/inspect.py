@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pspf.connectors.base import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
+from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
 from pspf.connectors.valkey.connection.failures import ReplyError
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pspf.connectors.operations import BrokerInfo, Check, Operations, PendingRecord, Seek, Trimmed
+from pspf.connectors.contract.operations import BrokerInfo, Check, Operations, PendingRecord, Seek, Trimmed
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.operator import deleting, doctor, pending, seeking, trimming
 from pspf.connectors.valkey.operator.renaming import rename_handler

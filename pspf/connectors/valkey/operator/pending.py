@@ -5,7 +5,7 @@ from heapq import nsmallest
 from itertools import groupby
 from typing import Any, Final
 
-from pspf.connectors.operations import PendingRecord, Waiting
+from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.connectors.valkey.connection.scripts import Argument, load_script
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume.replayed import read_replayed, unpack_replayed

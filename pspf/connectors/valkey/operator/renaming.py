@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from pspf.connectors.operations import describe_missing, describe_taken
+from pspf.connectors.contract.operations import describe_missing, describe_taken
 from pspf.connectors.valkey.connection.scripts import load_script
 from pspf.connectors.valkey.consume.cursor_keys import StoredKeys, count_kept, read_all
 from pspf.connectors.valkey.log.core import Core

@@ -7,7 +7,7 @@ worker -> `milliseconds status`; `pspf:{workers}:commands:WORKER` list, which ex
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pspf.connectors.roster import Roster, WorkerInfo
+from pspf.connectors.contract.roster import Roster, WorkerInfo
 from pspf.connectors.valkey.connection.scripts import load_script
 from pspf.connectors.valkey.connection.wire import BLOCK_MARGIN_MS
 from pspf.connectors.valkey.log.core import Core

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from pspf.connectors.operations import Seek, describe_missing
+from pspf.connectors.contract.operations import Seek, describe_missing
 from pspf.connectors.valkey.connection.scripts import Argument, load_script
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume.cursor_keys import count_values

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pspf.connectors.operations import Loss, Trimmed
+from pspf.connectors.contract.operations import Loss, Trimmed
 from pspf.connectors.valkey.connection.scripts import Argument, load_script
 from pspf.connectors.valkey.consume.waiting import count_waiting_before, find_first_waiting
 from pspf.connectors.valkey.log.core import Core

@@ -1,0 +1,97 @@
+"""A cursor in one worker's hands: poll and commit."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from pspf.connectors.contract.values import (
+    Lease,
+)
+from pspf.errors import NotAvailable
+from pspf.records import (
+    Batch,
+    Commit,
+    Cursor,
+    WindowPlace,
+)
+
+
+class Consumer(ABC):
+    """One cursor in one worker's hands. Used by one task; at most one commit at a time.
+
+    Shared mode: what a poll gives is pending on this worker until a commit finishes it.
+    Ordered mode: the cursor is leased; records are read from its position on.
+    """
+
+    cursor: Cursor
+    lease: Lease | None
+    """None in shared mode."""
+    is_remote: bool = False
+    """Whether a poll is answered elsewhere, so that it is worth sending before a batch is handled."""
+
+    @abstractmethod
+    async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
+        """Return records to handle, waiting at most `timeout_ms` for the first; empty after that.
+
+        Records whose retry is due come first, then new ones in offset order. A batch of the shared
+        mode is claimed: nobody else gets its records while this session lives. In ordered mode the
+        next poll reads on behind this batch, committed or not, and a due record may come again
+        until the commit that settles it: the caller skips what it knows to be settled.
+
+        Raises:
+            CommitFenced: The lease is another worker's.
+        """
+
+    @abstractmethod
+    async def commit(self, commit: Commit) -> Sequence[int]:
+        """Apply all of `commit`, or nothing of it; return the offsets that were not ours any more.
+
+        Safe to call again with the same commit after an error: it takes effect once. In shared
+        mode the effects of a record count only if this commit is the one that finishes it (or, with
+        `whole`, if that is so for all of them); the others' offsets are returned. In ordered mode
+        the result is empty.
+
+        Raises:
+            CommitFenced: The lease is another worker's; nothing was written.
+            CommitStale: The cursor was moved under its owner; nothing was written.
+            TooManyEffects: The commit is larger than the broker takes; nothing was written.
+        """
+
+    @abstractmethod
+    async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
+        """Remember that these records of a suspect batch are about to run, in case they end the process.
+
+        A single record is charged with a crash then. Without `is_alone` it is not, and its crashes stay what they
+        are: others run beside it. May be called again while they run, where that changes.
+        """
+
+    @abstractmethod
+    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+        """Return the committed state of record keys, by name; a key without state may be missing."""
+
+    # Windows: the states of an ordered cursor by slot and key, as commits left them
+
+    async def read_progress(self) -> bytes | None:
+        """Return the last `WindowChanges.progress`, None before the first.
+
+        Raises:
+            NotAvailable: The cursor is a shared one (as in all calls about windows).
+        """
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+
+    async def read_slots(self) -> Sequence[int]:
+        """Return the slots that have states, in order."""
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+
+    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        """Return the states at places; what is not there is missing."""
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+
+    async def scan_windows(
+        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
+        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+
+    @abstractmethod
+    async def release(self) -> None:
+        """Give the cursor (ordered) or all pending records (shared) back at once, uncharged."""

@@ -1,0 +1,89 @@
+"""The inspection of a broker: how far groups are, dead letters, remembered values, windows."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+
+from pspf.connectors.contract.values import (
+    ConsumerInfo,
+    CursorInfo,
+    CursorWindows,
+    StateEntry,
+    StoredDeadLetter,
+)
+from pspf.records import (
+    Cursor,
+    WindowPlace,
+)
+
+
+class Inspection(ABC):
+    """What commits have left, as seen from outside."""
+
+    # Groups
+
+    @abstractmethod
+    async def list_cursors(self, *, group: str | None = None, topic: str | None = None) -> Sequence[CursorInfo]:
+        """Return how far each cursor is, by group, topic, handler and partition."""
+
+    @abstractmethod
+    async def list_consumers(self, *, group: str | None = None) -> Sequence[ConsumerInfo]:
+        """Return the live workers of the groups."""
+
+    # Dead letters
+
+    @abstractmethod
+    async def list_dead_letters(
+        self, *, topic: str | None = None, group: str | None = None
+    ) -> Sequence[StoredDeadLetter]:
+        """Return dead letters, oldest first, of one source topic or all."""
+
+    @abstractmethod
+    async def replay_dead_letters(self, letters: Sequence[StoredDeadLetter], *, to: str | None = None) -> int:
+        """Give dead letters a new start; return how many were still there. One commit.
+
+        Each becomes a record to retry (attempts 0, due now) in the cursor that gave it up, ahead of the later records
+        of its key, and in no other cursor: one whose record was trimmed is read from the letter's own bytes, at its old
+        offset, until it is done. With `to` all are appended to that topic instead. It leaves the dead letters in the
+        same commit.
+
+        Raises:
+            NotFound: The cursor that gave one up is gone; nothing was done.
+            Refused: One is a window's result, and `to` is missing; nothing was done.
+            ConfigurationError: `to` is a topic of dead or late records.
+        """
+
+    @abstractmethod
+    async def purge_dead_letters(self, letters: Sequence[StoredDeadLetter]) -> int:
+        """Forget dead letters; return how many were still there."""
+
+    # State
+
+    @abstractmethod
+    async def list_state(
+        self,
+        *,
+        handler: str | None = None,
+        group: str | None = None,
+        key: bytes | None = None,
+        name: str | None = None,
+        max_entries: int | None = None,
+    ) -> Sequence[StateEntry]:
+        """Return what handlers remember, by handler, topic, key, name and partition; the first `max_entries` of it."""
+
+    # Windows, seen from outside: what commits left, no snapshot over several calls
+
+    @abstractmethod
+    async def list_windows(
+        self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
+    ) -> Sequence[CursorWindows]:
+        """Return what cursors keep of windows, by group, topic, handler and partition; those that have some."""
+
+    @abstractmethod
+    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+        """Return the states at places; what is not there is missing."""
+
+    @abstractmethod
+    async def scan_windows(
+        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
