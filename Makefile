@@ -21,7 +21,7 @@ run: setup
 	@$(BIN)/python -m apps.quakes.run
 
 test: lint
-	$(BIN)/python -m pytest -q --numprocesses 3 --dist worksteal
+	$(BIN)/python -m pytest -q --numprocesses 4 --dist worksteal
 
 lint: setup
 	$(BIN)/python -m ruff check .
