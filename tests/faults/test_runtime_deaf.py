@@ -26,7 +26,9 @@ async def test_a_process_that_the_broker_does_not_answer_is_replaced_and_nothing
         fault = site.proxy.lose(of_a_process_at_work, Loss.ANSWER, times=1_000_000)
         async with fleet.open() as broker:
             await broker.append("jobs", [job(3), job(4)])
-        worker.wait_for("the broker has not answered it for")
+        wait_until(
+            lambda: worker.says("the broker has not answered it for"), within_s=60
+        )  # a read's time-out comes first
         site.proxy.release(fault)
         worker.wait_for("another one starts")
         await fleet.wait_for_lag()
