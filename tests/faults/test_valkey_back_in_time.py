@@ -60,6 +60,9 @@ def take_back(site: Site, partition: int, session: str) -> None:
 
 async def emit_to_all(site: Site, start: int) -> None:
     """Emit 40 numbers over all partitions."""
+    topics = "HEXISTS", "pspf:topics", "numbers"
+    # The worker makes the topic, with its partitions: who emits before it makes one with 1.
+    await until(lambda: site.server.call(*topics, database=site.database) == 1)
     async with site.broker(direct=True) as broker:
         await Stream(StreamingBackend(broker, "numbers", "g")).emit_many(
             [{"n": n, "key": f"k{n}"} for n in range(start, start + 40)]
