@@ -22,7 +22,7 @@ from pspf.connectors.valkey.connection.failures import (
     translate,
 )
 from pspf.connectors.valkey.connection.link import Link, Replies, TooManyBytes
-from pspf.connectors.valkey.connection.scripts import Command, Script, ScriptCall
+from pspf.connectors.valkey.connection.scripts import Command, Script, ScriptCall, SentScripts
 from pspf.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ class Lane:
         self.name = connector.name
         self._lanes = LoopLanes() if lanes is None else lanes
         """Where the lane is found while it is open."""
+        self._scripts = self._lanes.scripts
         self._connector = connector
         self._purpose = purpose
         self._gives_way = gives_way
@@ -130,8 +131,9 @@ class Lane:
         keep: Keep | None = None,
     ) -> Any:
         """Run a script; return its reply. Errors as in `call`."""
-        reply = (await self._exchange((script.command(keys, arguments),), timeout_ms, keep))[0]
+        reply = (await self._exchange((self._scripts.command(script, keys, arguments),), timeout_ms, keep))[0]
         if is_no_script(reply):
+            self._scripts.missed(script)
             reply = (await self._exchange((script.command_with_text(keys, arguments),), timeout_ms, keep))[0]
         return self.check(reply, f"script {script.name}")
 
@@ -140,11 +142,13 @@ class Lane:
 
         Raises: as `call_many`.
         """
-        first = [call.script.command(call.keys, call.arguments) for call in calls]
+        first = [self._scripts.command(*call) for call in calls]
         replies = await self.call_many(first, timeout_ms=timeout_ms)
         unknown = [index for index, reply in enumerate(replies) if is_no_script(reply)]
         if unknown:
             missed = [calls[index] for index in unknown]
+            for script in {call.script for call in missed}:
+                self._scripts.missed(script)
             again = await self.call_many(
                 [call.script.command_with_text(call.keys, call.arguments) for call in missed], timeout_ms=timeout_ms
             )
@@ -300,6 +304,7 @@ class LoopLanes:
     def __init__(self, on_open: Callable[[], object] = bool, worked: Callable[[], object] = bool) -> None:
         self.worked: Final = worked
         """Called when a server did what it was asked for."""
+        self.scripts: Final = SentScripts()
         self._on_open = on_open
         """Called before each connection is opened: the server behind it may have gone back in time."""
         self._open: set[Lane] = set()
