@@ -1,11 +1,12 @@
 """Named crash points, for tests of what PSPF survives. Nothing happens unless one is armed.
 
 `PSPF_FAULT=point:n:action` arms the n-th passing of a point. Actions: `kill` (SIGKILL to this
-process), `stop` (SIGSTOP), `raise`, `sleep` (5 s). The worker reads the setting and calls `arm`.
+process), `stop` (SIGSTOP, at the point itself), `raise`, `sleep` (5 s). The worker reads the setting and calls `arm`.
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -37,9 +38,14 @@ def _raise() -> None:
     raise InjectedFault(f"injected at {_armed_point}")
 
 
+def _stop() -> None:
+    # To this thread: one that is sent to the process may reach another thread, and this one runs on until that wakes.
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
 _ACTIONS: Final[dict[str, Callable[[], None]]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "stop": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "stop": _stop,
     "raise": _raise,
     "sleep": lambda: time.sleep(5),
 }

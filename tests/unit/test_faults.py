@@ -1,5 +1,6 @@
 """Crash points."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -54,3 +55,27 @@ def test_kill_ends_the_process_at_once() -> None:
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == -signal.SIGKILL
     assert ran.stdout == ""
+
+
+STOPS_IN_A_THREAD = """
+import os, select, threading
+from pspf import faults
+
+def run():
+    faults.reach("commit.sent")
+    os.write(1, b"went on")
+
+faults.arm("commit.sent:1:stop")
+threading.Thread(target=run).start()
+select.select([], [], [], 60)
+"""
+
+
+def test_stop_stops_the_thread_that_is_there_before_it_does_anything_else() -> None:
+    for _ in range(10):  # with a signal to the process, many a one goes on
+        with subprocess.Popen([sys.executable, "-c", STOPS_IN_A_THREAD], stdout=subprocess.PIPE) as process:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            process.kill()
+            assert os.WIFSTOPPED(status)
+            assert process.stdout is not None
+            assert process.stdout.read() == b""
