@@ -1,4 +1,4 @@
-"""`python -m pspf` is the `pspf` command."""
+"""The `pspf` command as a module: `python -m pspf`."""
 
 from pspf.cli.main import main
 

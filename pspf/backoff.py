@@ -1,4 +1,4 @@
-"""Waits between tries of something that fails."""
+"""Backoff: waits between tries of something that fails."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Time, as the rest of PSPF sees it: integer milliseconds, and replaceable in tests."""
+"""Clocks: time as integer milliseconds, replaceable in tests."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Bytes that are kept, in no more memory than they need."""
+"""Compact bytes: copies that take no more memory than their content needs."""
 
 
 def compact(written: bytes) -> bytes:

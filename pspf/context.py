@@ -1,4 +1,4 @@
-"""What a handler sees besides its event: the record, a place to emit, and its state.
+"""The context of a handler call: its record, emits and state.
 
 All that a handler does here is buffered and takes effect with its batch's commit, or not at all.
 """

@@ -1,4 +1,4 @@
-"""What a decorator refuses because it can't work: found when the module is imported, not by the first record."""
+"""Checks at decoration: a handler that can't work is refused when its module is imported."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""Every exception of PSPF, split by what the caller has to do.
+"""Exceptions of PSPF, grouped by what the caller has to do.
 
 PSPFError
 ├── ConfigurationError          fix the code or the settings (is a ValueError)

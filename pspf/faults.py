@@ -1,4 +1,4 @@
-"""Named crash points, for tests of what PSPF survives. Nothing happens unless one is armed.
+"""Named crash points for fault tests. Nothing happens unless one is armed.
 
 `PSPF_FAULT=point:n:action` arms the n-th passing of a point. Actions: `kill` (SIGKILL to this
 process), `stop` (SIGSTOP, at the point itself), `raise`, `sleep` (5 s). The worker reads the setting and calls `arm`.

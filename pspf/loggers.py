@@ -1,4 +1,4 @@
-"""The loggers of PSPF: as any others, but no configuration of the user's logging disables them unsaid."""
+"""The loggers of PSPF: no logging configuration of the app disables them without a word."""
 
 import logging
 

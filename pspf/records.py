@@ -1,4 +1,4 @@
-"""The values that travel between the rooms. All frozen; times are milliseconds, UTC.
+"""Values that all rooms share: records, commits, cursors. All frozen; times are milliseconds, UTC.
 
 A `Record` is what a broker stores: opaque bytes with a place. An offset is an integer that grows
 within its partition; brokers whose offsets have two halves put the first into the high 64 bits.

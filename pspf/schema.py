@@ -1,4 +1,4 @@
-"""Events as users see them: `BaseEvent` and the registry of models."""
+"""`BaseEvent` and the registry of event models, under the name that users import."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""A registered handler: its shape, decided once at decoration, and its policies."""
+"""A subscription: a registered handler, its shape and its policies."""
 
 import inspect
 import random

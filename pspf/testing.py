@@ -1,4 +1,4 @@
-"""`StreamTester`: a whole app in a test, on a broker in memory and by a clock that the test moves."""
+"""`StreamTester`: runs a whole app in a test, on a broker in memory and with a clock that the test moves."""
 
 import asyncio
 import time

@@ -1,1 +1,1 @@
-"""A worker over HTTP: health, metrics, what it is at, and what it is told. A process of its own beside the worker."""
+"""The admin: HTTP endpoints for health, metrics, status and control, in a process beside the worker."""

@@ -1,4 +1,4 @@
-"""`python -m pspf.admin`: the process, started by a worker, which says the rest through its stdin."""
+"""Entry point of the admin process: a worker starts it and sends its configuration to its stdin."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What can be done: each function is one endpoint, and asks for the token."""
+"""Endpoints that change something: each function is one endpoint and requires the token."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

@@ -1,4 +1,4 @@
-"""What each endpoint answers: the names that clients may rely on, for /openapi.json and /docs.
+"""Response models of the endpoints: the names that clients may rely on, for /openapi.json and /docs.
 
 A shape is a type, `Maybe(shape)` for what may be null, `[shape]` for a list, or names with their shapes. A name
 that ends in `?` is not always there. Times end in `_ms` (milliseconds, UTC) or `_seconds`; what is not known is null.

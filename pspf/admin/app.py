@@ -1,4 +1,4 @@
-"""All endpoints in one table: what is served, what it needs, and what /docs and /openapi.json say of it."""
+"""The table of all endpoints: what each serves, what it requires, and how /docs and /openapi.json describe it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the admin asks the broker: lag, dead letters, remembered values. Only when somebody asks the admin."""
+"""Broker queries of the admin: lag, dead letters, state. They run only when a request asks."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What endpoints stand on: the worker's last words, the broker, and the files of the dashboard."""
+"""The context of the endpoints: the worker's last snapshot, the broker, and the files of the dashboard."""
 
 import importlib.resources
 from collections.abc import Mapping

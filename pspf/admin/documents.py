@@ -1,4 +1,4 @@
-"""The endpoints as an OpenAPI document, and as a page for people."""
+"""Documentation of the endpoints: an OpenAPI document, and a page for people."""
 
 import html
 import re

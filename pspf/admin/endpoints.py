@@ -1,4 +1,4 @@
-"""What can be read: each function is one endpoint, its docstring's first line is what /docs says of it."""
+"""Endpoints that read: each function is one endpoint, and the first line of its docstring is its line in /docs."""
 
 import time
 from collections.abc import Set

@@ -1,4 +1,4 @@
-"""Why a request is not answered with what it asked for."""
+"""HTTP errors: the status and the text of a request that is refused."""
 
 from pspf.errors import BackendUnavailable, ConfigurationError, NotFound, PSPFError, Refused
 

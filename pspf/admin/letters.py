@@ -1,4 +1,4 @@
-"""Dead letters as the admin reads them: page by page, and of each no more than the list shows.
+"""Dead letters for the admin: read page by page, with no more of each than the list shows.
 
 A dead letter holds its event and a traceback, up to a megabyte and more, and there may be any number of them:
 nobody who asks the admin may make it hold them all at once.

@@ -1,4 +1,4 @@
-"""The way to the worker: its snapshots come in, commands go out."""
+"""The link to the worker: snapshots come in, commands go out."""
 
 import asyncio
 import itertools

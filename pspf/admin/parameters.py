@@ -1,4 +1,4 @@
-"""What comes with a request: query parameters and JSON bodies, with bounds."""
+"""Request parameters: query strings and JSON bodies, parsed within bounds."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""The admin's process, from the worker's first words on stdin until the worker is gone."""
+"""The admin process: from the configuration on its stdin to the end of its worker."""
 
 import asyncio
 import gc

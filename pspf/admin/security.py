@@ -1,4 +1,4 @@
-"""Whom the admin answers: what a request has to look like before any endpoint sees it.
+"""Access control of the admin: host, origin and token are checked before an endpoint sees the request.
 
 A page of another site, open in the operator's browser, is the likeliest attacker: it can send requests to
 127.0.0.1. It can't set the Host of its choice (a rebound DNS name shows there), can't hide its Origin, and

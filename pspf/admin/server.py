@@ -1,4 +1,4 @@
-"""uvicorn's HTTP on sockets that are bound, with bounds of time and number that uvicorn has not.
+"""The HTTP server: uvicorn on sockets that are already bound, with limits of time and number added.
 
 A client that sends nothing, or a byte a second, would hold a connection for ever, and ten thousand of
 them all descriptors of the process. Here each step of a request has its time, and where there are too

@@ -1,1 +1,1 @@
-"""Threads, tasks and locks of our own: none ends unheard."""
+"""Threads, tasks and locks: a failure in one is always logged."""

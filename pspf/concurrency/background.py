@@ -1,4 +1,4 @@
-"""Background threads: what fails in one is logged, and the thread goes on.
+"""Background threads: an error in one is logged, and the thread goes on.
 
     keep_running(what, work)     the root of a thread: `work` is run again after a wait, until it returns
     attempt(what, act)           one step of a thread that goes on whatever the step meets

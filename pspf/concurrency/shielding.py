@@ -1,4 +1,4 @@
-"""Shielding: work that goes on to its end where the task that waits for it is cancelled."""
+"""Shielding: work that runs to its end although the task that waits for it is cancelled."""
 
 import asyncio
 from collections.abc import Coroutine

@@ -1,4 +1,4 @@
-"""What a worker's session is called, on every broker."""
+"""Session ids: one format on every broker."""
 
 import os
 import re

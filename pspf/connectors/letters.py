@@ -1,4 +1,4 @@
-"""What brokers have in common about commits: a dead letter as a record, and how large a commit may be."""
+"""Dead letters as records, and the size limits of a commit, for all brokers."""
 
 import base64
 from collections.abc import AsyncIterator, Sequence

@@ -1,4 +1,4 @@
-"""Partitions: which one a record goes to, and how many a topic has; the same on every broker."""
+"""Partitioning: the partition of a record and the number of partitions of a topic, equal on every broker."""
 
 import itertools
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What an owner of an ordered cursor suspects of the records that ended its predecessor, on every broker."""
+"""Suspicion of records that may have ended an earlier owner of an ordered cursor, on every broker."""
 
 import json
 from collections.abc import Sequence

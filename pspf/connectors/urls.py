@@ -1,4 +1,4 @@
-"""From a URL, or the settings, to a broker that is not opened yet.
+"""Broker URLs: from a URL, or the settings, to a broker that is not yet open.
 
 sqlite:///rel.db   sqlite:////abs.db   sqlite:///rel.db?synchronous=NORMAL   sqlite   memory://   memory
 valkey://host:6379/0   valkeys://user:password@host   redis://   rediss://   valkey+unix:///path   valkey

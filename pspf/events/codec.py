@@ -1,4 +1,4 @@
-"""JSON, as PSPF allows it: finite numbers, text that is UTF-8, at most `MAX_DEPTH` deep.
+"""The JSON codec: finite numbers, valid UTF-8, at most `MAX_DEPTH` levels.
 
 JSON has no NaN and no infinity. Libraries write them as `null` or read `1e400` as infinity;
 here they are refused in both directions, because an event must not change on its way.

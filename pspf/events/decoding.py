@@ -1,4 +1,4 @@
-"""From the bytes of a record to the event that a handler gets."""
+"""Decoding: from the bytes of a record to the event of a handler."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass

@@ -1,4 +1,4 @@
-"""From an event to the bytes that are stored."""
+"""Encoding: from an event to the bytes that are stored."""
 
 from copy import copy
 from dataclasses import fields, is_dataclass

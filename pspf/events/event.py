@@ -1,4 +1,4 @@
-"""`BaseEvent`, which the models of events derive from, and what can be an event beside models."""
+"""`BaseEvent`, the base class of event models, and the other types that can be events."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Payloads without what their model refuses though nothing is wrong: computed fields, nulls where it has a default."""
+"""Repair of payloads that a model refuses for no fault of theirs: computed fields, nulls where there is a default."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

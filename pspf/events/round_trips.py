@@ -1,4 +1,4 @@
-"""Models whose JSON they could not read back, found from their schema when the first event of one is written.
+"""Round-trip check of models: one whose JSON it could not read back is refused at its first event.
 
 What a serializer or a validator (before, wrap, plain) of the user's does with a value is not looked into.
 """

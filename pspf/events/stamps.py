@@ -1,4 +1,4 @@
-"""What an event that its model has validated gets from its record, and what is left out of its further fields."""
+"""Stamps: the fields that a validated event gets from its record."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Event time: when what an event tells of happened, as its `timestamp` or its record says."""
+"""Event time: taken from an event's `timestamp` or from its record."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a worker tells its admin, a process of its own, and how that process is set up: lines of JSON.
+"""Snapshots from a worker to its admin process, and that process's configuration: lines of JSON.
 
 worker -> admin   AdminSpec, once; then a Snapshot every half second, and answers to commands
 admin  -> worker  commands: `{"id": ..., "do": "pause", "process": null}`

@@ -1,4 +1,4 @@
-"""What PSPF counts about itself. Opens no port and starts no thread; exporters read snapshots.
+"""Telemetry: the counters of a worker. Opens no port and starts no thread; exporters read snapshots.
 
 Counting is paid once a batch: prometheus's own `labels().inc()` costs 1.5 us, an event's whole budget.
 """

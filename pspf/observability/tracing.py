@@ -1,4 +1,4 @@
-"""PSPF's spans, in the words of OpenTelemetry's messaging conventions. Imported only where its API is installed.
+"""Spans in the words of OpenTelemetry's messaging conventions. Imported only where its API is installed.
 
     send T      PRODUCER   an emit, until the broker has stored it
     create T    PRODUCER   a `ctx.emit`, which is stored with its batch's commit

@@ -1,4 +1,4 @@
-"""The settings, from environment variables: the only reader of the environment.
+"""Settings from environment variables: the only reader of the environment.
 
 `settings` reads them when the first one is asked for; no file is read. `PSPF_LEASE_MS=5000` is
 `settings.LEASE_MS`, `VALKEY_HOST=db` is `settings.valkey.HOST`; an empty variable counts as unset.

@@ -1,4 +1,4 @@
-"""What can be set, with defaults and bounds: the models behind `pspf.settings`.
+"""Models of the settings, with defaults and bounds.
 
 Only that module imports this one, on first use.
 """

@@ -1,4 +1,4 @@
-"""Stores for what users keep beside the broker: `pspf.state.base` is the contract.
+"""State stores for values that users keep beside the broker: `pspf.state.base` is the contract.
 
 The SQLite one is imported when it is first asked for: who has no store does not wait for its library.
 """

@@ -1,4 +1,4 @@
-"""The contract of a user's state store, and what all of them share.
+"""The contract of a user's state store, and the code that all stores share.
 
 A store implements four calls: `start`, `stop`, `read_entry` and `write_entries`. Encoding, expiry,
 transactions and checkpoints are the same for all and stand here.

@@ -1,4 +1,4 @@
-"""Ready aggregations: what most windows compute, without a handler.
+"""Ready aggregations: Count, Sum, Mean and others, without a handler.
 
     stream.window("bids", TumblingWindow(10_000), emit="final", to="hot")({"bids": Count(), "top": Max("price")})
 

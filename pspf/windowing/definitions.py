@@ -1,4 +1,4 @@
-"""Windows: which stretches of event time a record belongs to, and what becomes of them. Values only.
+"""Definitions of windows: tumbling, sliding, session; size, lateness and emit policy. Values only.
 
 A window is `[start, end)`, aligned to the epoch, before it too. What is configured is in whole
 milliseconds; `assign_windows` speaks seconds, as a user who holds a timestamp does.

@@ -1,4 +1,4 @@
-"""Which time and which grouping key a record has for a windowed aggregation."""
+"""Event time and grouping key of a record in a windowed aggregation."""
 
 from collections.abc import Callable
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""How the state of a window and key grows, merges and is stored.
+"""Folds: how the state of a window and key grows, merges and is stored.
 
 Of a user's handler only the JSON of its state is kept: each call gets a fresh copy, so that one that fails
 leaves nothing behind, and a state looks the same before and after a restart. Bytes also stay out of the

@@ -1,4 +1,4 @@
-"""Windows as they are stored, read without the handler that made them: for people who look from outside.
+"""Inspection of stored windows, without the handler that made them.
 
 What a reader has to know of a handler beside its windows (`tell`) is stored with its progress.
 """

@@ -1,4 +1,4 @@
-"""The definition of an operator: what the app configures, as far as others than the operator need to know it."""
+"""The definition of an operator: its configuration, as far as other parts need to know it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Stored progress of an operator: what it remembers beside its entries; small, part of every commit.
+"""Stored progress of an operator: its small part of every commit, beside the entries.
 
 An operator's host has a part of it (`HostProgress`), and so has the operator (`Progress`, of windows). Both are
 fields of one JSON object, with the description that has to stay the same for the entries to make sense.

@@ -1,4 +1,4 @@
-"""Results and late records, as they are stored."""
+"""Stored form of results and late records."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta

@@ -1,4 +1,4 @@
-"""Sessions as they are stored: each has rows of its own, one for its times and state, and pages of its records.
+"""Stored form of sessions: one entry for times and state, and pages of records.
 
 A commit writes the first row of what changed, and of its pages the last one; a full page is written once. Before, all
 sessions of a key were one value under the key, which can still be read.

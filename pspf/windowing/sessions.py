@@ -1,4 +1,4 @@
-"""The sessions of each grouping key: which a record touches, and when they are due. All of them are in memory."""
+"""The session index: open sessions of each grouping key, in memory, and when each is due."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence

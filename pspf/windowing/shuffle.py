@@ -1,4 +1,4 @@
-"""The way of records to the partition of their grouping key, and what their watermark is there.
+"""The shuffle: routes records to the partition of their grouping key, with the watermark of their source.
 
 What goes through the internal topic is the record's own bytes under its grouping key, with its own time; where
 it comes from and its own key ride in headers of ours, beside its own. With it comes the time of its source:

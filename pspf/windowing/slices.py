@@ -1,4 +1,4 @@
-"""Sliding windows that share slices: what each has come to, without merging all of its slices anew.
+"""Shared slices of sliding windows: a window's state without merging all of its slices again.
 
 Time is cut into blocks as long as a window, so that a window is the end of one block and the beginning of the
 next. The ends of a block are merged from its last slice backwards, all at once; the beginning of the next grows

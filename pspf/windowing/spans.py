@@ -1,4 +1,4 @@
-"""Tumbling and sliding windows of one operator: which are open, and when something is due.
+"""Spans of tumbling and sliding windows: which are open, and when each is due.
 
 A window is due at the watermark `end + allowed lateness` and closed there, once. A slot is dropped when
 its last window closed and `retention_ms` passed; where windows never close, that long after their end.

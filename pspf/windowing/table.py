@@ -1,4 +1,4 @@
-"""The states of windows in memory: by slot, then by grouping key; and what changed since the last commit.
+"""The table of window states in memory, by slot and grouping key, with the changes since the last commit.
 
 A slot is a window's start, or that of a slice where windows share slices. Dicts of text to bytes are not
 looked into by the garbage collector. A slot that is whole has all of its keys here; of others, and of those

@@ -1,4 +1,4 @@
-"""What users name: one topic and one group on a broker."""
+"""The backend handle of users: one topic and one group on a broker."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A broker: opened and closed by those that share it."""
+"""The broker object: opened and closed on behalf of several users in one process."""
 
 from abc import abstractmethod
 from types import TracebackType

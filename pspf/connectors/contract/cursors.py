@@ -1,4 +1,4 @@
-"""A cursor in one worker's hands: poll and commit."""
+"""The consumer of one cursor: poll and commit."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

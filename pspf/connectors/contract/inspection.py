@@ -1,4 +1,4 @@
-"""The inspection of a broker: how far groups are, dead letters, remembered values, windows."""
+"""Inspection of a broker: progress of groups, dead letters, state, windows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What an operator may do to a broker: the other half of the contract, for the command line.
+"""Operations of an administrator on a broker, behind the command line: seek, trim, delete, repartition.
 
 It has no part in the way of an event: a worker never calls it. Who changes a cursor without its
 lease moves the cursor's sequence in the same transaction, so that its owner, if there is one, gets

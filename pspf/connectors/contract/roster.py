@@ -1,4 +1,4 @@
-"""Who works on a broker, for people: what each worker says of itself, and what it is told to do.
+"""The roster: the workers of a broker, their status, and commands for them.
 
 Beside the sessions, which say who holds what: a worker is shown here also while none of its
 processes gets as far as a session. The broker keeps what is said as it is; `pspf/runtime` writes it

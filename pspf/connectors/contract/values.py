@@ -1,4 +1,4 @@
-"""Values of the contract: topics, cursors, dead letters and remembered values as a broker tells them."""
+"""Values of the contract: topics, cursors, dead letters and state entries as a broker reports them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Numbers that the broker counts over its whole life, in its `meta` table."""
+"""Lifetime counters of the embedded broker, in its `meta` table."""
 
 from typing import Final
 

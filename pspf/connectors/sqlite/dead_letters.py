@@ -1,4 +1,4 @@
-"""Dead letters, given a new start or forgotten."""
+"""Dead letters of the embedded broker: replayed or purged."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What the embedded broker is, and whether something about it is unsafe."""
+"""Diagnosis of the embedded broker: its version and size, and the checks of `pspf broker doctor`."""
 
 import os
 import shutil

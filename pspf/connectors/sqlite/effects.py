@@ -1,4 +1,4 @@
-"""What both modes write in a commit: emitted records, dead letters, trimming."""
+"""Effects of a commit that both modes share: emitted records, dead letters, trimming."""
 
 from array import array
 from collections.abc import Collection, Sequence

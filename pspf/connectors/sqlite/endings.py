@@ -1,4 +1,4 @@
-"""What becomes of what a session holds, by how it ends: given back, its process ended, or it fell silent.
+"""Endings of a session and their consequences: it left, its process ended, or it fell silent.
 
 A process that has ended is charged with what it ran: a range of suspects is halved, one that ran alone has one crash
 more. One that stands still may come back, and then nothing was its record's fault. So what a silent session ran alone

@@ -1,4 +1,4 @@
-"""Which file system a file is on: SQLite's locks and shared memory hold on one host only."""
+"""File systems: SQLite's locks and shared memory work on local ones only."""
 
 import re
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Forked processes: what a child must not keep of its parent's broker is dropped as soon as it runs.
+"""Forked processes: a child drops its parent's broker as soon as it runs.
 
 A lock taken with flock belongs to the open file, which a forked child shares: were it to keep the
 descriptor, the lock would outlive a parent that is killed. SQLite's own locks are worse: they stay with

@@ -1,4 +1,4 @@
-"""Holders of a lock: which process keeps others waiting, as far as the system tells."""
+"""Holders of a lock: the process that keeps others waiting, as far as the system tells."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What groups have done and what they remember: reads for the command line and for tests."""
+"""Inspection of the embedded broker: reads for the command line and for tests."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Which sessions live: each holds the lock of a file of its own, which the kernel frees when its process ends.
+"""Liveness of sessions: each holds a file lock that the kernel frees when its process ends.
 
 A process that stands still keeps its lock; it is found out by its renewals, which stop. A file that is gone tells
 nothing: somebody removed it, and its session makes it anew; or the session has ended without reaching the database.

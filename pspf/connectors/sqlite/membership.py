@@ -1,4 +1,4 @@
-"""A session's row in the broker: made, renewed, made again, removed."""
+"""A session's row in the broker: created, renewed, created again, removed."""
 
 import itertools
 import os

@@ -1,4 +1,4 @@
-"""What an operator may do to the embedded broker."""
+"""Operations of an administrator on the embedded broker."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Records that were delivered and are not done: listed, tried again, given up by an operator."""
+"""Pending records: listed, retried now, or dropped by an administrator."""
 
 from array import array
 from collections.abc import Iterator, Sequence

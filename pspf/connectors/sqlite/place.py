@@ -1,4 +1,4 @@
-"""The place of a database: whether its files are still those that were opened."""
+"""Identity of a database's files: a check that the path still leads to the files that were opened."""
 
 import os
 from dataclasses import dataclass

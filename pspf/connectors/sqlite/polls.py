@@ -1,4 +1,4 @@
-"""Reads and polls on the engine's thread: they are answered at once, parked, or become writes."""
+"""Reads and polls on the engine's thread: answered at once, parked, or turned into writes."""
 
 from pspf.connectors.sqlite.engine.base import ANY_PARTITION, Engine, Nothing
 from pspf.connectors.sqlite.requests import EngineRequest, Requests

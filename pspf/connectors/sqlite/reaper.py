@@ -1,4 +1,4 @@
-"""The reaper: finds sessions of others that ended or stand still, and puts what they held up for others."""
+"""The reaper: finds sessions whose process ended or stands still, and releases what they held."""
 
 from collections.abc import Callable
 from typing import Final

@@ -1,4 +1,4 @@
-"""Replayed records: those that wait for a retry with bytes of their own, as the topic has lost theirs."""
+"""Replayed records: retries that carry their own bytes, because the topic no longer has them."""
 
 from array import array
 from collections.abc import Mapping

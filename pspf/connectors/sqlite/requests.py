@@ -1,4 +1,4 @@
-"""Requests to the engine's thread: what tasks have asked it for, and the answers on their way.
+"""Requests to the engine's thread, and their answers on the way back to the tasks.
 
 A request is new, parked (a poll that found nothing), or in hand to be written. Whoever keeps the time may
 give one up, from any thread; a write that has begun is only said to be stored or not.

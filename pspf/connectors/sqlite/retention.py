@@ -1,4 +1,4 @@
-"""Retention: what is trimmed from a partition, in bounded steps, and never above a group's floor."""
+"""Retention: a partition is trimmed in bounded steps, never above a group's floor."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The roster in two tables, which the first worker makes: nothing else in the file refers to them."""
+"""The roster in two tables that the first worker creates; nothing else in the file refers to them."""
 
 import asyncio
 import time

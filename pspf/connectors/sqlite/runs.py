@@ -1,4 +1,4 @@
-"""Runs of offsets: what a consumer of the shared mode has claimed, and what of it a commit settles."""
+"""Runs of offsets that a shared consumer has claimed, and the part of them that a commit settles."""
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""One worker's membership of the embedded broker."""
+"""The session of a worker on the embedded broker."""
 
 from collections.abc import Sequence
 from typing import Final

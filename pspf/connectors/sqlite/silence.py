@@ -1,4 +1,4 @@
-"""The silence of other sessions: how long each has not renewed, by an observer that may have stood still itself."""
+"""Silence of other sessions: how long each has not renewed, seen by an observer that may have stood still itself."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""The file and its connection: opening, the format, errors, transactions, checkpoints.
+"""The database file and its connection: opening, format, errors, transactions, checkpoints.
 
 Used by one thread at a time, as the engine sees to. SQLite below 3.51.3 can corrupt a WAL database that
 several processes write, so an older library is refused. Nothing here may `open()` the database

@@ -1,4 +1,4 @@
-"""Wakes other processes of one database: a datagram per commit that appended, to all who listen.
+"""Wake-up datagrams: a commit that appended notifies the other processes of the database.
 
 A datagram that is lost costs time, not data: listeners look for themselves every half second.
 """

@@ -1,4 +1,4 @@
-"""Runs jobs on the database: in a thread (threaded.py, for a file) or in place (inline.py, in memory).
+"""The engine's interface: runs jobs on the database, in a thread (threaded.py) or in place (inline.py).
 
 A job is a function of `Storage`. Reads run at once; all writes that wait at a moment share one
 transaction, each in a savepoint, so that one that fails is undone alone. A poll is a job that

@@ -1,4 +1,4 @@
-"""Runs jobs in place, for a database in memory."""
+"""The engine of a database in memory: jobs run in place."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Runs jobs in a thread, for a database in a file.
+"""The engine of a database in a file: jobs run in one thread.
 
 One thread has the connection. While it waits for other processes' writes, and only then, a second one
 stands in for it: it answers reads, and gives up what has waited for too long.

@@ -1,4 +1,4 @@
-"""The least that PSPF needs of a server, as an ACL rule, and whether a user may do it."""
+"""The least ACL that PSPF needs on a server, and a check of a user's permissions."""
 
 from collections.abc import Sequence
 from typing import Final

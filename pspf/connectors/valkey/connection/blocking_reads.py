@@ -1,4 +1,4 @@
-"""A connection for reads that wait on the server, and that can be called back."""
+"""Blocking reads: a connection whose reads wait on the server and can be called back."""
 
 import asyncio
 import math

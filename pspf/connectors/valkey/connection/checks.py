@@ -1,4 +1,4 @@
-"""What is looked at once when a server is met: is it one that PSPF can keep its promise on?"""
+"""Checks of a server at the first connection: its version, eviction policy and persistence."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""Where a server is and how to get in; one-time checks of what it is."""
+"""The connector: address and credentials of a server, and its one-time checks."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""Descriptors of a process: each cursor reads on a connection of its own, and others have to have theirs.
+"""File descriptors of a process: reads take one each and leave enough for leases and commits.
 
 Reads are not shared by cursors: a read that waits for many streams has to be called back and sent anew whenever one
 of them is to be read again, or no more.

@@ -1,4 +1,4 @@
-"""The one table of what a server can answer, by what the caller has to do."""
+"""Error replies of a server, in one table by what the caller has to do."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An open connection as a protocol of our own: a request out, its replies straight to who waits for them."""
+"""An open connection as an asyncio protocol: a request goes out, its replies resolve its future."""
 
 import asyncio
 import math

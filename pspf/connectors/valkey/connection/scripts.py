@@ -1,4 +1,4 @@
-"""The Lua scripts, each in a file of its own whose head lists KEYS, ARGV and reply.
+"""Lua scripts, each in a file of its own whose head lists KEYS, ARGV and reply.
 
 A script is sent by its hash; a server that does not know it (a restart, SCRIPT FLUSH) gets the text
 once. `common.lua` stands before each of them.

@@ -1,4 +1,4 @@
-"""From a URL and the settings to where a server is; loads no client.
+"""Server URLs: from a URL and the settings to an address; loads no client.
 
 valkey://[user:password@]host[:port][/db]   valkeys:// with TLS   redis:// rediss:// the same
 valkey+unix://[user:password@]/path/to/socket[?db=0]   also redis+unix:// and unix://

@@ -1,4 +1,4 @@
-"""A thin seam over a connection that redis-py has opened: packed requests out, raw replies back.
+"""Lanes: connections that redis-py has opened, with requests packed and replies parsed by hiredis.
 
 redis-py's client packs and answers each command in Python, which is half the price of a batch; here
 hiredis does both, for all commands of a call at once. Nothing is ever sent again by this module.

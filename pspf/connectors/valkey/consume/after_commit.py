@@ -1,4 +1,4 @@
-"""What comes after a commit. It has taken effect: nothing here may make it look as if it had not."""
+"""Work after a commit that has taken effect: nothing here may make it look failed."""
 
 from typing import TYPE_CHECKING
 

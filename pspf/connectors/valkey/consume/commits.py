@@ -1,4 +1,4 @@
-"""Commits as the arguments of their scripts: flat lists, in which payloads and ids are opaque."""
+"""Commits as script arguments: flat lists, in which payloads and ids are opaque."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

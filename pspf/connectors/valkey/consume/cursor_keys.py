@@ -1,4 +1,4 @@
-"""What a cursor remembers, as keys: for what counts it and what forgets it."""
+"""Keys of a cursor's state, for counting and for deleting it."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass

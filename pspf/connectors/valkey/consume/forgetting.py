@@ -1,4 +1,4 @@
-"""What a cursor remembers, forgotten in bounded steps."""
+"""Deletion of a cursor's state in bounded steps."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Groups that are gone, made again once for all consumers of a session: they find out one after the other."""
+"""Healing of lost consumer groups: created again once for all consumers of a session."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Which sessions live: each renews a key with a time to live beside every stream that it consumes.
+"""Liveness of sessions: each renews a key with a time to live beside every stream that it consumes.
 
 The keys are renewed by a thread with a connection of its own, so that no handler can starve them,
 and by PEXPIRE, which a server takes even when it is out of memory.

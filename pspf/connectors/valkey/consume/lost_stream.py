@@ -1,4 +1,4 @@
-"""What is done when a stream, its group, or all that PSPF knew of it was deleted under its workers (DEL, FLUSHALL)."""
+"""Lost streams: recovery after a stream, its group or PSPF's keys were deleted under the workers (DEL, FLUSHALL)."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""How the members of an ordered handler tell each other that one came, left or gave a partition back.
+"""Signals between the members of an ordered handler: one came, left or gave a partition back.
 
 A bell is a stream of one entry beside the handler's first cursor, which expires soon. Who misses it
 finds out at the next review.

@@ -1,4 +1,4 @@
-"""Who consumes a partition, and which of them live."""
+"""Members of a partition: the sessions that consume it, and which of them live."""
 
 from collections.abc import Sequence
 from typing import Final

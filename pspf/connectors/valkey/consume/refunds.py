@@ -1,4 +1,4 @@
-"""Refunds of crashes: a session that was taken for dead and lives ended at no record."""
+"""Refunds of crash charges: a session that was declared dead and lives has crashed on no record."""
 
 from typing import Final
 

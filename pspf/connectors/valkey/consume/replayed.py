@@ -1,4 +1,4 @@
-"""Replayed records: those that wait for a retry with bytes of their own, as the stream has lost theirs.
+"""Replayed records: retries that carry their own bytes, because the stream no longer has them.
 
 They stand in the cursor's hash `retry`, in the field `+` and id, as `time key-length headers-length key headers
 payload`, a length of -1 for none. Who removes a retry removes that field as well.

@@ -1,4 +1,4 @@
-"""One worker's membership of the broker."""
+"""The session of a worker on a server."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""What waits for a retry or is held back in an ordered cursor: read in pages, and set right by its new owner."""
+"""Retries and held-back records of an ordered cursor: read in pages, and corrected by a new owner."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Appends on their way: what several tasks append at a moment travels together.
+"""Batching of appends: what several tasks append at a moment travels together.
 
 What goes to one partition goes in one script call, all or none of it; nobody is told more than that
 their own records are stored, or are not, or may be.

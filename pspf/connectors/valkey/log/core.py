@@ -1,4 +1,4 @@
-"""What all parts of one broker object share: the server, the limits, the clock and the topics."""
+"""The core that all parts of one broker object share: server, limits, clock and topics."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final

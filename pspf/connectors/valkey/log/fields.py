@@ -1,4 +1,4 @@
-"""Between entries of a stream and records; and the packed forms that keys hold.
+"""Conversion between stream entries and records, and the packed values of other keys.
 
 Of ours, an entry has the fields `data` (the payload, JSON as a rule), `key`, `headers` (a JSON
 object) and `ts` (its time, where that is not when it was stored), the last three where there are

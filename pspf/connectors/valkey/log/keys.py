@@ -1,4 +1,4 @@
-"""The names of all keys. Whatever belongs to one partition lies in its stream's hash slot.
+"""Names of all keys. Whatever belongs to one partition lies in its stream's hash slot.
 
 A partition's stream is called as its topic (`orders`), or `orders:3` where there are several; other
 programs read and write it under that name. PSPF's own keys of it hold the tag `{orders:3}`. The

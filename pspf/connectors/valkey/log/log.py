@@ -1,4 +1,4 @@
-"""The log: where records go, what became of them, and reading."""
+"""The log on a server: appending records and reading them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final

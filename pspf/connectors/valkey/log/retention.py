@@ -1,4 +1,4 @@
-"""Retention: what is trimmed from a partition, now and then, in one script that knows every group's floor."""
+"""Retention: a partition is trimmed now and then, by one script that knows every group's floor."""
 
 from collections.abc import Callable
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""Topics: how many partitions each has, and the streams that they are.
+"""Topics on a server: their numbers of partitions, and the streams of these.
 
 `pspf:topics` is the authority. Each partition's meta hash repeats what its scripts need, so that
 they see by one key of their own slot whether the topic is (still) there.

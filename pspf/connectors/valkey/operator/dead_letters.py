@@ -1,4 +1,4 @@
-"""Dead letters, given a new start or forgotten."""
+"""Dead letters on a server: replayed or purged."""
 
 from collections.abc import Sequence
 from typing import Final

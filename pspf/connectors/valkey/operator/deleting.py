@@ -1,4 +1,4 @@
-"""Topics removed by an operator."""
+"""Deletion of topics by an administrator."""
 
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.cursors import find_cursors

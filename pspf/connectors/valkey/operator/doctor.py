@@ -1,4 +1,4 @@
-"""What a server is, and whether something about it is unsafe."""
+"""Diagnosis of a server: its version and size, and the checks of `pspf broker doctor`."""
 
 import resource
 import time

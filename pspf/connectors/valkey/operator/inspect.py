@@ -1,4 +1,4 @@
-"""What groups have done and what they remember: reads for the command line and for tests."""
+"""Inspection of a server: reads for the command line and for tests."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an operator may do to a Valkey or Redis server."""
+"""Operations of an administrator on a Valkey or Redis server."""
 
 from collections.abc import Sequence
 

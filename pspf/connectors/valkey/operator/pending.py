@@ -1,4 +1,4 @@
-"""Records that were delivered and are not done: listed, tried again, given up by an operator."""
+"""Pending records: listed, retried now, or dropped by an administrator."""
 
 from collections.abc import Sequence
 from heapq import nsmallest

@@ -1,4 +1,4 @@
-"""The cursors of an ordered handler under another name."""
+"""Renaming of an ordered handler's cursors."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""A topic's records copied into another number of partitions, beside it, and put in its place at once.
+"""Repartitioning: a topic's records are copied into another number of partitions, which then replace it at once.
 
 A copy keeps its entry's milliseconds, so that times and retention stay, and gets a sequence number
 that no entry of the topic ever had: the topic's generation above 40 bits.

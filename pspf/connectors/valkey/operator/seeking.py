@@ -1,4 +1,4 @@
-"""Cursors moved and removed by an operator, and who would notice."""
+"""Seeking and deleting cursors by an administrator, and the live workers that this concerns."""
 
 from collections.abc import Sequence
 from typing import Final

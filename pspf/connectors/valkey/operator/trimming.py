@@ -1,4 +1,4 @@
-"""Trimming by an operator: to a place, and, where it is asked for, over what a group has not finished."""
+"""Trimming by an administrator: up to an id, and over unfinished records where that is asked for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
