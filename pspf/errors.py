@@ -51,7 +51,7 @@ class TopicMismatch(ConfigurationError):
 
 
 class NotAvailable(ConfigurationError):
-    """A documented feature that this version does not have."""
+    """A documented feature that this version, or the broker, does not have."""
 
 
 class OrphanedCursors(ConfigurationError):

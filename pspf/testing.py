@@ -78,10 +78,11 @@ class StreamTester:
     # Beginning and ending
 
     async def __aenter__(self) -> Self:
-        self._stream.check()
         if not self._stream.subscriptions:
             raise ConfigurationError("the stream has no handlers to test: decorate some with @stream.subscribe(...)")
         broker = self._broker = self._make_broker()
+        with self._stream.on(broker, self._clock or SystemClock()):
+            self._stream.check()
         await broker.enter(self)
         try:
             for topic, number in self._partitions.items():

@@ -44,9 +44,9 @@ async def open_broker(url: str | None, *, makes: bool = False, names: bool = Tru
         UsageError: It lives in one process only, so that a command can't see anything in it.
     """
     broker = make_broker(url)
-    if not broker.is_shared:
+    if not broker.capabilities.multi_process:
         raise UsageError(
-            f"{broker.name}: the memory broker lives inside one process; this command would meet an empty one\n"
+            f"{broker.name}: this broker lives inside one process; this command would meet an empty one\n"
             "  use a file (--backend sqlite:///broker.db), or pspf worker --in-process"
         )
     emit_timeout_ms = min(broker.limits.emit_timeout_ms, round(1000 * GIVE_UP_S) - _TO_SAY_WHY_MS)

@@ -44,7 +44,8 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: WorkerRequest, say: Call
     worker.stages.install()
     control = ProcessControl(monitor, worker.stages)
     name = make_session_id(request.options.name or loaded.stream.name)
-    if loaded.stream.broker.is_shared:
+    can = loaded.stream.broker.capabilities
+    if can.multi_process and can.roster:
         presence = Presence(loaded.stream.broker, name, loaded.target, control.describe, control.obey)
         worker.companion = presence.run
     front = open_front(request)

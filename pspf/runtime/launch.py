@@ -60,9 +60,9 @@ def _launch(request: WorkerRequest, run: Callable[[LoadedApp, AppPlan], int], sa
     loaded.stream.check()
     plan = shape_plan(loaded.make_plan(), request)
     broker = loaded.stream.broker
-    if not broker.is_shared and not request.in_process:
+    if not (broker.capabilities.multi_process and broker.capabilities.roster) and not request.in_process:
         raise ConfigurationError(
-            f"{broker.name}: the memory broker lives inside one process, nothing else could emit to it or see it\n"
+            f"{broker.name}: this broker lives inside one process, nothing else could emit to it or see it\n"
             "  use a file (--backend sqlite:///broker.db), or --in-process"
         )
     for line in describe_plan(plan, broker=broker.name, in_process=request.in_process):

@@ -65,7 +65,7 @@ def run_children(
         return _make_specs(shaped, request.options)
 
     supervisor = Supervisor(
-        App(plan.target, request.folder, make_specs),
+        App(plan.target, request.folder, make_specs, request.options.backend),
         spawner,
         say,
         drain_timeout_ms=request.options.drain_timeout_ms,

@@ -21,6 +21,7 @@ from pspf.stream.connection import StreamConnection
 from pspf.stream.declarations import Declarations
 from pspf.stream.emitter import Emitter
 from pspf.stream.registration import check_together
+from pspf.stream.requirements import refuse_lacking
 from pspf.stream.runner import Places, Runner, StreamRun
 from pspf.subscription import Subscription
 from pspf.windowing.definitions import Window
@@ -153,8 +154,13 @@ class Stream(Declarations):
         other._hosts.append(self)
 
     def check(self) -> None:
-        """Raise ConfigurationError for handlers that can't run, or not together."""
-        check_together(self.subscriptions, has_state_store=self.state_store is not None)
+        """Raise ConfigurationError for handlers that can't run, not together, or not on this broker; opens nothing."""
+        self._check(self.subscriptions)
+
+    def _check(self, subscriptions: Sequence[Subscription]) -> None:
+        check_together(subscriptions, has_state_store=self.state_store is not None)
+        if subscriptions:
+            refuse_lacking(self.broker, subscriptions)
 
     # Emitting
 
@@ -226,7 +232,7 @@ class Stream(Declarations):
         await self._run(chosen, places)
 
     async def _run_alone(self, subscription: Subscription) -> None:
-        check_together([subscription], has_state_store=self.state_store is not None)
+        self._check([subscription])
         await self._run([subscription], None)
 
     async def _run(self, chosen: Sequence[Subscription], places: Places | None) -> None:

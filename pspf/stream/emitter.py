@@ -56,8 +56,8 @@ async def _append(broker: Broker, records: Sequence[NewRecord], topic: str) -> S
     try:
         return await broker.append(topic, records)
     except EmitUnknown as error:
-        if any(record.event_id is None for record in records):
-            raise  # without an id of the caller's a second copy could be stored
+        if not broker.capabilities.dedup or any(record.event_id is None for record in records):
+            raise  # without an id of the caller's, or a broker that knows it again, a second copy could be stored
         return await _append_again(broker, records, topic, error)
 
 

@@ -77,7 +77,7 @@ def connect(
 @pytest_asyncio.fixture
 async def world(server: Server, tmp_path: Path, limits: Limits, clock: ManualClock) -> AsyncIterator[World]:
     server.call("FLUSHALL")
-    kind = Kind("valkey", lambda _, limits, clock: connect(server, limits, clock), is_shared=True)
+    kind = Kind("valkey", lambda _, limits, clock: connect(server, limits, clock), ValkeyBroker.capabilities)
     opened = World(kind, tmp_path, limits, clock)
     await opened.start()
     yield opened
@@ -86,7 +86,7 @@ async def world(server: Server, tmp_path: Path, limits: Limits, clock: ManualClo
 
 @pytest_asyncio.fixture
 async def live_world(server: Server, tmp_path: Path, limits: Limits) -> AsyncIterator[World]:
-    kind = Kind("valkey", lambda _, limits, clock: connect(server, limits, clock, 4), is_shared=True)
+    kind = Kind("valkey", lambda _, limits, clock: connect(server, limits, clock, 4), ValkeyBroker.capabilities)
     opened = World(kind, tmp_path, limits, None)
     await opened.start()
     yield opened

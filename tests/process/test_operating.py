@@ -1,9 +1,11 @@
 """What an operator does from the command line: plans, refusals, and what happens with --execute."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 
+from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.sqlite.storage import FORMAT
 from tests.process.commands import Folder, wait_until
 from tests.support.servers import hall
@@ -193,7 +195,11 @@ def test_the_broker_says_what_it_is(folder: Folder) -> None:
     info = folder.ok("broker", "info", "--json").json
     assert (info["kind"], info["records"], info["format"]) == ("sqlite", 5, FORMAT)
     assert info["persistence"] == "WAL, synchronous=FULL"
-    assert "SQLite 3." in folder.ok("broker", "info").out
+    told = folder.ok("broker", "info").out
+    assert "SQLite 3." in told
+    assert info["capabilities"] == asdict(SQLiteBroker.capabilities)
+    assert "shared mode, ordered mode" in told
+    assert "lacks" not in told
 
 
 def test_the_doctor_finds_nothing_wrong_with_a_sound_broker(folder: Folder) -> None:

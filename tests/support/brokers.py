@@ -7,6 +7,7 @@ from typing import Final
 
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.capabilities import Capabilities
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
@@ -21,11 +22,16 @@ _STEP_MS: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of broker: `make(folder, limits, clock)` constructs one; `is_shared` if a second one sees its data."""
+    """A kind of broker: `make(folder, limits, clock)` constructs one that can do `can`."""
 
     name: str
     make: Callable[[Path, Limits, ManualClock | None], Broker]
-    is_shared: bool
+    can: Capabilities
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether a second broker object sees its data."""
+        return self.can.multi_process
 
 
 def make_on_server(name: str) -> Callable[[Path, Limits, ManualClock | None], Broker]:
@@ -40,10 +46,14 @@ def make_on_server(name: str) -> Callable[[Path, Limits, ManualClock | None], Br
 
 
 KINDS: Final = (
-    Kind("memory", lambda folder, limits, clock: MemoryBroker(limits, clock), is_shared=False),
-    Kind("sqlite", lambda folder, limits, clock: SQLiteBroker(folder / "broker.db", limits, clock), is_shared=True),
-    Kind("valkey", make_on_server("valkey"), is_shared=True),
-    Kind("redis", make_on_server("redis"), is_shared=True),
+    Kind("memory", lambda folder, limits, clock: MemoryBroker(limits, clock), MemoryBroker.capabilities),
+    Kind(
+        "sqlite",
+        lambda folder, limits, clock: SQLiteBroker(folder / "broker.db", limits, clock),
+        SQLiteBroker.capabilities,
+    ),
+    Kind("valkey", make_on_server("valkey"), ValkeyBroker.capabilities),
+    Kind("redis", make_on_server("redis"), ValkeyBroker.capabilities),
 )
 
 

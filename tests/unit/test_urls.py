@@ -105,7 +105,7 @@ def test_tls_of_the_settings_counts_where_the_place_is_theirs(monkeypatch: pytes
 def test_a_url_of_a_server_makes_a_broker_whose_name_has_no_secret(url: str, name: str) -> None:
     broker = make_broker(url)
     assert broker.name == name
-    assert broker.is_shared
+    assert broker.capabilities.multi_process
 
 
 def read_server(url: str) -> dict[str, object]:

@@ -1,5 +1,7 @@
 """`pspf broker`: what the broker is, and whether something about it is unsafe."""
 
+from dataclasses import asdict
+
 import typer
 
 from pspf.cli.console import format_size, visible, write, write_json
@@ -16,12 +18,13 @@ app = make_app(
 
 @app.command(cls=CliCommand, epilog=examples("pspf broker info", "pspf broker info --json"))
 def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
-    """Show kind, version, place, size and persistence."""
+    """Show kind, version, place, size and persistence, and what the broker can do."""
     from pspf.cli import broker_session
+    from pspf.connectors.contract.capabilities import describe_all
 
     async def work() -> None:
         async with broker_session.open_broker(backend, names=False) as broker:
-            found = await broker.operations.read_info()
+            found, can = await broker.operations.read_info(), broker.capabilities
         if as_json:
             write_json(
                 {
@@ -35,6 +38,7 @@ def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = Fa
                     "bytes": found.size_bytes,
                     "lost": found.lost,
                     "dropped": found.dropped,
+                    "capabilities": asdict(can),
                     "details": found.details,
                 }
             )
@@ -48,6 +52,7 @@ def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = Fa
             "topics": f"{found.topics:,}",
             "records": f"{found.records:,}",
             "size": format_size(found.size_bytes),
+            **describe_all(can),
             **found.details,
             "lost": f"{found.lost:,} records trimmed before a group had finished them",
             "dropped": f"{found.dropped:,} records finished without being handled",

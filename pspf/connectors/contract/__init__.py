@@ -8,6 +8,7 @@
     cursors.py      Consumer: one cursor in a worker's hands, poll and commit
     operations.py   Operations: seek, drop, trim, delete: an operator's part
     roster.py       Roster: which workers there are, what they say of themselves, what they are asked
+    capabilities.py  Capabilities: what a broker can do; what an app needs of it is asked once, at start
     limits.py, values.py
 
 Every method may raise `BackendUnavailable`: wait, then call again.

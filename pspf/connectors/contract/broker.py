@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from pspf.backoff import Outage
 from pspf.concurrency.turn import Turn
+from pspf.connectors.contract.capabilities import Capabilities
 from pspf.connectors.contract.inspection import Inspection
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.contract.log import Log
@@ -21,8 +22,8 @@ class Broker(Log, Inspection):
     """Kind and place, without secrets."""
     limits: Limits
     """The sizes and times in force."""
-    is_shared: bool
-    """Whether other processes can see it."""
+    capabilities: Capabilities
+    """What it can do: the same for all brokers of a class, and known before one is opened."""
     operations: Operations
     """What an operator may do."""
     roster: Roster

@@ -61,7 +61,8 @@ class Consumer(ABC):
         """Remember that these records of a suspect batch are about to run, in case they end the process.
 
         A single record is charged with a crash then. Without `is_alone` it is not, and its crashes stay what they
-        are: others run beside it. May be called again while they run, where that changes.
+        are: others run beside it. May be called again while they run, where that changes. Without `crash_counts`
+        nothing is remembered.
         """
 
     @abstractmethod

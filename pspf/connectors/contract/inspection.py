@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from pspf.connectors.contract.capabilities import lacking
 from pspf.connectors.contract.values import (
     ConsumerInfo,
     CursorInfo,
@@ -37,7 +38,6 @@ class Inspection(ABC):
     ) -> Sequence[StoredDeadLetter]:
         """Return dead letters, oldest first, of one source topic or all."""
 
-    @abstractmethod
     async def replay_dead_letters(self, letters: Sequence[StoredDeadLetter], *, to: str | None = None) -> int:
         """Give dead letters a new start; return how many were still there. One commit.
 
@@ -51,6 +51,7 @@ class Inspection(ABC):
             Refused: One is a window's result, and `to` is missing; nothing was done.
             ConfigurationError: `to` is a topic of dead or late records.
         """
+        raise lacking("replay")
 
     @abstractmethod
     async def purge_dead_letters(self, letters: Sequence[StoredDeadLetter]) -> int:

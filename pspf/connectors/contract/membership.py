@@ -4,6 +4,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from pspf.connectors.contract.capabilities import lacking
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import (
     START,
@@ -77,9 +78,9 @@ class Session(ABC):
     async def acquire(self, cursor: Cursor) -> Consumer | None:
         """Take the lease of an ordered cursor; None while another live session holds it."""
 
-    @abstractmethod
     async def share(self, cursor: Cursor) -> Consumer:
         """Consume a shared cursor beside others."""
+        raise lacking("shared")
 
     @abstractmethod
     async def close(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pspf.connectors.contract.capabilities import lacking
 from pspf.records import Cursor, format_id
 
 
@@ -141,7 +142,6 @@ class Operations(ABC):
 
     # Groups
 
-    @abstractmethod
     async def seek(
         self, cursor: Cursor, offset: int, *, keep_state: bool | None = None, force: bool = False, dry_run: bool = False
     ) -> Seek:
@@ -154,8 +154,8 @@ class Operations(ABC):
             NotFound: There is no such cursor.
             Refused: It has state and `keep_state` is None, or a live worker consumes it and not `force`.
         """
+        raise lacking("seek")
 
-    @abstractmethod
     async def delete_group(
         self,
         group: str,
@@ -174,8 +174,8 @@ class Operations(ABC):
             NotFound: There is no such group.
             Refused: A live worker is in it, and not `force`.
         """
+        raise lacking("seek")
 
-    @abstractmethod
     async def rename_handler(
         self, group: str, old: str, new: str, *, topic: str | None = None, dry_run: bool = False
     ) -> int:
@@ -190,10 +190,10 @@ class Operations(ABC):
             Refused: A live worker consumes as one of the two, `new` has begun there, or there is more
                 state than one step moves.
         """
+        raise lacking("seek")
 
     # Records that are not done
 
-    @abstractmethod
     async def list_pending(
         self, group: str, *, topic: str | None = None, max_records: int = 1_000
     ) -> Sequence[PendingRecord]:
@@ -202,21 +202,21 @@ class Operations(ABC):
         Of each cursor the first `max_records`. What the owner of an ordered cursor has in hand
         without having failed is not known to the broker.
         """
+        raise lacking("pending")
 
-    @abstractmethod
     async def retry_pending(self, records: Sequence[PendingRecord]) -> int:
         """Make those that wait for a retry due now; return how many did."""
+        raise lacking("pending")
 
-    @abstractmethod
     async def drop_pending(self, records: Sequence[PendingRecord]) -> int:
         """Finish records without handling them; return how many were still there.
 
         Those held back behind one of an ordered cursor go on. Counted in `BrokerInfo.dropped`.
         """
+        raise lacking("pending")
 
     # Topics
 
-    @abstractmethod
     async def trim(
         self,
         topic: str,
@@ -236,8 +236,8 @@ class Operations(ABC):
         Raises:
             NotFound: There is no such topic or partition.
         """
+        raise lacking("trim")
 
-    @abstractmethod
     async def delete_topic(self, topic: str, *, force: bool = False, dry_run: bool = False) -> Sequence[str]:
         """Remove a topic with its `-dlq` and `-late` and the groups on them; return what was removed.
 
@@ -247,8 +247,8 @@ class Operations(ABC):
             NotFound: There is no such topic.
             Refused: There are groups on it, and not `force`.
         """
+        raise lacking("trim")
 
-    @abstractmethod
     async def repartition(
         self, topic: str, partitions: int, *, reset_state: bool = False, dry_run: bool = False
     ) -> int:
@@ -263,6 +263,7 @@ class Operations(ABC):
             Refused: A live worker is on it, a group has not finished all records, or a handler
                 remembers something and not `reset_state`.
         """
+        raise lacking("repartition")
 
     # The broker itself
 

@@ -5,10 +5,11 @@ processes gets as far as a session. The broker keeps what is said as it is; `psp
 and `pspf workers` and `pspf health` read it.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+
+from pspf.connectors.contract.capabilities import lacking
 
 MAX_STATUS_BYTES: Final = 256 << 10
 
@@ -22,32 +23,32 @@ class WorkerInfo:
     age_ms: int
 
 
-class Roster(ABC):
+class Roster:
     """The workers of a broker. Every method may raise `BackendUnavailable`: wait, then call again."""
 
-    @abstractmethod
     async def publish(self, worker: str, status: bytes, *, ttl_ms: int) -> None:
         """Show `status`, of at most `MAX_STATUS_BYTES`, for `worker`, until `ttl_ms` have passed; replaces the last."""
+        raise lacking("roster")
 
-    @abstractmethod
     async def withdraw(self, worker: str) -> None:
         """Show the worker no longer, and forget what it was to do. Safe to call twice."""
+        raise lacking("roster")
 
-    @abstractmethod
     async def list_workers(self) -> Sequence[WorkerInfo]:
         """Return the workers that are shown, by id."""
+        raise lacking("roster")
 
-    @abstractmethod
     async def send(self, worker: str, command: bytes) -> None:
         """Leave a command for a worker.
 
         Raises:
             NotFound: No such worker is shown.
         """
+        raise lacking("roster")
 
-    @abstractmethod
     async def take_commands(self, worker: str, *, wait_ms: int = 0) -> Sequence[bytes]:
         """Return the commands left for a worker, in order; each is given once.
 
         Waits at most `wait_ms` for the first.
         """
+        raise lacking("roster")

@@ -1,11 +1,13 @@
 """The embedded broker: one SQLite file that processes share, or a private one in memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.capabilities import Capabilities
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import (
@@ -37,6 +39,23 @@ from pspf.records import Appended, Cursor, NewRecord, Record, WindowPlace, check
 
 class SQLBroker(Broker):
     """The broker on an engine: what the file and the memory one have in common."""
+
+    capabilities = Capabilities(
+        shared=True,
+        ordered=True,
+        assigns=False,
+        retries=True,
+        entries=True,
+        crash_counts=True,
+        dedup=True,
+        pending=True,
+        seek=True,
+        replay=True,
+        trim=True,
+        repartition=True,
+        roster=True,
+        multi_process=True,
+    )
 
     def __init__(self, engine: Engine, liveness: Liveness, limits: Limits, boot_id: str) -> None:
         super().__init__()
@@ -200,8 +219,6 @@ def _end(storage: Storage, topic: str) -> int:
 class SQLiteBroker(SQLBroker):
     """The broker in a file. Made anywhere, opened after the process has started."""
 
-    is_shared = True
-
     def __init__(self, path: Path, limits: Limits | None = None, clock: Clock | None = None) -> None:
         limits = limits or Limits()
         engine = ThreadEngine(Storage(path, limits), clock or SystemClock(), limits)
@@ -241,7 +258,7 @@ class SQLiteBroker(SQLBroker):
 class MemoryBroker(SQLBroker):
     """The broker in memory: it lives as long as this object, over event loops and `close`."""
 
-    is_shared = False
+    capabilities = replace(SQLBroker.capabilities, multi_process=False)
 
     def __init__(self, limits: Limits | None = None, clock: Clock | None = None) -> None:
         limits = limits or Limits()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pspf.clock import Clock
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.capabilities import Capabilities
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import (
@@ -53,7 +54,22 @@ class ValkeyBroker(Broker):
     name in the ids of sessions.
     """
 
-    is_shared = True
+    capabilities = Capabilities(
+        shared=True,
+        ordered=True,
+        assigns=False,
+        retries=True,
+        entries=True,
+        crash_counts=True,
+        dedup=True,
+        pending=True,
+        seek=True,
+        replay=True,
+        trim=True,
+        repartition=True,
+        roster=True,
+        multi_process=True,
+    )
 
     def __init__(
         self,

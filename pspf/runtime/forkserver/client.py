@@ -69,15 +69,17 @@ class ForkServer:
         """Return what can be read when it has `answer`ed, or has ended."""
         return self._connection.fileno()
 
-    def load(self, target: str, folder: Path) -> "ForkServer":
+    def load(self, target: str, folder: Path, backend: str | None) -> "ForkServer":
         """Ask a base for a nursery with an app; its first `answer` tells whether the import worked.
+
+        `backend` is the URL of the broker that the app is to run on, None: the one that it names.
 
         Raises:
             NurseryLost: The base has ended.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self._send({"load": {"target": target, "folder": str(folder)}}, [theirs.fileno()])
+            self._send({"load": {"target": target, "folder": str(folder), "backend": backend}}, [theirs.fileno()])
             self._receive()
         except NurseryLost:
             ours.close()

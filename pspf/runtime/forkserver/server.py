@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from pspf.connectors.urls import make_broker
 from pspf.errors import PSPFError
 from pspf.runtime.app.loader import LoadedApp, load_app
 from pspf.runtime.app.plan import ChildSpec
@@ -123,11 +124,13 @@ def _load(connection: socket.socket, wanted: dict[str, str], descriptor: int) ->
     _answer(connection, {})
 
 
-def _answer_load(connection: socket.socket, wanted: dict[str, str]) -> LoadedApp:
+def _answer_load(connection: socket.socket, wanted: dict[str, Any]) -> LoadedApp:
     os.setpgid(0, 0)
     _end_with(connection, True)
     try:
         loaded = load_app(wanted["target"], Path(wanted["folder"]))
+        if wanted["backend"] is not None:
+            loaded.stream.bind(make_broker(wanted["backend"]))
         loaded.stream.check()
         plan = loaded.make_plan()
     except PSPFError as error:

@@ -25,6 +25,7 @@ class App:
     target: str
     folder: Path
     make_specs: Callable[[AppPlan], Sequence[ChildSpec]]
+    backend: str | None = None
 
 
 class Loading:
@@ -54,7 +55,7 @@ class Loading:
     def begin(self, why: str) -> bool:
         """Import the app; return whether anything here can."""
         self.drop()
-        nursery = self._spawner.load(self._app.target, self._app.folder)
+        nursery = self._spawner.load(self._app.target, self._app.folder, self._app.backend)
         if nursery is None:
             return False
         self._nursery, self._why, self._slow_at_ms = nursery, why, now_ms() + _SLOW_MS

@@ -153,12 +153,12 @@ class Spawner:
             os.write(told_fd, json.dumps(told).encode() + b"\n")
         return process.pid
 
-    def load(self, target: str, folder: Path) -> ForkServer | None:
+    def load(self, target: str, folder: Path, backend: str | None) -> ForkServer | None:
         """Begin to import the app anew; None where nothing here can."""
         if self._base is None:
             return None
         try:
-            return self._base.load(target, folder)
+            return self._base.load(target, folder, backend)
         except NurseryLost as error:
             self._lose(self._base, error)
             return None

@@ -1,0 +1,49 @@
+"""Requirements of an app on its broker: what its handlers need and a broker may lack, refused before anything runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.capabilities import describe
+from pspf.errors import NotAvailable
+from pspf.subscription import Subscription, Takes
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """A capability, which handlers need it, and what they can do without it."""
+
+    capability: str
+    is_needed: Callable[[Subscription], bool]
+    way_out: str
+
+
+def _keeps_entries(subscription: Subscription) -> bool:
+    """Return whether a handler has windows, or a context by which it can ask for state."""
+    takes_key = subscription.handler.takes_context and subscription.handler.takes is not Takes.BATCH
+    return subscription.operator is not None or (subscription.is_ordered and takes_key)
+
+
+_REQUIREMENTS: Final = (
+    Requirement("shared", lambda each: not each.is_ordered, 'pass ordering="key"'),
+    Requirement("ordered", lambda each: each.is_ordered, 'leave ordering="key" out; windows have no other'),
+    Requirement("entries", _keeps_entries, "take no Context; windows keep their states so"),
+    Requirement("retries", lambda each: each.retry.max_attempts > 1, "pass retry=RetryPolicy(max_attempts=1)"),
+)
+
+
+def refuse_lacking(broker: Broker, subscriptions: Sequence[Subscription]) -> None:
+    """Raise NotAvailable where handlers need what the broker does not claim: all of them, and what to do instead."""
+    lines = []
+    for each in _REQUIREMENTS:
+        if not broker.capabilities.has(each.capability):
+            names = dict.fromkeys(f"{one.name} on {one.topic}" for one in subscriptions if each.is_needed(one))
+            if names:
+                lines.append(f"  {describe(each.capability)}, for {', '.join(names)}: {each.way_out}")
+    if lines:
+        raise NotAvailable(
+            "\n".join(
+                [f"{broker.name} lacks what this app needs:", *lines, "  or choose another broker: --backend URL"]
+            )
+        )
