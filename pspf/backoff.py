@@ -23,7 +23,7 @@ def backoff_ms(failures: int, initial_ms: int = 100, max_ms: int = 5_000) -> int
 class Backoff:
     """Waits that double from `initial_ms` to `max_ms`, until something works again, or works for a while.
 
-    A loop whose tries succeed and fail in turn calls no `reset`: its waits begin anew once it was calm.
+    A loop whose tries succeed and fail in turn calls no `reset`: its waits begin again after a calm time.
     """
 
     def __init__(self, initial_ms: int = 100, max_ms: int = 5_000) -> None:
@@ -53,7 +53,7 @@ class Backoff:
         return 0 if is_first else wait_ms
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start again with the shortest wait."""
         self._failures = 0
 
 

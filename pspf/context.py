@@ -37,10 +37,10 @@ T = TypeVar("T")
 
 
 class Call:
-    """The handler call that runs at the moment, for what is emitted past its context.
+    """The handler call that runs at the moment, for emits past its context.
 
     `others` tells calls of one record apart that handle different records with it. `warned` are
-    the handlers that were told of `ctx.emit`. `clean` is the context that calls begin in, with its decimal context,
+    the handlers warned to use `ctx.emit`. `clean` is the context that calls begin in, with its decimal context,
     as it was before any handler could change that.
     """
 
@@ -101,7 +101,7 @@ class HandlerScope(Protocol):
     """None where the subscription has no state; `no_state` says why."""
     no_state: str
     warned: set[str]
-    """The handlers that were told that they emit past their commit."""
+    """The handlers that were warned that they emit past their commit."""
 
     def check(self, record: NewRecord) -> None:
         """Raise EventRejected where a record is too large to be stored."""
@@ -112,7 +112,7 @@ class HandlerScope(Protocol):
         ...
 
     spans: "HandlerSpans | None"
-    """What spans the handler's calls; None where nobody could see them."""
+    """The tracer of the handler's calls; None without a tracer provider."""
 
     def inject(self, topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
         """Return the headers of an event that is emitted to a topic, with the trace context where there is one."""
@@ -163,7 +163,7 @@ class Context:
 
     @property
     def time_ms(self) -> int:
-        """The event time of what is handled, the latest of a batch."""
+        """The event time of the record, the latest of a batch."""
         if self._time_ms is None:
             self._time_ms = self.record.timestamp_ms if self._handled is None else latest_of(*self._handled)
         return self._time_ms
@@ -184,7 +184,7 @@ class Context:
     ) -> None:
         """Emit an event inside the commit, to the stream's topic unless another is named.
 
-        Its event time is `timestamp`, else the event's own where that was set, else that of what is handled: of the
+        Its event time is `timestamp`, else the event's own where that was set, else that of its input: of the
         event, or the latest of a batch.
 
         Raises:

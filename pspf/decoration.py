@@ -74,7 +74,7 @@ def refuse_async(function: Any, where: str) -> None:
 
 
 def check_model(model: Any, where: str) -> None:
-    """Raise ConfigurationError for a type that no JSON object can be read as; what is not defined yet may be one."""
+    """Raise ConfigurationError for a type that no JSON object can be read as; an undefined name may be one."""
     if model is None or model is Any or (isinstance(model, type) and issubclass(model, BaseModel)):
         return
     if is_dataclass(model) or any(map(is_struct, (model, *typing.get_args(model)))):

@@ -101,7 +101,7 @@ class StateUnreadable(PSPFError):
 class BackendGone(BackendCorrupt):
     """The broker's file was deleted, moved, replaced or brought to a newer format while it was in use.
 
-    Whoever goes on would write where nobody reads; a new start would meet another broker.
+    Going on would write where no process reads; a restart would meet another broker.
     """
 
 
@@ -166,6 +166,6 @@ def text_of(error: BaseException) -> str:
     """Return an error's message, as text that any store can hold, cut where it is long."""
     try:
         text = str(error)
-    except BaseException as failure:  # the boundary of the user's own __str__: the record's failure is told anyway
+    except BaseException as failure:  # the boundary of the user's own __str__: the record's failure is reported anyway
         text = f"no message: its __str__ raised {type(failure).__name__}"
     return text[:_MAX_TEXT].encode("utf-8", "backslashreplace").decode()

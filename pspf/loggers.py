@@ -6,7 +6,7 @@ import logging
 class _Logger(logging.Logger):
     """A logger that is never disabled; a level or a handler silences it.
 
-    `logging.config.dictConfig` and `fileConfig` disable all loggers that exist unless told otherwise: an app that
+    `logging.config.dictConfig` and `fileConfig` disable all existing loggers by default: an app that
     configures its own logging would silence the dead letters and errors of its worker.
     """
 

@@ -85,7 +85,7 @@ def companion_source(topic: str) -> str | None:
 
 
 def as_text(raw: bytes | None) -> str | None:
-    """Return bytes as text that can be printed; what is not UTF-8 becomes escapes."""
+    """Return bytes as printable text; bytes that are not UTF-8 become escapes."""
     return None if raw is None else raw.decode(errors="backslashreplace")
 
 

@@ -22,7 +22,7 @@ Ordering = Literal["none", "key"]
 
 
 _FINAL: Final = (EventRejected, HandlerCrashed, ConfigurationError, StateUnreadable)
-"""What is the same at each attempt."""
+"""The parts of a call that are equal at each attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +311,7 @@ class Subscription:
         return self.ordering == "key"
 
     def over(self, partitions: int) -> "tuple[Subscription, Subscription | None]":
-        """Return it for a topic of so many partitions, and, where its records have a hop, what is behind that."""
+        """Return it for a topic of so many partitions, and, with a shuffle, the subscription behind it."""
         if partitions == 1 or self.operator is None or self.operator.key is None:
             return replace(self, partitions=partitions), None
         hop = Shuffle(self.topic, repartition_topic(self.group, self.name), partitions)

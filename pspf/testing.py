@@ -112,7 +112,7 @@ class StreamTester:
         try:
             if runner is not None:
                 if error is not None:
-                    self._stream.give_up()  # what is in hand may be why the test fails
+                    self._stream.give_up()  # a running handler may be why the test fails
                 await self._end(runner)
                 if error is None:
                     await runner
@@ -141,7 +141,7 @@ class StreamTester:
         self._stream.abandon()
         await runner
         left_ms = broker.limits.lease_ms + _NOTICE_MS
-        while left_ms > 0:  # in steps, so that whoever looks for the dead has the time to see one
+        while left_ms > 0:  # in steps, so that observers have the time to see a dead session
             clock.advance(min(left_ms, _STEP_MS))
             left_ms -= _STEP_MS
             await broker.ping()
@@ -200,7 +200,7 @@ class StreamTester:
                 number of milliseconds, 0 or more.
         """
         clock = self._manual("advance()")
-        ManualClock().advance(by_ms)  # which says what is wrong with it
+        ManualClock().advance(by_ms)  # raises the reason
         until_ms = clock.now_ms() + int(by_ms)
         while (now_ms := clock.now_ms()) < until_ms:
             dues = [each.due_ms for each in await self.pending() if each.due_ms is not None]
@@ -242,7 +242,7 @@ class StreamTester:
             checks += 1
 
     async def _find_work(self) -> Sequence[str]:
-        """Return what is not done although it could be, in words."""
+        """Return the work that is not done although it could be, in words."""
         processor, before = self._stream.processor, self._count_batches()
         is_at_rest = processor.is_at_rest
         left = await self._find_unread()

@@ -17,7 +17,7 @@ LOG_LEVEL = {"level": str}
 
 
 async def pause(desk: AdminContext, request: Request) -> Response:
-    """Let processes finish what they have in hand, and start no others until `resume`."""
+    """Let processes finish their batches and start no others until `resume`."""
     return await _tell(desk, request, "pause")
 
 
@@ -27,7 +27,7 @@ async def resume(desk: AdminContext, request: Request) -> Response:
 
 
 async def drain(desk: AdminContext, request: Request) -> Response:
-    """Let a process finish what it has in hand, and end; without one, the whole worker."""
+    """Let a process finish its batch and end; without a name, the whole worker."""
     return await _tell(desk, request, "stop")
 
 
@@ -39,7 +39,7 @@ async def _tell(desk: AdminContext, request: Request, do: str) -> Response:
 
 
 def _check_process(desk: AdminContext, process: str) -> None:
-    """Raise Trouble 404 unless the worker has told of such a process, by its place or as the broker knows it."""
+    """Raise Trouble 404 unless the worker reports such a process, by its slot or by its session id."""
     known = desk.link.look().snapshot.status.get("processes", ())
     if not any(process in (each["place"], each["worker"]) for each in known):
         places = ", ".join(each["place"] for each in known) or "none yet"

@@ -1,7 +1,7 @@
 """Response models of the endpoints: the names that clients may rely on, for /openapi.json and /docs.
 
 A shape is a type, `Maybe(shape)` for what may be null, `[shape]` for a list, or names with their shapes. A name
-that ends in `?` is not always there. Times end in `_ms` (milliseconds, UTC) or `_seconds`; what is not known is null.
+that ends in `?` is not always there. Times end in `_ms` (milliseconds, UTC) or `_seconds`; an unknown value is null.
 """
 
 from collections.abc import Mapping

@@ -115,7 +115,7 @@ def _route(desk: AdminContext, endpoint: Endpoint) -> Route:
     async def answer(request: Request) -> Response:
         if needs_token:
             check_token(request.headers, desk.spec.token)
-        if not endpoint.is_open:  # whoever probes or scrapes may add what it likes
+        if not endpoint.is_open:  # probes and scrapers may add parameters of their own
             check_query(request, endpoint.query)
         return await endpoint.answer(desk, request)
 

@@ -116,7 +116,7 @@ class BrokerDesk:
 
     @asynccontextmanager
     async def ask_much(self) -> AsyncIterator[Broker]:
-        """Give the broker for what may be large: one at a time, and whoever waits too long is told so."""
+        """Give the broker for an answer that may be large: one request at a time; one that waits too long fails."""
         async with self.ask() as broker, self._reading:
             yield broker
 
@@ -190,7 +190,7 @@ class BrokerDesk:
     # Dead letters
 
     async def read_digest(self, choice: LetterFilter) -> Digest:
-        """Return what there is of dead letters, at most a second old. Trouble 404: there is no such topic."""
+        """Return the digest of the dead letters, at most a second old. Trouble 404: there is no such topic."""
         async with self.ask_much() as broker:
             now = time.monotonic()
             self._digests = {key: kept for key, kept in self._digests.items() if now - kept[0] <= _FRESH_S}

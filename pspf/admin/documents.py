@@ -27,7 +27,7 @@ _PROBES = ("/health", "/ready")
 
 
 class Described(Protocol):
-    """What is said of an endpoint."""
+    """The documentation of one endpoint."""
 
     @property
     def method(self) -> str: ...
@@ -116,7 +116,7 @@ def as_page(endpoints: Sequence[Described]) -> str:
         f"<div class=names><h1>PSPF admin</h1><p class=muted>version {html.escape(__version__)}</p></div></div>"
         "<nav class=actions><a href=/>Dashboard</a> <a href=/openapi.json>openapi.json</a></nav></header><main>"
         "<p>A POST needs <code>Authorization: Bearer TOKEN</code>; beyond loopback so do GETs but /health, /ready and"
-        ' /metrics. An error is <code>{"error": text}</code>. What is not known is null.</p>'
+        ' /metrics. An error is <code>{"error": text}</code>. An unknown value is null.</p>'
         f'<div class="panel scroll"><table class=endpoints>{rows}</table></div></main></body></html>'
     )
 

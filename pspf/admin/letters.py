@@ -1,7 +1,7 @@
 """Dead letters for the admin: read page by page, with no more of each than the list shows.
 
 A dead letter holds its event and a traceback, up to a megabyte and more, and there may be any number of them:
-nobody who asks the admin may make it hold them all at once.
+no request makes the admin hold them all at once.
 """
 
 from collections import Counter

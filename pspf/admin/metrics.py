@@ -40,7 +40,7 @@ METRICS: Final = {
     "pspf_processes": "Processes of this worker by state.",
     "pspf_lag_events": "Records that the handler's group has not finished.",
     "pspf_lag_seconds": "For how long the oldest record that is not finished has waited.",
-    "pspf_pending": "Records delivered and not finished: in hand, held back or waiting for a retry.",
+    "pspf_pending": "Records delivered and not finished: being handled, held back or waiting for a retry.",
     "pspf_watermark_delay_seconds": "How far the slowest watermark is behind the clock.",
     "pspf_up": "Whether the worker has reported within 10 s.",
     "pspf_ready": "Whether all processes do their work.",

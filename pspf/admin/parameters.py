@@ -42,7 +42,7 @@ def number_of(request: Request, name: str, *, default: int, most: int) -> int:
 
 
 async def body_of(request: Request, allowed: Mapping[str, type]) -> dict[str, Any]:
-    """Return the JSON object of a body, `{}` where it is empty; what is null counts as missing.
+    """Return the JSON object of a body, `{}` where it is empty; a null field counts as missing.
 
     Raises:
         Trouble: 400: it is none, or has a field of another name or type; 413: it is too large.

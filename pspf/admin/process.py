@@ -20,14 +20,14 @@ from pspf.runtime.worker.logs import configure_logging
 from pspf.runtime.worker.prctl import name_process
 
 _NICENESS: Final = 5
-"""Whoever floods the admin takes little from handlers on the same cores."""
+"""A flood of requests takes little from handlers on the same cores."""
 _CLOSE_S: Final = 1.0
 
 
 def main() -> int:
     """Serve until the worker is gone; return the exit code."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # where all processes are told to end, the worker still drains
+        signal.signal(number, signal.SIG_IGN)  # a signal to the whole process group: the worker still drains
     name_process("pspf-admin")
     os.nice(_NICENESS)
     # Taken off stdin, so that nothing that reads from there takes the worker's words.

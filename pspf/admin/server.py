@@ -78,9 +78,9 @@ class BoundedProtocol(H11Protocol):
             self._expect(_ANSWER_S)
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP, also in the middle of a body, when its head is about to be answered or has been."""
+        """Refuse bytes that are not HTTP, also inside a body, before or after its head was answered."""
         if self.conn.our_state is not h11.IDLE:
-            self.cycle.disconnected = True  # an answer after this one would be an error, told with a traceback
+            self.cycle.disconnected = True  # an answer after this one would be logged as an error with a traceback
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             super().send_400_response(msg)

@@ -2,7 +2,7 @@
 
     keep_running(what, work)     the root of a thread: `work` is run again after a wait, until it returns
     attempt(what, act)           one step of a thread that goes on whatever the step meets
-    await run_in_thread(work, name)  one call in a thread of its own; whoever waits gets its result or its error
+    await run_in_thread(work, name)  one call in a thread of its own; the caller gets its result or its error
 
 A thread that can't be started is waited for: `start_patiently`.
 """
@@ -109,9 +109,9 @@ class ThreadResult(asyncio.Future[T]):
         failure: BaseException | None = None
         try:
             result = work()
-        except BaseException as error:  # the root of a thread: whoever waits for it gets the error
+        except BaseException as error:  # the root of a thread: its caller gets the error
             failure = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        with suppress(RuntimeError):  # the loop is closed: no caller waits
             self.get_loop().call_soon_threadsafe(self._settle, result, failure)
 
     def _settle(self, result: T | None, failure: BaseException | None) -> None:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 async def shielded(work: Coroutine[Any, Any, T]) -> T:
     """Return what `work` does; cancelled meanwhile, leave it to go on alone.
 
-    What it raises then has nobody to raise to: it is logged for debugging. `asyncio.shield` leaves it to the event
+    An error of it then has no caller: it is logged for debugging. `asyncio.shield` leaves it to the event
     loop, which prints a traceback that a user can do nothing about.
     """
     task = asyncio.ensure_future(work)

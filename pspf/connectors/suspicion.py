@@ -47,11 +47,11 @@ class Suspicion:
         return self.after_crash()
 
     def while_running(self, offsets: Sequence[int], *, is_alone: bool) -> "Suspicion":
-        """Return what is known while these records run."""
+        """Return the suspicion while these records run."""
         is_same = self.offsets == tuple(offsets)
         return Suspicion(self.limit, self.left, tuple(offsets), self.crashes if is_same else 0, is_alone)
 
     def after_commit(self, finished: int) -> "Suspicion | None":
-        """Return what is left to suspect when `finished` records have passed."""
+        """Return the rest of the suspicion once `finished` records have passed."""
         left = self.left - finished
         return Suspicion(self.limit, left) if left > 0 else None

@@ -65,7 +65,7 @@ class GroupView:
 
 
 def pending_of(cursor: CursorInfo) -> int:
-    """Return the delivered part of a cursor's lag: in hand, held back, or waiting for a retry."""
+    """Return the delivered part of a cursor's lag: being handled, held back, or waiting for a retry."""
     return cursor.pending + cursor.held_back + cursor.retries
 
 
@@ -86,7 +86,7 @@ def as_json_partition(cursor: CursorInfo) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class LetterFilter:
-    """Which dead letters; what is None or empty does not narrow.
+    """A filter of dead letters; a field that is None or empty does not narrow it.
 
     An id is the dead letter's own, or names the record that died: `orders/42`.
     """

@@ -187,7 +187,7 @@ _value_of: Final = itemgetter(4)
 def _read_one(decode: Decoder, record: Record) -> Any:
     try:
         return decode(record)
-    except BaseException as error:  # the boundary of a record: whoever runs it decides
+    except BaseException as error:  # the boundary of a record: its caller decides
         return Unreadable(error)
 
 
@@ -280,7 +280,7 @@ _FILLS: Final[tuple[tuple[str, type, _Fill], ...]] = (
 
 
 def _filled(name: str, model: Any, decode: Decoder) -> Decoder:
-    """Return `decode`, or one that also fills what is open in the fields that a record has a value for."""
+    """Return `decode`, or one that also fills unset fields from the record."""
     members = [each for each in get_args(model) or (model,) if is_struct(each) or is_dataclass(each)]
     open_fields: dict[Any, list[tuple[str, _Fill]]] = {}
     for member in members:

@@ -10,11 +10,11 @@ from pydantic_core import to_json
 from pspf.events import codec
 
 _MADE_UP: Final = ("event_id", "event_type", "timestamp")
-"""Fields of the envelope that a record has a value for: null, as other languages write what is not set, is no value."""
+"""Fields of the envelope that a record has a value for: null counts as not set, as other languages write it."""
 
 
 def repair(value: bytes, error: ValidationError, computed: frozenset[str]) -> bytes | None:
-    """Return a payload that its model refused without what stands for nothing; None where there is no such thing.
+    """Return a payload that its model refused, without nulls and computed fields; None where it has none.
 
     `computed` are the names of computed fields (see `computed_names`): a model that forbids other fields writes
     them and refuses them.
@@ -37,7 +37,7 @@ def repair(value: bytes, error: ValidationError, computed: frozenset[str]) -> by
 
 
 def _remove(tree: Any, place: Sequence[int | str]) -> None:
-    """Remove what is at a place; names in it that are none of the tree's are those of a union's members."""
+    """Remove the value at a path; names in it that are not in the tree are those of a union's members."""
     node = tree
     for step in place[:-1]:
         if isinstance(node, dict):
@@ -49,7 +49,7 @@ def _remove(tree: Any, place: Sequence[int | str]) -> None:
 
 
 def computed_names(core_schema: Mapping[str, Any]) -> frozenset[str]:
-    """Return the names, as JSON has them, of all computed fields of a model and of what is in it."""
+    """Return the names, as JSON has them, of all computed fields of a model and of the models inside it."""
     return frozenset(_find_computed(core_schema))
 
 

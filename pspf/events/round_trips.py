@@ -47,7 +47,7 @@ def writes_json_as_text(model: type) -> bool:
 
 
 def why_no_way_back(model: Any) -> str | None:
-    """Return why what is written as plain JSON of `model`, any annotation, can't be read as it; None where it can."""
+    """Return why the JSON of `model`, any annotation, can't be read back; None where it can."""
     try:
         problem, has_json = _look_through(TypeAdapter(model).core_schema)
     except (PydanticUserError, PydanticUndefinedAnnotation, NameError):
@@ -74,7 +74,7 @@ def _schema_of(model: type) -> _Schema | None:
     try:
         return TypeAdapter(model).core_schema
     except (PydanticUserError, PydanticUndefinedAnnotation, NameError):
-        return None  # it may be written all the same, and whoever reads it is told
+        return None  # it may be written all the same, and its reader gets the error
 
 
 def _find_definitions(node: Any) -> Iterator[tuple[str, _Schema]]:
@@ -93,7 +93,7 @@ def _find_definitions(node: Any) -> Iterator[tuple[str, _Schema]]:
 def _walk(
     node: Any, where: str, config: _Schema, definitions: Mapping[str, _Schema], seen: set[str]
 ) -> Iterator[tuple[str, _Schema, str | None]]:
-    """Yield (place, schema, what is wrong with it) of all that is written and read by pydantic alone."""
+    """Yield (path, schema, problem) of all parts that pydantic alone writes and reads."""
     if isinstance(node, list | tuple):
         for child in node:
             yield from _walk(child, where, config, definitions, seen)

@@ -42,7 +42,7 @@ def time_of(timestamp_ms: int) -> datetime:
 
 
 def stamp_for(model: type[BaseEvent]) -> _Stamp:
-    """Return `_stamp`, or one that spares the fields that `model` declares anew with another type."""
+    """Return `_stamp`, or one that spares the fields that `model` declares with another type."""
     own = [name for name in _STAMPED if name in model.model_fields and not _is_ours(model, name)]
     if not own:
         return _stamp
@@ -64,13 +64,13 @@ def _is_ours(model: type[BaseEvent], name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
-    """What is done with an event once its model has validated it, and what where the model refuses it."""
+    """Steps after an event's model has validated it, and where the model refuses it."""
 
     name: str
     validate_json: Callable[[bytes], Any]
     stamp: _Stamp
     computed: frozenset[str]
-    """The names of computed fields, of the model's own and of what is in it."""
+    """The names of computed fields, of the model and of the models inside it."""
     mine: tuple[str, ...]
     """The names of its own, as its JSON has them: what came of that is no further field of the payload."""
 

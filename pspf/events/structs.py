@@ -2,7 +2,7 @@
 
 Imported where an app uses a Struct, and nowhere else: msgspec is the app's own choice.
 
-What is not declared is not kept, and not looked at either, beyond being JSON. There is no coercion: text that
+Undeclared fields are dropped, and checked only to be JSON. There is no coercion: text that
 looks like a number is none.
 """
 

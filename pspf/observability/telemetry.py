@@ -22,7 +22,7 @@ _NO_COMMIT_US: Final = Distribution.empty(COMMIT_US)
 _NO_END_TO_END_MS: Final = Distribution.empty(END_TO_END_MS)
 
 _MAX_EMITS: Final = 20
-"""How many of the topics that a handler emits to are told."""
+"""How many of the topics that a handler emits to are reported."""
 
 
 class BatchTimes(NamedTuple):
@@ -104,7 +104,7 @@ class HandlerCounters:
 
 @dataclass(slots=True, eq=False)
 class Activity:
-    """What the loop of one cursor is at, for whoever watches over it, also from another thread.
+    """Progress of one cursor's loop, for the watchdog, readable from any thread.
 
     Times are monotonic milliseconds, None where it is not doing that. Reading and committing include
     waiting for a broker that is away; `batch` are the records that are handled or wait to be, beside other
@@ -181,7 +181,7 @@ class TelemetryManager:
     """
 
     find_spans: "Callable[[], Spans | None]"
-    """Return what makes spans, None while nobody could see one: to be asked once a cursor or an emit."""
+    """Return the tracer, None without a tracer provider: asked once a cursor or an emit."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[str, str, str], _Counts] = {}
@@ -240,7 +240,7 @@ class TelemetryManager:
 
     @property
     def unread_places(self) -> tuple[tuple[str, str, str, tuple[int, ...]], ...]:
-        """Return (topic, group, handler, partitions) of what is in `unread`. For any thread."""
+        """Return (topic, group, handler, partitions) of each entry of `unread`. For any thread."""
         return tuple((*place, partitions) for place, partitions in tuple(self.unread.items()) if partitions)
 
     @property
@@ -292,7 +292,7 @@ def _nothing() -> None:
 
 
 def find_tracing() -> "Callable[[], Spans | None]":
-    """Return what gives the spans of this process, None while nobody could see one.
+    """Return the tracer of this process, None without a tracer provider.
 
     Where OpenTelemetry's API is not installed that is decided here, once.
     """

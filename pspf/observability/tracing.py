@@ -63,7 +63,7 @@ class Spans:
         self._take(provider or get_tracer_provider())
 
     def find(self) -> "Spans | None":
-        """Return this, None while nobody could see a span: no tracer provider is set, and none is current."""
+        """Return this, None while no tracer provider is set and no span is current."""
         # Asked for each emit, and `get_tracer_provider` looks into the environment each time until one is set.
         if not self._is_decided and not isinstance(_LATER.get_tracer("pspf"), ProxyTracer):
             self._take(get_tracer_provider())
@@ -202,7 +202,7 @@ def _attributes(operation: str, topic: str) -> dict[str, str | int]:
 
 @contextmanager
 def _entered(span: Span) -> Iterator[None]:
-    """Make a span the current one, and end it; what is raised inside is noted and raised again."""
+    """Make a span the current one, and end it; an exception inside is recorded and raised again."""
     try:
         with use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False):
             yield

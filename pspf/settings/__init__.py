@@ -37,7 +37,7 @@ _SHOWN: Final = ("db=", "ssl_", "synchronous=")
 
 
 def hide_password(url: str) -> str:
-    """Return `url` as it may be shown: of what is before its last @ a plain user name at most, of no URL nothing."""
+    """Return `url` without secrets: before its last @ at most a plain user name stays; other text is hidden."""
     scheme, colon, rest = url.partition("://")
     if not colon or not _SCHEME.fullmatch(scheme):
         scheme, colon, rest = url.partition(":")

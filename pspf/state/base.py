@@ -55,7 +55,7 @@ class _Transaction:
 class StateStore(ABC):
     """Values by key, with expiry; checkpoints by name; changes that happen together.
 
-    Values are bytes, or what JSON can hold (tuples come back as lists); what is handed out is a
+    Values are bytes, or what JSON can hold (tuples come back as lists); a returned value is a
     copy. Every call may raise BackendUnavailable: wait, then call again. Between `start` and
     `stop` one event loop uses the store; several processes may share it.
     """

@@ -327,7 +327,7 @@ class Distinct(_OfField):
 
 
 Ranked = tuple[Any, int, Any]
-"""A value, its record's offset negated (so that of equal values the earlier is greater), what is kept with it."""
+"""A value, its record's offset negated (so that of equal values the earlier is greater), and the kept event."""
 
 
 class TopN(_OfField):

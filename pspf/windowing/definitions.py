@@ -1,6 +1,6 @@
 """Definitions of windows: tumbling, sliding, session; size, lateness and emit policy. Values only.
 
-A window is `[start, end)`, aligned to the epoch, before it too. What is configured is in whole
+A window is `[start, end)`, aligned to the epoch, before it too. Settings are in whole
 milliseconds; `assign_windows` speaks seconds, as a user who holds a timestamp does.
 """
 
@@ -158,7 +158,7 @@ _NOTHING: Final = Count()
 
 
 def _fields_of(model: Any) -> Collection[str] | None:
-    """Return the fields that events of a model have; None where they may have others, or nobody knows."""
+    """Return the fields that events of a model have; None where they may have others, or that is unknown."""
     if not isinstance(model, type):
         return None
     if issubclass(model, BaseModel):

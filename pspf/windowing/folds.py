@@ -148,7 +148,7 @@ class HandlerFold(Fold):
 
 
 def make_dumper(default: Callable[[Any], Any] | None) -> Callable[[Any], bytes | None]:
-    """Return what writes a handler's state as JSON, None for none; `default` turns into JSON what is none.
+    """Return the writer of a handler's state as JSON, None for none; `default` turns into JSON what is none.
 
     It raises EventRejected where JSON can't hold it.
     """
@@ -158,9 +158,9 @@ def make_dumper(default: Callable[[Any], Any] | None) -> Callable[[Any], bytes |
             return None
         if type(state) is dict or type(state) is int or type(state) is list:
             try:
-                stored = orjson.dumps(state)  # what is JSON already, as most is, needs no more
+                stored = orjson.dumps(state)  # most states are JSON already
             except orjson.JSONEncodeError:
-                return encode_value("of a window", state, default)  # or says what is wrong
+                return encode_value("of a window", state, default)  # or raises the reason
             if stored.find(b"null") >= 0:  # orjson writes NaN as null
                 codec.check_finite({"state": state})
             return compact(stored)
@@ -171,7 +171,7 @@ def make_dumper(default: Callable[[Any], Any] | None) -> Callable[[Any], bytes |
 
 dump_state = make_dumper(None)
 dump_typed_state = make_dumper(to_jsonable_python)
-"""For a state that is read back as its annotation says: what is no JSON goes as pydantic writes it."""
+"""For a state that is read back as its annotation says: a value that is no JSON is written by pydantic."""
 
 
 def make_loader(model: Any, upcast: Callable[[Any], Any] | None = None) -> Callable[[bytes], Any]:

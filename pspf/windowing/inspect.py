@@ -28,7 +28,7 @@ _SIMPLE: Final[Mapping[str, Callable[[str], Aggregation]]] = {
 }
 _PAGE: Final = 500
 _FIELD: Final = "value"
-"""Any name: what is read here has been taken out of its events already."""
+"""Any name: stored states no longer need the field of their events."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class StoredStates(Protocol):
     """The states of one cursor, as a broker has them."""
 
     async def read_entries(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        """Return the states at places; what is not there is missing."""
+        """Return the states at places; absent ones are missing."""
         ...
 
     async def scan_entries(

@@ -95,7 +95,7 @@ class Progress:
         watermark_ms, frontier_ms = int(tree["watermark_ms"]), int(tree["frontier_ms"])
         due_after_ms = read_due_after_ms(tree)
         closed_ms = tree.get("closed_ms")
-        if closed_ms is None:  # it was written before windows told it
+        if closed_ms is None:  # written by a version that did not store it
             is_known = due_after_ms is not None and frontier_ms > BEGINNING
             closed_ms = frontier_ms - int(due_after_ms or 0) if is_known else BEGINNING
         drops_after_ms = tree.get("drops_after_ms")
@@ -155,7 +155,7 @@ def rules_of(windowing: Windowing) -> dict[str, Any]:
 
 
 def check_same(stored: bytes, described: Mapping[str, Any], name: str) -> None:
-    """Raise ConfigurationError where what is stored is another operator's than the handler has now.
+    """Raise ConfigurationError where stored progress is of another operator than the handler's.
 
     What can't be read at all is passed over: it is refused where it is opened.
     """
@@ -209,5 +209,5 @@ def read_part(name: str, read: Callable[[], T]) -> T:
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StateUnreadable(
             f"what handler {name} remembers of its windows can't be read ({type(error).__name__}: {error}): seek with"
-            " --reset-state to start anew, or restore the broker's data"
+            " --reset-state to start again, or restore the broker's data"
         ) from error

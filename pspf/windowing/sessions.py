@@ -42,7 +42,7 @@ class SessionSpan:
         self.is_gone = False
         """Whether it became part of another one, or was dropped."""
         self.number = 0
-        """What its rows are told apart by from those of its key's other sessions."""
+        """Its number among the sessions of its key, part of its entry keys."""
         self.rows = 0
         """How many rows are stored: the first for its times and state, the others are pages of its records."""
         self.pages = 0
@@ -67,9 +67,9 @@ class SessionIndex:
         self.of_key: dict[Key, list[SessionSpan]] = {}
         """The sessions that are not closed, by the time of their last record."""
         self.dirty: dict[SessionSpan, Key] = {}
-        """Those that changed since the last commit, also what is gone."""
+        """Sessions that changed since the last commit, closed ones included."""
         self.judged_ms = BEGINNING
-        """The highest watermark that a record was judged by. What is not due at it, no other session reaches over."""
+        """The highest watermark that a record was judged by. A session not due at it is reached by no later one."""
         self._heap: list[tuple[int, int, Key, SessionSpan]] = []
         self._numbers = count()
         self._next_number = 0
@@ -117,7 +117,7 @@ class SessionIndex:
         heappush(self._heap, (self.due_ms(session), next(self._numbers), key, session))
 
     def take_due(self, watermark_ms: int) -> list[tuple[Key, SessionSpan]]:
-        """Return what is due, in the order of ends; what is not done with it has to be watched again."""
+        """Return the sessions that are due, in the order of ends; one that is not closed has to be watched again."""
         due: list[tuple[Key, SessionSpan]] = []
         seen: set[int] = set()  # one that was withheld may be watched twice
         while self._heap and self._heap[0][0] <= watermark_ms:
@@ -164,7 +164,7 @@ class SessionIndex:
         return (session for mine in self.of_key.values() for session in mine)
 
     def restore(self, key: Key, sessions: Sequence[SessionSpan]) -> None:
-        """Take over what is stored of a key."""
+        """Take over the stored sessions of a key."""
         mine = sorted((session for session in sessions if not session.is_closed), key=_last_of)
         if mine:
             self.of_key[key] = mine

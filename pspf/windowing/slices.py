@@ -33,7 +33,7 @@ class Slices:
         self._ends: dict[int, States] | None = {}
         self._beginning: States = {}
         self.merged_ms = BEGINNING
-        """Slots before it are merged; a state of theirs that changes has to be told to `touch`."""
+        """Slots before it are merged; a changed state of theirs has to be passed to `touch`."""
         self._touched: set[Key] = set()
 
     def touch(self, key: Key) -> None:

@@ -21,7 +21,7 @@ BEGINNING: Final = -(1 << 62)
 
 
 class SpanIndex:
-    """What is open and due. Slots are told by `open`; `next_ms` is the watermark that something waits for."""
+    """Open and due windows. Slots are added by `open`; `next_ms` is the watermark that something waits for."""
 
     def __init__(self, windowing: Windowing, closed_ms: int = BEGINNING) -> None:
         window = windowing.window
@@ -105,7 +105,7 @@ class SpanIndex:
         self._look()
 
     def pause(self) -> None:
-        """Let the earliest window, which is due, be closed beside what comes; what is to be dropped waits for it."""
+        """Let the earliest window, which is due, be closed beside further records; slots to be dropped wait for it."""
         self.is_paused = True
         self._look()
 

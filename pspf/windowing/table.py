@@ -100,7 +100,7 @@ class Table:
                 slot.sizes[key] = len(value)
 
     def fill_page(self, start: int, page: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take in a page of a slot, but for what is newer in memory."""
+        """Take in a page of a slot, except for states that are newer in memory."""
         slot = self.slots[start]
         for stored_key, value in page:
             key = decode_key(stored_key)
@@ -114,7 +114,7 @@ class Table:
     ) -> Iterator[tuple[Key, Any]]:
         """Return the states of a page of a slot as they are now, in the order of keys.
 
-        `page` is what is stored behind the key `low`; what is in memory alone comes where it belongs, up
+        `page` holds the stored states behind the key `low`; states in memory alone are merged in by key, up
         to the page's end (with `is_last` to the slot's).
         """
         slot = self.slots[start]

@@ -229,7 +229,7 @@ class SQLiteBroker(SQLBroker):
     def is_there(self) -> bool:
         try:
             return self._path.exists()
-        except OSError:  # opening it says what is wrong
+        except OSError:  # opening it raises the reason
             return True
 
     @property
@@ -267,4 +267,4 @@ class MemoryBroker(SQLBroker):
 
     async def ping(self) -> None:
         await super().ping()
-        self._engine.look_again()  # whoever waits by a clock of the caller's, which may have been moved
+        self._engine.look_again()  # polls may wait by a clock of the caller's that has moved

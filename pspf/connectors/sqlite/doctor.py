@@ -142,7 +142,7 @@ def _check_lock(storage: Storage) -> Check:
     assert storage.queue is not None
     holder = storage.queue.find_stuck() or storage.queue.watch_writer(STUCK_MS)
     if holder is None:
-        return Check("writers' lock", Status.OK, "nobody keeps it")
+        return Check("writers' lock", Status.OK, "free")
     remedy = f"all writers wait for it: continue it (kill -CONT {holder.pid}, where it is stopped) or end it"
     return Check("writers' lock", Status.FAIL, f"kept by {holder}", remedy)
 
@@ -170,7 +170,7 @@ def _check_clock(storage: Storage, clock: Clock) -> Check:
 
 
 def _why_not_written(storage: Storage) -> str | None:
-    """Return why nobody can store anything at the moment, as far as that can be seen."""
+    """Return why no process can store anything at the moment, as far as that can be seen."""
     if storage.path is None:
         return None
     if storage.find_obstacle() is not None:

@@ -22,7 +22,7 @@ _HAS_TABLE: Final = "SELECT 1 FROM sqlite_schema WHERE name = 'silent_runs'"
 
 
 def give_back(storage: Storage, session: str) -> None:
-    """It left, or its machine was started anew: all is free, uncharged."""
+    """It left, or its machine was restarted: all is free, uncharged."""
     _free_cursors(storage, session, CLEAN)
     storage.run("UPDATE claims SET session = NULL, is_started = 0 WHERE session = ?", (session,))
     _remove(storage, session)

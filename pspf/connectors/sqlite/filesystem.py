@@ -23,7 +23,7 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class FileSystem:
-    """A mounted file system; `kind` is what the kernel calls it, `unknown` where it can't be told."""
+    """A mounted file system; `kind` is what the kernel calls it, `unknown` where the kernel does not say."""
 
     kind: str
     mount: str

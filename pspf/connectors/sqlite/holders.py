@@ -11,7 +11,7 @@ _WRITER: Final = 120
 _READERS: Final = range(123, 128)
 """Bytes of the `-shm` file that stand for locks (sqlite.org/walformat.html, 2.3.1): the writer's and the readers'."""
 _WORDS: Final = 3
-"""How much of a command line is shown: what is behind may be data."""
+"""How many characters of a command line are shown: the rest may be data."""
 _MAX_COMMAND: Final = 80
 _LOCK: Final = re.compile(r"(FLOCK|POSIX|OFDLCK)\s+\S+\s+(READ|WRITE)\s+(-?\d+)\s+\S+?:(\d+)\s+(\d+)\s+(\d+|EOF)")
 
@@ -40,7 +40,7 @@ def find_flock_holder(path: Path) -> int | None:
 
 
 def find_writer(database: Path) -> int | None:
-    """Return the pid of the process that is in a write transaction; None where there is none or it can't be told."""
+    """Return the pid of the process that is in a write transaction; None where there is none or it is unknown."""
     return next((pid for _, how, pid, at in _locks_of(_shm(database)) if how == "WRITE" and at == _WRITER), None)
 
 

@@ -1,7 +1,7 @@
 """Liveness of sessions: each holds a file lock that the kernel frees when its process ends.
 
 A process that stands still keeps its lock; it is found out by its renewals, which stop. A file that is gone tells
-nothing: somebody removed it, and its session makes it anew; or the session has ended without reaching the database.
+nothing: it was removed, and its session creates it again; or the session has ended without reaching the database.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ class Liveness(ABC):
 
     @abstractmethod
     def enter(self, session: str) -> None:
-        """Show that `session` lives, until `leave` or the end of the process. Called again it shows it anew.
+        """Show that `session` lives, until `leave` or the end of the process. Called again, it mends a missing file.
 
         Raises:
             BackendUnavailable: It can't be shown.
@@ -118,7 +118,7 @@ class FileLiveness(Liveness):
         return Sign.DEAD
 
     def forget(self, session: str) -> None:
-        with suppress(OSError):  # another user's: it stays, and nobody asks for it again
+        with suppress(OSError):  # another user's: it stays, and is not asked for again
             (self._directory / session).unlink(missing_ok=True)
 
     def let_go(self) -> None:

@@ -26,7 +26,7 @@ def follow(path: Path, database: Path) -> None:
     try:
         model = database.stat()
     except FileNotFoundError:
-        return  # whoever looks next tells of it
+        return  # the next access reports it
     owner = model.st_uid if os.geteuid() == 0 else -1
     mode = model.st_mode & 0o666
     try:

@@ -154,7 +154,7 @@ def _drop(storage: Storage, cursor_id: int, offset: int) -> bool:
 
 
 def free_keys(storage: Storage, cursor_id: int, now_ms: int) -> None:
-    """Make due what is held back behind nothing any more: where it is done, those behind it come."""
+    """Make records due that are no longer held back by an earlier one of their key."""
     storage.run(
         "UPDATE retries SET due_ms = ?1 WHERE cursor_id = ?2 AND due_ms IS NULL AND NOT EXISTS"
         " (SELECT 1 FROM retries e WHERE e.cursor_id = ?2 AND e.key = retries.key AND e.offset < retries.offset)",
@@ -165,7 +165,7 @@ def free_keys(storage: Storage, cursor_id: int, now_ms: int) -> None:
 def forget_removed(storage: Storage, engine: Engine, partition_id: int, offsets: Sequence[int]) -> None:
     """Let the cursors that wait for records go on without them: they have been taken out of the log.
 
-    What a worker of the shared mode has in hand it settles by itself.
+    A shared consumer settles the records that it is handling by itself.
     """
     for cursor_id, handler in storage.rows(
         "SELECT cursor_id, handler FROM cursors WHERE partition_id = ?", (partition_id,)

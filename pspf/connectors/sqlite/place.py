@@ -33,7 +33,7 @@ def check_file(name: str, path: str | Path, known: FileId) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFiles:
-    """The files of a database as they were when it was opened. What is written to others is lost."""
+    """The files of a database as they were when it was opened. Writes to files that replaced them are lost."""
 
     files: tuple[tuple[str, FileId | None], ...]
 

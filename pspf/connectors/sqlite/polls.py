@@ -7,7 +7,7 @@ from pspf.errors import BackendUnavailable
 
 
 class Polls:
-    """What is only read, and what waits for something to read."""
+    """Reads, and polls that wait for records."""
 
     def __init__(self, engine: Engine, requests: Requests, wakeups: WakeUps) -> None:
         self._engine = engine
@@ -15,7 +15,7 @@ class Polls:
         self._wakeups = wakeups
 
     def sort(self, writes: list[EngineRequest], grown: set[int], is_any: bool) -> None:
-        """Answer what is only read, park what waits; add what is to be written to `writes`."""
+        """Answer reads, park polls that find nothing; add requests that have to write to `writes`."""
         self.look_at_parked(writes, grown, is_any)
         while self._requests.new:
             request = self._requests.new.popleft()
@@ -27,7 +27,7 @@ class Polls:
                 self._answer_read(request)
 
     def look_at_parked(self, writes: list[EngineRequest], grown: set[int], is_any: bool) -> None:
-        """Look where something has grown or is due; add what is to be written to `writes`."""
+        """Look again for polls whose partition has grown or that are due; add those that have to write to `writes`."""
         if not self._requests.parked:
             return
         now_ms, wall_ms = self._engine.clock.monotonic_ms(), self._engine.clock.now_ms()
@@ -36,7 +36,7 @@ class Polls:
             for request in parked:
                 self._look_if_due(request, writes, grown, is_any, now_ms, wall_ms)
         except BaseException:
-            self._requests.parked = parked  # nobody is forgotten; who has an answer takes no second one
+            self._requests.parked = parked  # none is forgotten; an answered request takes no second answer
             raise
 
     def _look_if_due(

@@ -37,7 +37,7 @@ class Reaper:
         try:
             self._look_after(engine)
         except BackendUnavailable as error:
-            self._silences.forget()  # where nothing can be written, nobody is to blame for silence
+            self._silences.forget()  # while the file can't be written to, silence proves nothing
             if not self._is_failing:
                 logger.warning("%s: can't look after other sessions, will try again: %s", engine.storage.name, error)
             self._is_failing = True
@@ -73,11 +73,11 @@ class Reaper:
             return None
         if sign is Sign.UNKNOWN:
             return give_back
-        # Its process is there. As long as nobody wants what it holds, it may keep it.
+        # Its process exists. It keeps what it holds until another session could take it over.
         return fall_silent if self._renewal.own and not was_silent else None
 
     def _write(self, engine: Engine, job: Callable[[Storage], None]) -> bool:
-        """Write, and return True; unless that had to wait, as all others had: then they are given time anew."""
+        """Write, and return True; unless the write had to wait, as renewals had: then silences start again."""
         asked_ms = self._clock.monotonic_ms()
 
         def write(storage: Storage) -> bool:

@@ -26,7 +26,7 @@ from pspf.records import companion_source, partition_of
 _CHUNK: Final = 1_000
 _FIRST_CHUNK: Final = 8
 _CHUNK_BYTES: Final = 1_000_000
-"""About what one step has of records: each partition's is in memory at once, and what is to be written."""
+"""About how many bytes of records one step reads for each partition; it holds them and their copies in memory."""
 
 
 def plan_repartition(storage: Storage, topic: str, partitions: int, reset_state: bool, is_dead: IsDead) -> list[Topic]:

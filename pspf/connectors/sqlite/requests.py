@@ -1,6 +1,6 @@
 """Requests to the engine's thread, and their answers on the way back to the tasks.
 
-A request is new, parked (a poll that found nothing), or in hand to be written. Whoever keeps the time may
+A request is new, parked (a poll that found nothing), or being written. The timekeeper may
 give one up, from any thread; a write that has begun is only said to be stored or not.
 """
 
@@ -57,7 +57,7 @@ class Requests:
         self._answers: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
 
     def drop_after_fork(self) -> None:
-        """Forget all, in a child that was forked: nobody there waits for an answer."""
+        """Forget all, in a forked child: no task there waits for an answer."""
         self.giving_up = threading.Lock()
         self.new.clear()
         self.parked, self.in_hand = [], ()
@@ -66,7 +66,7 @@ class Requests:
     # What follows runs on the engine's thread, or on the one that stands in for it.
 
     def choose(self, writes: Sequence[Write]) -> Sequence[Write]:
-        """Return the writes that nobody has given up while they waited, and have them begun."""
+        """Return the writes that were not given up while they waited, and mark them as begun."""
         with self.giving_up:
             chosen = [write for write in writes if not write.is_given_up]
             for write in chosen:
@@ -86,7 +86,7 @@ class Requests:
     # What follows may run on any thread.
 
     def give_up_all(self, error: BaseException) -> None:
-        """Answer all with an error; what is being written may be stored or not."""
+        """Answer all with an error; a write that has begun may be stored or not."""
         with self.giving_up:
             requests = [*list(self.parked), *list(self.new), *self.in_hand]
             self.parked, self.in_hand = [], ()

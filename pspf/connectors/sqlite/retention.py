@@ -28,7 +28,7 @@ def trim(storage: Storage, partition_id: int, limits: Limits, now_ms: int) -> in
     floor = lowest_floor(storage, partition_id)
     if floor is None:
         if retention_ms == 0:
-            return 0  # nobody has consumed anything
+            return 0  # no group has consumed anything
         floor = end  # without groups retention counts from the append
     cut = floor if retention_ms == 0 else _old_floor(storage, partition_id, floor, retention_ms, now_ms)
     cut = min(cut, first + _TRIM_STEP)

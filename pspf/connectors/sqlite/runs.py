@@ -32,7 +32,7 @@ def runs(offsets: Sequence[int], claim: int) -> Iterator[Run]:
 
 
 class Outstanding:
-    """What is claimed and not settled."""
+    """The offsets that are claimed and not settled."""
 
     def __init__(self) -> None:
         self._runs: list[Run] = []
@@ -48,7 +48,7 @@ class Outstanding:
             insort(self._runs, run, key=_first)
 
     def forget(self, settled: Sequence[Run]) -> None:
-        """Take out what is settled; a retry may be there again, claimed anew."""
+        """Take out the settled offsets; a retry may be there again, with a new claim."""
         left: list[Run] = []
         for run in self._runs:
             begin = run.first

@@ -1,6 +1,6 @@
 """The shared mode: workers of a group claim ranges of a partition; a commit finishes what it claimed.
 
-The gate of a commit is each record's own claim: whoever lost it, writes nothing for that record.
+The gate of a commit is each record's own claim: a consumer that lost it writes nothing for that record.
 """
 
 from array import array
@@ -219,7 +219,7 @@ class SharedConsumer(Consumer):
         self._engine.after_commit.append(lambda: self._outstanding.add(claimed))
 
     def _give_back_unknown(self, storage: Storage) -> None:
-        """Give back what is stored as ours and unknown to us."""
+        """Give back claims that are stored as ours and unknown to us."""
         known = array("q", (0, *self._outstanding.claims))  # no claim has the number 0; an empty array is refused
         storage.run(
             "UPDATE claims SET session = NULL, is_started = 0 WHERE cursor_id = ? AND session = ?"
@@ -293,7 +293,7 @@ class SharedConsumer(Consumer):
                 yield offset
 
     def _settle(self, storage: Storage, run: Run) -> None:
-        """Take the run out of its claim; what is left of the claim stays."""
+        """Take the run out of its claim; the rest of the claim stays."""
         for first, last, is_suspect, crashes in self._overlaps(storage, run):
             self._drop_claim(storage, first)
             for begin, end in ((first, run.first - 1), (run.last + 1, last)):

@@ -18,7 +18,7 @@ class _Heard:
 
 
 class Silences:
-    """How long sessions have been silent. Nobody is for longer than the file could be written to."""
+    """How long sessions have been silent, at most as long as the file could be written to."""
 
     def __init__(self, lease_ms: int, renew_ms: int) -> None:
         self._lease_ms = lease_ms
@@ -55,7 +55,7 @@ class Silences:
         return heard.asked_ms is None and heard.silent_ms >= self._lease_ms - self._renew_ms
 
     def forget(self) -> None:
-        """Begin anew: the file could not be written to, by nobody."""
+        """Start all silences again: no session could write to the file."""
         self._heard = {}
 
     def has_ended(self, session: str) -> bool:

@@ -157,7 +157,7 @@ def ids_used_once(storage: Storage) -> Iterator[None]:
 
 
 def delete_topic(storage: Storage, found: Topic) -> None:
-    """Remove a topic, its records and what is kept beside them; its cursors are gone already."""
+    """Remove a topic, its records and its rows in other tables; its cursors are already deleted."""
     for partition in found.partitions:
         base = partition.partition_id << OFFSET_BITS
         storage.run("DELETE FROM records WHERE place >= ? AND place < ?", (base, base + (1 << OFFSET_BITS)))

@@ -88,7 +88,7 @@ class Wake:
             self._send(path, datagram)
 
     def _find_others(self) -> Sequence[str]:
-        """Return the paths of the other listeners' sockets; listed anew when the directory has changed."""
+        """Return the paths of the other listeners' sockets; listed again when the directory has changed."""
         try:
             changed_ns = os.stat(self._directory).st_mtime_ns
         except FileNotFoundError:

@@ -77,7 +77,7 @@ class WakeUps:
             if self._wake is not None:
                 self._wake.notify(grown)
         except OSError as error:
-            logger.debug("%s: nobody is woken up: %s", self._database, error)
+            logger.debug("%s: other processes can't be woken: %s", self._database, error)
 
     def drop_after_fork(self) -> None:
         """Close the descriptors, in a child that was forked: the socket's name is its parent's."""
@@ -87,7 +87,7 @@ class WakeUps:
         self.stop_ringing()
 
     def stop_ringing(self) -> None:
-        """Close the pipe: who rings is told that the thread has ended."""
+        """Close the pipe: a later wake-up gets an error, as the thread has ended."""
         if self._selector is not None:
             self._selector.close()
             self._selector = None

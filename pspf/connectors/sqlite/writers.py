@@ -1,7 +1,7 @@
 """The writers' queue of a database: a lock file, by which processes take turns.
 
 SQLite's own lock is polled, which is unfair and slow with many writers; flock hands over in turn. It has
-no time-out, so whoever waits does it in a thread that is free to (decision 0022).
+no time-out, so a second thread waits where the wait is bounded (decision 0022).
 """
 
 import fcntl
@@ -74,7 +74,7 @@ class WritersQueue:
             self.open()
 
     def try_enter(self) -> bool:
-        """Take the turn if nobody has it; return whether it was taken."""
+        """Take the turn if it is free; return whether it was taken."""
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -88,7 +88,7 @@ class WritersQueue:
         self._sign(time.time_ns() // 1_000_000)
 
     def try_enter_within(self, wait_ms: int) -> bool:
-        """Take the turn within `wait_ms`; return whether it was taken. Polled: for what is rare."""
+        """Take the turn within `wait_ms`; return whether it was taken. It polls: for rare uses."""
         until = time.monotonic() + wait_ms / 1000
         while not self.try_enter():
             if time.monotonic() > until:
@@ -102,7 +102,7 @@ class WritersQueue:
         fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def find_holder(self) -> LockHolder | None:
-        """Return who has the turn, or is in a write transaction without one; None where that can't be told."""
+        """Return the process that has the turn, or writes without one; None where the system does not say."""
         signed = self._read_signature()
         pid = find_writer(self._database) or find_flock_holder(self.path)
         if pid is None or (signed is not None and signed.pid == pid):

@@ -208,7 +208,7 @@ class Renewal:
                 self._renew(connection, stop)
                 is_told, wait_ms = False, limits.renew_ms
                 again.reset()
-            except Exception as error:  # whatever it is, leases that nobody renews end
+            except Exception as error:  # whatever it is: without renewals all leases end
                 if isinstance(error, _NO_PRIMARY):
                     self._core.connector.distrust()  # reads, which a replica answers, would not find it out
                 is_told = is_told or self._tell(error)

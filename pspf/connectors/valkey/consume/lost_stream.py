@@ -19,7 +19,7 @@ async def forget_cursor(member: Member, keys: CursorKeys, group: bytes) -> None:
 
     The first worker to see it says so: at ERROR where anything is forgotten or done again.
 
-    What is left half-way is finished by the next one.
+    A repair that was interrupted is finished by the next one.
     """
     lane = member.commits
     waiting = (keys.due, keys.retry, keys.key(b"suspects"), keys.lent)

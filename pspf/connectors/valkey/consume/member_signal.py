@@ -46,7 +46,7 @@ class MemberSignal:
 
 
 async def ring(lane: Lane, keys: Sequence[bytes]) -> None:
-    """Ring bells; where the server takes no writes nobody hears of it."""
+    """Signal the members; while the server takes no writes the signal is lost."""
     commands: list[tuple[bytes | str | int, ...]] = []
     for key in keys:
         commands += [("XADD", key, "MAXLEN", 1, "*", "", ""), ("PEXPIRE", key, _LASTS_MS)]

@@ -1,7 +1,7 @@
-"""The shared mode: workers of a consumer group take records; a commit finishes what it has in hand.
+"""The shared mode: workers of a consumer group take records; a commit finishes those that are pending on its worker.
 
-What a worker has in hand is pending on it in the group, retries too; what nobody has in hand and is
-not done is in the cursor's `due`. The gate of a commit is each record's own pending entry: whoever
+Records that a worker handles are pending on it in the group, retries too; records that no worker handles and
+that are not done are in the cursor's `due`. The gate of a commit is each record's own pending entry: whoever
 lost it writes nothing for that record.
 """
 
@@ -113,7 +113,7 @@ class SharedConsumer(Consumer):
                 return
 
     async def _read_new(self, max_records: int, block_ms: int) -> bool:
-        """Read records that nobody was given; return whether there were any."""
+        """Read records that were not delivered before; return whether there were any."""
         keys, session = self._keys, self._member.session
         takes, healed = self._takes, self._healing.times
         count = self._size.of(max_records)
@@ -165,7 +165,7 @@ class SharedConsumer(Consumer):
         )  # fmt: skip
 
     async def _take(self, max_records: int) -> None:
-        """Take what is there beside new records."""
+        """Take due retries and the records of dead sessions."""
         partition = self._keys.partition
         while True:
             keys = [*self._script_keys, *[partition.live(name) for name in self._others]]
@@ -197,7 +197,7 @@ class SharedConsumer(Consumer):
             self._left = self._deliver(entries, packed, crashes if is_suspect == b"1" else None)
 
     async def _recover(self, why: str = "came in a reply that was lost") -> bool:
-        """Give back what is pending on us and unknown to us: its reply did not come. Return whether any was."""
+        """Give back records that are pending on us and unknown to us: their reply was lost. Return whether any were."""
         keys = self._keys
         where = [keys.partition.stream, keys.meta, keys.due, self._suspects, keys.lent]
         recovered, is_more = 0, b"1"
@@ -237,7 +237,7 @@ class SharedConsumer(Consumer):
             self._doubtful.update(self._hand)
 
     async def _heal(self, seen: int) -> None:
-        """Make the group again. What was in hand is of a stream that is gone: no commit of it counts.
+        """Create the group again. Pending records belong to a stream that is deleted: no commit of theirs counts.
 
         Raises:
             CommitFenced: The topic came back with another number of partitions.
@@ -298,12 +298,12 @@ class SharedConsumer(Consumer):
         return lost
 
     def _settle(self, batch: SharedBatch, reply: Any) -> Sequence[int]:
-        """Forget what was in hand; return what was not ours any more."""
+        """Forget the finished records; return those that were no longer ours."""
         everything = [*batch.plain, *batch.others] if batch.others else batch.plain
         hand = self._hand
         settled: Sequence[int] = everything
         if reply[0] == b"GONE" or reply[2] or batch.others:
-            # A retry, or what was given back, may be in hand again by now: delivered anew, with an id object of its own
+            # A retry, or a record that was given back, may be pending here again, with an id object of its own
             settled = [
                 offset
                 for offset, raw in zip(everything, batch.in_hand, strict=True)

@@ -76,7 +76,7 @@ def find_wrong(rows: Sequence[Retry], now_ms: int) -> Iterator[Retry]:
 
 
 async def set_right(lane: Lane, keys: CursorKeys, token: bytes, rows: Sequence[Retry], now_ms: int) -> Sequence[Retry]:
-    """Return the rows as they are to be, and store it; the next owner does what is left where this is interrupted."""
+    """Return the corrected rows and store them; where this is interrupted, the next owner does the rest."""
     wrong = {row.offset: row for row in find_wrong(rows, now_ms)}
     if not wrong:
         return rows
@@ -86,5 +86,5 @@ async def set_right(lane: Lane, keys: CursorKeys, token: bytes, rows: Sequence[R
         for row in changes[start : start + _PAGE]:
             arguments += ("+inf" if row.due_ms is None else row.due_ms, format_entry_id(row.offset))
         if not await lane.run(_SET_RIGHT, [keys.meta, keys.due], arguments):
-            break  # another owner's by now, which its first commit is told
+            break  # another owner has the lease: the first commit will be FENCED
     return [wrong.get(row.offset, row) for row in rows]

@@ -1,6 +1,6 @@
 """Batching of appends: what several tasks append at a moment travels together.
 
-What goes to one partition goes in one script call, all or none of it; nobody is told more than that
+Records for one partition go in one script call, all or none of them; no caller is told more than that
 their own records are stored, or are not, or may be.
 """
 
@@ -109,7 +109,7 @@ class Sender:
     async def _exchange(self, parts: Sequence[Part]) -> list[Outcome]:
         merged = [(part, [index]) for index, part in enumerate(parts)] if len(parts) == 1 else _merge(parts)
         calls = [self._make_call(part) for part, _ in merged]
-        # Trimming rides along, where its turn has come; its reply is nobody's.
+        # A due trim is sent along; no caller waits for its reply.
         trims: list[tuple[PartitionKeys, ScriptCall]] = []
         for part, _ in merged:
             trim = self._core.trimmer.make_call_if_due(part.keys)
@@ -148,7 +148,7 @@ class Sender:
         return ScriptCall(_APPEND_ONCE, (keys.stream, keys.meta, *keys.dedup()), head + ids + arguments)
 
     async def close(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for appends that are on their way."""
         queue = self._queues.get(asyncio.get_running_loop())
         if queue is not None and queue.task is not None:
             await asyncio.wait([queue.task])

@@ -77,12 +77,12 @@ class CursorKeys:
     """Hash: epoch token session seq commit_id position passed intent clean last_commit_ms start; with windows also
     progress watermark_ms."""
     due: bytes = field(init=False)
-    """Sorted set of what is not done and in nobody's hand: id -> due time; +inf while it is held back (ordered),
+    """Sorted set of records not done and pending on no worker: id -> due time; +inf while it is held back (ordered),
     -1 where it was given back, -2 where its worker died (shared)."""
     retry: bytes = field(init=False)
     """Hash: id -> packed retry (fields.pack_retry); `+` and id -> packed record, of a replayed one (replayed.py)."""
     lent: bytes = field(init=False)
-    """Hash: id -> session, of replayed records in hand (shared): the stream has no entry that could be pending."""
+    """Hash: id -> session, of replayed records being handled (shared): the stream has no entry to be pending."""
     keys: bytes = field(init=False)
     """Set: the record keys that have state."""
     slots: bytes = field(init=False)

@@ -101,7 +101,7 @@ class Log:
         return is_whole
 
     async def close(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for appends that are on their way."""
         await self._sender.close()
 
 

@@ -22,7 +22,7 @@ MAX_PARTITIONS: Final = 1_024
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic: `retention_ms` None is the default of whoever asks."""
+    """A topic: `retention_ms` None is the caller's default."""
 
     name: str
     retention_ms: int | None
