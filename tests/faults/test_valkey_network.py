@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from tests.faults.runs import RUNS, SECONDS, TOPIC, Place, Run, check_exactly_on
 from tests.faults.valkey import Site
 from tests.integration.running import running, until
 from tests.process.commands import state_of
+from tests.support.proxy import Proxy
 from tests.support.workers import GROUP, HANDLER, numbered, own
 
 DARK_S: Final = 4 if RUNS <= 2 else 60
@@ -70,6 +72,20 @@ async def test_a_worker_that_is_not_let_in_counts_as_unanswered_until_it_is(site
             await site.finish()
             await until(lambda: monitor.take_pulse().unanswered_ms < 1_000, within_ms=20_000)
     await site.check(events)
+
+
+@pytest.mark.parametrize("lose", [Proxy.refuse, Proxy.darken])
+async def test_a_test_that_fails_while_the_server_is_away_ends(site: Site, lose: Callable[[Proxy], None]) -> None:
+    await site.fill(make_events(600, 9))
+
+    async def fail() -> None:
+        async with asyncio.timeout(60), site.working():
+            await until(lambda: site.server.call("EXISTS", "totals", database=site.database) == 1, within_ms=20_000)
+            lose(site.proxy)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
 
 
 class _NoProxy:

@@ -13,9 +13,12 @@ from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.windowing.progress import read_standing
+from tests.support.tasks import print_tasks
 
 TOPIC: Final = "numbers"
 GROUP: Final = "sums"
+_SHORT_STOP_S: Final = 2
+_LONG_STOP_S: Final = 60
 QUICK: Final = RetryPolicy(max_attempts=3, initial_ms=30, max_ms=60)
 """Retries that don't hold a test up."""
 
@@ -38,9 +41,28 @@ async def running(stream: Stream) -> AsyncIterator[asyncio.Task[None]]:
     await asyncio.sleep(0)
     try:
         yield task
-    finally:
-        await stream.stop()
-        await task
+    except BaseException:  # its broker may have been left away, for which a stop waits
+        await _end(stream, task, within_s=_SHORT_STOP_S)
+        if not task.cancelled():
+            task.result()
+        raise
+    assert await _end(stream, task, within_s=_LONG_STOP_S), "it did not stop"
+    await task
+
+
+async def _end(stream: Stream, task: "asyncio.Task[None]", within_s: float) -> bool:
+    """Stop a stream; return whether that was done in time. If not, it is ended as a killed process is."""
+    try:
+        async with asyncio.timeout(within_s):
+            await stream.stop()
+            await asyncio.wait([task])
+    except TimeoutError:
+        print_tasks()
+        while not task.done():
+            stream.abandon()
+            await asyncio.wait([task], timeout=_SHORT_STOP_S)
+        return False
+    return True
 
 
 async def run_until_drained(*streams: Stream, within_ms: int = 5_000) -> None:
@@ -73,6 +95,7 @@ async def wait_until(condition: Callable[[], Awaitable[bool]], *, within_ms: int
     deadline = time.monotonic() + within_ms / 1_000
     while not await condition():
         if time.monotonic() > deadline:
+            print_tasks()
             raise AssertionError(f"not within {within_ms} ms: {getattr(condition, '__name__', condition)}")
         await asyncio.sleep(0.01)
 
