@@ -13,7 +13,7 @@ import pytest
 
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBackend
-from pspf.errors import BackendGone
+from pspf.errors import BackendCorrupt, BackendGone, ConfigurationError
 from pspf.runtime.control.presence import Presence, PresenceThread, WorkerCommand
 from tests.support.waiting import wait_until
 
@@ -103,6 +103,25 @@ async def test_a_worker_that_can_not_be_described_once_is_shown_later(caplog: py
 
             await wait_until(is_shown)
             assert caplog.text.count("can't show this worker") == 1
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_a_worker_whose_roster_refuses_for_a_while_is_shown_later(caplog: pytest.LogCaptureFixture) -> None:
+    async with MemoryBackend().broker as broker:
+        worker = Worker()
+        worker.failing_looks = [ConfigurationError("not permitted"), BackendCorrupt("no number")]
+        task = asyncio.create_task(Presence(broker, "w", "app", worker.describe, worker.obey).run())
+        try:
+
+            async def is_shown() -> bool:
+                return bool(await read_status(broker))
+
+            await wait_until(is_shown)
+            assert caplog.text.count("can't show this worker") == 1
+            assert "Traceback" not in caplog.text
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):

@@ -20,7 +20,7 @@ from pspf.backoff import Backoff, Sparing
 from pspf.concurrency.background import attempt, keep_running
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.roster import MAX_STATUS_BYTES
-from pspf.errors import BackendGone, BackendUnavailable, PSPFError
+from pspf.errors import BackendGone, PSPFError
 from pspf.loggers import get_logger
 
 logger = get_logger(__name__)
@@ -111,23 +111,24 @@ class Presence:
             try:
                 await self.broker.enter(self)  # the last of its users to leave closes it
                 await act()
-            except BackendUnavailable as error:
+            except BackendGone:
+                raise
+            except PSPFError as error:  # away, or refusing: a permission may come, a damaged key be deleted
                 if not self._failing:
                     logger.warning("can't show this worker in %s, will try again: %s", self.broker.name, error)
-                self._failing.add(act.__name__)
-                self._answered_since_ms = None
-                await asyncio.sleep(backoff.next_ms() / 1000)
-            except PSPFError:
-                raise
-            except Exception as error:  # the root of a task: without it nobody sees or stops this worker any more
+                await self._wait(act.__name__, backoff)
+            except Exception as error:  # the root of a task: without it this worker is neither seen nor stopped
                 if sparing.may_say():
                     logger.exception("can't show this worker in %s, will try again: %r", self.broker.name, error)
-                self._failing.add(act.__name__)
-                self._answered_since_ms = None
-                await asyncio.sleep(backoff.next_ms() / 1000)
+                await self._wait(act.__name__, backoff)
             else:
                 backoff.reset()
                 self._note_success(act.__name__)
+
+    async def _wait(self, name: str, backoff: Backoff) -> None:
+        self._failing.add(name)
+        self._answered_since_ms = None
+        await asyncio.sleep(backoff.next_ms() / 1000)
 
     def _note_success(self, name: str) -> None:
         if self._failing == {name}:
@@ -225,9 +226,6 @@ class PresenceThread:
             await self._presence.run()
         except BackendGone as error:
             self._on_gone(error)
-        except PSPFError as error:
-            # The worker's own processes end over the same thing, and say so.
-            logger.warning("this worker is not shown in %s: %s", self._presence.broker.name, error)
 
 
 def _monotonic_ms() -> int:
