@@ -19,6 +19,7 @@ PSPFError
 ├── EmitUnknown                 it may be stored or not: emit again with the same event_id
 ├── EmitIncomplete              some of many are not stored: `ids` says which
 ├── StateUnreadable             reset what the handler remembers, or mend how it is read
+├── StatusUnreadable            leave that worker out: another version wrote its status
 ├── CommitFenced                stop: another worker owns the cursor
 │   └── CommitStale             reload: someone moved the cursor under its owner
 ├── HandlerTimeout              the handler took longer than its `timeout_ms`
@@ -96,6 +97,10 @@ class BackendCorrupt(PSPFError):
 
 class StateUnreadable(PSPFError):
     """What a handler remembers can't be read by it any more; it alone stops, until that is mended or reset."""
+
+
+class StatusUnreadable(PSPFError, ValueError):
+    """What another process shows of itself has a field of another type; the message names it."""
 
 
 class BackendGone(BackendCorrupt):

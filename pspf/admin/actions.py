@@ -40,9 +40,9 @@ async def _tell(desk: AdminContext, request: Request, do: str) -> Response:
 
 def _check_process(desk: AdminContext, process: str) -> None:
     """Raise Trouble 404 unless the worker reports such a process, by its slot or by its session id."""
-    known = desk.link.look().snapshot.status.get("processes", ())
-    if not any(process in (each["place"], each["worker"]) for each in known):
-        places = ", ".join(each["place"] for each in known) or "none yet"
+    known = desk.link.look().snapshot.status.processes
+    if not any(process in (each.place, each.worker) for each in known):
+        places = ", ".join(each.place for each in known) or "none yet"
         raise HttpError(404, f"no process {process!r:.200}; there is {places}")
 
 

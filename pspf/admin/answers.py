@@ -4,9 +4,13 @@ A shape is a type, `Maybe(shape)` for what may be null, `[shape]` for a list, or
 that ends in `?` is not always there. Times end in `_ms` (milliseconds, UTC) or `_seconds`; an unknown value is null.
 """
 
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from pspf.observability.fields import Fields
+from pspf.observability.worker_status import WorkerStatus
 
 Shape = Any
 
@@ -25,41 +29,25 @@ _WORDS: Final = {str: "text", int: "int", float: "number", bool: "bool", dict: "
 
 _LINE: Final = 80
 
+
+def shape_of(kind: type) -> dict[str, Shape]:
+    """Return the shape of a status, as `as_fields` gives it."""
+    return {name: _shape_of(hint) for name, hint in typing.get_type_hints(kind).items()}
+
+
+def _shape_of(hint: Any) -> Shape:
+    arguments = typing.get_args(hint)
+    if type(None) in arguments:
+        return Maybe(_shape_of(arguments[0]))
+    if typing.get_origin(hint) is tuple:
+        return [_shape_of(arguments[0])]
+    return shape_of(hint) if issubclass(hint, Fields) else hint
+
+
 HEALTH: Final = {"status": str, "version?": str, "reason?": str}
 READY: Final = {"ready": bool, "state": Maybe(str), "why": [str]}
 
 _HANDLER: Final = {"topic": str, "group": str, "handler": str}
-_SUBSCRIPTION: Final = {
-    **_HANDLER,
-    "partitions": [int],
-    "processed": int,
-    "failed": int,
-    "dead": int,
-    "rate": float,
-    "last_commit_ms": Maybe(int),
-}
-_BATCH: Final = {
-    **_HANDLER,
-    "partition": int,
-    "records": int,
-    "for_ms": int,
-    "state": str,
-    "ids": [str],
-}
-_PROCESS: Final = {
-    "place": str,
-    "pid": Maybe(int),
-    "worker": Maybe(str),
-    "state": str,
-    "why": Maybe(str),
-    "restarts": int,
-    "crashes_in_a_row": int,
-    "last_exit": Maybe(str),
-    "next_try_ms": Maybe(int),
-    "busy": [_BATCH],
-    "waiting": [_BATCH],
-    "subscriptions": [_SUBSCRIPTION],
-}
 STATUS: Final = {
     "worker": str,
     "version": str,
@@ -70,10 +58,7 @@ STATUS: Final = {
     "age_ms": int,
     "broker": {"name": str, "connected": Maybe(bool), "error": Maybe(str)},
     "log_level": str,
-    "state": str,
-    "ready": bool,
-    "why": [str],
-    "processes": [_PROCESS],
+    **shape_of(WorkerStatus),
 }
 TOPOLOGY: Final = {
     "app": str,

@@ -1,7 +1,7 @@
 """Endpoints that read: each function is one endpoint, and the first line of its docstring is its line in /docs."""
 
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -15,8 +15,9 @@ from pspf.admin.metrics import render
 from pspf.admin.parameters import number_of, text_of
 from pspf.connectors.contract.values import TopicInfo
 from pspf.connectors.views import LetterFilter, as_json_entry, as_json_whole
-from pspf.observability.snapshots import HandlerShape, Snapshot
+from pspf.observability.snapshots import HandlerShape
 from pspf.observability.telemetry import HandlerCounters
+from pspf.observability.worker_status import ProcessStatus
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
 
 _MAX_LETTERS: Final = 1_000
@@ -39,14 +40,14 @@ async def ready(desk: AdminContext, request: Request) -> Response:
     """Whether all processes do their work and the broker answers: 200, or 503 and why not. Slow handlers may be."""
     seen = desk.link.look()
     status = seen.snapshot.status
-    why = list(status.get("why", ()))
+    why = list(status.why)
     trouble = await desk.broker.find_trouble()
     if trouble is not None:
         why.append(f"the broker does not answer: {trouble.text}")
     if not seen.is_fresh:
         why.append(f"the worker has said nothing for {seen.age_ms / 1000:.1f} s")
-    is_ready = bool(status.get("ready")) and seen.is_fresh and trouble is None
-    return JSONResponse({"ready": is_ready, "state": status.get("state"), "why": why}, 200 if is_ready else 503)
+    is_ready = status.ready and seen.is_fresh and trouble is None
+    return JSONResponse({"ready": is_ready, "state": status.state, "why": why}, 200 if is_ready else 503)
 
 
 async def metrics(desk: AdminContext, request: Request) -> Response:
@@ -83,7 +84,7 @@ async def status(desk: AdminContext, request: Request) -> Response:
                 "error": desk.broker.error,
             },
             "log_level": seen.snapshot.level,
-            **seen.snapshot.status,
+            **seen.snapshot.status.as_fields(),
         }
     )
 
@@ -96,21 +97,21 @@ async def topology(desk: AdminContext, request: Request) -> Response:
     except HttpError:
         topics = {}
     counters = {each.key: each for each in snapshot.counters}
-    handlers = [_handler(shape, counters.get(shape.key), snapshot) for shape in snapshot.handlers]
-    roles: dict[str, str] = {handler["topic"]: "source" for handler in handlers}
-    for handler in handlers:
-        for topic in (*handler["emits"], *((handler["to"],) if handler["to"] else ())):
+    handlers = [(shape, counters.get(shape.key) or HandlerCounters(*shape.key)) for shape in snapshot.handlers]
+    roles = {shape.topic: "source" for shape, _ in handlers}
+    for shape, counts in handlers:
+        for topic in (*_emits(shape, counts), *((shape.to,) if shape.to else ())):
             roles.setdefault(topic, "output")
-    for handler in handlers:
-        roles.setdefault(handler["topic"] + DEAD_LETTER_SUFFIX, "dlq")
-        if handler["window"] is not None:
-            roles.setdefault(handler["topic"] + LATE_SUFFIX, "late")
+    for shape, _ in handlers:
+        roles.setdefault(shape.topic + DEAD_LETTER_SUFFIX, "dlq")
+        if shape.window is not None:
+            roles.setdefault(shape.topic + LATE_SUFFIX, "late")
     return JSONResponse(
         {
             "app": desk.spec.app,
             "broker": desk.broker.name,
             "topics": [_topic(name, role, topics.get(name)) for name, role in roles.items()],
-            "handlers": handlers,
+            "handlers": [_handler(shape, counts, snapshot.status.processes) for shape, counts in handlers],
         }
     )
 
@@ -124,26 +125,15 @@ def _topic(name: str, role: str, info: TopicInfo | None) -> dict[str, Any]:
     }
 
 
-def _handler(shape: HandlerShape, known: HandlerCounters | None, snapshot: Snapshot) -> dict[str, Any]:
-    counters = known or HandlerCounters(*shape.key)
-    label = f"{shape.topic}/{shape.group}#"
-    processes = [
-        process
-        for process in snapshot.status.get("processes", ())
-        if process["place"].startswith(label) or process["place"].startswith("in-process#")
-    ]
-    mine = [
-        each
-        for process in processes
-        for each in process["subscriptions"]
-        if (each["topic"], each["group"], each["handler"]) == shape.key
-    ]
-    busy = [
-        each["for_ms"]
-        for process in processes
-        for each in process["busy"]
-        if (each["topic"], each["group"], each["handler"]) == shape.key
-    ]
+def _emits(shape: HandlerShape, counters: HandlerCounters) -> list[str]:
+    """Return the topics that a handler has emitted to, beside the one that its window's results go to."""
+    return [topic for topic in counters.emits if topic != shape.to]
+
+
+def _handler(shape: HandlerShape, counters: HandlerCounters, all_processes: Sequence[ProcessStatus]) -> dict[str, Any]:
+    processes = [process for process in all_processes if process.may_run(shape.topic, shape.group)]
+    rates = [each.rate for process in processes for each in process.subscriptions if each.key == shape.key]
+    busy = [each.for_ms for process in processes for each in process.busy if each.key == shape.key]
     return {
         "handler": shape.handler,
         "topic": shape.topic,
@@ -152,17 +142,17 @@ def _handler(shape: HandlerShape, known: HandlerCounters | None, snapshot: Snaps
         "model": shape.model,
         "window": shape.window,
         "to": shape.to,
-        "emits": [topic for topic in counters.emits if topic != shape.to],
+        "emits": _emits(shape, counters),
         "concurrency": shape.concurrency,
         "processes": len(processes),
-        "running": sum(1 for process in processes if process["state"] == "running"),
+        "running": sum(1 for process in processes if process.state == "running"),
         "processed": counters.processed,
         "failed": counters.failed,
         "retried": counters.retried,
         "dead": counters.dead,
         "late": counters.late,
         "batches": counters.batches,
-        "rate": round(sum(each["rate"] for each in mine), 1),
+        "rate": round(sum(rates), 1),
         "last_commit_ms": counters.last_commit_ms,
         "busy_ms": max(busy, default=0),
     }

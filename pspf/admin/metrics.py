@@ -20,6 +20,7 @@ from pspf.admin.link import Seen
 from pspf.observability.instruments import BATCH_EVENTS, COMMIT_US, END_TO_END_MS, HANDLER_US, Distribution
 from pspf.observability.snapshots import HandlerShape
 from pspf.observability.telemetry import HandlerCounters
+from pspf.observability.worker_status import ProcessStatus
 
 HANDLER: Final = ("topic", "group", "handler")
 STATES: Final = ("starting", "running", "stalled", "draining", "crashing", "paused")
@@ -80,7 +81,7 @@ def _families(seen: Seen | None, lag: Lag | None, broker: str) -> Iterator[Metri
     yield _gauge("pspf_broker_up", (), [((), int(lag is not None))])
     is_up = seen is not None and seen.is_fresh
     yield _gauge("pspf_up", (), [((), int(is_up))])
-    is_ready = seen is not None and is_up and bool(seen.snapshot.status.get("ready"))
+    is_ready = seen is not None and is_up and seen.snapshot.status.ready
     yield _gauge("pspf_ready", (), [((), int(is_ready))])
     if seen is not None:
         yield from _of_worker(seen)
@@ -107,8 +108,8 @@ def _of_worker(seen: Seen) -> Iterator[Metric]:
     )
     commits = [(each.key, (each.last_commit_ms or 0) / 1000) for each in counters]
     yield _gauge("pspf_last_commit_timestamp_seconds", HANDLER, commits)
-    yield _busy(snapshot.handlers, snapshot.status.get("processes", ()))
-    states = [process["state"] for process in snapshot.status.get("processes", ())]
+    yield _busy(snapshot.handlers, snapshot.status.processes)
+    states = [process.state for process in snapshot.status.processes]
     yield _gauge("pspf_processes", ("state",), [((state,), states.count(state)) for state in STATES])
 
 
@@ -132,12 +133,11 @@ def _events(counters: Sequence[HandlerCounters]) -> Metric:
     return _counter("pspf_events_total", (*HANDLER, "status"), values)
 
 
-def _busy(shapes: Sequence[HandlerShape], processes: Sequence[dict[str, object]]) -> Metric:
+def _busy(shapes: Sequence[HandlerShape], processes: Sequence[ProcessStatus]) -> Metric:
     longest = dict.fromkeys((shape.key for shape in shapes), 0)
     for process in processes:
-        for busy in process["busy"]:  # type: ignore[attr-defined]  # as pspf/runtime/status/status.py describes it
-            key = (busy["topic"], busy["group"], busy["handler"])
-            longest[key] = max(longest.get(key, 0), busy["for_ms"])
+        for batch in process.busy:
+            longest[batch.key] = max(longest.get(batch.key, 0), batch.for_ms)
     return _gauge("pspf_busy_seconds", HANDLER, [(key, for_ms / 1000) for key, for_ms in longest.items()])
 
 

@@ -5,9 +5,9 @@ and stands for all events of a batch. Times are integers (us or ms), so that sum
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Final, Self
 
 HANDLER_US: Final = (10, 50, 100, 500, 1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 60_000_000)
 """Bounds of the time that a handler takes for an event."""
@@ -46,11 +46,6 @@ class Distribution:
     def empty(cls, bounds: Sequence[int]) -> Self:
         """Return the distribution of nothing."""
         return cls((0,) * (len(bounds) + 1))
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the distribution of a decoded line."""
-        return cls(tuple(fields["counts"]), fields["total"])
 
     def __add__(self, other: "Distribution") -> "Distribution":
         return Distribution(

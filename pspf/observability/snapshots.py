@@ -7,9 +7,11 @@ admin  -> worker  commands: `{"id": ..., "do": "pause", "process": null}`
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
+from pspf.observability.fields import Fields
 from pspf.observability.telemetry import HandlerCounters
+from pspf.observability.worker_status import WorkerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class HandlerShape:
 
 
 @dataclass(frozen=True, slots=True)
-class AdminSpec:
+class AdminSpec(Fields):
     """Who a worker is and where its admin listens: descriptors of sockets that are bound, None for none.
 
     Beyond loopback (`is_exposed`) reading needs the token, too. `hosts` are further names that a
@@ -65,22 +67,17 @@ class AdminSpec:
         """Return it as one line."""
         return _line({"spec": asdict(self)})
 
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the spec of a decoded line."""
-        return cls(**{**fields, "hosts": tuple(fields["hosts"])})
-
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Fields):
     """A worker at one moment.
 
-    `status` is what it shows in the broker's roster: state, ready, why, processes. `counters` are of all
-    its processes, ended ones among them; `restarts` are (topic, group, processes that crashed);
-    `handlers` what its app declares; `level` from where it logs.
+    `status` is the one that it shows in the broker's roster. `counters` are of all its processes, ended ones
+    among them; `restarts` are (topic, group, processes that crashed); `handlers` what its app declares; `level`
+    from where it logs.
     """
 
-    status: Mapping[str, Any]
+    status: WorkerStatus
     counters: tuple[HandlerCounters, ...]
     restarts: tuple[tuple[str, str, int], ...]
     handlers: tuple[HandlerShape, ...]
@@ -89,17 +86,6 @@ class Snapshot:
     def encode(self) -> bytes:
         """Return it as one line."""
         return _line({"snapshot": asdict(self)})
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the snapshot of a decoded line."""
-        return cls(
-            fields["status"],
-            tuple(HandlerCounters.from_fields(each) for each in fields["counters"]),
-            tuple((topic, group, count) for topic, group, count in fields["restarts"]),
-            tuple(HandlerShape(**each) for each in fields["handlers"]),
-            fields["level"],
-        )
 
 
 def encode_answer(command_id: str, answer: Mapping[str, Any]) -> bytes:

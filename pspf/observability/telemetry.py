@@ -4,11 +4,11 @@ Counting is paid once a batch: prometheus's own `labels().inc()` costs 1.5 us, a
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pspf.observability.instruments import BATCH_EVENTS, COMMIT_US, END_TO_END_MS, HANDLER_US, Distribution, Histogram
 from pspf.records import Cursor, Record
@@ -71,16 +71,6 @@ class HandlerCounters:
     def key(self) -> tuple[str, str, str]:
         """(topic, group, handler)."""
         return self.topic, self.group, self.handler
-
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the counters of a decoded line."""
-        rest = dict(fields)
-        distributions: dict[str, Any] = {
-            name: Distribution.from_fields(rest.pop(name))
-            for name in ("handler_us", "batch_events", "commit_us", "end_to_end_ms")
-        }
-        return cls(emits=tuple(rest.pop("emits")), **rest, **distributions)
 
     def __add__(self, other: "HandlerCounters") -> "HandlerCounters":
         commits = [at for at in (self.last_commit_ms, other.last_commit_ms) if at is not None]

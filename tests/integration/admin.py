@@ -15,6 +15,7 @@ from pspf.admin.link import WorkerLink
 from pspf.admin.server import MAX_CONNECTIONS, serving
 from pspf.observability.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
 from pspf.observability.telemetry import HandlerCounters
+from pspf.observability.worker_status import ProcessStatus, WorkerStatus
 from tests.support.http import Answer, fetch
 
 TOKEN = "a-token-of-the-tests-own"
@@ -59,7 +60,7 @@ PROCESS = {
     ],
 }
 SNAPSHOT = Snapshot(
-    {"state": "running", "ready": True, "why": [], "processes": [PROCESS]},
+    WorkerStatus("running", ready=True, processes=(ProcessStatus.from_fields(PROCESS),)),
     (HandlerCounters(*TOTAL.key, processed=7, emits=("large",)),),
     (("orders", "billing", 3),),
     (TOTAL, AUDIT),

@@ -14,6 +14,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.views import LetterFilter
+from pspf.observability.worker_status import BatchStatus
 from pspf.records import Cursor
 from tests.integration.admin import AUDIT, SNAPSHOT, SPEC, TOTAL, admin, on
 from tests.integration.running import wait_until
@@ -52,7 +53,7 @@ async def test_a_worker_that_reports_is_alive_and_ready() -> None:
 
 
 async def test_a_worker_that_does_not_get_on_is_alive_and_not_ready() -> None:
-    stuck = {**SNAPSHOT.status, "ready": False, "why": ["orders/billing is crashing"]}
+    stuck = replace(SNAPSHOT.status, ready=False, why=("orders/billing is crashing",))
     async with admin(snapshot=replace(SNAPSHOT, status=stuck)) as it:
         assert (await it.get("/health")).status == 200
         answer = await it.get("/ready")
@@ -60,16 +61,10 @@ async def test_a_worker_that_does_not_get_on_is_alive_and_not_ready() -> None:
 
 
 async def test_a_slow_handler_keeps_it_ready_and_shows() -> None:
-    busy = {
-        "topic": "orders",
-        "group": "billing",
-        "handler": "app.total",
-        "partition": 0,
-        "records": 1,
-        "for_ms": 600_000,
-    }
-    process = {**SNAPSHOT.status["processes"][0], "busy": [busy]}
-    async with admin(snapshot=replace(SNAPSHOT, status={**SNAPSHOT.status, "processes": [process]})) as it:
+    batch = BatchStatus("orders", "billing", "app.total", records=1, for_ms=600_000)
+    busy = batch.as_fields()
+    process = replace(SNAPSHOT.status.processes[0], busy=(batch,))
+    async with admin(snapshot=replace(SNAPSHOT, status=replace(SNAPSHOT.status, processes=(process,)))) as it:
         assert (await it.get("/ready")).status == 200
         assert (await it.get("/status")).json["processes"][0]["busy"] == [busy]
         assert (await it.get("/topology")).json["handlers"][0]["busy_ms"] == 600_000
@@ -94,7 +89,7 @@ async def test_status_is_what_the_worker_says_and_no_secret() -> None:
     async with admin(replace(SPEC, backend=None)) as it:
         answer = await it.get("/status")
         assert answer.json["worker"] == SPEC.worker
-        assert answer.json["processes"] == SNAPSHOT.status["processes"]
+        assert answer.json["processes"] == SNAPSHOT.status.as_fields()["processes"]
         assert SPEC.token not in answer.text
 
 

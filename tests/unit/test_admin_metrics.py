@@ -15,6 +15,7 @@ from pspf.connectors.views import GroupView
 from pspf.observability.instruments import HANDLER_US, Histogram
 from pspf.observability.snapshots import HandlerShape, Snapshot
 from pspf.observability.telemetry import HandlerCounters
+from pspf.observability.worker_status import WorkerStatus
 from pspf.records import Cursor
 
 TOTAL = HandlerShape("app.total", "orders", "billing", "key", "Order", None, None, 1)
@@ -22,7 +23,7 @@ GONE = ("orders", "billing", "app.old")
 
 
 def seen(*counters: HandlerCounters, processes: Sequence[dict[str, object]] = (), age_ms: int = 0) -> Seen:
-    status = {"state": "running", "ready": True, "why": [], "processes": list(processes)}
+    status = WorkerStatus.from_fields({"state": "running", "ready": True, "processes": list(processes)})
     return Seen(Snapshot(status, counters, (("orders", "billing", 2),), (TOTAL,), "INFO"), age_ms)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pspf.observability.snapshots import AdminSpec
+from pspf.observability.worker_status import WorkerStatus
 from pspf.runtime.control.admin_process import AdminThread, _Running
 from pspf.runtime.control.presence import WorkerCommand
 from pspf.runtime.status.totals import Tally
@@ -25,8 +26,8 @@ class Control:
     def __init__(self) -> None:
         self.looks = 0
 
-    def describe(self) -> Mapping[str, Any]:
-        return {}
+    def describe(self) -> WorkerStatus:
+        return WorkerStatus()
 
     def tally(self) -> Tally:
         self.looks += 1

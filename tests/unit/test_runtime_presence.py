@@ -14,6 +14,7 @@ import pytest
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBackend
 from pspf.errors import BackendCorrupt, BackendGone, ConfigurationError
+from pspf.observability.worker_status import WorkerStatus
 from pspf.runtime.control.presence import Presence, PresenceThread, WorkerCommand
 from tests.support.waiting import wait_until
 
@@ -29,10 +30,10 @@ class Worker:
         self.told: list[str] = []
         self.failing_looks: list[BaseException] = []
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> WorkerStatus:
         if self.failing_looks:
             raise self.failing_looks.pop()
-        return {"state": "running"}
+        return WorkerStatus("running")
 
     def obey(self, command: WorkerCommand, answer: Answer) -> None:
         self.told.append(command.do)
@@ -136,11 +137,12 @@ WITHOUT_DESCRIPTORS = """
 import asyncio, sys, time
 from pathlib import Path
 from pspf.connectors.sqlite import SQLiteBroker
+from pspf.observability.worker_status import WorkerStatus
 from pspf.runtime.control.presence import Presence, PresenceThread
 from tests.support.descriptors import no_descriptors
 
 def presence():
-    return Presence(SQLiteBroker(Path(sys.argv[1])), "w", "app", lambda: {}, lambda command, answer: answer({}))
+    return Presence(SQLiteBroker(Path(sys.argv[1])), "w", "app", WorkerStatus, lambda command, answer: answer({}))
 
 for ends_without in (True, False):
     thread = PresenceThread(presence(), print)

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from pspf.observability.telemetry import HandlerCounters
+from pspf.observability.worker_status import BatchStatus
 from pspf.runtime.app.plan import AppPlan, TopicGroup, Totals
 from pspf.runtime.app.work import CursorName, OperatorCursors
 from pspf.runtime.status.reports import (
-    Busy,
     Ending,
     Pulse,
     Report,
@@ -26,7 +26,7 @@ PULSE = Pulse(
     is_at_work=True,
     session="host-1-abc",
     lease_left_ms=8_000,
-    busy=(Busy("orders", "g", "h", 1, 10, 70_000),),
+    busy=(BatchStatus("orders", "g", "h", 1, 10, 70_000),),
     subscriptions=(
         SubscriptionStatus(
             HandlerCounters("orders", "g", "h", 7, 2, 1, 1, last_commit_ms=1_700_000_000_000, emits=("large",)), (0, 1)

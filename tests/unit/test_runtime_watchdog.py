@@ -10,15 +10,16 @@ from pspf import Stream
 from pspf.connectors.memory import MemoryBackend
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.errors import BackendUnavailable
+from pspf.observability.worker_status import OVERDUE, BatchStatus
 from pspf.records import Cursor
-from pspf.runtime.status.reports import OVERDUE, Busy, Pulse
+from pspf.runtime.status.reports import Pulse
 from pspf.runtime.supervision.watchdog import find_trouble
 from pspf.runtime.worker.monitor import Monitor
 
 STALL_MS = 30_000
 
 
-def pulse(*, loop_silent_ms: int | None = 100, unanswered_ms: int = 0, busy: tuple[Busy, ...] = ()) -> Pulse:
+def pulse(*, loop_silent_ms: int | None = 100, unanswered_ms: int = 0, busy: tuple[BatchStatus, ...] = ()) -> Pulse:
     return Pulse("running", loop_silent_ms, unanswered_ms, is_connected=True, is_at_work=True, session="s", busy=busy)
 
 
@@ -31,7 +32,7 @@ def test_a_loop_that_turns_is_no_trouble() -> None:
 
 
 def test_a_handler_that_takes_for_ever_is_no_trouble() -> None:
-    assert trouble(pulse(busy=(Busy("orders", "g", "h", 0, 1, for_ms=10 * 60_000),))) is None
+    assert trouble(pulse(busy=(BatchStatus("orders", "g", "h", 0, 1, for_ms=10 * 60_000),))) is None
 
 
 @pytest.mark.parametrize(("silent_ms", "age_ms"), [(30_500, 500), (100, 31_000)], ids=["blocked", "stopped"])
@@ -65,7 +66,7 @@ def test_a_broker_that_is_just_back_gets_time_to_answer() -> None:
 
 @pytest.mark.parametrize(("for_ms", "is_trouble"), [(29_000, False), (31_000, True)])
 def test_a_call_that_goes_on_after_its_time_is_trouble_at_last(for_ms: int, is_trouble: bool) -> None:
-    busy = Busy("orders", "g", "h", 0, 1, for_ms=for_ms, state=OVERDUE)
+    busy = BatchStatus("orders", "g", "h", 0, 1, for_ms=for_ms, state=OVERDUE)
     assert (trouble(pulse(busy=(busy,))) is not None) == is_trouble
 
 

@@ -1,13 +1,16 @@
 """`pspf health`: exit 0 or 10, for containers, through the broker and not a port."""
 
 import socket
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pspf.cli.console import say, write, write_json
 from pspf.cli.exit_codes import ExitCode
 from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
+
+if TYPE_CHECKING:
+    from pspf.observability.worker_status import ShownWorker
 
 app = make_app(
     "Health of the workers of this machine: exit 0 or 10.",
@@ -51,22 +54,20 @@ def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str 
     from pspf.cli.services.roster import read_workers
     from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
 
-    async def work() -> tuple[list[dict[str, Any]], str | None]:
+    async def work() -> "tuple[list[ShownWorker], str | None]":
         async with broker_session.open_broker(backend, names=False) as broker:
             return await read_workers(broker), broker.find_obstacle()
 
     host = socket.gethostname()
     reasons: list[str] = []
-    workers: list[dict[str, Any]] = []
+    workers: list[ShownWorker] = []
     obstacle: str | None = None
     try:
         workers, obstacle = broker_session.run(work())
     except (BackendUnavailable, BackendCorrupt, NotFound) as error:  # nothing is healthy there, and that is the answer
         reasons = [f"nobody can tell: {error}"]
     found = [
-        each
-        for each in workers
-        if (each["worker"] == worker if worker is not None else everywhere or each.get("host") == host)
+        each for each in workers if (each.worker == worker if worker is not None else everywhere or each.host == host)
     ]
     if not found and not reasons:
         reasons = [f"no worker {worker} is running" if worker else f"no worker is running on {host}"]
@@ -76,14 +77,14 @@ def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str 
         reasons = [f"no worker can commit: {obstacle}"]
     if asks_ready:
         for each in found:
-            if not each.get("ready"):
-                why = each.get("why") or [f"it is {each.get('state')}"]
-                reasons += [f"{each['worker']}: {reason}" for reason in why]
+            if not each.status.ready:
+                why = each.status.why or (f"it is {each.status.state}",)
+                reasons += [f"{each.worker}: {reason}" for reason in why]
     if as_json:
-        write_json({"ok": not reasons, "workers": [each["worker"] for each in found], "why": reasons})
+        write_json({"ok": not reasons, "workers": [each.worker for each in found], "why": reasons})
     else:
         for reason in reasons:
             say(reason)
         if not reasons:
-            write(f"ok: {', '.join(each['worker'] for each in found)}")
+            write(f"ok: {', '.join(each.worker for each in found)}")
     raise typer.Exit(ExitCode.CHECK_FAILED if reasons else ExitCode.OK)

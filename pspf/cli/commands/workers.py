@@ -1,6 +1,6 @@
 """`pspf workers`: the processes that run now, on all machines, through the broker."""
 
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -8,6 +8,9 @@ from pspf.cli.console import format_span, say, write, write_json, write_table
 from pspf.cli.exit_codes import ExitCode, UsageError
 from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 from pspf.cli.parsing import parse_span_ms
+
+if TYPE_CHECKING:
+    from pspf.observability.worker_status import ProcessStatus, ShownWorker
 
 app = make_app(
     "Workers: what runs now, on all machines.",
@@ -17,6 +20,8 @@ app = make_app(
 )
 
 _TIMEOUT_MS: Final = 10_000
+_LONG_MS: Final = 10_000
+"""A batch that takes longer is told."""
 
 Names = Annotated[
     list[str] | None,
@@ -37,57 +42,51 @@ def list_workers(
 ) -> None:
     """List the running processes: host, pid, state, partitions, rate, last commit."""
     from pspf.cli import broker_session
-    from pspf.cli.services.roster import processes_of, read_workers
+    from pspf.cli.services.roster import read_workers, remarks_on
 
     async def work() -> None:
         async with broker_session.open_broker(backend) as broker:
-            workers = [worker for worker in await read_workers(broker) if host in (None, worker.get("host"))]
-        found = processes_of(workers)
+            workers = [worker for worker in await read_workers(broker) if host in (None, worker.host)]
         if as_json:
-            write_json({"workers": found})
+            write_json({"workers": [process for worker in workers for process in worker.as_processes()]})
             return
-        rows = [row for process in found for row in _rows(process)]
+        rows = [row for worker in workers for process in worker.processes for row in _rows(worker, process)]
         write_table(
             ("worker", "host", "pid", "state", "handler", "topic", "partitions", "processed", "rate", "committed"),
             rows,
             empty="no worker is running on this broker",
         )
-        for process in found:
-            for line in _remarks(process):
-                say(line)
+        for line in (*remarks_on(workers), *_long_batches(workers)):
+            say(line)
 
     broker_session.run(work())
 
 
-def _rows(process: dict[str, Any]) -> list[tuple[Any, ...]]:
+def _rows(worker: "ShownWorker", process: "ProcessStatus") -> list[tuple[Any, ...]]:
     """Return a line for each subscription of a process, and one where it has none."""
     import time
 
-    head = (process["worker"], process["host"], process["pid"], process["state"])
+    head = (worker.name_of(process), worker.host, process.pid, process.state)
     now_ms = time.time_ns() // 1_000_000
     rows: list[tuple[Any, ...]] = []
-    for each in process["subscriptions"]:
-        committed_ms = each["last_commit_ms"]
+    for each in process.subscriptions:
+        committed_ms = each.last_commit_ms
         ago = None if committed_ms is None else f"{format_span(max(0, now_ms - committed_ms))} ago"
-        partitions = ",".join(map(str, each["partitions"])) or "standing by"
-        rows.append((*head, each["handler"], each["topic"], partitions, each["processed"], each["rate"], ago))
+        partitions = ",".join(map(str, each.partitions)) or "standing by"
+        rows.append((*head, each.handler, each.topic, partitions, each.processed, each.rate, ago))
     return rows or [(*head, None, None, None, None, None, None)]
 
 
-def _remarks(process: dict[str, Any]) -> list[str]:
-    """Return what is to be said of a process beside its line: why it is not ready, and what takes it long."""
-    remarks = []
-    if process.get("why"):
-        remarks.append(f"{process['worker']}: {process['why']}")
-    for each in (*process.get("busy", []), *process.get("waiting", [])):
-        if each["for_ms"] >= 10_000:
-            state = each.get("state", "handling")
-            remarks.append(
-                f"{process['worker']}: {each['handler']} {'is at' if state == 'handling' else f'{state}, with'} a batch"
-                f" of {each['records']} of {each['topic']}, partition {each['partition']},"
-                f" for {format_span(each['for_ms'])}"
-            )
-    return remarks
+def _long_batches(workers: "list[ShownWorker]") -> list[str]:
+    """Return a line for each batch that a handler has had for long, or that waits for long."""
+    return [
+        f"{worker.name_of(process)}: {each.handler} {each.doing} a batch of {each.records} of {each.topic},"
+        f" partition {each.partition}, for {format_span(each.for_ms)}"
+        for worker in workers
+        for process in worker.processes
+        for each in process.batches
+        if each.for_ms >= _LONG_MS
+    ]
 
 
 @app.command(cls=CliCommand, epilog=examples("pspf workers ping", "pspf workers ping HOST-4711-a1b2c3 --timeout 3s"))

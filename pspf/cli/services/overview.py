@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pspf.cli.services.lag import GroupView, read_groups
-from pspf.cli.services.roster import processes_of, read_workers
+from pspf.cli.services.roster import read_workers, remarks_on
 from pspf.connectors.contract.broker import Broker
+from pspf.observability.worker_status import HandlerStatus, ProcessStatus
 from pspf.records import DEAD_LETTER_SUFFIX
 
 NOBODY: Final = "no worker"
@@ -106,7 +107,7 @@ async def read_overview(broker: Broker) -> Overview:
     groups = await read_groups(broker)
     topics = await broker.list_topics()
     at_ms = time.time_ns() // 1_000_000
-    processes = processes_of(workers)
+    processes = [process for worker in workers for process in worker.processes]
     return Overview(
         broker=broker.name,
         at_ms=at_ms,
@@ -118,22 +119,19 @@ async def read_overview(broker: Broker) -> Overview:
             for info in topics
             if info.topic.endswith(DEAD_LETTER_SUFFIX) and info.records
         },
-        remarks=[f"{process['worker']}: {process['why']}" for process in processes if process.get("why")],
+        remarks=remarks_on(workers),
     )
 
 
-def view_handlers(
-    processes: Iterable[Mapping[str, Any]], groups: Sequence[GroupView], at_ms: int
-) -> Sequence[HandlerView]:
+def view_handlers(processes: Iterable[ProcessStatus], groups: Sequence[GroupView], at_ms: int) -> Sequence[HandlerView]:
     """Return the handlers of the processes and of the groups, by topic, group and name."""
     by_name = {(group.topic, group.group, group.handler): group for group in groups}
     views: dict[tuple[str, str, str | None], HandlerView] = {}
     for process in processes:
-        subscriptions = process.get("subscriptions") or []
-        for each in subscriptions:
-            key = (each["topic"], each["group"], each["handler"])
-            views[key] = _with_process(views.get(key) or HandlerView(key[2], key[0], key[1], "none"), process, each)
-        if not subscriptions:
+        for each in process.subscriptions:
+            view = views.get(each.key) or HandlerView(each.handler, each.topic, each.group, "none")
+            views[each.key] = _with_process(view, process, each)
+        if not process.subscriptions:
             _note_state(views, by_name, process)
     covered = set()
     for (topic, group, handler), view in list(views.items()):
@@ -147,20 +145,18 @@ def view_handlers(
     return [views[key] for key in sorted(views, key=lambda key: (key[0], key[1], key[2] or ""))]
 
 
-def _with_process(view: HandlerView, process: Mapping[str, Any], each: Mapping[str, Any]) -> HandlerView:
+def _with_process(view: HandlerView, process: ProcessStatus, each: HandlerStatus) -> HandlerView:
     """Return the view with one more process of its handler."""
-    state = str(process["state"])
-    held = len(each["partitions"])
-    commits = [at_ms for at_ms in (view.last_commit_ms, each.get("last_commit_ms")) if at_ms is not None]
+    commits = [at_ms for at_ms in (view.last_commit_ms, each.last_commit_ms) if at_ms is not None]
     return replace(
         view,
-        state=_worst(view.state, state),
+        state=_worst(view.state, process.state),
         processes=view.processes + 1,
-        partitions=view.partitions + held,
-        rate=round(view.rate + (each.get("rate") or 0.0), 1),
-        processed=view.processed + each.get("processed", 0),
-        failed=view.failed + each.get("failed", 0),
-        dead=view.dead + each.get("dead", 0),
+        partitions=view.partitions + len(each.partitions),
+        rate=round(view.rate + each.rate, 1),
+        processed=view.processed + each.processed,
+        failed=view.failed + each.failed,
+        dead=view.dead + each.dead,
         last_commit_ms=max(commits, default=None),
     )
 
@@ -168,15 +164,14 @@ def _with_process(view: HandlerView, process: Mapping[str, Any], each: Mapping[s
 def _note_state(
     views: dict[tuple[str, str, str | None], HandlerView],
     groups: Mapping[tuple[str, str, str | None], GroupView],
-    process: Mapping[str, Any],
+    process: ProcessStatus,
 ) -> None:
     """Let a process without subscriptions (paused, crashing, ...) count for the handlers of its topic and group."""
-    topic, _, group = str(process.get("place", "")).rpartition("#")[0].partition("/")
-    keys = [key for key in {**groups, **views} if key[:2] == (topic, group)]
+    keys = [key for key in {**groups, **views} if process.may_run(key[0], key[1])]
     named = [key for key in keys if key in views] or keys
     for key in named:
-        view = views.get(key) or HandlerView(key[2], topic, group, "none")
-        views[key] = replace(view, state=_worst(view.state, str(process["state"])), processes=view.processes + 1)
+        view = views.get(key) or HandlerView(key[2], key[0], key[1], "none")
+        views[key] = replace(view, state=_worst(view.state, process.state), processes=view.processes + 1)
 
 
 def _with_group(view: HandlerView, group: GroupView, at_ms: int) -> HandlerView:

@@ -66,15 +66,14 @@ async def _read_in_hand(broker: Broker, choice: PendingFilter, known: Sequence[P
     """Return what workers say to have in hand and the broker does not know of: the first records of ordered batches."""
     places = {(record.cursor.topic, record.id) for record in known}
     found: list[PendingRecord] = []
-    for process in processes_of(await read_workers(broker)):
-        for batch in (*process.get("busy", []), *process.get("waiting", [])):
-            topic = batch["topic"]
-            if batch["group"] != choice.group or choice.topic not in (None, topic):
+    for worker, process in processes_of(await read_workers(broker)):
+        for batch in process.batches:
+            if batch.group != choice.group or choice.topic not in (None, batch.topic):
                 continue
-            for record_id in batch.get("ids", []):
-                if (topic, record_id) not in places:
-                    cursor = Cursor(topic, batch["group"], batch["handler"], batch["partition"])
-                    record = await _read_busy(broker, cursor, record_id, batch["for_ms"], process["worker"])
+            for record_id in batch.ids:
+                if (batch.topic, record_id) not in places:
+                    cursor = Cursor(*batch.key, batch.partition)
+                    record = await _read_busy(broker, cursor, record_id, batch.for_ms, worker)
                     found += [] if record is None else [record]
     return found
 

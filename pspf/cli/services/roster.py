@@ -5,12 +5,14 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pspf.cli.parsing import near
 from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.roster import WorkerInfo
 from pspf.errors import NotFound
+from pspf.observability.worker_status import ProcessStatus, ShownWorker, WorkerStatus
 
 _LOOK_S: Final = 0.1
 
@@ -28,54 +30,50 @@ class Target:
         return self.process or self.worker
 
 
-async def read_workers(broker: Broker) -> list[dict[str, Any]]:
-    """Return the status of each worker, by id, with `age_ms`; one of another version may lack fields."""
-    statuses = []
-    for info in await broker.roster.list_workers():
-        try:
-            status = json.loads(info.status)
-        except ValueError:
-            continue
-        if isinstance(status, dict):
-            statuses.append({"processes": [], "answers": {}, **status, "worker": info.worker, "age_ms": info.age_ms})
-    return statuses
+async def read_workers(broker: Broker) -> list[ShownWorker]:
+    """Return all workers, by id; one whose status can't be read says so as the reason why it is not ready."""
+    return [_read_worker(info) for info in await broker.roster.list_workers()]
 
 
-def processes_of(workers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one entry for each process, as `workers list --json` prints it."""
-    found = []
+def _read_worker(info: WorkerInfo) -> ShownWorker:
+    try:
+        shown = ShownWorker.from_fields(json.loads(info.status))
+    except ValueError as error:  # StatusUnreadable is one, too
+        status = WorkerStatus(why=(f"another version wrote its status, which can't be read: {error}",))
+        return ShownWorker(info.worker, status=status)
+    return replace(shown, worker=info.worker)
+
+
+def processes_of(workers: Iterable[ShownWorker]) -> list[tuple[str, ProcessStatus]]:
+    """Return all processes of these workers, with their names."""
+    return [(worker.name_of(process), process) for worker in workers for process in worker.processes]
+
+
+def remarks_on(workers: Iterable[ShownWorker]) -> list[str]:
+    """Return why processes do not do their work, and why a worker is shown without its processes."""
+    remarks = []
     for worker in workers:
-        for process in worker["processes"]:
-            rest = {key: value for key, value in process.items() if key not in ("worker", "pid", "state")}
-            found.append(
-                {
-                    "worker": process.get("worker") or f"{worker['worker']}:{process['place']}",
-                    "host": worker.get("host"),
-                    "pid": process.get("pid"),
-                    "state": process.get("state"),
-                    "supervisor": worker["worker"],
-                    "app": worker.get("app"),
-                    **rest,
-                }
-            )
-    return found
+        remarks += [f"{worker.name_of(each)}: {each.why}" for each in worker.processes if each.why]
+        remarks += [f"{worker.worker}: {reason}" for reason in worker.status.why if not worker.processes]
+    return remarks
 
 
-def find_targets(workers: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Target]:
+def find_targets(workers: Sequence[ShownWorker], names: Sequence[str]) -> list[Target]:
     """Return what `names` mean: ids of workers or of their processes, or hosts; all workers where there are none.
 
     Raises:
         NotFound: A name means nothing; the message has the nearest one.
     """
     if not names:
-        return [Target(worker["worker"], None) for worker in workers]
+        return [Target(worker.worker, None) for worker in workers]
     known: dict[str, list[Target]] = {}
     for worker in workers:
-        known.setdefault(str(worker.get("host")), []).append(Target(worker["worker"], None))
-        known[worker["worker"]] = [Target(worker["worker"], None)]
-    for process in processes_of(workers):
-        place = process["place"]
-        known.setdefault(process["worker"], [Target(process["supervisor"], place)])
+        if worker.host is not None:
+            known.setdefault(worker.host, []).append(Target(worker.worker, None))
+        known[worker.worker] = [Target(worker.worker, None)]
+    for worker in workers:
+        for process in worker.processes:
+            known.setdefault(worker.name_of(process), [Target(worker.worker, process.place)])
     targets: list[Target] = []
     for name in names:
         if name not in known:
@@ -104,11 +102,13 @@ async def ask(
             pending[command_id] = target
     begun = time.monotonic()
     while pending and (time.monotonic() - begun) * 1000 < timeout_ms:
-        workers = {worker["worker"]: worker for worker in await read_workers(broker)}
+        workers = {worker.worker: worker for worker in await read_workers(broker)}
         for command_id, target in list(pending.items()):
             worker = workers.get(target.worker)
-            answer = {"ok": "it has stopped"} if worker is None and do == "stop" else None
-            answer = answer or (worker or {}).get("answers", {}).get(command_id)
+            if worker is None:
+                answer: Mapping[str, Any] | None = {"ok": "it has stopped"} if do == "stop" else None
+            else:
+                answer = worker.answers.get(command_id)
             if answer is not None:
                 answers[target] = {**answer, "answered_ms": round((time.monotonic() - begun) * 1000)}
                 del pending[command_id]

@@ -26,6 +26,7 @@ from pspf.backoff import Backoff
 from pspf.concurrency.background import attempt, keep_running
 from pspf.loggers import get_logger
 from pspf.observability.snapshots import AdminSpec, HandlerShape, Snapshot, encode_answer
+from pspf.observability.worker_status import WorkerStatus
 from pspf.runtime.control.presence import WorkerCommand
 from pspf.runtime.status.totals import Tally
 
@@ -38,18 +39,12 @@ _HEALTHY_S: Final = 60.0
 _LEAVE_S: Final = 2.0
 _RESTART_INITIAL_MS: Final = 1_000
 _RESTART_MAX_MS: Final = 60_000
-_NOTHING_YET: Final[Mapping[str, Any]] = {
-    "state": "starting",
-    "ready": False,
-    "why": ["it waits for the broker"],
-    "processes": [],
-}
 
 
 class Control(Protocol):
     """What the admin sees of a worker, and asks of it; all of it from the admin's thread."""
 
-    def describe(self) -> Mapping[str, Any]: ...
+    def describe(self) -> WorkerStatus: ...
     def tally(self) -> Tally: ...
     def obey(self, command: WorkerCommand, answer: Callable[[Mapping[str, Any]], None]) -> None: ...
 
@@ -172,7 +167,7 @@ class AdminThread:
         if with_snapshot and not running.unsent:  # a process that falls behind gets the next one
             tally = self._control.tally()
             level = logging.getLevelName(get_logger("pspf").level)
-            status = self._control.describe() or _NOTHING_YET
+            status = self._control.describe()
             running.unsent += Snapshot(status, tally.counters, tally.restarts, self.handlers, level).encode()
 
     def _send(self, running: _Running) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 
 from pspf.concurrency.background import attempt
 from pspf.loggers import get_logger
+from pspf.observability.worker_status import IN_PROCESS, ProcessStatus, WorkerStatus
 from pspf.runtime.control.presence import WorkerCommand
 from pspf.runtime.status.reports import Pulse
-from pspf.runtime.status.status import Rates, describe_pulse
+from pspf.runtime.status.status import Rates, with_pulse
 from pspf.runtime.status.totals import ProcessTotals, Tally
 from pspf.runtime.supervision.slot import ProcessSlot
 from pspf.runtime.supervision.supervisor import Supervisor
@@ -29,8 +30,8 @@ class SupervisorControl:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
 
-    def describe(self) -> Mapping[str, Any]:
-        """Return the worker's state."""
+    def describe(self) -> WorkerStatus:
+        """Return the worker's status."""
         return self._supervisor.status
 
     def tally(self) -> Tally:
@@ -55,7 +56,7 @@ class SupervisorControl:
             return
         match command.do:
             case "ping":
-                answer({"ok": supervisor.status.get("state")})
+                answer({"ok": supervisor.status.state})
             case "stop" if command.process is None:
                 answer({"ok": "it stops"})
                 supervisor.stop()
@@ -103,30 +104,21 @@ class ProcessControl:
             self._rates.sample(pulse)
             return pulse
 
-    def describe(self) -> Mapping[str, Any]:
-        """Return the worker's state."""
+    def describe(self) -> WorkerStatus:
+        """Return the worker's status."""
         pulse = self._take_pulse()
-        process = {
-            "place": "in-process#0",
-            "pid": os.getpid(),
-            "state": pulse.stage,
-            "why": None,
-            "restarts": 0,
-            "crashes_in_a_row": 0,
-            "last_exit": None,
-            "next_try_ms": None,
-        }
+        process = ProcessStatus(place=IN_PROCESS, pid=os.getpid(), state=pulse.stage)
         why = [*(str(each) for each in pulse.waiting), *pulse.unread]
         if pulse.session is None:
             why.append("it has not joined yet")
         elif (lapse := pulse.find_lapse(0)) is not None:
             why.append(lapse)
-        return {
-            "state": pulse.stage,
-            "ready": pulse.stage == "running" and not why,
-            "why": why,
-            "processes": [{**process, **describe_pulse(pulse, self._rates)}],
-        }
+        return WorkerStatus(
+            state=pulse.stage,
+            ready=pulse.stage == "running" and not why,
+            why=tuple(why),
+            processes=(with_pulse(process, pulse, self._rates),),
+        )
 
     def obey(self, command: WorkerCommand, answer: Answer) -> None:
         """Do it; `answer` is called at once or soon."""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from pspf.backoff import Backoff, Sparing
@@ -22,6 +22,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.roster import MAX_STATUS_BYTES
 from pspf.errors import BackendGone, PSPFError
 from pspf.loggers import get_logger
+from pspf.observability.worker_status import ShownWorker, WorkerStatus
 
 logger = get_logger(__name__)
 
@@ -55,14 +56,14 @@ class WorkerCommand:
 class Presence:
     """One worker in the roster.
 
-    `describe` returns its state; `obey` is given a command and the function that takes its answer,
+    `describe` returns its status; `obey` is given a command and the function that takes its answer,
     which may be called later and from any thread.
     """
 
     broker: Broker
     worker: str
     app: str
-    describe: Callable[[], Mapping[str, Any]]
+    describe: Callable[[], WorkerStatus]
     obey: Callable[[WorkerCommand, Callable[[Mapping[str, Any]], None]], None]
     leave_s: float = _LEAVE_S
     """How long it may take to withdraw; what is left behind is forgotten after some seconds."""
@@ -170,16 +171,11 @@ class Presence:
     def _status(self) -> bytes:
         with self._mutex:
             answers = dict(self._answers)
-        status = {
-            "worker": self.worker,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "app": self.app,
-            "started_ms": self._started_ms,
-            **self.describe(),
-        }
+        shown = ShownWorker(
+            self.worker, socket.gethostname(), os.getpid(), self.app, self._started_ms, answers, self.describe()
+        )
         while True:
-            encoded = json.dumps({**status, "answers": answers}).encode()
+            encoded = json.dumps(replace(shown, answers=answers).as_fields()).encode()
             if len(encoded) <= MAX_STATUS_BYTES or not answers:
                 return encoded[:MAX_STATUS_BYTES]
             del answers[next(iter(answers))]

@@ -7,46 +7,23 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Self
+from typing import Final
 
+from pspf.errors import StatusUnreadable
+from pspf.loggers import get_logger
+from pspf.observability.fields import Fields
 from pspf.observability.telemetry import HandlerCounters
+from pspf.observability.worker_status import BatchStatus
 from pspf.runtime.app.plan import Totals
+
+logger = get_logger(__name__)
 
 STACKS_SIGNAL: Final = signal.SIGUSR1
 """Makes a worker process write where its threads are, whatever they do."""
 
 
-HANDLING: Final = "handling"
-OVERDUE: Final = "goes on although it was cancelled"
-WAITING: Final = "waits for another to run alone"
-WAITING_ALONE: Final = "waits to run alone, as it may have ended the process before"
 WAITS_LONG_MS: Final = 5_000
 """A batch that waits for longer for its turn is no work that gets done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """A batch that is in a handler's hands for `for_ms`, or waits for that; `ids` are its first records'."""
-
-    topic: str
-    group: str
-    handler: str
-    partition: int
-    records: int
-    for_ms: int
-    state: str = HANDLING
-    ids: tuple[str, ...] = ()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether its turn has not come."""
-        return self.state in (WAITING, WAITING_ALONE)
-
-    def __str__(self) -> str:
-        where = f"a batch of {self.records} of {self.topic}, partition {self.partition}"
-        first = f" from {self.ids[0]} on" if self.ids else ""
-        doing = "is at" if self.state == HANDLING else f"{self.state}, with"
-        return f"{self.handler} {doing} {where}{first}, for {self.for_ms / 1000:.0f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +35,7 @@ class SubscriptionStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Pulse:
+class Pulse(Fields):
     """That a process lives, and what it is at.
 
     `loop_silent_ms` is the time since its event loop last had a turn, None before there is a loop;
@@ -75,7 +52,7 @@ class Pulse:
     is_at_work: bool
     session: str | None
     lease_left_ms: int | None = None
-    busy: tuple[Busy, ...] = ()
+    busy: tuple[BatchStatus, ...] = ()
     subscriptions: tuple[SubscriptionStatus, ...] = ()
     unread: tuple[str, ...] = ()
 
@@ -96,12 +73,12 @@ class Pulse:
         )
 
     @property
-    def in_hand(self) -> tuple[Busy, ...]:
+    def in_hand(self) -> tuple[BatchStatus, ...]:
         """What handlers have in hand."""
         return tuple(each for each in self.busy if not each.is_waiting)
 
     @property
-    def waiting(self) -> tuple[Busy, ...]:
+    def waiting(self) -> tuple[BatchStatus, ...]:
         """What has waited long for its turn."""
         return tuple(each for each in self.busy if each.is_waiting and each.for_ms >= WAITS_LONG_MS)
 
@@ -110,21 +87,9 @@ class Pulse:
         """Whether it has got anything done."""
         return any(each.counters.last_commit_ms is not None for each in self.subscriptions)
 
-    @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the pulse of a decoded line."""
-        rest = dict(fields)
-        busy = tuple(Busy(**each | {"ids": tuple(each["ids"])}) for each in rest.pop("busy"))
-        subscriptions = tuple(
-            SubscriptionStatus(HandlerCounters.from_fields(each["counters"]), tuple(each["partitions"]))
-            for each in rest.pop("subscriptions")
-        )
-        unread = tuple(rest.pop("unread", ()))
-        return cls(busy=busy, subscriptions=subscriptions, unread=unread, **rest)
-
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Fields):
     """A process's last words: what it did, None where an error ended it, given as kind and message.
 
     `is_drained` says of a burst's that nothing was left to do.
@@ -136,13 +101,16 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Tasks:
+class Tasks(Fields):
     """Where the coroutines of a process are: text for people."""
 
     text: str
 
 
 Report = Pulse | Ending | Tasks
+_KINDS: Final[Mapping[str, type[Pulse] | type[Ending] | type[Tasks]]] = {
+    each.__name__: each for each in (Pulse, Ending, Tasks)
+}
 
 
 class ReportPipe:
@@ -164,18 +132,15 @@ def encode_report(report: Report) -> bytes:
 
 
 def decode_report(line: bytes) -> Report | None:
-    """Return the report of a line; None for a line that its process did not live to finish."""
+    """Return the report of a line; None for one that its process did not live to finish, or that can't be read."""
     try:
         ((kind, fields),) = json.loads(line).items()
     except (ValueError, AttributeError):
         return None
-    if kind == Pulse.__name__:
-        return Pulse.from_fields(fields)
-    if kind == Tasks.__name__:
-        return Tasks(**fields)
-    totals, error = fields["totals"], fields["error"]
-    return Ending(
-        None if totals is None else Totals(**totals),
-        None if error is None else (error[0], error[1]),
-        fields["is_drained"],
-    )
+    if kind not in _KINDS:
+        return None
+    try:
+        return _KINDS[kind].from_fields(fields)
+    except StatusUnreadable as error:
+        logger.warning("a worker process reports what can't be read: %s: %s", kind, error)
+        return None

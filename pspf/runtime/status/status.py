@@ -1,10 +1,12 @@
-"""What `pspf workers list` shows of a process, made of its pulse."""
+"""Status of a process, made of its pulse; rates of its handlers."""
 
 import time
 from collections import deque
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
-from pspf.runtime.status.reports import Busy, Pulse
+from pspf.observability.worker_status import HandlerStatus, ProcessStatus
+from pspf.runtime.status.reports import Pulse
 
 _RATE_MS: Final = 10_000
 
@@ -37,38 +39,32 @@ class Rates:
         return round(max(0, after.get(key, 0) - before.get(key, 0)) * 1000 / span_ms, 1) if span_ms > 0 else 0.0
 
 
-def describe_pulse(pulse: Pulse | None, rates: Rates) -> dict[str, Any]:
-    """Return the part of a process's status that it tells itself; empty lists where it has not told anything yet."""
-    busy = () if pulse is None else pulse.busy
-    return {
-        "worker": None if pulse is None else pulse.session,
-        "busy": [_describe_busy(each) for each in busy if not each.is_waiting],
-        "waiting": [_describe_busy(each) for each in busy if each.is_waiting],
-        "subscriptions": [
-            {
-                "topic": each.counters.topic,
-                "group": each.counters.group,
-                "handler": each.counters.handler,
-                "partitions": list(each.partitions),
-                "processed": each.counters.processed,
-                "failed": each.counters.failed,
-                "dead": each.counters.dead,
-                "rate": rates.rate_of(each.counters.key),
-                "last_commit_ms": each.counters.last_commit_ms,
-            }
-            for each in (() if pulse is None else pulse.subscriptions)
-        ],
-    }
+def describe_handlers(pulse: Pulse, rates: Rates) -> tuple[HandlerStatus, ...]:
+    """Return the status of each handler of a process."""
+    return tuple(
+        HandlerStatus(
+            each.counters.topic,
+            each.counters.group,
+            each.counters.handler,
+            each.partitions,
+            each.counters.processed,
+            each.counters.failed,
+            each.counters.dead,
+            rates.rate_of(each.counters.key),
+            each.counters.last_commit_ms,
+        )
+        for each in pulse.subscriptions
+    )
 
 
-def _describe_busy(busy: Busy) -> dict[str, Any]:
-    return {
-        "topic": busy.topic,
-        "group": busy.group,
-        "handler": busy.handler,
-        "partition": busy.partition,
-        "records": busy.records,
-        "for_ms": busy.for_ms,
-        "state": busy.state,
-        "ids": list(busy.ids),
-    }
+def with_pulse(status: ProcessStatus, pulse: Pulse | None, rates: Rates) -> ProcessStatus:
+    """Return a process's status with what it reports itself; as it is where nothing has been reported yet."""
+    if pulse is None:
+        return status
+    return replace(
+        status,
+        worker=pulse.session,
+        busy=pulse.in_hand,
+        waiting=tuple(each for each in pulse.busy if each.is_waiting),
+        subscriptions=describe_handlers(pulse, rates),
+    )

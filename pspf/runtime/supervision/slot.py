@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
+from pspf.observability.worker_status import ProcessStatus
 from pspf.runtime.app.plan import ChildSpec, Totals
-from pspf.runtime.status.status import Rates, describe_pulse
+from pspf.runtime.status.status import Rates, with_pulse
 from pspf.runtime.supervision.process import Process, now_ms
 from pspf.runtime.supervision.restarts import Restarts
 
@@ -81,21 +81,21 @@ class ProcessSlot:
         detail = self.trouble or self.last_exit
         return f"{self} is {self.state}" + (f": {detail}" if detail else "")
 
-    def describe(self, wall_ms: int) -> dict[str, Any]:
-        """Return what `pspf workers list` shows of it; `wall_ms` is the time of day."""
+    def describe(self, wall_ms: int) -> ProcessStatus:
+        """Return its status; `wall_ms` is the time of day."""
         process = self.process
         is_waiting = self.state is SlotState.CRASHING and self.due_ms is not None
-        return {
-            "place": self.name,
-            "pid": None if process is None else process.pid,
-            "state": self.state.value,
-            "why": self.why_not_ready,
-            "restarts": self.restarts.total,
-            "crashes_in_a_row": self.restarts.in_a_row,
-            "last_exit": self.last_exit,
-            "next_try_ms": wall_ms + (self.due_ms or 0) - now_ms() if is_waiting else None,
-            **describe_pulse(None if process is None else process.pulse, self.rates),
-        }
+        status = ProcessStatus(
+            place=self.name,
+            pid=None if process is None else process.pid,
+            state=self.state.value,
+            why=self.why_not_ready,
+            restarts=self.restarts.total,
+            crashes_in_a_row=self.restarts.in_a_row,
+            last_exit=self.last_exit,
+            next_try_ms=wall_ms + (self.due_ms or 0) - now_ms() if is_waiting else None,
+        )
+        return with_pulse(status, None if process is None else process.pulse, self.rates)
 
 
 def number_specs(specs: Sequence[ChildSpec]) -> list[tuple[ChildSpec, int]]:

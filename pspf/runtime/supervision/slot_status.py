@@ -1,24 +1,24 @@
-"""What a worker tells of all its places together."""
+"""Status and counts of a supervisor's processes together."""
 
 import time
 from collections.abc import Sequence
-from typing import Any
 
+from pspf.observability.worker_status import WorkerStatus
 from pspf.runtime.status.totals import ProcessTotals, Tally
 from pspf.runtime.supervision.slot import ProcessSlot, SlotState
 
 
-def describe_places(places: Sequence[ProcessSlot], *, is_stopping: bool) -> dict[str, Any]:
-    """Return the state of a worker, as `pspf workers list` and readiness show it."""
+def describe_places(places: Sequence[ProcessSlot], *, is_stopping: bool) -> WorkerStatus:
+    """Return the status of a worker."""
     going = [place for place in places if place.state is not SlotState.ENDED]
     reasons = [reason for place in going if (reason := place.why_not_ready) is not None]
     wall_ms = time.time_ns() // 1_000_000
-    return {
-        "state": "draining" if is_stopping else "running",
-        "ready": not reasons and not is_stopping,
-        "why": reasons,
-        "processes": [place.describe(wall_ms) for place in going],
-    }
+    return WorkerStatus(
+        state="draining" if is_stopping else "running",
+        ready=not reasons and not is_stopping,
+        why=tuple(reasons),
+        processes=tuple(place.describe(wall_ms) for place in going),
+    )
 
 
 def add_up(places: Sequence[ProcessSlot], ledger: ProcessTotals) -> Tally:

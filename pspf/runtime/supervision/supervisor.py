@@ -13,11 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from pspf.concurrency.background import attempt
 from pspf.errors import PSPFError
 from pspf.loggers import get_logger
+from pspf.observability.worker_status import NOT_CONNECTED, WorkerStatus
 from pspf.runtime.app.plan import ChildSpec
 from pspf.runtime.forkserver.client import ForkServer
 from pspf.runtime.forkserver.reaping import collect, ended_children
@@ -76,8 +77,8 @@ class Supervisor:
     """Asked for how long the broker has answered."""
     on_change: Callable[[], None] = lambda: None
     """Called when the state of a place has changed."""
-    status: dict[str, Any] = field(default_factory=dict)
-    """The state of all processes, as `pspf workers list` shows it, at most a second old. Any thread may read it."""
+    status: WorkerStatus = NOT_CONNECTED
+    """The status of all processes, at most a second old. Any thread may read it."""
     tally: Tally = field(default_factory=Tally)
     """What all processes did, those that have ended among them; as old as `status`, and for any thread."""
 

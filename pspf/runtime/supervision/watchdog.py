@@ -5,7 +5,8 @@ A silent event loop, an answer that never comes, and a call that goes on after i
 
 from typing import Final
 
-from pspf.runtime.status.reports import OVERDUE, Pulse
+from pspf.observability.worker_status import OVERDUE
+from pspf.runtime.status.reports import Pulse
 
 _POLL_MS: Final = 5_000
 """How long a read may wait for records, and be none the worse for it."""

@@ -9,7 +9,8 @@ from typing import Final
 from pspf.engine.handlers.executor import LONGEST_POLL_MS
 from pspf.loggers import get_logger
 from pspf.observability.telemetry import Activity, HandlerCounters
-from pspf.runtime.status.reports import HANDLING, OVERDUE, WAITING, WAITING_ALONE, Busy, Pulse, SubscriptionStatus
+from pspf.observability.worker_status import HANDLING, OVERDUE, WAITING, WAITING_ALONE, BatchStatus
+from pspf.runtime.status.reports import Pulse, SubscriptionStatus
 from pspf.runtime.worker.awaits import describe_tasks
 from pspf.stream import Stream
 from pspf.subscription import Subscription
@@ -176,7 +177,7 @@ def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-def _busy(activity: Activity, now_ms: int) -> Busy | None:
+def _busy(activity: Activity, now_ms: int) -> BatchStatus | None:
     """Return what a cursor has in hand; None where it is nothing, perhaps since we looked."""
     waiting_ms, since_ms, batch = activity.waiting_since_ms, activity.handling_since_ms, activity.batch
     state = HANDLING
@@ -187,7 +188,7 @@ def _busy(activity: Activity, now_ms: int) -> Busy | None:
         since_ms, state = overdue_ms, OVERDUE
     if since_ms is None or not batch:
         return None
-    return Busy(
+    return BatchStatus(
         activity.topic,
         activity.group,
         activity.handler,
