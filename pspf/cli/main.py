@@ -8,6 +8,7 @@ from typing import Final, NoReturn, TextIO, cast
 import typer
 
 from pspf.cli.arguments import hide_arguments
+from pspf.cli.command import make_app
 from pspf.cli.commands import (
     broker,
     dev,
@@ -29,7 +30,7 @@ from pspf.cli.commands import (
 )
 from pspf.cli.console import ClosedPipe, say
 from pspf.cli.exit_codes import ExitCode, code_of, explain
-from pspf.cli.options import CliCommand, examples, make_app, verbosity
+from pspf.cli.options import verbosity
 from pspf.runtime.worker.leaving import bound_exit
 
 app = make_app(
@@ -39,12 +40,8 @@ app = make_app(
     "pspf groups inspect",
     name="pspf",
 )
-worker.add_to(app)
-dev.add_to(app)
-emit.add_to(app)
-tail.add_to(app)
-show.add_to(app)
-top.add_to(app)
+for module in (worker, dev, emit, tail, show, top, info, init):
+    app.registered_commands += module.app.registered_commands
 app.add_typer(topics.app, name="topics")
 app.add_typer(groups.app, name="groups")
 app.add_typer(pending.app, name="pending")
@@ -55,13 +52,9 @@ app.add_typer(workers.app, name="workers")
 app.add_typer(health.app, name="health")
 app.add_typer(broker.app, name="broker")
 app.add_typer(info.config, name="config")
-info.add_to(app)
-init.add_to(app)
 
 _ParserError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 """What the argument parser raises for arguments that don't fit, whichever copy of click it brings."""
-
-__all__ = ["CliCommand", "app", "examples", "main"]
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:

@@ -2,11 +2,9 @@
 
 from dataclasses import asdict
 
-import typer
-
+from pspf.cli.command import Invocation, command, make_app
 from pspf.cli.console import format_size, visible, write, write_json
 from pspf.cli.exit_codes import ExitCode
-from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 
 app = make_app(
     "The broker itself: what it is, and what is unsafe about it.",
@@ -16,71 +14,63 @@ app = make_app(
 )
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf broker info", "pspf broker info --json"))
-def info(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
+@command(app, "pspf broker info", "pspf broker info --json")
+async def info(call: Invocation) -> None:
     """Show kind, version, place, size and persistence, and what the broker can do."""
-    from pspf.cli import broker_session
     from pspf.connectors.contract.capabilities import describe_all
 
-    async def work() -> None:
-        async with broker_session.open_broker(backend, names=False) as broker:
-            found, can = await broker.operations.read_info(), broker.capabilities
-        if as_json:
-            write_json(
-                {
-                    "broker": found.name,
-                    "kind": found.kind,
-                    "version": found.version,
-                    "persistence": found.persistence,
-                    "format": found.format,
-                    "topics": found.topics,
-                    "records": found.records,
-                    "bytes": found.size_bytes,
-                    "lost": found.lost,
-                    "dropped": found.dropped,
-                    "capabilities": asdict(can),
-                    "details": found.details,
-                }
-            )
-            return
-        lines = {
-            "broker": found.name,
-            "kind": found.kind,
-            "version": found.version,
-            "persistence": found.persistence,
-            "format": str(found.format),
-            "topics": f"{found.topics:,}",
-            "records": f"{found.records:,}",
-            "size": format_size(found.size_bytes),
-            **describe_all(can),
-            **found.details,
-            "lost": f"{found.lost:,} records trimmed before a group had finished them",
-            "dropped": f"{found.dropped:,} records finished without being handled",
-        }
-        width = max(map(len, lines))
-        for name, value in lines.items():
-            write(f"{name.ljust(width)}  {visible(value)}")
-
-    broker_session.run(work())
+    async with call.open_broker(names=False) as broker:
+        found, can = await broker.operations.read_info(), broker.capabilities
+    if call.as_json:
+        write_json(
+            {
+                "broker": found.name,
+                "kind": found.kind,
+                "version": found.version,
+                "persistence": found.persistence,
+                "format": found.format,
+                "topics": found.topics,
+                "records": found.records,
+                "bytes": found.size_bytes,
+                "lost": found.lost,
+                "dropped": found.dropped,
+                "capabilities": asdict(can),
+                "details": found.details,
+            }
+        )
+        return
+    lines = {
+        "broker": found.name,
+        "kind": found.kind,
+        "version": found.version,
+        "persistence": found.persistence,
+        "format": str(found.format),
+        "topics": f"{found.topics:,}",
+        "records": f"{found.records:,}",
+        "size": format_size(found.size_bytes),
+        **describe_all(can),
+        **found.details,
+        "lost": f"{found.lost:,} records trimmed before a group had finished them",
+        "dropped": f"{found.dropped:,} records finished without being handled",
+    }
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        write(f"{name.ljust(width)}  {visible(value)}")
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf broker doctor", "pspf broker doctor --json"))
-def doctor(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = False) -> None:
+@command(app, "pspf broker doctor", "pspf broker doctor --json")
+async def doctor(call: Invocation) -> ExitCode:
     """Look for what is unsafe, and say how to mend it; exit 10 where a check fails."""
-    from pspf.cli import broker_session
     from pspf.connectors.contract.operations import Check, Status
     from pspf.errors import BackendCorrupt
 
-    async def diagnose() -> list[Check]:
-        try:
-            async with broker_session.open_broker(backend) as broker:
-                return list(await broker.operations.diagnose())
-        except BackendCorrupt as error:
-            return [Check("open", Status.FAIL, str(error), "what else is wrong can't be seen before this is mended")]
-
-    checks = broker_session.run(diagnose())
+    try:
+        async with call.open_broker() as broker:
+            checks = list(await broker.operations.diagnose())
+    except BackendCorrupt as error:
+        checks = [Check("open", Status.FAIL, str(error), "what else is wrong can't be seen before this is mended")]
     is_ok = all(check.status is not Status.FAIL for check in checks)
-    if as_json:
+    if call.as_json:
         write_json(
             {
                 "ok": is_ok,
@@ -95,4 +85,4 @@ def doctor(backend: Backend = None, as_json: AsJson = False, verbose: Verbose = 
             write(f"{check.status.value:4}  {check.name.ljust(width)}  {visible(check.found)}")
             if check.remedy:
                 write(f"      {' ' * width}  -> {visible(check.remedy)}")
-    raise typer.Exit(ExitCode.OK if is_ok else ExitCode.CHECK_FAILED)
+    return ExitCode.OK if is_ok else ExitCode.CHECK_FAILED

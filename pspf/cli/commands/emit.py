@@ -1,30 +1,25 @@
 """`pspf emit`: one event from the command line, or many from a file or a pipe."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from pspf.cli.command import Invocation, command
 from pspf.cli.console import say, write, write_json
-from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples
+from pspf.cli.exit_codes import ExitCode, UsageError
 from pspf.cli.parsing import parse_headers, parse_rate
 
-if TYPE_CHECKING:
-    from pspf.cli.services.events import Recipe
+app = typer.Typer()
 
-_EXAMPLES = examples(
+
+@command(
+    app,
     'pspf emit orders \'{"order_id": 7, "amount": 12.5}\' -k customer-3',
     "pspf emit orders @orders.ndjson --rate 200/s",
     "tail -f app.log | pspf emit logs -",
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(cls=CliCommand, epilog=_EXAMPLES)(emit)
-
-
-def emit(
+async def emit(
+    call: Invocation,
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="Where to; made with one partition where missing.")],
     event: Annotated[
         str | None,
@@ -46,10 +41,7 @@ def emit(
     ] = None,
     rate: Annotated[str | None, typer.Option("--rate", metavar="N/s", help="At most so many: 200/s, 90/m.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="With many: one bad line, and nothing is emitted.")] = False,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Emit one event, or many with @FILE or -.
 
     Prints the record's id, or for many how many were stored. Events with an `event_id` are stored
@@ -57,7 +49,6 @@ def emit(
     """
     import sys
 
-    from pspf.cli import broker_session
     from pspf.cli.services.emit_many import Plan, emit_lines, open_source
     from pspf.cli.services.events import Recipe
     from pspf.connectors.urls import make_limits
@@ -72,27 +63,17 @@ def emit(
     if event == "-" or event.startswith("@"):
         if event_id is not None:
             raise UsageError('--id names one event; put an "event_id" into each line instead')
-        plan = Plan(topic, recipe, parse_rate(rate) if rate else None, strict, as_json)
+        plan = Plan(topic, recipe, parse_rate(rate) if rate else None, strict, call.as_json)
         with open_source(event) as source:
-            code = broker_session.run(emit_lines(backend, source, plan))
-        raise typer.Exit(code)
-    _emit_one(topic, recipe, event, backend, as_json)
-
-
-def _emit_one(topic: str, recipe: "Recipe", text: str, backend: str | None, as_json: bool) -> None:
-    from pspf.cli import broker_session
-
+            return await emit_lines(call.backend, source, plan)
     # Before the broker is opened: bad JSON must not even make its file.
-    record = recipe.make_record(text)
-
-    async def work() -> None:
-        async with broker_session.open_broker(backend, makes=True) as broker:
-            appended = (await broker.append(topic, [record]))[0]
-        if appended.duplicate:
-            say(f"event_id {record.event_id!r} was emitted before, as record {appended.id}; nothing stored")
-        if as_json:
-            write_json({"id": appended.id, "topic": topic, "partition": appended.partition})
-        else:
-            write(appended.id)
-
-    broker_session.run(work())
+    record = recipe.make_record(event)
+    async with call.open_broker(makes=True) as broker:
+        appended = (await broker.append(topic, [record]))[0]
+    if appended.duplicate:
+        say(f"event_id {record.event_id!r} was emitted before, as record {appended.id}; nothing stored")
+    if call.as_json:
+        write_json({"id": appended.id, "topic": topic, "partition": appended.partition})
+    else:
+        write(appended.id)
+    return ExitCode.OK

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pspf.cli.command import Invocation, command, make_app
 from pspf.cli.console import say, write, write_json
 from pspf.cli.exit_codes import ExitCode
-from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 
 if TYPE_CHECKING:
     from pspf.observability.worker_status import ShownWorker
@@ -25,45 +25,37 @@ Worker = Annotated[
 Everywhere = Annotated[bool, typer.Option("--everywhere", help="The workers of all hosts.")]
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf health live", "pspf health live --everywhere --json"))
-def live(
+@command(app, "pspf health live", "pspf health live --everywhere --json")
+async def live(
+    call: Invocation,
     worker: Worker = None,
     everywhere: Everywhere = False,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Whether a worker runs here: its supervisor shows itself in the broker every 3 s."""
-    _check(False, worker, everywhere, backend, as_json)
+    return await _check(call, worker, everywhere, asks_ready=False)
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf health ready", "pspf health ready --worker HOST-4711-a1b2c3"))
-def ready(
+@command(app, "pspf health ready", "pspf health ready --worker HOST-4711-a1b2c3")
+async def ready(
+    call: Invocation,
     worker: Worker = None,
     everywhere: Everywhere = False,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Whether all processes of the workers here do their work; a slow handler is no reason against it."""
-    _check(True, worker, everywhere, backend, as_json)
+    return await _check(call, worker, everywhere, asks_ready=True)
 
 
-def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str | None, as_json: bool) -> None:
-    from pspf.cli import broker_session
+async def _check(call: Invocation, worker: str | None, everywhere: bool, *, asks_ready: bool) -> ExitCode:
     from pspf.cli.services.roster import read_workers
     from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
-
-    async def work() -> "tuple[list[ShownWorker], str | None]":
-        async with broker_session.open_broker(backend, names=False) as broker:
-            return await read_workers(broker), broker.find_obstacle()
 
     host = socket.gethostname()
     reasons: list[str] = []
     workers: list[ShownWorker] = []
     obstacle: str | None = None
     try:
-        workers, obstacle = broker_session.run(work())
+        async with call.open_broker(names=False) as broker:
+            workers, obstacle = await read_workers(broker), broker.find_obstacle()
     except (BackendUnavailable, BackendCorrupt, NotFound) as error:  # nothing is healthy there, and that is the answer
         reasons = [f"nobody can tell: {error}"]
     found = [
@@ -80,11 +72,11 @@ def _check(asks_ready: bool, worker: str | None, everywhere: bool, backend: str 
             if not each.status.ready:
                 why = each.status.why or (f"it is {each.status.state}",)
                 reasons += [f"{each.worker}: {reason}" for reason in why]
-    if as_json:
+    if call.as_json:
         write_json({"ok": not reasons, "workers": [each.worker for each in found], "why": reasons})
     else:
         for reason in reasons:
             say(reason)
         if not reasons:
             write(f"ok: {', '.join(each.worker for each in found)}")
-    raise typer.Exit(ExitCode.CHECK_FAILED if reasons else ExitCode.OK)
+    return ExitCode.CHECK_FAILED if reasons else ExitCode.OK

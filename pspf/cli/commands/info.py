@@ -2,9 +2,10 @@
 
 import typer
 
+from pspf.cli.command import Invocation, command, make_app
 from pspf.cli.console import write, write_json, write_table
-from pspf.cli.options import AsJson, CliCommand, Verbose, examples, make_app
 
+app = typer.Typer()
 config = make_app("Settings in force.", "pspf config show", "pspf config show --json")
 
 _PACKAGES = (
@@ -13,15 +14,11 @@ _PACKAGES = (
 )
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command `version`."""
-    app.command(cls=CliCommand, epilog=examples("pspf version", "pspf version --json"))(version)
-
-
-def version(as_json: AsJson = False, verbose: Verbose = False) -> None:
+@command(app, "pspf version", "pspf version --json", has_backend=False)
+def version(call: Invocation) -> None:
     """Print the versions of everything that matters."""
     versions = read_versions()
-    if as_json:
+    if call.as_json:
         write_json(versions)
         return
     width = max(len(name) for name in versions)
@@ -55,13 +52,13 @@ def _config() -> None:
     """Settings in force."""
 
 
-@config.command("show", cls=CliCommand, epilog=examples("pspf config show", "PSPF_LEASE_MS=5000 pspf config show"))
-def show_config(as_json: AsJson = False, verbose: Verbose = False) -> None:
+@command(config, "pspf config show", "PSPF_LEASE_MS=5000 pspf config show", name="show", has_backend=False)
+def show_config(call: Invocation) -> None:
     """Print the settings in force; secrets are hidden."""
     from pspf.settings import describe_settings, settings
 
     values = describe_settings(settings)
-    if as_json:
+    if call.as_json:
         write_json(values)
     else:
         write_table(("setting", "value"), [(name, str(value)) for name, value in values.items()])

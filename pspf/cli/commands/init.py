@@ -4,18 +4,15 @@ from typing import Annotated
 
 import typer
 
+from pspf.cli.command import Invocation, command
 from pspf.cli.console import say, write
-from pspf.cli.options import CliCommand, Verbose, examples
 
-_EXAMPLES = examples("pspf init shop", "pspf init . --from git+URL")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(cls=CliCommand, epilog=_EXAMPLES)(init)
+app = typer.Typer()
 
 
+@command(app, "pspf init shop", "pspf init . --from git+URL", has_backend=False, has_json=False)
 def init(
+    call: Invocation,
     folder: Annotated[
         str, typer.Argument(metavar="[DIR]", help="Where to; made if missing.", show_default=False)
     ] = ".",
@@ -28,7 +25,6 @@ def init(
             show_default=False,
         ),
     ] = None,
-    verbose: Verbose = False,
 ) -> None:
     """Make a project: an app, its tests, pyproject.toml, Dockerfile and compose.yaml. Overwrites nothing."""
     from pathlib import Path

@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
+from pspf.cli.command import Invocation, command
 from pspf.cli.console import say, write, write_json, write_table
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import App, AsJson, CliCommand, Verbose, examples
+from pspf.cli.options import App
 
-_EXAMPLES = examples("pspf show myapp:stream", "pspf show --graph mermaid", "pspf show myapp:stream --json")
+app = typer.Typer()
 
 
 class Graph(StrEnum):
@@ -19,30 +20,25 @@ class Graph(StrEnum):
     DOT = "dot"
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(cls=CliCommand, epilog=_EXAMPLES)(show)
-
-
+@command(app, "pspf show myapp:stream", "pspf show --graph mermaid", "pspf show myapp:stream --json", has_backend=False)
 def show(
+    call: Invocation,
     app: App = None,
     graph: Annotated[Graph | None, typer.Option(help="Draw topics, handlers and groups instead.")] = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
 ) -> None:
     """Show an app's handlers with their topics, groups and policies."""
     from pspf.cli.services.project import find_app
     from pspf.cli.services.topology import as_dot, as_json_handler, as_mermaid, as_row, hop_of
     from pspf.runtime.app.loader import load_app
 
-    if graph is not None and as_json:
+    if graph is not None and call.as_json:
         raise UsageError("--graph and --json are two answers; choose one")
     loaded = load_app(*find_app(app))
     subscriptions = loaded.stream.subscriptions
     if graph is not None:
         for line in as_mermaid(subscriptions) if graph is Graph.MERMAID else as_dot(subscriptions):
             write(line)
-    elif as_json:
+    elif call.as_json:
         write_json({"app": loaded.target, "handlers": [as_json_handler(s) for s in subscriptions]})
     else:
         say(f"app: {loaded.target}")

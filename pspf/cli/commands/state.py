@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from pspf.cli.command import Invocation, command, make_app
 from pspf.cli.console import shorten, write, write_json, write_json_line, write_table
-from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 
 app = make_app(
     "What ordered handlers remember, by record key and name; of windowed ones the open windows.",
@@ -20,39 +20,29 @@ Key = Annotated[str | None, typer.Option("--key", "-k", help="Only this record k
 Name = Annotated[str | None, typer.Option("--name", help="Only this name.")]
 
 
-@app.command(
-    "list", cls=CliCommand, epilog=examples("pspf state list", "pspf state list app.total --key customer-3 --json")
-)
-def list_state(
+@command(app, "pspf state list", "pspf state list app.total --key customer-3 --json", name="list")
+async def list_state(
+    call: Invocation,
     handler: Handler = None,
     group: GroupOption = None,
     key: Key = None,
     name: Name = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
 ) -> None:
     """List remembered values and open windows."""
-    from pspf.cli import broker_session
     from pspf.cli.services.stored_values import as_json_entry, find_entries, key_text, value_text
 
-    async def work() -> None:
-        async with broker_session.open_broker(backend) as broker:
-            entries = await find_entries(broker, handler=handler, group=group, key=key, name=name)
-        if as_json:
-            write_json({"state": [as_json_entry(entry) for entry in entries]})
-            return
-        rows = [(e.handler, key_text(e), e.name, shorten(value_text(e), 120)) for e in entries]
-        write_table(("handler", "key", "name", "value"), rows, empty="nothing remembered")
-
-    broker_session.run(work())
+    async with call.open_broker() as broker:
+        entries = await find_entries(broker, handler=handler, group=group, key=key, name=name)
+    if call.as_json:
+        write_json({"state": [as_json_entry(entry) for entry in entries]})
+        return
+    rows = [(e.handler, key_text(e), e.name, shorten(value_text(e), 120)) for e in entries]
+    write_table(("handler", "key", "name", "value"), rows, empty="nothing remembered")
 
 
-@app.command(
-    cls=CliCommand,
-    epilog=examples("pspf state get app.total customer-3", "pspf state get app.total customer-3 sum --json"),
-)
-def get(
+@command(app, "pspf state get app.total customer-3", "pspf state get app.total customer-3 sum --json")
+async def get(
+    call: Invocation,
     handler: Annotated[str, typer.Argument(metavar="HANDLER", help="Its name, or the last part of it.")],
     key: Annotated[str, typer.Argument(metavar="KEY", help="The record key.")],
     name: Annotated[
@@ -65,34 +55,27 @@ def get(
     ] = None,
     group: GroupOption = None,
     topic: Annotated[str | None, typer.Option("--topic", "-t", help="Only this topic's.")] = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
 ) -> None:
     """Print one remembered value, or an open window's, as JSON; exit 6 where there is none."""
-    from pspf.cli import broker_session
     from pspf.cli.services.stored_values import as_json_entry, find_entry, value_text
 
-    async def work() -> None:
-        async with broker_session.open_broker(backend) as broker:
-            entry = await find_entry(broker, handler=handler, group=group, topic=topic, key=key, name=name)
-        if as_json:
-            write_json(as_json_entry(entry))
-        else:
-            write(value_text(entry))
-
-    broker_session.run(work())
+    async with call.open_broker() as broker:
+        entry = await find_entry(broker, handler=handler, group=group, topic=topic, key=key, name=name)
+    if call.as_json:
+        write_json(as_json_entry(entry))
+    else:
+        write(value_text(entry))
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf state dump > state.ndjson", "pspf state dump app.total"))
-def dump(handler: Handler = None, group: GroupOption = None, backend: Backend = None, verbose: Verbose = False) -> None:
+@command(app, "pspf state dump > state.ndjson", "pspf state dump app.total", has_json=False)
+async def dump(
+    call: Invocation,
+    handler: Handler = None,
+    group: GroupOption = None,
+) -> None:
     """Print all remembered values and open windows, one JSON object a line."""
-    from pspf.cli import broker_session
     from pspf.cli.services.stored_values import as_json_entry, each_entry
 
-    async def work() -> None:
-        async with broker_session.open_broker(backend) as broker:
-            async for entry in each_entry(broker, handler=handler, group=group):
-                write_json_line(as_json_entry(entry))
-
-    broker_session.run(work())
+    async with call.open_broker() as broker:
+        async for entry in each_entry(broker, handler=handler, group=group):
+            write_json_line(as_json_entry(entry))

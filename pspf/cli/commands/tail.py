@@ -4,24 +4,23 @@ from typing import Annotated
 
 import typer
 
+from pspf.cli.command import Invocation, command
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, AsJsonLines, Backend, CliCommand, Verbose, examples
+from pspf.cli.options import AsJsonLines
 from pspf.cli.parsing import parse_place
 from pspf.cli.services.where import parse_condition
 
-_EXAMPLES = examples(
+app = typer.Typer()
+
+
+@command(
+    app,
     "pspf tail orders --from -10",
     "pspf tail orders -f --where 'amount>10' --format '%k %v'",
     "pspf tail orders-dlq --from @-1h --jsonl",
 )
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(cls=CliCommand, epilog=_EXAMPLES)(tail)
-
-
-def tail(
+async def tail(
+    call: Invocation,
     topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic; also TOPIC-dlq and TOPIC-late.")],
     start: Annotated[
         str,
@@ -46,27 +45,21 @@ def tail(
             help="%i id, %p partition, %k key, %v value, %h headers, %t time, %T topic, %% a percent sign.",
         ),
     ] = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
     as_json_lines: AsJsonLines = False,
-    verbose: Verbose = False,
 ) -> None:
     """Print the records of a topic, oldest first; ends at the topic's end unless -f."""
     from pspf.cli import broker_session
     from pspf.cli.services.tail import Tail, make_printer
     from pspf.clock import SystemClock
 
-    if as_json and (follow or as_json_lines):
+    if call.as_json and (follow or as_json_lines):
         raise UsageError("--json prints one whole document; with -f use --jsonl")
-    if template is not None and (as_json or as_json_lines):
+    if template is not None and (call.as_json or as_json_lines):
         raise UsageError("--format is for text; leave --json and --jsonl out")
     place = parse_place(start, now_ms=SystemClock().now_ms())
-    printer = make_printer(template, as_json=as_json, as_json_lines=as_json_lines)
+    printer = make_printer(template, as_json=call.as_json, as_json_lines=as_json_lines)
     tailing = Tail(topic, place, count, follow, partition, [parse_condition(text) for text in where or ()])
 
-    async def work() -> None:
-        async with broker_session.open_broker(backend) as broker:
-            await broker_session.read_topic_info(broker, topic)
-            await tailing.run(broker, printer)
-
-    broker_session.run(work())
+    async with call.open_broker() as broker:
+        await broker_session.read_topic_info(broker, topic)
+        await tailing.run(broker, printer)

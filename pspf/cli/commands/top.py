@@ -5,21 +5,18 @@ from typing import Annotated, Final
 
 import typer
 
+from pspf.cli.command import Invocation, command
 from pspf.cli.console import say, write_json, write_table
 from pspf.cli.exit_codes import UsageError
-from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples
 from pspf.cli.parsing import parse_span_ms
 
-_EXAMPLES = examples("pspf top", "pspf top --topic orders --every 5s", "pspf top --json")
+app = typer.Typer()
 _LEAST_MS: Final = 200
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(cls=CliCommand, epilog=_EXAMPLES)(top)
-
-
+@command(app, "pspf top", "pspf top --topic orders --every 5s", "pspf top --json")
 def top(
+    call: Invocation,
     topic: Annotated[
         list[str] | None, typer.Option("--topic", "-t", metavar="TOPIC", help="Only handlers of this topic; repeat it.")
     ] = None,
@@ -27,9 +24,6 @@ def top(
         str, typer.Option("--every", metavar="SPAN", help="How often to look, on a terminal: 200ms or slower.")
     ] = "2s",
     once: Annotated[bool, typer.Option("--once", help="Look once and print it, also on a terminal.")] = False,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
 ) -> None:
     """Watch handlers: rates, lag, watermark delay, errors. On a terminal until q or Ctrl-C, else one picture.
 
@@ -45,9 +39,9 @@ def top(
     topics = list(topic or ())
 
     async def look() -> None:
-        async with broker_session.open_broker(backend, names=False) as broker:
+        async with call.open_broker(names=False) as broker:
             found = (await read_overview(broker)).only(topics)
-        if as_json:
+        if call.as_json:
             write_json(found.as_json())
             return
         from pspf.cli.services.overview_table import HEADERS, as_row, headline
@@ -61,10 +55,10 @@ def top(
     async def watch() -> None:
         from pspf.cli.services.live_screen import watch_overview
 
-        async with broker_session.open_broker(backend, names=False) as broker:
+        async with call.open_broker(names=False) as broker:
             await watch_overview(broker, topics, every_ms)
 
-    if once or as_json or not sys.stdout.isatty():
+    if once or call.as_json or not sys.stdout.isatty():
         broker_session.run(look())
         return
     try:

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from pspf.cli.command import Invocation, command, make_app
 from pspf.cli.console import format_span, say, write, write_json, write_table
 from pspf.cli.exit_codes import ExitCode, UsageError
-from pspf.cli.options import AsJson, Backend, CliCommand, Verbose, examples, make_app
 from pspf.cli.parsing import parse_span_ms
 
 if TYPE_CHECKING:
@@ -33,33 +33,27 @@ Timeout = Annotated[
 ]
 
 
-@app.command("list", cls=CliCommand, epilog=examples("pspf workers list", "pspf workers list --json"))
-def list_workers(
+@command(app, "pspf workers list", "pspf workers list --json", name="list")
+async def list_workers(
+    call: Invocation,
     host: Annotated[str | None, typer.Option("--host", help="Only workers of this host.")] = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
 ) -> None:
     """List the running processes: host, pid, state, partitions, rate, last commit."""
-    from pspf.cli import broker_session
     from pspf.cli.services.roster import read_workers, remarks_on
 
-    async def work() -> None:
-        async with broker_session.open_broker(backend) as broker:
-            workers = [worker for worker in await read_workers(broker) if host in (None, worker.host)]
-        if as_json:
-            write_json({"workers": [process for worker in workers for process in worker.as_processes()]})
-            return
-        rows = [row for worker in workers for process in worker.processes for row in _rows(worker, process)]
-        write_table(
-            ("worker", "host", "pid", "state", "handler", "topic", "partitions", "processed", "rate", "committed"),
-            rows,
-            empty="no worker is running on this broker",
-        )
-        for line in (*remarks_on(workers), *_long_batches(workers)):
-            say(line)
-
-    broker_session.run(work())
+    async with call.open_broker() as broker:
+        workers = [worker for worker in await read_workers(broker) if host in (None, worker.host)]
+    if call.as_json:
+        write_json({"workers": [process for worker in workers for process in worker.as_processes()]})
+        return
+    rows = [row for worker in workers for process in worker.processes for row in _rows(worker, process)]
+    write_table(
+        ("worker", "host", "pid", "state", "handler", "topic", "partitions", "processed", "rate", "committed"),
+        rows,
+        empty="no worker is running on this broker",
+    )
+    for line in (*remarks_on(workers), *_long_batches(workers)):
+        say(line)
 
 
 def _rows(worker: "ShownWorker", process: "ProcessStatus") -> list[tuple[Any, ...]]:
@@ -89,99 +83,84 @@ def _long_batches(workers: "list[ShownWorker]") -> list[str]:
     ]
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf workers ping", "pspf workers ping HOST-4711-a1b2c3 --timeout 3s"))
-def ping(
+@command(app, "pspf workers ping", "pspf workers ping HOST-4711-a1b2c3 --timeout 3s")
+async def ping(
+    call: Invocation,
     names: Names = None,
     timeout: Timeout = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Ask workers for a sign of life, all where none are named; exit 9 where one does not answer."""
-    _command("ping", names, is_for_all=True, timeout=timeout, backend=backend, as_json=as_json)
+    return await _send(call, "ping", names, timeout, is_for_all=True)
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf workers stop HOST-4711-a1b2c3", "pspf workers stop --all"))
-def stop(
+@command(app, "pspf workers stop HOST-4711-a1b2c3", "pspf workers stop --all")
+async def stop(
+    call: Invocation,
     names: Names = None,
     is_for_all: All = False,
     timeout: Timeout = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Let workers finish what they have in hand, and end; of a worker's processes the last one ends the worker.
 
     A process that was stopped alone is started again by `pspf workers resume` of its worker, and by a reload.
     """
-    _command("stop", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
+    return await _send(call, "stop", names, timeout, is_for_all=is_for_all)
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf workers pause HOST-4711-a1b2c3", "pspf workers pause --all"))
-def pause(
+@command(app, "pspf workers pause HOST-4711-a1b2c3", "pspf workers pause --all")
+async def pause(
+    call: Invocation,
     names: Names = None,
     is_for_all: All = False,
     timeout: Timeout = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Let processes finish and start no others until `resume`; other workers take over what they held."""
-    _command("pause", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
+    return await _send(call, "pause", names, timeout, is_for_all=is_for_all)
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf workers resume HOST-4711-a1b2c3", "pspf workers resume --all"))
-def resume(
+@command(app, "pspf workers resume HOST-4711-a1b2c3", "pspf workers resume --all")
+async def resume(
+    call: Invocation,
     names: Names = None,
     is_for_all: All = False,
     timeout: Timeout = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Start processes that are paused or were stopped alone, and at once those that wait after a crash."""
-    _command("resume", names, is_for_all=is_for_all, timeout=timeout, backend=backend, as_json=as_json)
+    return await _send(call, "resume", names, timeout, is_for_all=is_for_all)
 
 
-@app.command(cls=CliCommand, epilog=examples("pspf workers stacks", "pspf workers stacks HOST-4711-a1b2c3"))
-def stacks(
+@command(app, "pspf workers stacks", "pspf workers stacks HOST-4711-a1b2c3")
+async def stacks(
+    call: Invocation,
     names: Names = None,
     timeout: Timeout = None,
-    backend: Backend = None,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-) -> None:
+) -> ExitCode:
     """Print where every thread and every task is, also of a process whose event loop is blocked."""
-    _command("stacks", names, is_for_all=True, timeout=timeout, backend=backend, as_json=as_json)
+    return await _send(call, "stacks", names, timeout, is_for_all=True)
 
 
-def _command(
-    do: str, names: list[str] | None, *, is_for_all: bool, timeout: str | None, backend: str | None, as_json: bool
-) -> None:
-    from pspf.cli import broker_session
-    from pspf.cli.services.roster import Target, ask, find_targets, read_workers
+async def _send(
+    call: Invocation, do: str, names: list[str] | None, timeout: str | None, *, is_for_all: bool
+) -> ExitCode:
+    """Send a command to workers, and print their answers."""
+    from pspf.cli.services.roster import ask, find_targets, read_workers
 
     if not names and not is_for_all:
         raise UsageError(f"pspf workers {do} WORKER..., or --all; `pspf workers list` names them")
     timeout_ms = _TIMEOUT_MS if timeout is None else parse_span_ms(timeout)
-
-    async def work() -> dict[Target, dict[str, Any] | None]:
-        async with broker_session.open_broker(backend) as broker:
-            targets = find_targets(await read_workers(broker), names or [])
-            return await ask(broker, targets, do, timeout_ms=timeout_ms)
-
-    answers = broker_session.run(work())
+    async with call.open_broker() as broker:
+        targets = find_targets(await read_workers(broker), names or [])
+        answers = await ask(broker, targets, do, timeout_ms=timeout_ms)
     if not answers:
         say("no worker is running on this broker")
-    if as_json:
+    if call.as_json:
         write_json({"answers": [{"worker": t.worker, "process": t.process, "answer": a} for t, a in answers.items()]})
     else:
         for target, answer in answers.items():
             _print_answer(target.name, answer, timeout_ms)
     if None in answers.values():
-        raise typer.Exit(ExitCode.TIMED_OUT)
-    if any("error" in (answer or {}) for answer in answers.values()):
-        raise typer.Exit(ExitCode.FAILURE)
+        return ExitCode.TIMED_OUT
+    return ExitCode.FAILURE if any("error" in (answer or {}) for answer in answers.values()) else ExitCode.OK
 
 
 def _print_answer(name: str, answer: dict[str, Any] | None, timeout_ms: int) -> None:
