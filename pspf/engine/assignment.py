@@ -1,14 +1,14 @@
-"""Which cursors of a subscription this worker runs: all shared ones, its share of the ordered ones."""
+"""The assignment of a subscription: runs all of its shared cursors, and the ordered ones that the session is given."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from pspf.backoff import Backoff
+from pspf.connectors.contract.assigned import Assigned, AssignedCursors
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.membership import Session
@@ -24,32 +24,12 @@ logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-_UNREAD_LEASES: Final = 2
-"""For how many leases a partition may be free, until that is said."""
-_SHOWN: Final = 10
 _CALM_MS: Final = 2_000
 """The longest wait before a cursor is read again that is moved or lost again and again."""
 _REFUSED_MS: Final = 30_000
 """When a handler whose state can't be read tries again: it may have been reset."""
 _REFUSED_AGAIN_MS: Final = 5_000
 """How long that try may take until it is refused again; for so long it is not counted as ready."""
-
-
-@dataclass(slots=True)
-class _Owned:
-    """A cursor in this worker's hands; `since_ms` is monotonic."""
-
-    stop: Stop
-    task: asyncio.Task[None]
-    since_ms: float = field(default_factory=lambda: time.monotonic() * 1000)
-
-
-def share_of(members: list[str], own: str, partitions: int) -> int:
-    """Return how many of `partitions` are this member's: evenly, the first members get the remainder."""
-    if own not in members:
-        return 0
-    whole, remainder = divmod(partitions, len(members))
-    return whole + (members.index(own) < remainder)
 
 
 class Assignment:
@@ -83,13 +63,7 @@ class _Partitions:
         self._processor = processor
         self._stop = stop
         self._count = 0
-        self._owned: dict[int, _Owned] = {}
-        self._review_now = asyncio.Event()
         self._backoffs: dict[int, Backoff] = {}
-        self._surveyed_s = time.monotonic()
-        self._unread_since: dict[int, float] = {}
-        """The free partitions that this worker did not take, and since when."""
-        stop.add(self._review_now.set)
 
     async def run(self) -> None:
         """Register and consume; returns when all cursors are given back."""
@@ -111,7 +85,7 @@ class _Partitions:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch(), name=f"partitions of {self._subscription.topic}")
             if self._subscription.is_ordered:
-                await self._review(partitions, group)
+                await self._run_assigned(partitions, group)
             else:
                 for partition in range(partitions):
                     group.create_task(self._share(partition), name=f"{self._cursor(partition)}")
@@ -202,109 +176,53 @@ class _Partitions:
         logger.warning("can't %s %s as %s, will try again: %s", doing, topic, group, error)
         return True
 
-    # Ordered cursors: one owner each, so that the members have to divide them
+    # Ordered cursors: each has one owner, which the broker's session says
 
-    async def _review(self, partitions: int, group: asyncio.TaskGroup) -> None:
-        """Take what is free up to this worker's share, and give up what is beyond it, until stopped."""
+    async def _run_assigned(self, partitions: int, group: asyncio.TaskGroup) -> None:
+        """Run each cursor that is assigned, until stopped."""
         if not partitions:
             return
-        subscription = self._subscription
-        listening = group.create_task(self._listen(), name=f"members of {subscription.name} on {subscription.topic}")
+        subscription, unread = self._subscription, self._processor.telemetry.unread
+        place = (subscription.topic, subscription.group, subscription.name)
+
+        def note_unread(numbers: tuple[int, ...]) -> None:
+            unread[place] = numbers
+
+        cursors = self._session.assigned(*place, partitions, note_unread)
+        self._stop.add(cursors.wake)
         try:
             while not self._stop.is_set:
-                self._review_now.clear()
-                await self._insist("divide", lambda: self._balance(partitions, group))
-                await self._wait(self._session.review_ms)
+                await self._take(cursors, group)
         finally:
-            listening.cancel()
-            self._processor.telemetry.unread.pop((subscription.topic, subscription.group, subscription.name), None)
+            self._stop.remove(cursors.wake)
+            await cursors.close()
+            unread.pop(place, None)
         # What is still in hand may take its time; the others needn't wait for it to take the rest.
         with suppress(BackendUnavailable):  # then they find out by themselves
-            await self._session.resign(subscription.topic, subscription.group, subscription.cursor_handler)
+            await cursors.resign()
 
-    async def _listen(self) -> None:
-        """Have a review at once when another member came, left or gave something back."""
-        subscription, backoff = self._subscription, Backoff()
-        while True:
-            try:
-                await self._session.listen(subscription.topic, subscription.group, subscription.name)
-            except BackendUnavailable:  # the review says so
-                await self._broker.outage.wait(backoff.next_ms())
-            else:
-                backoff.reset()
-                self._review_now.set()
-
-    async def _wait(self, timeout_ms: int) -> None:
-        """Wait for the next review: until a cursor or a member comes or goes, it is to stop, or time is up."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_ms / 1000):
-                await self._review_now.wait()
-
-    async def _balance(self, partitions: int, group: asyncio.TaskGroup) -> None:
-        subscription = self._subscription
-        members = await self._session.read_members(subscription.topic, subscription.group, subscription.cursor_handler)
-        share = share_of(list(members), self._session.id, partitions)
-        if len(self._owned) < share:
-            free = await self._session.read_free(subscription.topic, subscription.group, subscription.name)
-            for partition in free:
-                if len(self._owned) >= share or self._stop.is_set:
-                    return
-                if partition not in self._owned:
-                    await self._acquire(partition, group)
-        elif len(self._owned) > share:
-            self._give_up(len(self._owned) - share)
-        if time.monotonic() >= self._surveyed_s + self._broker.limits.lease_ms / 1000:
-            self._surveyed_s = time.monotonic()
-            await self._survey(members, group)
-
-    async def _survey(self, members: Sequence[str], group: asyncio.TaskGroup) -> None:
-        """Take what is stored as ours and is not held, whatever the share is; say what nobody reads.
-
-        What is beyond the share is given up as usual, so that the members come to an even division.
-        """
-        place = (self._subscription.topic, self._subscription.group, self._subscription.name)
-        for partition in await self._session.read_lost(*place):
-            if partition not in self._owned and not self._stop.is_set:
-                await self._acquire(partition, group)
-        now_s = time.monotonic()
-        free = [partition for partition in await self._session.read_free(*place) if partition not in self._owned]
-        self._unread_since = {partition: self._unread_since.get(partition, now_s) for partition in free}
-        longest_s = _UNREAD_LEASES * self._broker.limits.lease_ms / 1000
-        unread = [partition for partition, since_s in self._unread_since.items() if now_s - since_s >= longest_s]
-        known = self._processor.telemetry.unread.get(place, ())
-        self._processor.telemetry.unread[place] = tuple(unread)
-        if unread and not known:
-            logger.error(
-                "%s: nobody reads %d partitions (%s%s) for %.0f s; the members are %s: end the one that hangs",
-                self._cursor(unread[0]),
-                len(unread),
-                ", ".join(map(str, unread[:_SHOWN])),
-                ", ..." if len(unread) > _SHOWN else "",
-                longest_s,
-                ", ".join(members[:_SHOWN]),
-            )
-
-    async def _acquire(self, partition: int, group: asyncio.TaskGroup) -> None:
-        # Until it is known: a lease that we hold and don't know of would be kept from everybody else.
+    async def _take(self, cursors: AssignedCursors, group: asyncio.TaskGroup) -> None:
+        """Run what is newly assigned, or wait until something may be."""
         try:
-            consumer = await self._insist("take", lambda: self._session.acquire(self._cursor(partition)))
+            assigned = await self._insist("divide", cursors.take)
         except NotFound as error:  # the topic has fewer partitions by now
             logger.info("%s; joining it again", error)
             await self._join()
             return
-        if consumer is None:
-            return
+        if assigned is None:
+            await cursors.wait()
+        else:
+            group.create_task(self._run_one(assigned), name=f"{assigned.consumer.cursor}")
+
+    async def _run_one(self, assigned: Assigned) -> None:
+        """Run an ordered cursor until it is revoked, then give it back."""
         stop = Stop(self._stop)
-
-        async def run() -> None:
-            try:
-                await self._consume_owned(consumer, stop)
-            finally:
-                stop.detach()
-                self._owned.pop(partition, None)
-                self._review_now.set()
-
-        self._owned[partition] = _Owned(stop, group.create_task(run(), name=f"{self._cursor(partition)}"))
+        assigned.when_revoked(stop.set)
+        try:
+            await self._consume_owned(assigned.consumer, stop)
+        finally:
+            stop.detach()
+            assigned.given_back()
 
     async def _consume_owned(self, consumer: Consumer, stop: Stop) -> None:
         """Consume an ordered cursor until `stop`, or until it is another's; then it is given back for certain."""
@@ -334,11 +252,3 @@ class _Partitions:
     async def _calm(self, partition: int, stop: Stop) -> None:
         """Wait before a cursor is read again that was lost or moved, where that came shortly before, too."""
         await stop.wait(self._backoffs.setdefault(partition, Backoff(max_ms=_CALM_MS)).next_after_first_ms())
-
-    def _give_up(self, count: int) -> None:
-        """Stop the newest cursors; each held for a lease at least, so that members don't trade them in a loop."""
-        now_ms = time.monotonic() * 1000
-        newest = sorted(self._owned.values(), key=lambda owned: owned.since_ms, reverse=True)
-        for owned in newest[:count]:
-            if now_ms - owned.since_ms >= self._broker.limits.lease_ms:
-                owned.stop.set()

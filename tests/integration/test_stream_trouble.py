@@ -13,6 +13,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.contract.membership import Session
+from pspf.connectors.leases.session import LeasedSession
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.engine.solo_gate import SoloGate
@@ -79,11 +80,11 @@ class TroubledConsumer(Consumer):
         await self._consumer.release()
 
 
-class TroubledSession(Session):
+class TroubledSession(LeasedSession):
     """A session whose calls may fail."""
 
-    def __init__(self, session: Session, trouble: Trouble) -> None:
-        self.id = session.id
+    def __init__(self, session: LeasedSession, trouble: Trouble) -> None:
+        self.id, self.limits, self.outage = session.id, session.limits, session.outage
         self._session = session
         self._trouble = trouble
 

@@ -5,6 +5,7 @@
     log.py          Log: topics, append, read
     inspection.py   Inspection: how far groups are, dead letters, remembered values, windows
     membership.py   Session: one worker's membership; what it holds is nobody else's while it lives
+    assigned.py     AssignedCursors: the ordered cursors that a session is given, until they are revoked
     cursors.py      Consumer: one cursor in a worker's hands, poll and commit
     operations.py   Operations: seek, drop, trim, delete: an operator's part
     roster.py       Roster: which workers there are, what they say of themselves, what they are asked

@@ -1,9 +1,9 @@
 """A worker's membership of a broker: what it holds is nobody else's while it lives."""
 
-import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable
 
+from pspf.connectors.contract.assigned import AssignedCursors
 from pspf.connectors.contract.capabilities import lacking
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import (
@@ -19,8 +19,6 @@ class Session(ABC):
 
     id: str
     """`host-pid-random`, unique for ever."""
-    review_ms: int = 500
-    """How often to ask who the members are: what one leaves, the others take up so soon."""
 
     @property
     def lease_left_ms(self) -> int | None:
@@ -44,39 +42,15 @@ class Session(ABC):
     async def count_partitions(self, topic: str) -> int | None:
         """Return how many partitions a topic has now: it may have been deleted and made anew. None where it is gone."""
 
-    @abstractmethod
-    async def resign(self, topic: str, group: str, handler: str | None) -> None:
-        """Count as a member of a group no more, so that others take up its share; what is held stays until released."""
+    def assigned(
+        self, topic: str, group: str, handler: str, partitions: int, on_unread: Callable[[tuple[int, ...]], None]
+    ) -> AssignedCursors:
+        """Return the stream of the ordered cursors that are assigned to this session, of so many partitions.
 
-    async def listen(self, topic: str, group: str, handler: str) -> None:
-        """Return when a member of an ordered handler came, left or gave a partition back.
-
-        A broker that can't tell never returns; it is asked every `review_ms`. A word may get lost.
+        `register` comes before. `on_unread` gets, whenever that is looked at, the partitions that nobody has read
+        for long.
         """
-        await asyncio.get_running_loop().create_future()
-
-    @abstractmethod
-    async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
-        """Return the ids of all live sessions registered for this, sorted."""
-
-    @abstractmethod
-    async def read_free(self, topic: str, group: str, handler: str) -> Sequence[int]:
-        """Return the partitions of an ordered handler that no live session holds, in order.
-
-        One that is stored as this session's, which it does not hold, is among them.
-        """
-
-    async def read_lost(self, topic: str, group: str, handler: str) -> Sequence[int]:
-        """Return the partitions of an ordered handler that are stored as this session's and that it does not hold.
-
-        A server that went back in time has such: to the other members they look held, so that nobody takes
-        them but this session. A broker that can't go back has none.
-        """
-        return []
-
-    @abstractmethod
-    async def acquire(self, cursor: Cursor) -> Consumer | None:
-        """Take the lease of an ordered cursor; None while another live session holds it."""
+        raise lacking("ordered")
 
     async def share(self, cursor: Cursor) -> Consumer:
         """Consume a shared cursor beside others."""

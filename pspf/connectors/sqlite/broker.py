@@ -92,7 +92,7 @@ class SQLBroker(Broker):
 
     async def open_session(self, name: str | None = None) -> Session:
         membership = Membership(make_session_id(name), self._engine.clock, self._boot_id)
-        session = SQLiteSession(self._engine, self._effects, membership, self._liveness, self._renewal)
+        session = SQLiteSession(self._engine, self._effects, membership, self._liveness, self._renewal, self.outage)
         await session.open()
         self._sessions = [other for other in self._sessions if other.is_open]
         self._sessions.append(session)

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from pspf import faults
+from pspf.backoff import Outage
 from pspf.connectors.contract.cursors import Consumer
-from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import END, START
+from pspf.connectors.leases.session import LeasedSession
 from pspf.connectors.sqlite.effects import Effects
 from pspf.connectors.sqlite.engine.base import MEMBERS, Engine, Nothing, Poll
 from pspf.connectors.sqlite.liveness import Liveness
@@ -22,13 +23,21 @@ from pspf.records import Cursor, check_name, parse_id
 _LISTEN_MS: Final = 60_000
 
 
-class SQLiteSession(Session):
+class SQLiteSession(LeasedSession):
     """A session: its row, its lock, and the consumers made from it."""
 
     def __init__(
-        self, engine: Engine, effects: Effects, membership: Membership, liveness: Liveness, renewal: Renewal
+        self,
+        engine: Engine,
+        effects: Effects,
+        membership: Membership,
+        liveness: Liveness,
+        renewal: Renewal,
+        outage: Outage,
     ) -> None:
         self.id = membership.session
+        self.limits = engine.limits
+        self.outage = outage
         self._engine = engine
         self._effects = effects
         self._membership = membership

@@ -5,8 +5,8 @@ from typing import Final
 
 from pspf import faults
 from pspf.connectors.contract.cursors import Consumer
-from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import END, START
+from pspf.connectors.leases.session import LeasedSession
 from pspf.connectors.valkey.connection.descriptors import count_open, describe_need
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.consume.liveness import Member, Renewal
@@ -31,13 +31,15 @@ _ROLL_MS: Final = 400
 """How long a list of members is taken for true by the subscriptions that share it."""
 
 
-class ValkeySession(Session):
+class ValkeySession(LeasedSession):
     """A session: its lease beside every stream that it consumes, and the consumers made from it."""
 
     review_ms = 800  # of the three commands a second that an idle partition may cost; mostly a bell comes before
 
     def __init__(self, core: Core, member: Member, renewal: Renewal) -> None:
         self.id = member.session
+        self.limits = core.limits
+        self.outage = core.outage
         self.is_open = True
         self._core = core
         self._member = member

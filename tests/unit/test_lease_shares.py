@@ -2,7 +2,7 @@
 
 import pytest
 
-from pspf.engine.assignment import share_of
+from pspf.connectors.leases.shares import share_of
 
 
 @pytest.mark.parametrize("members", range(1, 9))
