@@ -179,22 +179,25 @@ class Ear(logging.Handler):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen while the block lasts."""
+        """Listen while the block lasts. The level is the caller's to set: others listen meanwhile."""
         logger = logging.getLogger("pspf")
-        level = logger.level
+        assert logger.isEnabledFor(logging.INFO)
         logger.addHandler(self)
-        logger.setLevel(logging.INFO)
         try:
             yield
         finally:
             logger.removeHandler(self)
-            logger.setLevel(level)
+
+
+def topic_of(site: Site, mode: str) -> str:
+    """Return the topic of a mode's stream, by which its log lines are told from those of others."""
+    return f"in-{mode}-{site.database:02}"
 
 
 def make_stream(site: Site, mode: str) -> Stream:
     """Return a stream whose one handler is of a mode; its topic and group are named for it."""
-    stream = Stream(site.backend(LIMITS, topic=f"in-{mode}", group=f"g-{mode}"), partitions=PARTITIONS)
-    topic = f"in-{mode}"
+    topic = topic_of(site, mode)
+    stream = Stream(site.backend(LIMITS, topic=topic, group=f"g-{mode}"), partitions=PARTITIONS)
     if mode == "shared":
 
         @stream.subscribe(topic, name="handle")
@@ -230,7 +233,7 @@ async def measure(site: Site, mode: str, start: Start | None, *, ramp_s: float, 
             before = proxy.commands.copy()
             await asyncio.sleep(span_s)
             sent = proxy.commands - before
-        mine = [line for line in ear.lines if f":{proxy.port}" in line or f"-{mode}" in line]
+        mine = [line for line in ear.lines if f":{proxy.port}" in line or topic_of(site, mode) in line]
         error = task.exception() if task.done() and not task.cancelled() else None
         return Cost(mode, span_s, sent, mine, error)
     finally:
@@ -255,6 +258,7 @@ def main(names: list[str]) -> None:
     """Print a table."""
     span_s = float(os.environ.get("PSPF_SWEEP_SECONDS", "30"))
     ramp_s = float(os.environ.get("PSPF_SWEEP_RAMP_SECONDS", "0"))
+    logging.getLogger("pspf").setLevel(logging.INFO)
     for name in names or ["none", *ERRORS]:
         with tempfile.TemporaryDirectory() as folder:
             start = None if name == "none" else ERRORS[name]

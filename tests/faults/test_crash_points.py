@@ -4,6 +4,7 @@
 """
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ import pytest
 
 from pspf.faults import POINTS
 from tests.faults.runs import KINDS, RUNS, SECONDS, SEED, Place, Run, check_exactly_once, make_events
+from tests.faults.side_by_side import make_place, run_side_by_side
 
 EVENTS: Final = 600
 KEYS: Final = 20
@@ -32,22 +34,37 @@ def passings(point: str) -> int:
 
 
 # A server has no checkpoint of ours; and in short runs it gets one of each, for they wait for leases there.
-CASES: Final = [
-    (kind, point, number)
-    for kind in KINDS
+CASES: Final = {
+    point: [
+        (kind, number)
+        for kind in KINDS
+        for number in range(1 if kind != "sqlite" and RUNS <= 2 else RUNS)
+        if kind == "sqlite" or point != "checkpoint"
+    ]
     for point in POINTS
-    for number in range(1 if kind != "sqlite" and RUNS <= 2 else RUNS)
-    if kind == "sqlite" or point != "checkpoint"
-]
+}
+AT_ONCE: Final = 4
+"""How many of them run beside each other."""
 
 
-@pytest.mark.parametrize(("place", "point", "number"), CASES, indirect=["place"])
-async def test_a_kill_at_any_point_changes_no_result(tmp_path: Path, place: Place, point: str, number: int) -> None:
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_any_point_changes_no_result(tmp_path: Path, point: str) -> None:
+    for first in range(0, len(CASES[point]), AT_ONCE):
+        runs = {}
+        for kind, number in CASES[point][first : first + AT_ONCE]:
+            folder = tmp_path / f"{kind}-{number}"
+            folder.mkdir()
+            runs[folder.name] = partial(kill_at, folder, make_place(kind, folder), point, number)
+        run_side_by_side(runs)
+
+
+async def kill_at(folder: Path, place: Place, point: str, number: int) -> None:
+    """Kill workers at a point, then let one finish; check the result."""
     seed = SEED + number
     rng = random.Random(f"{point} {seed}")
     print(f"PSPF_SEED={seed} PSPF_FAULT_RUNS=1 pytest 'tests/faults/test_crash_points.py' -k '{point}'")
     events = make_events(EVENTS, KEYS)
-    run = Run(tmp_path, place, partitions=PARTITIONS)
+    run = Run(folder, place, partitions=PARTITIONS)
     await run.fill([event.as_record() for event in events])
     kills = 0
     for _ in range(ROUNDS):

@@ -12,17 +12,19 @@ from pspf.connectors.contract.backend import StreamingBackend
 from pspf.records import NewRecord
 from pspf.stream import Stream
 from tests.faults.forked import Forks
-from tests.faults.runs import KINDS, RUNS, SEED, Place
+from tests.faults.runs import RUNS, SEED, Place
+from tests.faults.side_by_side import at_all_places
 from tests.integration.running import running, wait_until
 from tests.support.debouncing import GROUP, TOPIC, add_debounce, read_settled
 
 EVENTS: Final = 90
 KEYS: Final = 6
 POINTS: Final = ("read.reply", "commit.built", "commit.sent", "commit.reply")
-CASES: Final = [(kind, point, number) for kind in KINDS for point in POINTS for number in range(max(1, RUNS // 4))]
 
 
-@pytest.mark.parametrize(("place", "point", "number"), CASES, indirect=["place"])
+@pytest.mark.parametrize("number", range(max(1, RUNS // 4)))
+@pytest.mark.parametrize("point", POINTS)
+@at_all_places()
 async def test_a_kill_between_any_two_steps_loses_and_doubles_nothing(
     tmp_path: Path, place: Place, point: str, number: int
 ) -> None:

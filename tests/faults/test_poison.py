@@ -1,6 +1,7 @@
 """Records that end their process, and bytes that are no event: dead letters, and only they."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -8,17 +9,19 @@ import pytest
 
 from pspf.records import NewRecord, Record
 from tests.faults.runs import SECONDS, TOPIC, Place, Run, check_exactly_once, make_events
+from tests.faults.side_by_side import at_all_places, run_side_by_side
 from tests.support.workers import read_all
 
 MAX_CRASHES: Final = 3
 
 
 @pytest.mark.parametrize(("handler", "at"), [("totals", 83), ("alerts", 40)], ids=["ordered", "shared"])
+@at_all_places()
 async def test_a_record_that_always_kills_is_the_only_dead_letter(
     tmp_path: Path, place: Place, handler: str, at: int
 ) -> None:
     events = make_events(120, 6)
-    run = Run(tmp_path, place, partitions=2)
+    run = Run(tmp_path, place, partitions=2, lease_ms=1_000)  # on a server each worker waits for the last one's
     await run.fill([event.as_record() for event in events])
     kills = 0
     while (code := run.start(FAULTS_KILL=f"{handler}:{at}").wait(SECONDS)) != 0:
@@ -33,14 +36,20 @@ async def test_a_record_that_always_kills_is_the_only_dead_letter(
     run.check()
 
 
-@pytest.mark.parametrize(("handler", "at"), [("totals", 3), ("alerts", 7)], ids=["ordered", "shared"])
 @pytest.mark.parametrize("times", [MAX_CRASHES, MAX_CRASHES + 1])
-async def test_a_record_is_given_up_after_so_many_crashes_alone_and_not_before(
-    tmp_path: Path, handler: str, at: int, times: int
-) -> None:
+def test_a_record_is_given_up_after_so_many_crashes_alone_and_not_before(tmp_path: Path, times: int) -> None:
     """The first crash is nobody's: it was not noted what ran."""
+    runs = {}
+    for mode, handler, at in (("ordered", "totals", 3), ("shared", "alerts", 7)):
+        (tmp_path / mode).mkdir()
+        runs[mode] = partial(crash, tmp_path / mode, handler, at, times)
+    run_side_by_side(runs)
+
+
+async def crash(folder: Path, handler: str, at: int, times: int) -> None:
+    """Let a handler end its process at an event so many times; check whether it is a dead letter then."""
     events = make_events(9, 2)
-    run = Run(tmp_path, partitions=1)
+    run = Run(folder, partitions=1)
     await run.fill([event.as_record() for event in events])
     for _ in range(times):
         assert run.start(FAULTS_KILL=f"{handler}:{at}", FAULTS_BATCH_SIZE="1").wait(SECONDS) == -9, run.tail_of_log()
@@ -71,6 +80,7 @@ BAD_VALUES: Final = {
 }
 
 
+@at_all_places()
 async def test_bytes_that_are_no_event_are_dead_letters_and_their_neighbours_are_handled(
     tmp_path: Path, place: Place
 ) -> None:
@@ -102,6 +112,7 @@ BAD_ENVELOPES: Final = {
 }
 
 
+@at_all_places()
 async def test_no_record_with_a_broken_key_or_headers_is_lost(tmp_path: Path, place: Place) -> None:
     run = Run(tmp_path, place, partitions=1)
     around = [NewRecord(b"a", b'{"n": 700}'), *BAD_ENVELOPES.values(), NewRecord(b"a", b'{"n": 707}')]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +9,8 @@ import pytest
 
 from pspf.faults import POINTS
 from tests.faults.fleet import Fleet, job
-from tests.faults.runs import RUNS, Place
+from tests.faults.runs import RUNS
+from tests.faults.side_by_side import at_all_places
 from tests.process.commands import wait_until
 
 # A lease that is taken to be renewed, and a checkpoint, come when they like.
@@ -19,13 +19,8 @@ FEW: Final = ["handler.mid", "commit.sent"]
 JOBS: Final = [(n, f"key-{n % 5}") for n in range(40)]
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, place: Place) -> Iterator[Fleet]:
-    with Fleet(tmp_path, place) as fleet:
-        yield fleet
-
-
 @pytest.mark.parametrize("point", ALL if RUNS > 2 else FEW)
+@at_all_places(fleet=Fleet)
 async def test_a_worker_that_is_stopped_at_a_point_of_its_work_leaves_it_whole(fleet: Fleet, point: str) -> None:
     await fleet.fill([job(n, key) for n, key in JOBS])
     worker = fleet.start("first", PSPF_FAULT=f"{point}:1:stop")

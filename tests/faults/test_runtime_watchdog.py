@@ -4,26 +4,23 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults import side_by_side
 from tests.faults.fleet import LEASE_MS, Fleet, job
-from tests.faults.runs import Place
 from tests.process.commands import is_running, name_of, state_of, wait_until
 from tests.support.workers import read_all
 
 STALL = {"PSPF_LOOP_STALL_MS": "1500"}
 
 
-@pytest.fixture
-def fleet(tmp_path: Path, place: Place) -> Iterator[Fleet]:
-    with Fleet(tmp_path, place) as fleet:
-        yield fleet
+at_all_places = side_by_side.at_all_places(fleet=Fleet)
 
 
+@at_all_places
 async def test_a_handler_that_blocks_the_loop_is_logged_with_its_stack_and_replaced(
     fleet: Fleet, tmp_path: Path
 ) -> None:
@@ -41,6 +38,7 @@ async def test_a_handler_that_blocks_the_loop_is_logged_with_its_stack_and_repla
     await fleet.check([(1, "k"), (2, "k"), (3, "k")])
 
 
+@at_all_places
 async def test_while_a_handler_blocks_longer_than_the_lease_nobody_else_commits_its_partition(fleet: Fleet) -> None:
     await fleet.fill([job(1, do="block", seconds=2 * LEASE_MS / 1000), job(2)])
     one = fleet.start("one")
@@ -60,6 +58,7 @@ def _busy(fleet: Fleet) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("do", ["sleep", "thread"])
+@at_all_places
 async def test_a_handler_that_is_slow_is_neither_replaced_nor_run_twice(fleet: Fleet, do: str) -> None:
     await fleet.fill([job(1, do=do, seconds=10), *(job(n, f"other-{n}") for n in range(2, 12))], partitions=4)
     one = fleet.start("one", **STALL)
@@ -80,6 +79,7 @@ async def test_a_handler_that_is_slow_is_neither_replaced_nor_run_twice(fleet: F
 
 
 @pytest.mark.parametrize("point", ["handler.mid", "commit.built"])
+@at_all_places
 async def test_a_process_that_was_stopped_longer_than_its_lease_commits_nothing_of_the_others(
     fleet: Fleet, point: str
 ) -> None:
@@ -103,6 +103,7 @@ async def test_a_process_that_was_stopped_longer_than_its_lease_commits_nothing_
     await fleet.check([(n, "k") for n in range(61)])
 
 
+@at_all_places
 async def test_a_process_that_stays_stopped_is_replaced(fleet: Fleet) -> None:
     await fleet.fill([job(1)])
     worker = fleet.start("one", **STALL)
@@ -120,6 +121,7 @@ async def test_a_process_that_stays_stopped_is_replaced(fleet: Fleet) -> None:
     await fleet.check([(1, "k"), (2, "k")])
 
 
+@at_all_places
 async def test_a_supervisor_that_was_stopped_blames_nobody_for_the_silence(fleet: Fleet) -> None:
     await fleet.fill([job(1)])
     worker = fleet.start("one", **STALL)
@@ -135,6 +137,7 @@ async def test_a_supervisor_that_was_stopped_blames_nobody_for_the_silence(fleet
     assert worker.end() == 0
 
 
+@at_all_places
 async def test_after_the_supervisor_is_killed_nothing_is_left_and_another_machine_goes_on(fleet: Fleet) -> None:
     await fleet.fill([job(2)])
     one = fleet.start("one")
@@ -153,6 +156,7 @@ async def test_after_the_supervisor_is_killed_nothing_is_left_and_another_machin
         assert len(await read_all(broker, "steps")) == 2
 
 
+@at_all_places
 async def test_a_worker_is_not_ready_while_a_process_of_it_does_not_hold_its_session(fleet: Fleet) -> None:
     await fleet.fill([job(1)])
     worker = fleet.start("one")

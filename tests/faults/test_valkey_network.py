@@ -13,6 +13,7 @@ import pytest
 from pspf.connectors.contract.limits import Limits
 from pspf.runtime.worker.monitor import Monitor
 from tests.faults.runs import RUNS, SECONDS, TOPIC, Place, Run, check_exactly_once, make_events
+from tests.faults.side_by_side import at_all_places
 from tests.faults.valkey import Site
 from tests.integration.running import running, until
 from tests.process.commands import state_of
@@ -95,6 +96,7 @@ class _NoProxy:
 
 @pytest.mark.parametrize("number", range(max(1, RUNS // 2)))
 @pytest.mark.parametrize("point", ["handler.mid", "commit.built"])
+@at_all_places()
 async def test_a_worker_that_was_stopped_for_longer_than_its_lease_commits_nothing_and_works_on(
     tmp_path: Path, place: Place, point: str, number: int
 ) -> None:

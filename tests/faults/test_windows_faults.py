@@ -5,7 +5,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,8 @@ from pspf.records import NewRecord, partition_of
 from pspf.windowing.definitions import Window
 from tests.faults import windows_app as app
 from tests.faults.forked import Forks
-from tests.faults.runs import KINDS, RUNS, SEED, Place
+from tests.faults.runs import RUNS, SEED, Place
+from tests.faults.side_by_side import at_all_places
 from tests.integration.test_windows_reference import Expected, Input, expect
 from tests.support.workers import read_all
 
@@ -98,26 +99,20 @@ async def read_open(broker: Broker, handler: str) -> Outcome:
     return in_order(found)
 
 
-@pytest.fixture
-def forks(tmp_path: Path, place: Place) -> Iterator[Forks]:
-    with Forks(tmp_path, place, APP) as forks:
-        yield forks
-
-
 # What is rare in a worker's life is hit early.
 PASSINGS: Final = {"lease.acquired": 4, "release": 6, "checkpoint": 1, "renew": 1, "decode": 200}
 SOME_POINTS: Final = ("handler.mid", "commit.sent", "commit.reply")
 """The others in the long runs only."""
 CASES: Final = [
-    (kind, point, number)
-    for kind in KINDS
+    (point, number)
     for point in (POINTS if RUNS > 2 else SOME_POINTS)
     for number in range(1 if RUNS <= 2 else RUNS)
     if point not in ("checkpoint", "renew", "decode")
 ]
 
 
-@pytest.mark.parametrize(("place", "point", "number"), CASES, indirect=["place"])
+@pytest.mark.parametrize(("point", "number"), CASES)
+@at_all_places(forks=lambda folder, place: Forks(folder, place, APP))
 async def test_a_kill_with_open_windows_changes_no_result(forks: Forks, point: str, number: int) -> None:
     seed = SEED + number
     rng = random.Random(f"{point} {seed}")
@@ -137,6 +132,7 @@ async def test_a_kill_with_open_windows_changes_no_result(forks: Forks, point: s
 
 
 @pytest.mark.parametrize("point", ["commit.built", "handler.mid"] if RUNS > 2 else ["commit.built"])
+@at_all_places()
 async def test_a_worker_that_was_stopped_with_open_windows_changes_none_of_its_heirs(
     tmp_path: Path, place: Place, point: str
 ) -> None:
@@ -160,6 +156,7 @@ MANY: Final = [f"key-{n:03}" for n in range(60)]
 
 
 @pytest.mark.parametrize("done", [1, 2])
+@at_all_places()
 async def test_what_was_due_at_a_crash_goes_out_once_without_another_event(
     tmp_path: Path, place: Place, done: int
 ) -> None:

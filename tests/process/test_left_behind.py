@@ -1,10 +1,13 @@
 """What a handler leaves behind in its process: threads, what is done at exit, other standard streams."""
 
 import json
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
 
 import pytest
 
-from tests.process.commands import Folder
+from tests.process.commands import Folder, Running
 
 LEAVES = """
 import asyncio, atexit, os, sys, threading, time
@@ -30,23 +33,27 @@ def run_burst(folder: Folder, leave: str, *where: str) -> tuple[int, str]:
     return ended.code, ended.err
 
 
-@HERE
-@pytest.mark.parametrize(
-    ("leave", "named"),
-    [
-        ("threading.Thread(target=time.sleep, args=(600,), name='left-behind').start()", "thread left-behind"),
-        ("asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)", "thread "),
-        ("atexit.register(time.sleep, 600)", "what is done at exit (atexit)"),
-    ],
-    ids=["thread", "executor", "atexit"],
-)
-def test_a_drained_burst_waits_shortly_for_what_is_left_behind_and_names_it(
-    folder: Folder, where: tuple[str, ...], leave: str, named: str
-) -> None:
-    code, said = run_burst(folder, leave, *where)
-    assert code == 0, said
-    assert f"ends without {named}" in said
-    assert "handled 1, failed 0, dead 0, lag 0" in said
+LEFT = {
+    "threading.Thread(target=time.sleep, args=(600,), name='left-behind').start()": "thread left-behind",
+    "asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)": "thread ",
+    "atexit.register(time.sleep, 600)": "what is done at exit (atexit)",
+}
+
+
+def test_a_drained_burst_waits_shortly_for_what_is_left_behind_and_names_it(tmp_path: Path) -> None:
+    with ExitStack() as stack:  # side by side: each waits for 10 s
+        bursts: list[tuple[str, Running]] = []
+        for number, (where, leave) in enumerate(product(((), ("--in-process",)), LEFT)):
+            (tmp_path / str(number)).mkdir()
+            folder = Folder(tmp_path / str(number))
+            folder.environment["PYTHONWARNINGS"] = "ignore"
+            (folder.path / "leaves.py").write_text(LEAVES.format(leave=leave))
+            folder.ok("emit", "orders", json.dumps({"n": 1}))
+            bursts.append((LEFT[leave], stack.enter_context(folder.worker("leaves:stream", "--burst", *where))))
+        for named, burst in bursts:
+            assert burst.end(within_s=120) == 0, burst.log.read_text()
+            assert burst.says(f"ends without {named}"), burst.log.read_text()
+            assert burst.says("handled 1, failed 0, dead 0, lag 0"), burst.log.read_text()
 
 
 @HERE
