@@ -1,6 +1,7 @@
 """Passwords, users and certificates that are wrong, from the start on or from one moment to the next."""
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,10 @@ def run(*arguments: str, url: str) -> Result:
     return Result(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-async def test_a_permission_that_comes_late_is_waited_for(own_server: OwnServer) -> None:
+async def test_a_permission_that_comes_late_is_waited_for(
+    own_server: OwnServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "pspf")  # where it fails, what each loop waits for is the question
     server = own_server(users=f"{ADMIN}user app on >{SECRET} ~* &* +@all\n")
     events = make_events(50, 5)
     with Proxy(server.port) as proxy:

@@ -243,3 +243,11 @@ def wait_until(condition: Callable[[], bool], *, within_s: float = 20) -> float:
         assert time.monotonic() - begun < within_s, f"not within {within_s} s"
         time.sleep(0.02)
     return time.monotonic() - begun
+
+
+def quickest(measure: Callable[[], float], *, below_s: float) -> float:
+    """Return the first of three measures that is below a bound, or the last: a busy machine is slow now and then."""
+    for _ in range(2):
+        if (took_s := measure()) < below_s:
+            return took_s
+    return measure()
