@@ -119,7 +119,7 @@ class ThreadResult(asyncio.Future[T]):
             return
         if failure is None:
             self.set_result(result)  # type: ignore[arg-type]  # without an error it is a result
-        elif isinstance(failure, StopIteration):  # a future can't hold one
+        elif isinstance(failure, StopIteration | GeneratorExit):  # a future, or a coroutine on its way, can't hold one
             error = RuntimeError(f"the call raised {failure!r}")
             error.__cause__ = failure
             self.set_exception(error)

@@ -36,7 +36,7 @@ class Failing(io.RawIOBase):
         (OSError(5, "Input/output error"), PSPFError, "can't read a pipe any further: Input/output error"),
         (Panic("a mistake"), Panic, "a mistake"),
         (StopIteration("a mistake"), RuntimeError, "StopIteration"),
-        (GeneratorExit("a mistake"), GeneratorExit, "a mistake"),
+        (GeneratorExit("a mistake"), RuntimeError, "GeneratorExit"),
     ],
     ids=["system", "panic", "stop", "exit"],
 )
