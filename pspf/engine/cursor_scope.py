@@ -1,22 +1,25 @@
 """How a cursor's parts are put together: its executor, and what the contexts of its handler share."""
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pspf.clock import Clock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.context import StateSource
+from pspf.engine.batch_size import BatchSize
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.choice import make_executor, make_operator
 from pspf.engine.handlers.executor import Executor
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.context import OperatorScope
+from pspf.engine.prefetch import Prefetch
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import make_decoder
-from pspf.observability.telemetry import TelemetryManager
+from pspf.observability.telemetry import Activity, TelemetryManager
 from pspf.records import NewRecord
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
@@ -51,7 +54,7 @@ class CursorHandlerScope:
 
 @dataclass(frozen=True, slots=True)
 class CursorScope:
-    """One cursor and what stands around it. `wake` is to be called when there is something to do."""
+    """One cursor and its surroundings. `wake` is set when there is something to do."""
 
     subscription: Subscription
     broker: Broker
@@ -61,15 +64,46 @@ class CursorScope:
     telemetry: TelemetryManager
     default_topic: str
     warned: set[str]
+    store: StateStore | None
     held: KeyOrder | None
     insist: BrokerRetry
-    wake: Callable[[], None]
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def make_state(self, store: StateStore | None) -> BatchState | StoreState | None:
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the cursor is left as a killed process leaves it, instead of given back."""
+        return self.insist.is_abandoned()
+
+    def make_state(self) -> BatchState | StoreState | None:
         """Return where `ctx.state` is: in the cursor (ordered), in the user's store (shared), nowhere."""
         if self.consumer.lease is not None:
             return BatchState(self._read_state, self.tuning.state_cache_keys)
-        return None if store is None else StoreState(store, self.subscription.name)
+        return None if self.store is None else StoreState(self.store, self.subscription.name)
+
+    def make_size(self) -> BatchSize:
+        """Return what learns how many records to read at once."""
+        tuning, subscription = self.tuning, self.subscription
+        return BatchSize(
+            fixed=subscription.batch_size,
+            smallest=tuning.smallest_batch,
+            largest=tuning.largest_batch if subscription.operator is None else tuning.largest_window_batch,
+            target_ms=tuning.target_commit_ms,
+            most_bytes=tuning.batch_bytes,
+        )
+
+    def make_reads(self, executor: Executor, size: BatchSize, activity: Activity) -> Prefetch:
+        """Return what reads the cursor's batches."""
+        return Prefetch(
+            self.consumer,
+            executor,
+            size,
+            self.held,
+            self.tuning.max_held_back,
+            self.clock,
+            activity,
+            self.insist,
+            self.wake,
+        )
 
     def make_executor(self, state: StateSource | None) -> Executor:
         """Return what runs the handler."""
@@ -86,7 +120,7 @@ class CursorScope:
         )
         read = make_decoder(subscription.model)
         if subscription.operator is None or self.held is None:
-            return make_executor(subscription, read, around, self.wake)
+            return make_executor(subscription, read, around, self.wake.set)
         scope = OperatorScope(
             self.consumer,
             self.held,
@@ -94,7 +128,7 @@ class CursorScope:
             self.clock,
             self.tuning.effects,
             self.tuning.window_cache_states,
-            self.wake,
+            self.wake.set,
             self._read_other_times,
         )
         return make_operator(subscription, read, around, scope)
