@@ -17,11 +17,11 @@ _HOMES = {
     "BaseEvent": "pspf.schema",
     "BatchError": "pspf.errors",
     "BatchProcessor": "pspf.engine.processor",
-    "Collect": "pspf.windowing.aggregations",
+    "Collect": "pspf.windowing.kept_values",
     "Context": "pspf.context",
     "Count": "pspf.windowing.aggregations",
     "Distinct": "pspf.windowing.aggregations",
-    "Last": "pspf.windowing.aggregations",
+    "Last": "pspf.windowing.kept_values",
     "Max": "pspf.windowing.aggregations",
     "Mean": "pspf.windowing.aggregations",
     "MemoryBackend": "pspf.connectors.memory",
@@ -41,7 +41,7 @@ _HOMES = {
     "Sum": "pspf.windowing.aggregations",
     "SyncContext": "pspf.context",
     "TelemetryManager": "pspf.observability.telemetry",
-    "TopN": "pspf.windowing.aggregations",
+    "TopN": "pspf.windowing.kept_values",
     "TumblingWindow": "pspf.windowing.definitions",
     "ValkeyConnector": "pspf.connectors.valkey",
     "ValkeyStreamBackend": "pspf.connectors.valkey",
@@ -64,8 +64,9 @@ if TYPE_CHECKING:
     from pspf.state import MemoryStateStore, SQLiteStateStore, StateStore
     from pspf.stream import Stream
     from pspf.subscription import RetryPolicy
-    from pspf.windowing.aggregations import Collect, Count, Distinct, Last, Max, Mean, Min, Sum, TopN
+    from pspf.windowing.aggregations import Count, Distinct, Max, Mean, Min, Sum
     from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, WindowResult
+    from pspf.windowing.kept_values import Collect, Last, TopN
 
 __all__ = [
     "BaseEvent",

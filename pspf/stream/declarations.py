@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from pspf.stream.registration import Registry, check_topic, make_subscription, make_windowed_subscription
 from pspf.subscription import Ordering, RetryPolicy
-from pspf.windowing.aggregations import as_aggregation
 from pspf.windowing.definitions import HOUR_MS, Emission, Window, Windowing
+from pspf.windowing.several import as_aggregation
 
 F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W")

@@ -16,7 +16,8 @@ from typing_extensions import is_typeddict
 
 from pspf.errors import ConfigurationError
 from pspf.records import check_name, companion_source
-from pspf.windowing.aggregations import Aggregation, Count
+from pspf.windowing.aggregation import Aggregation
+from pspf.windowing.aggregations import Count
 from pspf.windowing.operator_definition import OperatorDefinition
 
 Emission = Literal["final", "updates"]

@@ -19,7 +19,7 @@ from pspf.errors import ConfigurationError, StateUnreadable
 from pspf.events import codec
 from pspf.events.round_trips import why_no_way_back
 from pspf.events.state_values import encode_value
-from pspf.windowing.aggregations import Aggregation
+from pspf.windowing.aggregation import Aggregation
 from pspf.windowing.definitions import Windowing
 
 

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from pspf.records import WindowPlace
-from pspf.windowing.aggregations import Aggregation, Collect, Count, Distinct, Last, Max, Mean, Min, Several, Sum, TopN
+from pspf.windowing.aggregation import Aggregation
+from pspf.windowing.aggregations import Count, Distinct, Max, Mean, Min, Sum
 from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, Window, Windowing
 from pspf.windowing.event_time import Key, decode_key
 from pspf.windowing.folds import ReadyFold
+from pspf.windowing.kept_values import Collect, Last, TopN
 from pspf.windowing.session_rows import ROWS, TOGETHER, before_rows, decode_sessions, read_rows, split_row_key
 from pspf.windowing.sessions import SessionSpan
+from pspf.windowing.several import Several
 
 _SIMPLE: Final[Mapping[str, Callable[[str], Aggregation]]] = {
     "count": Count,

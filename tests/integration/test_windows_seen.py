@@ -25,7 +25,7 @@ from pspf.cli.services.stored_values import each_entry
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBackend
-from pspf.windowing.aggregations import Aggregation
+from pspf.windowing.aggregation import Aggregation
 from tests.integration.running import drain, run_until_drained, running
 
 TOPIC = "ticks"
