@@ -11,7 +11,6 @@ import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from types import FrameType
 from typing import Final
 
@@ -22,18 +21,11 @@ from pspf.observability.worker_status import NOT_CONNECTED, WorkerStatus
 from pspf.runtime.app.plan import ChildSpec
 from pspf.runtime.forkserver.client import ForkServer
 from pspf.runtime.forkserver.reaping import collect, ended_children
-from pspf.runtime.status.exit_status import (
-    STOPPED,
-    Outcome,
-    choose_code,
-    describe_end,
-    error_from,
-    is_lasting,
-    judge_burst,
-)
-from pspf.runtime.status.totals import ProcessTotals, Tally
+from pspf.runtime.status.exit_status import Outcome
+from pspf.runtime.status.totals import Tally
 from pspf.runtime.supervision.importing import App, Loading
-from pspf.runtime.supervision.process import Process, Spawner, now_ms
+from pspf.runtime.supervision.process import Spawner, now_ms
+from pspf.runtime.supervision.process_ends import ProcessEnds
 from pspf.runtime.supervision.restarts import RestartPolicy, Restarts
 from pspf.runtime.supervision.slot import ProcessSlot, SlotState, number_specs
 from pspf.runtime.supervision.slot_status import add_up, describe_places
@@ -44,13 +36,7 @@ from pspf.runtime.supervision.watch import Watch
 from pspf.runtime.worker.prctl import adopt_orphans
 
 _CHECK_MS: Final = 1_000
-_TOLD: Final = 3
-"""How many batches that a process had in hand are told when it crashes."""
 _GIVE_UP_MS: Final = 1_000
-
-
-def _time_of_day() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @dataclass(slots=True)
@@ -87,13 +73,11 @@ class Supervisor:
     _wake_fd: int = -1
     _signals_passed_on: int = 0
     _first_signal: int = signal.SIGTERM
-    _returncodes: list[int] = field(default_factory=list)
-    _error: PSPFError | None = None
     _looks: StackDumps = field(default_factory=StackDumps)
     _loading: Loading = field(init=False)
     _places: Places = field(init=False)
     _watch: Watch = field(init=False)
-    _ledger: ProcessTotals = field(default_factory=ProcessTotals)
+    _ends: ProcessEnds = field(init=False)
     _turned_ms: int = 0
     _noted_ms: int = 0
 
@@ -102,6 +86,7 @@ class Supervisor:
         self._watch = Watch(
             self._places, self._looks, stall_ms=self.loop_stall_ms, drain_timeout_ms=self.drain_timeout_ms
         )
+        self._ends = ProcessEnds(self, self._places, self._tell, self.is_burst, self.waits_for_saves)
         self._loading = Loading(self.app, self.spawner, self._selector, self._tell, self._take_over)
 
     # For other threads
@@ -143,7 +128,7 @@ class Supervisor:
             wake_fd, self._wake_fd = self._wake_fd, -1
             os.close(wake_read)
             os.close(wake_fd)
-        return Outcome(choose_code(self._returncodes), self._places.totals, self._error)
+        return self._ends.outcome
 
     def _turn(self) -> None:
         self._wait()
@@ -199,7 +184,7 @@ class Supervisor:
 
     def fail(self, error: PSPFError) -> None:
         """Stop over what no new process can change, to end with `error`."""
-        self._error = self._error or error
+        self._ends.error = self._ends.error or error
         self.stop()
 
     def _pass_on(self, number: int) -> None:
@@ -213,6 +198,11 @@ class Supervisor:
             else:
                 place.process.tell(do="give up", code=128 + number)
                 place.kill_ms = now_ms() + _GIVE_UP_MS + GRACE_MS
+
+    @property
+    def stop_signal(self) -> int | None:
+        """The signal that it stops for, None while it runs."""
+        return self._first_signal if self._is_stopping else None
 
     @property
     def _is_stopping(self) -> bool:
@@ -233,79 +223,7 @@ class Supervisor:
             returncode = collect(pid)
             self.spawner.forget(pid, returncode)
             for place, process in mine:
-                self._end(place, process, returncode)
-
-    def _end(self, place: ProcessSlot, process: Process, returncode: int) -> None:
-        """Decide what becomes of a place whose process has ended."""
-        self._places.let_go(process)
-        name = str(place)
-        place.process = place.kill_ms = None
-        place.totals += process.totals
-        self._ledger.close(process.pulse)
-        place.last_exit = describe_end(returncode)
-        if self._is_stopping:
-            is_young = returncode in (-signal.SIGTERM, -signal.SIGINT)  # it had no handler for our signal yet
-            code = (128 + self._first_signal if self.is_burst else 0) if is_young else returncode
-            if self.is_burst and code == 128 + signal.SIGTERM:  # what we tell them all with
-                code = 128 + self._first_signal
-            self._finish(place, name, process, code)
-        elif place.state is SlotState.DRAINING and place.after is not SlotState.CRASHING:
-            place.due_ms = 0 if place.after is SlotState.STARTING else None
-            self._places.move(place, place.after)
-        elif self._is_fatal(process):
-            self._finish(place, name, process, returncode)
-            self.stop()
-        elif self.is_burst:
-            is_time_up = place.spec.options.burst_left_s == 0
-            counts_as = judge_burst(returncode, process.ending, is_time_up=is_time_up)
-            self._finish(place, name, process, returncode, counts_as)
-            if counts_as != 0:
-                self.stop()
-        else:
-            self._crash(place, name, process, returncode)
-
-    def _finish(
-        self, place: ProcessSlot, name: str, process: Process, returncode: int, counts_as: int | None = None
-    ) -> None:
-        """End a place for good; its process `counts_as` another code where its own can't be believed."""
-        error = process.ending.error if process.ending is not None else None
-        if error is not None and self._error is None:
-            self._error = error_from(*error)
-        is_belied = counts_as is not None and counts_as != returncode
-        if error is None and (is_belied or returncode not in (0, 9, *STOPPED)):
-            self._tell(f"worker process {name} {describe_end(returncode)}{', with work left' if is_belied else ''}")
-        self._returncodes.append(returncode if counts_as is None else counts_as)
-        self._places.move(place, SlotState.ENDED)
-
-    def _is_fatal(self, process: Process) -> bool:
-        """Whether a process ended over something that a new one can't change."""
-        if process.ending is None or process.ending.error is None:
-            return False
-        has_begun = any(place.restarts.was_healthy or place.state is SlotState.RUNNING for place in self._places)
-        return is_lasting(error_from(*process.ending.error), may_be_mended=has_begun or self.waits_for_saves)
-
-    def _crash(self, place: ProcessSlot, name: str, process: Process, returncode: int) -> None:
-        pulse = process.pulse
-        wait_ms = place.restarts.note_crash(
-            lived_ms=now_ms() - process.started_ms,
-            began=pulse is not None and pulse.is_at_work,
-            got_on=pulse is not None and pulse.has_committed,
-        )
-        error = process.ending.error if process.ending is not None else None
-        if error is not None:
-            place.last_exit = error[1].partition("\n")[0]
-        place.due_ms = now_ms() + wait_ms
-        self._places.move(place, SlotState.CRASHING)
-        why = describe_end(returncode) if error is None else f"ended: {error[1]}"
-        self._tell(
-            f"{_time_of_day()} worker process {name} {why}; another one starts in {wait_ms / 1000:.1f} s"
-            + (f" (crash {place.restarts.in_a_row} in a row)" if place.restarts.in_a_row > 1 else "")
-            + ("" if pulse is None else "".join(f"\n  a moment before, {busy}" for busy in pulse.in_hand[:_TOLD]))
-        )
-        if not self.waits_for_saves and self._places.are_hopeless:
-            self._tell("no process of this worker gets anything done: giving up")
-            self._returncodes.append(1)
-            self.stop()
+                self._ends.take(place, process, returncode)
 
     # What others ask for
 
@@ -399,7 +317,7 @@ class Supervisor:
         if not self._places.has_changed and now_ms() - self._noted_ms < _CHECK_MS:
             return
         self.status = describe_places(self._places.all, is_stopping=self._is_stopping)
-        self.tally = add_up(self._places.all, self._ledger)
+        self.tally = add_up(self._places.all, self._ends.ledger)
         self._noted_ms = now_ms()
         if self._places.has_changed:
             self._places.has_changed = False
