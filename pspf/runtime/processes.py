@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -50,35 +50,16 @@ def fork_base() -> Iterator[ForkServer | None]:
 def run_children(
     loaded: LoadedApp, plan: AppPlan, request: WorkerRequest, base: ForkServer | None, say: Callable[[str], None]
 ) -> int:
+    """Run a worker's processes, its admin and its place in the roster, to the end; return the exit code."""
     spawner = Spawner(base, _make_nursery(loaded, base), say)
     front = open_front(request)
     for line in front.describe(request.options.log_format):
         say(line)
-    admin: AdminThread | None = None
-
-    def make_specs(new: AppPlan) -> list[ChildSpec]:
-        shaped = shape_plan(new, request)
-        if not shaped.groups:
-            raise ConfigurationError(f"{shaped.target} has no handlers any more")
-        if admin is not None:
-            admin.handlers = shaped.shapes
-        return _make_specs(shaped, request.options)
-
-    supervisor = Supervisor(
-        App(plan.target, request.folder, make_specs, request.options.backend),
-        spawner,
-        say,
-        drain_timeout_ms=request.options.drain_timeout_ms,
-        loop_stall_ms=request.options.loop_stall_ms,
-        is_burst=request.options.burst,
-        waits_for_saves=request.reload,
-        policy=RestartPolicy(
-            initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
-        ),
-    )
+    reloaded = _ReloadedApp(request)
+    supervisor = _make_supervisor(plan, request, spawner, reloaded, say)
     worker, control = make_session_id(request.options.name or loaded.stream.name), SupervisorControl(supervisor)
     with ExitStack() as stack:
-        admin = stack.enter_context(
+        reloaded.admin = stack.enter_context(
             showing(front, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)
         )
         try:
@@ -87,7 +68,8 @@ def run_children(
             say(f"the broker was not there within {request.options.burst_timeout_ms} ms")
             spawner.close()
             return BURST_TIMED_OUT
-        request = replace(request, options=replace(request.options, broker_identity=identity))
+        options = replace(request.options, broker_identity=identity)
+        reloaded.request = replace(request, options=options)
         presence = stack.enter_context(
             PresenceThread(
                 Presence(loaded.stream.broker, worker, loaded.target, control.describe, control.obey),
@@ -98,7 +80,7 @@ def run_children(
         supervisor.read_broker_answers_ms = lambda: presence.broker_answers_ms
         if request.reload:
             stack.enter_context(_watch_files(request.folder, supervisor))
-        outcome = supervisor.run(_make_specs(plan, request.options))
+        outcome = supervisor.run(_make_specs(plan, options))
         if outcome.is_given_up:
             presence.leave_s = _HURRIED_S
             obstacle = loaded.stream.broker.find_obstacle()
@@ -112,6 +94,39 @@ def run_children(
         say(describe_left(lags, request.options.burst_timeout_ms))
     say(outcome.totals.describe(add_up(lags)))
     return outcome.code
+
+
+@dataclass(slots=True)
+class _ReloadedApp:
+    """The app as it is imported again: its processes, and its handlers for the admin."""
+
+    request: WorkerRequest
+    admin: AdminThread | None = None
+
+    def make_specs(self, new: AppPlan) -> list[ChildSpec]:
+        shaped = shape_plan(new, self.request)
+        if not shaped.groups:
+            raise ConfigurationError(f"{shaped.target} has no handlers any more")
+        if self.admin is not None:
+            self.admin.handlers = shaped.shapes
+        return _make_specs(shaped, self.request.options)
+
+
+def _make_supervisor(
+    plan: AppPlan, request: WorkerRequest, spawner: Spawner, reloaded: _ReloadedApp, say: Callable[[str], None]
+) -> Supervisor:
+    return Supervisor(
+        App(plan.target, request.folder, reloaded.make_specs, request.options.backend),
+        spawner,
+        say,
+        drain_timeout_ms=request.options.drain_timeout_ms,
+        loop_stall_ms=request.options.loop_stall_ms,
+        is_burst=request.options.burst,
+        waits_for_saves=request.reload,
+        policy=RestartPolicy(
+            initial_ms=settings.RESTART_INITIAL_MS, max_ms=settings.RESTART_MAX_MS, healthy_ms=settings.HEALTHY_MS
+        ),
+    )
 
 
 def _watch_files(folder: Path, supervisor: Supervisor) -> AbstractContextManager[None]:

@@ -1,7 +1,7 @@
 """`Stream`: what a user's module defines, and the only place that wires the parts together."""
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -17,11 +17,11 @@ from pspf.loggers import get_logger
 from pspf.observability.telemetry import TelemetryManager
 from pspf.records import Cursor, check_name, format_ids
 from pspf.state.base import StateStore
-from pspf.stream.connection import StreamConnection
+from pspf.stream.connection import StreamConnection, register_cursors
 from pspf.stream.declarations import Declarations
 from pspf.stream.emitter import Emitter
-from pspf.stream.registration import check_together
-from pspf.stream.requirements import refuse_lacking
+from pspf.stream.lifespans import Lifespans
+from pspf.stream.requirements import check_subscriptions
 from pspf.stream.runner import Places, Runner, StreamRun
 from pspf.subscription import Subscription
 from pspf.windowing.definitions import Window
@@ -81,8 +81,7 @@ class Stream(Declarations):
         self.telemetry = TelemetryManager()
         self.name = name
         self.accepts_orphans = False
-        self._lifespan = lifespan
-        self._included: list[Stream] = []
+        self._lifespans = Lifespans(None if lifespan is None else lambda: lifespan(self))
         self._hosts: list[Stream] = []
         """The Streams that included this one."""
         self._connection = StreamConnection(lambda: self.broker, self._topic, partitions, state_store)
@@ -149,18 +148,13 @@ class Stream(Declarations):
                 " share one: give it to the Stream that includes it, too"
             )
         self._registry.include(other._registry)
-        self._included.append(other)
+        self._lifespans.included.append(other._lifespans)
         self._connection.included.append(other._connection)
         other._hosts.append(self)
 
     def check(self) -> None:
         """Raise ConfigurationError for handlers that can't run, not together, or not on this broker; opens nothing."""
-        self._check(self.subscriptions)
-
-    def _check(self, subscriptions: Sequence[Subscription]) -> None:
-        check_together(subscriptions, has_state_store=self.state_store is not None)
-        if subscriptions:
-            refuse_lacking(self.broker, subscriptions)
+        check_subscriptions(self.subscriptions, lambda: self.broker, has_state_store=self.state_store is not None)
 
     # Emitting
 
@@ -197,7 +191,7 @@ class Stream(Declarations):
     async def run(self, handler: Callable[..., Any], batch_size: int | None = None, **options: Any) -> None:
         """Consume the default topic with one handler, until `stop`; `options` as in `subscribe`."""
         self.subscribe(self._topic, batch_size, **options)(handler)
-        await self._run_alone(self._registry.take_back())
+        await self._run([self._registry.take_back()])
 
     async def aggregate(
         self,
@@ -209,7 +203,7 @@ class Stream(Declarations):
     ) -> None:
         """Run a windowed aggregation over the default topic, until `stop`; `options` as in `window`."""
         self.window(self._topic, window, batch_size, watermark_delay_ms, **options)(handler)
-        await self._run_alone(self._registry.take_back())
+        await self._run([self._registry.take_back()])
 
     async def run_forever(
         self,
@@ -231,11 +225,8 @@ class Stream(Declarations):
             return
         await self._run(chosen, places)
 
-    async def _run_alone(self, subscription: Subscription) -> None:
-        self._check([subscription])
-        await self._run([subscription], None)
-
-    async def _run(self, chosen: Sequence[Subscription], places: Places | None) -> None:
+    async def _run(self, chosen: Sequence[Subscription], places: Places | None = None) -> None:
+        check_subscriptions(chosen, lambda: self.broker, has_state_store=self.state_store is not None)
         run = StreamRun(
             self.broker,
             self.processor,
@@ -244,18 +235,9 @@ class Stream(Declarations):
             places or {(each.topic, each.group) for each in chosen},
             self.name,
             self.accepts_orphans,
-            self._lifespan_entered,
+            self._lifespans.enter,
         )
         await self._runner.run(run)
-
-    @asynccontextmanager
-    async def _lifespan_entered(self) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            if self._lifespan is not None:
-                await stack.enter_async_context(self._lifespan(self))
-            for each in self._included:
-                await stack.enter_async_context(each._lifespan_entered())
-            yield
 
     @property
     def session_id(self) -> str | None:
@@ -328,19 +310,10 @@ class Stream(Declarations):
     async def __aenter__(self) -> Self:
         await self._connection.open()
         if self.subscriptions:
-            await self._join()
+            await register_cursors(self.broker, self.name, self.subscriptions)
         else:
             await self.backend.ensure_group_exists()
         return self
-
-    async def _join(self) -> None:
-        """Make the cursors of all handlers, and no others: one that nobody reads would hold back retention."""
-        session = await self.broker.open_session(self.name)
-        try:
-            for each in self.subscriptions:
-                await session.register(each.topic, each.group, each.cursor_handler, start=each.start)
-        finally:
-            await session.close()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -1,13 +1,14 @@
 """The connection of a Stream to its broker: opened on first use, shared by tasks, closed once."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pspf.concurrency.shielding import shielded
 from pspf.concurrency.turn import Turn
 from pspf.connectors.contract.broker import Broker
 from pspf.state.base import StateStore
+from pspf.subscription import Subscription
 
 _HEALTH_S: Final = 5.0
 
@@ -91,6 +92,16 @@ class StreamConnection:
             await broker.create_topic(self._topic, partitions=self._partitions)
         for each in self.included:
             await each._make_topics(broker)
+
+
+async def register_cursors(broker: Broker, session_name: str | None, subscriptions: Sequence[Subscription]) -> None:
+    """Make the cursors of all handlers, and no others: one without a reader would hold back retention."""
+    session = await broker.open_session(session_name)
+    try:
+        for each in subscriptions:
+            await session.register(each.topic, each.group, each.cursor_handler, start=each.start)
+    finally:
+        await session.close()
 
 
 async def _ping_once(broker: Broker) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.capabilities import describe
 from pspf.errors import NotAvailable
+from pspf.stream.registration import check_together
 from pspf.subscription import Subscription, Takes
 
 
@@ -31,6 +32,15 @@ _REQUIREMENTS: Final = (
     Requirement("entries", _keeps_entries, "take no Context; windows keep their states so"),
     Requirement("retries", lambda each: each.retry.max_attempts > 1, "pass retry=RetryPolicy(max_attempts=1)"),
 )
+
+
+def check_subscriptions(
+    subscriptions: Sequence[Subscription], find_broker: Callable[[], Broker], *, has_state_store: bool
+) -> None:
+    """Raise ConfigurationError for handlers that can't run, not together, or not on this broker."""
+    check_together(subscriptions, has_state_store=has_state_store)
+    if subscriptions:
+        refuse_lacking(find_broker(), subscriptions)
 
 
 def refuse_lacking(broker: Broker, subscriptions: Sequence[Subscription]) -> None:

@@ -14,17 +14,16 @@ import orjson
 from pspf.clock import ManualClock, SystemClock
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
-from pspf.connectors.contract.operations import PendingRecord, Waiting
-from pspf.connectors.contract.values import CursorInfo, StoredDeadLetter
+from pspf.connectors.contract.operations import PendingRecord
+from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotFound, NotSettled
-from pspf.events.encoding import encode
-from pspf.events.event import BaseEvent
-from pspf.events.timestamps import datetime_of, ms_of
-from pspf.records import LATE_SUFFIX, Cursor, NewRecord, Record, encode_headers, format_ids
+from pspf.records import LATE_SUFFIX, Record, encode_headers, format_ids
 from pspf.runtime.app.loader import LoadedApp
-from pspf.runtime.worker.drain import name_of, read_unfinished
+from pspf.runtime.worker.drain import read_unfinished
 from pspf.stream import Stream
+from pspf.testing.records import make_record
+from pspf.testing.unfinished import UnfinishedWork
 
 __all__ = ["ManualClock", "StreamTester"]
 
@@ -71,6 +70,7 @@ class StreamTester:
         self._partitions = dict(partitions or {})
         self._timeout_ms = settle_timeout_ms
         self._plan = LoadedApp("the app", Path(), stream).make_plan()
+        self._work = UnfinishedWork(stream, self._plan, self.pending)
         self._open = ExitStack()
         self._broker: Broker | None = None
         self._runner: asyncio.Task[None] | None = None
@@ -187,7 +187,7 @@ class StreamTester:
     ) -> list[str]:
         """Store events at once, so that handlers may get them in one batch, and settle; return their record ids."""
         raw_headers = encode_headers(headers)
-        records = [_make_record(event, key, timestamp, raw_headers) for event in events]
+        records = [make_record(event, key, timestamp, raw_headers) for event in events]
         ids = format_ids(await self.broker.append(topic, records))
         await self.settle()
         return ids
@@ -234,59 +234,12 @@ class StreamTester:
             if self._running.done():
                 await self._running
                 raise ConfigurationError("the app has ended: a handler has called stream.stop()")
-            left = await self._find_work()
+            left = await self._work.find(self.broker)
             if not left:
                 return
             if time.monotonic() > deadline:
                 raise NotSettled(f"not settled within {self._timeout_ms} ms: {'; '.join(left)}")
             checks += 1
-
-    async def _find_work(self) -> Sequence[str]:
-        """Return the work that is not done although it could be, in words."""
-        processor, before = self._stream.processor, self._count_batches()
-        is_at_rest = processor.is_at_rest
-        left = await self._find_unread()
-        # What was read in several steps holds only where nothing moved meanwhile.
-        if not left and not (is_at_rest and processor.is_at_rest and before == self._count_batches()):
-            left = ["a batch is under way"]
-        if left:
-            left += [
-                f"{each.handler} has {len(each.batch)} records of {each.topic} in hand"
-                for each in self._stream.telemetry.activities
-                if each.handling_since_ms is not None
-            ]
-        return left
-
-    async def _find_unread(self) -> list[str]:
-        wanted = set(self._plan.work.cursors)
-        handlers = {(name.group, name.handler) for name in wanted}
-        infos = [
-            info for info in await self.broker.list_cursors() if (info.cursor.group, info.cursor.handler) in handlers
-        ]
-        if self._stream.session_id is None:
-            return ["the app has not begun"]
-        missing = wanted - {name_of(info.cursor) for info in infos}
-        left = [f"{name.topic}/{name.group} has not begun" for name in missing]
-        begun = {(each.topic, each.group, each.partition) for each in self._stream.telemetry.activities}
-        left += [
-            f"{info.cursor} is in nobody's hands"
-            for info in infos
-            if name_of(info.cursor) in wanted and _place_of(info.cursor) not in begun
-        ]
-        left += [
-            f"{info.cursor}: {info.unread} unread, {info.pending} pending" for info in infos if self._has_work(info)
-        ]
-        if any(info.retries for info in infos):
-            due = [each for each in await self.pending() if each.due_ms is not None and each.due_ms <= self.now_ms]
-            left += [f"{each.cursor}: {each.id} is due" for each in due if each.waiting is Waiting.RETRY]
-        return left
-
-    def _has_work(self, info: CursorInfo) -> bool:
-        is_full = info.held_back + info.retries >= self._stream.processor.tuning.max_held_back
-        return info.pending > 0 or (info.unread != 0 and not is_full)
-
-    def _count_batches(self) -> int:
-        return sum(counters.batches for counters in self._stream.telemetry.snapshot())
 
     # Looking
 
@@ -351,34 +304,3 @@ class StreamTester:
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_ms / 1000
-
-
-def _place_of(cursor: Cursor) -> tuple[str, str, int]:
-    return cursor.topic, cursor.group, cursor.partition
-
-
-def _make_record(
-    event: Any, key: str | None, timestamp: datetime | float | str | None, raw_headers: bytes | None
-) -> NewRecord:
-    if isinstance(event, bytes):
-        record = NewRecord(None if key is None else key.encode(), event, raw_headers)
-    else:
-        record = encode(event, key=key, raw_headers=raw_headers)
-    if timestamp is not None:
-        time_ms = ms_of(timestamp)  # rounded as that of an event is
-        value = record.value if isinstance(event, bytes) else _with_timestamp(record.value, datetime_of(time_ms))
-        return record._replace(value=value, timestamp_ms=time_ms)
-    if isinstance(event, BaseEvent) and "timestamp" not in event.model_fields_set:
-        return record._replace(value=_with_timestamp(record.value, None))  # the real time says nothing in a test
-    return record
-
-
-def _with_timestamp(value: bytes, at: datetime | None) -> bytes:
-    """Return an event whose `timestamp`, where it has one, is another one, written alike; None leaves it out."""
-    fields = orjson.loads(value)
-    before = fields.pop("timestamp", None)
-    if before is None:
-        return value
-    if at is not None:
-        fields["timestamp"] = at.isoformat() if isinstance(before, str) else at.timestamp()
-    return orjson.dumps(fields)
