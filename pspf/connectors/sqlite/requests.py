@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pspf.clock import Clock
 from pspf.connectors.sqlite.engine.base import Job, OutcomeUnknown, Poll, Write, finish
 from pspf.connectors.sqlite.storage import BUSY_MS
 from pspf.loggers import get_logger
@@ -82,6 +83,18 @@ class Requests:
         answers, self._answers = self._answers, {}
         for loop, batch in answers.items():
             _deliver_to(loop, batch)
+
+    def idle_ms(self, clock: Clock, next_tick_ms: int) -> int:
+        """Return for how long there is nothing to do, at most until the next tick; 0 where something waits."""
+        if self.new:
+            return 0
+        now_ms = clock.monotonic_ms()
+        idle_ms = next_tick_ms - now_ms
+        for request in self.parked:
+            idle_ms = min(idle_ms, request.deadline_ms - now_ms)
+            if request.due_ms is not None:
+                idle_ms = min(idle_ms, request.due_ms - clock.now_ms())
+        return max(0, idle_ms)
 
     # What follows may run on any thread.
 

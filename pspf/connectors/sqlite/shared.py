@@ -13,12 +13,12 @@ from pspf import faults
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
+from pspf.connectors.sqlite.claims import Outstanding, Run, runs
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.engine.base import Engine, Nothing, Poll
 from pspf.connectors.sqlite.log import read_new, read_range
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.replayed import read_waiting, with_replayed
-from pspf.connectors.sqlite.runs import Outstanding, Run, runs
 from pspf.connectors.sqlite.storage import Storage
 from pspf.errors import CommitFenced, StateUnavailable
 from pspf.records import Batch, Commit, Cursor, Record, offset_of
@@ -139,13 +139,13 @@ class SharedConsumer(Consumer):
         if row is None:
             return None
         first, last, crashes = row
-        end = min(last, first + max_records - 1)
+        taken, rest = Run(claim, first, last).split(max_records)
         self._drop_claim(storage, first)
-        if end < last:
-            self._add_claim(storage, end + 1, last, claim, None, is_suspect=True)
-        records = self._read_claimed(storage, first, end)
+        if rest is not None:
+            self._add_claim(storage, rest, None, is_suspect=True)
+        records = self._read_claimed(storage, taken)
         self._claim(storage, records, claim, is_suspect=True, crashes=crashes)
-        return Batch(records, end + 1, suspect=True, crashes=crashes) if records else None
+        return Batch(records, taken.last + 1, suspect=True, crashes=crashes) if records else None
 
     def _take_orphans(self, storage: Storage, claim: int, max_records: int) -> list[Record]:
         taken: list[Record] = []
@@ -156,11 +156,11 @@ class SharedConsumer(Consumer):
             left = max_records - len(taken)
             if left <= 0:
                 break
-            end = min(last, first + left - 1)
+            now, rest = Run(claim, first, last).split(left)
             self._drop_claim(storage, first)
-            if end < last:
-                self._add_claim(storage, end + 1, last, claim, None)
-            taken += self._read_claimed(storage, first, end)
+            if rest is not None:
+                self._add_claim(storage, rest, None)
+            taken += self._read_claimed(storage, now)
         self._claim(storage, taken, claim)
         return taken
 
@@ -192,7 +192,8 @@ class SharedConsumer(Consumer):
         self._claim(storage, records, claim)
         return records, size_bytes
 
-    def _read_claimed(self, storage: Storage, first: int, last: int) -> list[Record]:
+    def _read_claimed(self, storage: Storage, run: Run) -> list[Record]:
+        first, last = run.first, run.last
         records = read_range(
             storage, self.cursor.topic, self._partition_id, self.cursor.partition, first, last + 1, last - first + 1
         )
@@ -213,9 +214,7 @@ class SharedConsumer(Consumer):
     ) -> None:
         claimed = list(runs(list(map(offset_of, records)), claim))
         for run in claimed:
-            self._add_claim(
-                storage, run.first, run.last, claim, self._membership.session, is_suspect=is_suspect, crashes=crashes
-            )
+            self._add_claim(storage, run, self._membership.session, is_suspect=is_suspect, crashes=crashes)
         self._engine.after_commit.append(lambda: self._outstanding.add(claimed))
 
     def _give_back_unknown(self, storage: Storage) -> None:
@@ -234,9 +233,7 @@ class SharedConsumer(Consumer):
     def _add_claim(
         self,
         storage: Storage,
-        first: int,
-        last: int,
-        claim: int,
+        run: Run,
         session: str | None,
         *,
         is_suspect: bool = False,
@@ -245,7 +242,16 @@ class SharedConsumer(Consumer):
         storage.run(
             "INSERT INTO claims (cursor_id, first, last, claim, session, claimed_ms, is_suspect, crashes)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (self._cursor_id, first, last, claim, session, self._engine.clock.now_ms(), is_suspect, crashes),
+            (
+                self._cursor_id,
+                run.first,
+                run.last,
+                run.claim,
+                session,
+                self._engine.clock.now_ms(),
+                is_suspect,
+                crashes,
+            ),
         )
 
     def _drop_claim(self, storage: Storage, first: int) -> None:
@@ -274,9 +280,10 @@ class SharedConsumer(Consumer):
         self._effects.write(storage, self._partition_id, commit, lost, ordered=False)
         return lost
 
-    def _overlaps(self, storage: Storage, run: Run) -> list[tuple[int, int, int, int]]:
+    def _overlaps(self, storage: Storage, run: Run) -> list[tuple[Run, bool, int]]:
+        """Return the parts of the run's claim that overlap it, whether each is suspect, and how often it crashed."""
         return [
-            (row[0], row[1], row[2], row[3])
+            (Run(run.claim, row[0], row[1]), bool(row[2]), row[3])
             for row in storage.rows(
                 "SELECT first, last, is_suspect, crashes FROM claims"
                 " WHERE cursor_id = ? AND first <= ? AND last >= ? AND session = ? AND claim = ?",
@@ -285,28 +292,14 @@ class SharedConsumer(Consumer):
         ]
 
     def _not_ours(self, storage: Storage, run: Run) -> Iterator[int]:
-        overlaps = self._overlaps(storage, run)
-        if len(overlaps) == 1 and overlaps[0][0] <= run.first and overlaps[0][1] >= run.last:
-            return
-        for offset in range(run.first, run.last + 1):
-            if not any(first <= offset <= last for first, last, _, _ in overlaps):
-                yield offset
+        return run.missing_in([held for held, _, _ in self._overlaps(storage, run)])
 
     def _settle(self, storage: Storage, run: Run) -> None:
         """Take the run out of its claim; the rest of the claim stays."""
-        for first, last, is_suspect, crashes in self._overlaps(storage, run):
-            self._drop_claim(storage, first)
-            for begin, end in ((first, run.first - 1), (run.last + 1, last)):
-                if begin <= end:
-                    self._add_claim(
-                        storage,
-                        begin,
-                        end,
-                        run.claim,
-                        self._membership.session,
-                        is_suspect=bool(is_suspect),
-                        crashes=crashes,
-                    )
+        for held, is_suspect, crashes in self._overlaps(storage, run):
+            self._drop_claim(storage, held.first)
+            for rest in held.without(run):
+                self._add_claim(storage, rest, self._membership.session, is_suspect=is_suspect, crashes=crashes)
 
     def _settle_retries(self, storage: Storage, commit: Commit, lost: frozenset[int]) -> None:
         if storage.row("SELECT 1 FROM retries WHERE cursor_id = ? LIMIT 1", (self._cursor_id,)) is not None:

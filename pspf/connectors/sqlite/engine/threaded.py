@@ -1,15 +1,13 @@
-"""The engine of a database in a file: jobs run in one thread.
+"""Engine of a database in a file: jobs run in one thread, which has the connection.
 
-One thread has the connection. While it waits for other processes' writes, and only then, a second one
-stands in for it: it answers reads, and gives up what has waited for too long.
+While it waits for other processes' writes, and only then, a second one uses the connection (stand_in.py).
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import apsw
@@ -18,6 +16,7 @@ from pspf.clock import Clock
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.engine.base import TICK_MS, Engine, Job, Nothing, Poll, Write
+from pspf.connectors.sqlite.engine.stand_in import StandIn
 from pspf.connectors.sqlite.polls import Polls
 from pspf.connectors.sqlite.requests import EngineRequest, Requests, make_request
 from pspf.connectors.sqlite.storage import BUSY_MS, Storage
@@ -29,7 +28,6 @@ logger = get_logger(__name__)
 
 T = TypeVar("T")
 
-_STAND_IN_S: Final = 0.25
 _CLOSE_S: Final = 2.0
 """How long `close` waits for the thread, which may be stuck in another process's lock or in the disk."""
 _JOIN_STEP_S: Final = 0.002
@@ -40,7 +38,7 @@ _TELL_EVERY_S: Final = 10.0
 
 
 class ThreadEngine(Engine):
-    """Runs jobs in one thread; what it waits for, it waits for with its mutex released."""
+    """Runs jobs in one thread; it waits for other processes with its mutex released."""
 
     def __init__(self, storage: Storage, clock: Clock, limits: Limits) -> None:
         super().__init__(storage, clock, limits)
@@ -52,10 +50,7 @@ class ThreadEngine(Engine):
         """The thread that was told to end last; it may still have the connection."""
         self._is_closing = False
         self._is_forked = False
-        self._mutex = threading.Lock()
-        """Held by the thread that uses the connection and the state of this object."""
-        self._is_waiting = False
-        """Whether the thread waits for other processes' writes, and the second one may stand in."""
+        self._stand_in = StandIn(storage, self._requests, self._polls, lambda: self.limits.emit_timeout_ms)
         self._data_version = 0
         self._broken: PSPFError | None = None
         self._is_changed = False
@@ -84,7 +79,7 @@ class ThreadEngine(Engine):
         thread = threading.Thread(target=self._serve, name="pspf-sqlite", daemon=True)
         is_decided = threading.Event()
         stand_by = (thread, is_decided)
-        threading.Thread(target=self._stand_by, args=stand_by, name="pspf-sqlite-wait", daemon=True).start()
+        threading.Thread(target=self._stand_in.run, args=stand_by, name="pspf-sqlite-wait", daemon=True).start()
         try:
             thread.start()
         finally:
@@ -116,14 +111,14 @@ class ThreadEngine(Engine):
         """
         begun = time.monotonic()
         while thread.is_alive() and (waited_s := time.monotonic() - begun) < _CLOSE_S:
-            if self._is_waiting and waited_s >= _JOIN_WAITING_S and not even_if_waiting:
+            if self._stand_in.is_waiting and waited_s >= _JOIN_WAITING_S and not even_if_waiting:
                 return
             await asyncio.sleep(_JOIN_STEP_S)
 
     def drop_after_fork(self) -> None:
         self._is_forked = True
         self._thread = self._ending = None
-        self._mutex = threading.Lock()
+        self._stand_in.drop_after_fork()
         self._requests.drop_after_fork()
         self._wakeups.drop_after_fork()
 
@@ -168,7 +163,7 @@ class ThreadEngine(Engine):
 
     def _serve(self) -> None:
         try:
-            with self._mutex:
+            with self._stand_in.mutex:
                 self._serve_until_closed()
         except BaseException as error:  # the root of the thread: nobody may wait for it
             self._broken = BackendUnavailable(f"{self.storage.name}: its thread has ended: {error!r}")
@@ -200,12 +195,12 @@ class ThreadEngine(Engine):
             is_expected = isinstance(error, OSError | apsw.Error | PSPFError)  # who asked says so
             level = logging.DEBUG if is_expected else logging.WARNING
             logger.log(level, "%s: what was asked for failed: %s", self.storage.name, error, exc_info=not is_expected)
-        with self._waiting():
+        with self._stand_in.waiting():
             time.sleep(_TROUBLE_S)
 
     def _turn(self, next_tick_ms: int) -> int:
         """Wait for something to do, and do it; return when the next tick is due."""
-        grown, is_any = self._wakeups.wait(self._idle_ms(next_tick_ms))
+        grown, is_any = self._wakeups.wait(self._requests.idle_ms(self.clock, next_tick_ms))
         now_ms = self.clock.monotonic_ms()
         if now_ms >= next_tick_ms:
             next_tick_ms = now_ms + TICK_MS
@@ -215,17 +210,6 @@ class ThreadEngine(Engine):
         if self.storage.is_open and self._broken is None:
             self.storage.checkpoint_if_due()  # whoever waits has got the answer
         return next_tick_ms
-
-    def _idle_ms(self, next_tick_ms: int) -> int:
-        if self._requests.new:
-            return 0
-        now_ms = self.clock.monotonic_ms()
-        idle_ms = next_tick_ms - now_ms
-        for request in self._requests.parked:
-            idle_ms = min(idle_ms, request.deadline_ms - now_ms)
-            if request.due_ms is not None:
-                idle_ms = min(idle_ms, request.due_ms - self.clock.now_ms())
-        return max(0, idle_ms)
 
     def _tick(self) -> bool:
         """Do the chores; return whether another process committed since the last tick."""
@@ -289,7 +273,7 @@ class ThreadEngine(Engine):
         assert queue is not None
         try:
             if not queue.try_enter():
-                with self._waiting():
+                with self._stand_in.waiting():
                     queue.enter()
         except OSError as error:  # the queue's file itself
             self._fail(writes, error)
@@ -312,7 +296,7 @@ class ThreadEngine(Engine):
                     request.is_given_up or request.patience_ms is None for request in self._requests.in_hand
                 ):
                     raise self.storage.locked(BUSY_MS) from None
-                with self._waiting():
+                with self._stand_in.waiting():
                     time.sleep(_POLL_LOCK_S)
             else:
                 self._check()
@@ -321,52 +305,3 @@ class ThreadEngine(Engine):
 
     def _choose(self, writes: Sequence[Write]) -> Sequence[Write]:
         return self._requests.choose(writes)
-
-    @contextmanager
-    def _waiting(self) -> Iterator[None]:
-        """Let the second thread stand in during the block."""
-        self._is_waiting = True
-        self._mutex.release()
-        try:
-            yield
-        finally:
-            self._mutex.acquire()
-            self._is_waiting = False
-
-    # What follows runs on the second thread.
-
-    def _stand_by(self, thread: threading.Thread, is_decided: threading.Event) -> None:
-        is_decided.wait()  # a thread that is not started yet, or never, is not alive
-        while thread.is_alive():
-            time.sleep(_STAND_IN_S)
-            try:
-                self._give_up_what_is_late()
-                if self._is_waiting and self._mutex.acquire(blocking=False):
-                    try:
-                        self._stand_in()
-                    finally:
-                        self._mutex.release()
-            except Exception:  # the root of the thread: it goes on
-                logger.exception("%s: what waits can't be looked after now", self.storage.name)
-
-    def _stand_in(self) -> None:
-        if not self._is_waiting or not self.storage.is_open:
-            return
-        writes: list[EngineRequest] = []
-        self._polls.sort(writes, set(), False)
-        self._requests.new.extendleft(reversed(writes))  # what is to be written waits on
-        self._requests.deliver()
-
-    def _give_up_what_is_late(self) -> None:
-        """Give up writes that have waited for longer than their callers' patience, and emits that a slow disk holds."""
-        with self._requests.giving_up:
-            is_waiting = self._is_waiting
-            late = self._requests.find_late(is_waiting=is_waiting, emit_timeout_ms=self.limits.emit_timeout_ms)
-            for request in late:
-                waited_ms = round((time.monotonic() - request.since_s) * 1000)
-                if is_waiting:
-                    self._requests.give_up(request, self.storage.locked(waited_ms))
-                else:
-                    name = self.storage.name
-                    why = f"{name}: not done within {waited_ms / 1000:.1f} s: this process or its disk is too slow"
-                    self._requests.give_up(request, BackendUnavailable(why))

@@ -1,4 +1,4 @@
-"""Runs of offsets that a shared consumer has claimed, and the part of them that a commit settles."""
+"""Claims of a shared consumer as ranges of offsets: how they are cut, settled, and found again. No I/O."""
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +12,26 @@ class Run:
     claim: int
     first: int
     last: int
+
+    def split(self, size: int) -> "tuple[Run, Run | None]":
+        """Return the first `size` offsets and the rest, None where nothing is left; `size` is 1 or more."""
+        end = min(self.last, self.first + size - 1)
+        return Run(self.claim, self.first, end), Run(self.claim, end + 1, self.last) if end < self.last else None
+
+    def without(self, gone: "Run") -> "Iterator[Run]":
+        """Yield what is left of it before and behind `gone`, which overlaps it."""
+        if self.first < gone.first:
+            yield Run(self.claim, self.first, gone.first - 1)
+        if gone.last < self.last:
+            yield Run(self.claim, gone.last + 1, self.last)
+
+    def missing_in(self, held: "Sequence[Run]") -> Iterator[int]:
+        """Yield its offsets that are in none of `held`."""
+        if len(held) == 1 and held[0].first <= self.first and self.last <= held[0].last:
+            return  # the most frequent case by far
+        for offset in range(self.first, self.last + 1):
+            if not any(each.first <= offset <= each.last for each in held):
+                yield offset
 
 
 def runs(offsets: Sequence[int], claim: int) -> Iterator[Run]:
@@ -48,7 +68,7 @@ class Outstanding:
             insort(self._runs, run, key=_first)
 
     def forget(self, settled: Sequence[Run]) -> None:
-        """Take out the settled offsets; a retry may be there again, with a new claim."""
+        """Take out the settled runs, as `find` gave them; a retry may be there again, with a new claim."""
         left: list[Run] = []
         for run in self._runs:
             begin = run.first
