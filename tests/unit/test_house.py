@@ -171,3 +171,42 @@ def test_what_both_brokers_have_is_had_by_both() -> None:
             if isinstance(node, ast.ClassDef) and node.name == name
         }
         assert {"sqlite", "valkey"} <= found, name
+
+
+MOST_LINES, MOST_METHODS, MOST_LINES_OF_A_FUNCTION = 400, 25, 60
+LARGER = {
+    "pspf/connectors/sqlite/storage.py": "a connection, its schema and its checkpoints: to be split by them",
+    "pspf/connectors/sqlite/storage.py: Storage": "as the file",
+    "pspf/connectors/valkey/consume/ordered.py": "a consumer with its entries: to be split by them",
+}
+"""What may be larger, and why."""
+
+
+def too_large(path: Path, tree: ast.Module) -> Iterator[str]:
+    """Yield what of a module is over a limit: itself, classes, and functions without their docstrings."""
+    if (ROOT / path).read_text().count("\n") > MOST_LINES:
+        yield path.as_posix()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            if sum(isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) for each in node.body) > MOST_METHODS:
+                yield f"{path.as_posix()}: {node.name}"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = node.body[0] if ast.get_docstring(node) is not None else None
+            documented = 0 if docstring is None else (docstring.end_lineno or 0) - docstring.lineno + 1
+            if (node.end_lineno or 0) - node.lineno + 1 - documented > MOST_LINES_OF_A_FUNCTION:
+                yield f"{path.as_posix()}: {node.name}"
+
+
+def test_files_classes_and_functions_are_small() -> None:
+    found = {name for path, tree in sources("pspf") for name in too_large(path, tree)}
+    assert found - LARGER.keys() == set(), "split it by meaning, or write down why it is one"
+
+
+def test_the_limits_are_looked_at() -> None:
+    body = "\n".join(["    x = 1"] * 60)
+    functions = "\n".join(f"    def f{n}(self): ..." for n in range(26))
+    tree = ast.parse(f"class A:\n{functions}\ndef f():\n{body}\ndef g():\n    '''a\n    b'''\n{body[10:]}")
+    assert list(too_large(Path(__file__).relative_to(ROOT), tree)) == [
+        "tests/unit/test_house.py: A",
+        "tests/unit/test_house.py: f",
+    ]
