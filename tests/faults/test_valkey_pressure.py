@@ -154,7 +154,7 @@ async def test_a_server_that_pauses_is_not_stormed(own_server: OwnServer) -> Non
 
 
 async def test_a_slow_way_to_the_server_changes_no_result(site: Site) -> None:
-    site.proxy.latency_s = 0.1
+    site.proxy.latency_s = 0.05
     events = make_events(70, 5)
     await site.fill(events)
     async with site.working(2):
