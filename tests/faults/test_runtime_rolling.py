@@ -14,6 +14,7 @@ import pytest
 
 from tests.faults.fleet import Fleet, job
 from tests.faults.runs import RUNS, Place
+from tests.faults.side_by_side import at_all_places
 from tests.process.commands import wait_until
 from tests.support.workers import read_all
 
@@ -71,6 +72,7 @@ async def test_workers_are_restarted_one_by_one_under_load(fleet: Fleet) -> None
     assert max(pauses) < 1_000, "members did not hear of one another"
 
 
+@at_all_places(fleet=Fleet)
 async def test_while_a_slow_batch_ends_the_other_partitions_go_on_elsewhere(fleet: Fleet, tmp_path: Path) -> None:
     await fleet.fill([], partitions=4)
     keys = {crc32(key.encode()) % 4: key for key in KEYS}
@@ -80,13 +82,14 @@ async def test_while_a_slow_batch_ends_the_other_partitions_go_on_elsewhere(flee
     slow = keys[owned[0]]
     jobs = [(0, slow), *((1 + n, key) for n, key in enumerate(keys.values()))]
     async with fleet.open() as broker:
-        await broker.append("jobs", [job(0, slow, do="sleep", seconds=6)])
+        await broker.append("jobs", [job(0, slow, do="wait", go=str(tmp_path / "go"))])
         wait_until(lambda: leaving.says("start 0 "))
         leaving.signal(signal.SIGTERM)
         wait_until(lambda: not (_owner(fleet, owned[1]) or "").startswith("leaving"))
         await broker.append("jobs", [job(n, key) for n, key in jobs[1:]])
-        await fleet.wait_for_lag(2, within_s=4)
+        await fleet.wait_for_lag(2, within_s=15)
         assert leaving.process.poll() is None, "it had ended already"
+        (tmp_path / "go").touch()
     assert leaving.end() == 0
     await fleet.wait_for_lag()
     other.signal(signal.SIGTERM)

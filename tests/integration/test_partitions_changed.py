@@ -15,7 +15,7 @@ from tests.integration.running import GROUP, TOPIC, Number, numbers, running, un
 from tests.support.brokers import Kind
 from tests.support.workers import new
 
-LIMITS = Limits(lease_ms=1_500, renew_ms=300, synchronous="NORMAL")
+LIMITS = Limits(lease_ms=800, renew_ms=200, synchronous="NORMAL")
 LONG_MS = 30_000
 
 
