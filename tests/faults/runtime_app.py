@@ -14,16 +14,14 @@ BATCH_SIZE = int(os.environ.get("FAULTS_BATCH_SIZE", "10"))
 
 
 class Job(BaseEvent):
-    """A job: `do` is `count`, `orphan`, `take` `taken_bytes`, `wait` for the file `go`, or something for `seconds`.
-
-    That is `sleep`, `block`, `thread` or `swallow`.
-    """
+    """A job: `do` is `count`, `orphan`, `take` `taken_bytes`, or `sleep`, `block`, `thread`, `swallow` `seconds`."""
 
     n: int
     do: str = "count"
     seconds: float = 0.0
     taken_bytes: int = 0
     go: str = ""
+    """A file that is waited for afterwards."""
     mark: str = ""
     """A file that is made before; where it is there already, the job only counts."""
 
@@ -66,8 +64,6 @@ def _wait_for(file: Path) -> None:
 async def _do(job: Job) -> None:
     if job.do == "sleep":
         await asyncio.sleep(job.seconds)
-    elif job.do == "wait":
-        await asyncio.to_thread(_wait_for, Path(job.go))
     elif job.do == "block":
         time.sleep(job.seconds)  # noqa: ASYNC251 (a handler that blocks the loop is what is tested)
     elif job.do == "thread":
@@ -83,3 +79,5 @@ async def _do(job: Job) -> None:
                 await asyncio.sleep(job.seconds)
             except asyncio.CancelledError:
                 print("swallowed")
+    if job.go:
+        await asyncio.to_thread(_wait_for, Path(job.go))

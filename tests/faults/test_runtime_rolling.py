@@ -82,7 +82,7 @@ async def test_while_a_slow_batch_ends_the_other_partitions_go_on_elsewhere(flee
     slow = keys[owned[0]]
     jobs = [(0, slow), *((1 + n, key) for n, key in enumerate(keys.values()))]
     async with fleet.open() as broker:
-        await broker.append("jobs", [job(0, slow, do="wait", go=str(tmp_path / "go"))])
+        await broker.append("jobs", [job(0, slow, do="sleep", go=str(tmp_path / "go"))])
         wait_until(lambda: leaving.says("start 0 "))
         leaving.signal(signal.SIGTERM)
         wait_until(lambda: not (_owner(fleet, owned[1]) or "").startswith("leaving"))

@@ -59,8 +59,9 @@ def _busy(fleet: Fleet) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("do", ["sleep", "thread"])
 @at_all_places
-async def test_a_handler_that_is_slow_is_neither_replaced_nor_run_twice(fleet: Fleet, do: str) -> None:
-    await fleet.fill([job(1, do=do, seconds=10), *(job(n, f"other-{n}") for n in range(2, 12))], partitions=4)
+async def test_a_handler_that_is_slow_is_neither_replaced_nor_run_twice(fleet: Fleet, tmp_path: Path, do: str) -> None:
+    slow = job(1, do=do, seconds=10, go=str(tmp_path / "go"))
+    await fleet.fill([slow, *(job(n, f"other-{n}") for n in range(2, 12))], partitions=4)
     one = fleet.start("one", **STALL)
     one.wait_for("start 1")
     other = fleet.start("other", **STALL)
@@ -69,6 +70,7 @@ async def test_a_handler_that_is_slow_is_neither_replaced_nor_run_twice(fleet: F
     while time.monotonic() < end:
         assert fleet.pspf("health", "ready", "--everywhere").returncode == 0
     wait_until(lambda: [busy["handler"] for busy in _busy(fleet) if busy["for_ms"] > 1_500] == ["steps"])
+    (tmp_path / "go").touch()
     await fleet.wait_for_lag()
     for worker in (one, other):
         assert not worker.says("silent")
