@@ -29,6 +29,7 @@ class Order(BaseEvent):
     n: int = 0
     do: str = "count"
     seconds: float = 0.0
+    go: str = ""  # a file that is waited for
 
 
 @stream.subscribe("orders", ordering="key", name="app.total", batch_size=10,
@@ -49,6 +50,8 @@ async def total(order: Order, ctx: Context):
             await asyncio.sleep(order.seconds)
         except asyncio.CancelledError:
             print("swallowed")
+    while order.go and not os.path.exists(order.go):
+        await asyncio.sleep(0.02)
     known = await ctx.state.get("sum", 0)
     await ctx.state.put("sum", known + order.n)
     if order.n >= 100:

@@ -44,13 +44,14 @@ def write_app(folder: Folder, crash: str, before: str = "") -> None:
 
 def test_a_process_that_is_killed_is_named_with_its_signal_and_another_one_goes_on(folder: Folder) -> None:
     folder.environment |= FAST
-    folder.emit(do="sleep", seconds=1)
+    folder.emit(go="go")
     with folder.worker() as worker:
         worker.wait_for("start 1")
         os.kill(pid_of(worker, "orders/billing"), signal.SIGKILL)
         worker.wait_for("was ended by SIGKILL; another one starts in 0.1 s")
         assert re.search(r"20\d\d-\d\d-\d\dT[0-9:]{8}Z worker process orders/billing", worker.log.read_text())
         worker.wait_for("start 1", times=2)
+        (folder.path / "go").touch()
         wait_until(lambda: folder.lag().get("billing") == 0)
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0

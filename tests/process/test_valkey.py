@@ -81,7 +81,8 @@ def test_what_a_worker_had_is_anybodys_at_once_after_a_graceful_stop(site: Site)
 
 
 def test_what_a_killed_worker_had_is_taken_over_within_its_lease_and_two_seconds(site: Site) -> None:
-    site.emit(1, do="sleep", seconds=5)
+    go = site.folder.path / "go"
+    site.emit(1, go=str(go))
     with site.folder.worker("--in-process") as dying:
         dying.wait_for("start 1")
         other = Folder(_sub(site.folder.path, "other"))
@@ -93,6 +94,7 @@ def test_what_a_killed_worker_had_is_taken_over_within_its_lease_and_two_seconds
             killed = time.monotonic()
             heir.wait_for("start 1")
             assert time.monotonic() - killed < LEASE_MS / 1000 + 2
+            go.touch()
             wait_until(lambda: site.group()["lag"] == 0)
             heir.signal(signal.SIGTERM)
             assert heir.end() == 0
