@@ -13,11 +13,15 @@ FAR_MS: Final = 1 << 42
 KEYS: Final = 100
 """The records that wait have so many keys, in turn; the first of each waits for its retry, the others behind it."""
 
+_AT_ONCE: Final = 10_000
+"""A script that runs for seconds has a server answer BUSY to everybody else."""
+
 _FILL: Final = """
 local stream, meta, due, retry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local count, keys, far, group, ordered = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local first, count, keys = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local far, group, ordered = ARGV[4], ARGV[5], ARGV[6] == '1'
 local last = redis.call('XINFO', 'STREAM', stream)[8]
-for number = 1, count do
+for number = first, count do
   local key = 'k' .. number % keys
   last = redis.call('XADD', stream, '*', 'data', number - 1, 'key', key)
   redis.call('ZADD', due, (ordered and number > keys) and '+inf' or far, last)
@@ -38,7 +42,9 @@ async def fill_waiting(site: Site, *, handler: str | None = HANDLER, count: int 
         cursor = partition.cursor(GROUP, handler)
         where = [partition.stream, cursor.meta, cursor.due, cursor.retry]
         with site.server.client(database=site.database) as client:
-            client.eval(_FILL, 4, *where, count, keys, FAR_MS, cursor.group_name, "1" if handler else "")
+            for first in range(0, count, _AT_ONCE):
+                last = min(count, first + _AT_ONCE)
+                client.eval(_FILL, 4, *where, first + 1, last, keys, FAR_MS, cursor.group_name, "1" if handler else "")
 
 
 class Meter(Proxy):

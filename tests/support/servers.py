@@ -34,6 +34,7 @@ from redis.retry import Retry
 
 START_S: Final = 20
 STOP_S: Final = 20
+ANSWER_S: Final = 60
 DATABASES: Final = 64
 
 AOF_ALWAYS: Final = {"appendonly": "yes", "appendfsync": "always"}
@@ -266,6 +267,7 @@ class Server:
     def client(self, *, database: int = 0, **options: Any) -> "redis.Redis":
         """Return a client of its own for looking and tampering, over the unix socket (so no proxy sees it)."""
         retry = Retry(NoBackoff(), 0)
+        options.setdefault("socket_timeout", ANSWER_S)
         path = str(self.socket_path)
         return redis.Redis(unix_socket_path=path, db=database, retry=retry, protocol=2, **options)
 
