@@ -1,4 +1,8 @@
-"""Every test here runs on every broker, with a clock that moves only when the test moves it."""
+"""Every test here runs on every broker that claims what it needs, with a clock that moves only when the test moves it.
+
+`needs` names capabilities; without one a test is of what every broker has. A parameter `handler` is the mode: None
+needs the shared one, a name the ordered one.
+"""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,10 +13,27 @@ import pytest_asyncio
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
-from tests.support.brokers import KINDS, Kind, World
+from tests.support.brokers import ASSIGNING, KINDS, Kind, World
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what a broker does not claim: it is no test of that broker."""
+    items[:] = [item for item in items if is_claimed(item)]
+
+
+def is_claimed(item: pytest.Item) -> bool:
+    """Return whether a test's broker has all capabilities that the test needs."""
+    params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    chosen = params.get("kind")
+    if not isinstance(chosen, Kind):
+        return True
+    needed = [name for mark in item.iter_markers("needs") for name in mark.args]
+    if "handler" in params:
+        needed.append("shared" if params["handler"] is None else "ordered")
+    return all(chosen.can.has(name) for name in needed)
+
+
+@pytest.fixture(params=(*KINDS, ASSIGNING), ids=lambda kind: kind.name)
 def kind(request: pytest.FixtureRequest) -> Kind:
     """The kind of broker under test."""
     chosen = request.param

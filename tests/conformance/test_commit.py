@@ -11,7 +11,7 @@ from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.limits import Limits
 from pspf.errors import ConfigurationError, EventRejected
 from pspf.records import Cursor, Emit, NewRecord, encode_headers, partition_of
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -35,6 +35,7 @@ from tests.support.workers import (
 CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
 
 
+@needs("ordered")
 async def test_emits_are_stored_in_order_with_all_they_carry(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     member = await own(broker)
@@ -48,6 +49,7 @@ async def test_emits_are_stored_in_order_with_all_they_carry(broker: Broker) -> 
     assert (records[1].raw_key, records[1].raw_headers, records[1].timestamp_ms) == (b"\xffk", given.raw_headers, 1_234)
 
 
+@needs("shared")
 async def test_an_emit_goes_to_the_partition_of_its_key(broker: Broker) -> None:
     await broker.create_topic("alerts", partitions=4)
     await broker.append(TOPIC, numbered(1))
@@ -60,6 +62,7 @@ async def test_an_emit_goes_to_the_partition_of_its_key(broker: Broker) -> None:
         assert values(await read_all(broker, "alerts", partition)) == expected
 
 
+@needs("shared")
 async def test_emits_of_a_commit_are_not_deduplicated(broker: Broker) -> None:
     await broker.append("alerts", [new("outside", event_id="e1")])
     await broker.append(TOPIC, numbered(2))
@@ -70,6 +73,7 @@ async def test_emits_of_a_commit_are_not_deduplicated(broker: Broker) -> None:
     assert values(await read_all(broker, "alerts")) == ["outside", "inside", "inside"]
 
 
+@needs("ordered")
 async def test_a_handler_may_emit_to_the_topic_it_reads(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     member = await own(broker)
@@ -79,6 +83,7 @@ async def test_a_handler_may_emit_to_the_topic_it_reads(broker: Broker) -> None:
     assert values(await take(member.consumer)) == ["again"]
 
 
+@needs("shared", "ordered")
 async def test_a_waiting_group_gets_what_a_commit_emits(live_world: World) -> None:
     broker = live_world.broker
     await broker.append(TOPIC, numbered(1))
@@ -99,6 +104,7 @@ BAD_EMITS: dict[str, Callable[[Limits], Emit]] = {
 }
 
 
+@needs("retries", "entries")
 @pytest.mark.parametrize("handler", [None, HANDLER], ids=["shared", "ordered"])
 @pytest.mark.parametrize("bad", BAD_EMITS)
 async def test_a_commit_with_one_bad_emit_leaves_nothing(
@@ -128,6 +134,7 @@ async def test_a_commit_with_one_bad_emit_leaves_nothing(
     assert (await read_cursor(broker, Cursor(TOPIC, GROUP, handler, 0))).lag == 0
 
 
+@needs("ordered", "entries")
 async def test_state_is_read_back_by_key_and_name(world: World) -> None:
     await world.broker.append(TOPIC, numbered(2))
     member = await own(world.broker)
@@ -147,6 +154,7 @@ async def read_state(consumer: Consumer, *keys: bytes) -> dict[bytes, dict[str, 
     return {key: dict(names) for key, names in found.items() if names}
 
 
+@needs("ordered", "entries")
 async def test_a_state_value_of_none_is_deleted(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(2))
     member = await own(broker)
@@ -161,6 +169,7 @@ async def test_a_state_value_of_none_is_deleted(broker: Broker) -> None:
     assert await read_state(member.consumer, b"k") == {b"k": {"b": b"2"}}
 
 
+@needs("ordered", "entries")
 async def test_state_belongs_to_the_handler_and_partition(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=2)
     await broker.append(TOPIC, [new("0", key_in(0, 2)), new("1", key_in(1, 2))])
@@ -175,6 +184,7 @@ async def test_state_belongs_to_the_handler_and_partition(broker: Broker) -> Non
     assert entries == [("app.two", 0, b'"app.two 0"'), ("app.two", 1, b'"app.two 1"')]
 
 
+@needs("ordered", "entries")
 async def test_state_is_listed_by_handler_group_key_and_name(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     for group, handler in (("g", "b"), ("g", "a"), ("h", "a")):
@@ -194,6 +204,7 @@ async def test_state_is_listed_by_handler_group_key_and_name(broker: Broker) -> 
     assert list(await broker.list_state(name="none")) == []
 
 
+@needs("ordered", "retries")
 async def test_records_held_back_are_kept_for_the_next_owner(world: World, clock: ManualClock) -> None:
     await world.broker.append(TOPIC, numbered(4, keys=["a", "b"]))
     member = await own(world.broker)
@@ -212,6 +223,7 @@ async def test_records_held_back_are_kept_for_the_next_owner(world: World, clock
     assert list(again.consumer.lease.held) == rows
 
 
+@needs("ordered", "retries")
 async def test_a_record_held_back_comes_once_it_is_due(broker: Broker, clock: ManualClock) -> None:
     await broker.append(TOPIC, numbered(3, keys=["a"]))
     member = await own(broker)
@@ -230,6 +242,7 @@ async def test_a_record_held_back_comes_once_it_is_due(broker: Broker, clock: Ma
     assert (info.lag, info.retries, info.held_back) == (0, 0, 0)
 
 
+@needs("ordered", "retries")
 async def test_the_position_moves_on_while_a_record_waits(world: World, clock: ManualClock) -> None:
     await world.broker.append(TOPIC, numbered(2))
     member = await own(world.broker)

@@ -9,7 +9,7 @@ from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
 from pspf.records import Cursor
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -28,6 +28,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("crash_counts")
 
 MODES = pytest.mark.parametrize("handler", [None, HANDLER], ids=["shared", "ordered"])
 
@@ -268,6 +270,7 @@ async def test_a_machine_that_crashes_by_itself_loses_no_record(
     assert sorted(values(await read_all(world.broker, "alerts")), key=int) == [str(n) for n in range(100)]
 
 
+@needs("retries")
 @MODES
 async def test_crashes_of_one_record_are_not_charged_to_another(
     world: World, clock: ManualClock, handler: str | None

@@ -9,7 +9,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.errors import CommitStale, NotFound
 from pspf.records import Batch, Cursor, DeadLetter, NewRecord, Record, encode_headers, format_id
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -80,6 +80,7 @@ async def test_a_dead_letter_is_finished(broker: Broker, handler: str | None) ->
     assert values(await read_all(broker, f"{TOPIC}-dlq")) == ["1"]
 
 
+@needs("retries")
 @MODES
 async def test_a_retry_may_end_as_a_dead_letter(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(1))
@@ -105,6 +106,7 @@ async def test_a_commit_sent_again_buries_once(broker: Broker, handler: str | No
     assert len(await broker.list_dead_letters()) == 1
 
 
+@needs("shared")
 async def test_a_worker_that_lost_a_record_buries_nothing(world: World) -> None:
     await world.broker.append(TOPIC, numbered(1))
     zombie, heir = await share(world.broker), await share(await world.open_other())
@@ -116,6 +118,7 @@ async def test_a_worker_that_lost_a_record_buries_nothing(world: World) -> None:
     assert list(await world.broker.list_dead_letters()) == []
 
 
+@needs("shared")
 async def test_dead_letters_are_listed_oldest_first_by_topic_and_group(broker: Broker) -> None:
     for topic, group, at_ms in (("a", "g", 30), ("b", "g", 10), ("b", "h", 20)):
         await broker.append(topic, numbered(1))
@@ -133,6 +136,7 @@ async def test_dead_letters_are_listed_oldest_first_by_topic_and_group(broker: B
     assert await listed(topic="nowhere") == []
 
 
+@needs("shared")
 async def test_dead_letters_may_be_subscribed_to(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     member = await share(broker)
@@ -142,6 +146,7 @@ async def test_dead_letters_may_be_subscribed_to(broker: Broker) -> None:
     assert values(await take(reader.consumer)) == ["0"]
 
 
+@needs("replay")
 @MODES
 async def test_a_replay_gives_the_record_a_new_start(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(3))
@@ -159,6 +164,7 @@ async def test_a_replay_gives_the_record_a_new_start(broker: Broker, clock: Manu
     ]
 
 
+@needs("shared", "replay")
 async def test_a_replay_reaches_the_failing_group_only(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     failing, other = await share(broker), await share(broker, group="other")
@@ -170,6 +176,7 @@ async def test_a_replay_reaches_the_failing_group_only(broker: Broker) -> None:
     assert values(await take(other.consumer)) == []
 
 
+@needs("ordered", "entries", "replay")
 async def test_a_replay_makes_the_owners_next_commit_stale(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     member = await own(broker)
@@ -187,6 +194,7 @@ async def test_a_replay_makes_the_owners_next_commit_stale(broker: Broker) -> No
     assert values(await take_all(again.consumer)) == ["0", "1"]
 
 
+@needs("ordered", "replay")
 async def test_a_replayed_record_is_held_for_the_next_owner(broker: Broker) -> None:
     await broker.append(TOPIC, [new("0", "k")])
     member = await own(broker)
@@ -201,6 +209,7 @@ async def test_a_replayed_record_is_held_for_the_next_owner(broker: Broker) -> N
     assert all(row.due_ms is not None for row in lease.held)
 
 
+@needs("replay")
 @MODES
 async def test_a_replay_to_another_topic_appends_it_there(broker: Broker, handler: str | None) -> None:
     headers = encode_headers({"trace": "00-ab"})
@@ -215,6 +224,7 @@ async def test_a_replay_to_another_topic_appends_it_there(broker: Broker, handle
     assert await read_lag(broker, Cursor(TOPIC, GROUP, handler, 0)) == 0
 
 
+@needs("replay")
 @MODES
 async def test_a_dead_letter_is_replayed_once(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(2))
@@ -229,6 +239,7 @@ async def test_a_dead_letter_is_replayed_once(broker: Broker, handler: str | Non
     assert await read_lag(broker, Cursor(TOPIC, GROUP, handler, 0)) == 1
 
 
+@needs("shared")
 async def test_a_purge_forgets_the_named_ones(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     member = await share(broker)
@@ -240,6 +251,7 @@ async def test_a_purge_forgets_the_named_ones(broker: Broker) -> None:
     assert values(await read_all(broker, f"{TOPIC}-dlq")) == ["2"]
 
 
+@needs("replay")
 @MODES
 async def test_a_dead_letter_whose_record_was_trimmed_is_not_lost_by_a_replay(
     broker: Broker, handler: str | None
@@ -263,6 +275,7 @@ async def test_a_dead_letter_whose_record_was_trimmed_is_not_lost_by_a_replay(
     assert replayed + kept == ["0"]
 
 
+@needs("shared")
 async def test_dead_letters_survive_reopening(world: World) -> None:
     await world.broker.append(TOPIC, numbered(1))
     member = await share(world.broker)
@@ -272,6 +285,7 @@ async def test_dead_letters_survive_reopening(world: World) -> None:
     assert await (await world.reopen()).list_dead_letters() == before
 
 
+@needs("ordered", "replay")
 async def test_a_commit_sent_again_after_a_replay_does_not_hide_it(broker: Broker) -> None:
     """The owner, which sends again what it has no reply of, builds its next commit on what it knew before."""
     await broker.append(TOPIC, numbered(3))

@@ -5,8 +5,10 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import TOPIC, key_in, new, read_all, values
+
+pytestmark = needs("dedup")
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, NotFound, Refused
 from pspf.records import Cursor
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -48,6 +48,7 @@ async def names(broker: Broker) -> list[str]:
     return [info.topic for info in await broker.list_topics()]
 
 
+@needs("entries", "seek")
 @MODES
 async def test_a_deleted_group_is_forgotten_and_begins_anew(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(4))
@@ -60,6 +61,7 @@ async def test_a_deleted_group_is_forgotten_and_begins_anew(broker: Broker, hand
     assert values(await take_all(member.consumer)) == ["0", "1", "2", "3"]
 
 
+@needs("shared", "seek")
 async def test_a_group_is_deleted_on_one_topic_alone(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=3)
     for topic in (TOPIC, "other"):
@@ -70,6 +72,7 @@ async def test_a_group_is_deleted_on_one_topic_alone(broker: Broker) -> None:
     assert [info.cursor.topic for info in await broker.list_cursors()] == ["other"]
 
 
+@needs("seek")
 @MODES
 async def test_a_group_in_use_is_not_deleted_unless_forced(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(4))
@@ -87,6 +90,7 @@ async def test_a_group_in_use_is_not_deleted_unless_forced(broker: Broker, handl
     await member.session.close()
 
 
+@needs("shared", "seek")
 async def test_a_dead_workers_group_is_deleted(world: World) -> None:
     await world.broker.append(TOPIC, numbered(2))
     member = await share(await world.open_other())
@@ -96,6 +100,7 @@ async def test_a_dead_workers_group_is_deleted(world: World) -> None:
     assert await world.broker.operations.delete_group(GROUP) == 1
 
 
+@needs("entries", "seek", "trim")
 async def test_what_no_group_needs_any_more_may_be_trimmed(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     await leave_work(broker, None)
@@ -104,6 +109,7 @@ async def test_what_no_group_needs_any_more_may_be_trimmed(broker: Broker) -> No
     assert (await broker.operations.trim(TOPIC, 0, max_records=0)).records == 2
 
 
+@needs("entries", "seek")
 async def test_a_group_that_is_not_there_is_not_found(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     await leave_work(broker, None)
@@ -113,6 +119,7 @@ async def test_a_group_that_is_not_there_is_not_found(broker: Broker) -> None:
         await broker.operations.delete_group(GROUP, topic="nowhere")
 
 
+@needs("shared", "seek", "trim")
 async def test_a_topic_goes_with_its_companions_and_no_other(broker: Broker) -> None:
     for topic in (TOPIC, f"{TOPIC}-2"):
         await broker.append(topic, numbered(3))
@@ -129,6 +136,7 @@ async def test_a_topic_goes_with_its_companions_and_no_other(broker: Broker) -> 
         await broker.read_topic(TOPIC)
 
 
+@needs("entries", "trim")
 @MODES
 async def test_a_topic_with_groups_is_not_deleted_unless_forced(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(3))
@@ -142,6 +150,7 @@ async def test_a_topic_with_groups_is_not_deleted_unless_forced(broker: Broker, 
     assert await broker.list_state() == []
 
 
+@needs("entries", "trim")
 @MODES
 async def test_a_topic_made_again_has_nothing_of_the_old_one(broker: Broker, handler: str | None) -> None:
     old = await broker.append(TOPIC, [record._replace(event_id=f"e{n}") for n, record in enumerate(numbered(3))])
@@ -156,6 +165,7 @@ async def test_a_topic_made_again_has_nothing_of_the_old_one(broker: Broker, han
         assert not await member.consumer.read_state([b"k"])
 
 
+@needs("entries", "trim")
 @MODES
 async def test_a_worker_of_a_deleted_topic_does_not_meet_the_next_one(broker: Broker, handler: str | None) -> None:
     """What it holds names something that is gone, and never comes to name something else."""
@@ -177,6 +187,7 @@ async def test_a_worker_of_a_deleted_topic_does_not_meet_the_next_one(broker: Br
     assert values(await take(member.consumer)) == ["1", "2"]
 
 
+@needs("shared", "trim")
 async def test_dead_letters_are_deleted_alone(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     member = await share(broker)
@@ -187,6 +198,7 @@ async def test_dead_letters_are_deleted_alone(broker: Broker) -> None:
     assert list(await broker.list_dead_letters()) == []
 
 
+@needs("trim")
 async def test_a_deleted_topic_stays_deleted(world: World) -> None:
     await world.broker.append(TOPIC, numbered(1))
     await world.broker.append("other", numbered(1))

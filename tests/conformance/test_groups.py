@@ -6,8 +6,8 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import END
 from pspf.errors import ConfigurationError
 from pspf.records import Cursor
-from tests.support.brokers import World
-from tests.support.workers import GROUP, HANDLER, TOPIC, Member, numbered, own, share, take_all, values
+from tests.support.brokers import World, needs
+from tests.support.workers import GROUP, HANDLER, TOPIC, Member, acquire, numbered, own, share, take_all, values
 
 
 async def join(broker: Broker, handler: str | None, start: str) -> Member:
@@ -15,7 +15,7 @@ async def join(broker: Broker, handler: str | None, start: str) -> Member:
     session = await broker.open_session()
     await session.register(TOPIC, GROUP, handler, start=start)
     cursor = Cursor(TOPIC, GROUP, handler, 0)
-    consumer = await session.acquire(cursor) if handler else await session.share(cursor)
+    consumer = await acquire(session, cursor) if handler else await session.share(cursor)
     assert consumer is not None
     return Member(session, consumer)
 
@@ -43,6 +43,7 @@ async def test_a_group_that_starts_at_an_id_gets_that_record_first(broker: Broke
     assert values(await take_all(member.consumer)) == ["3", "4"]
 
 
+@needs("leases")
 @pytest.mark.parametrize("handler", [None, HANDLER])
 async def test_start_counts_only_where_the_cursor_is_made(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(3))
@@ -52,12 +53,14 @@ async def test_start_counts_only_where_the_cursor_is_made(broker: Broker, handle
     assert values(await take_all(member.consumer)) == ["0", "1", "2"]
 
 
+@needs("shared")
 async def test_a_start_that_is_none_is_refused(broker: Broker) -> None:
     session = await broker.open_session()
     with pytest.raises(ConfigurationError, match="yesterday"):
         await session.register(TOPIC, GROUP, None, start="yesterday")
 
 
+@needs("shared")
 @pytest.mark.parametrize("group", ["", "a b", "g\n", "{g}"])
 async def test_a_group_of_a_bad_name_is_refused(broker: Broker, group: str) -> None:
     session = await broker.open_session()
@@ -65,6 +68,7 @@ async def test_a_group_of_a_bad_name_is_refused(broker: Broker, group: str) -> N
         await session.register(TOPIC, group, None)
 
 
+@needs("shared")
 async def test_every_group_gets_every_record(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     for group in ("a", "b"):
@@ -81,6 +85,7 @@ async def test_a_session_may_be_named(broker: Broker) -> None:
     assert (await broker.open_session("shop")).id.startswith("shop-")
 
 
+@needs("shared", "ordered", "leases")
 async def test_members_are_the_live_sessions_sorted(world: World) -> None:
     one, two = await share(world.broker), await share(await world.open_other())
     await own(world.broker)
@@ -90,6 +95,7 @@ async def test_members_are_the_live_sessions_sorted(world: World) -> None:
     assert await one.session.read_members(TOPIC, GROUP, None) == [one.session.id]
 
 
+@needs("ordered", "leases")
 async def test_who_resigned_is_no_member_and_keeps_what_it_holds_until_it_is_given_back(world: World) -> None:
     await world.broker.append(TOPIC, numbered(1))
     leaving, other = await own(world.broker), await (await world.open_other()).open_session()
@@ -102,6 +108,7 @@ async def test_who_resigned_is_no_member_and_keeps_what_it_holds_until_it_is_giv
     assert await other.read_free(TOPIC, GROUP, HANDLER) == [0]
 
 
+@needs("shared", "leases")
 async def test_an_abandoned_session_is_no_member_after_its_lease(world: World) -> None:
     one, two = await share(world.broker), await share(world.broker)
     two.session.abandon()
@@ -110,6 +117,7 @@ async def test_an_abandoned_session_is_no_member_after_its_lease(world: World) -
     assert await one.session.read_members(TOPIC, GROUP, None) == [one.session.id]
 
 
+@needs("shared", "ordered")
 async def test_consumers_are_listed_while_they_live(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     shared, ordered = await share(broker), await own(broker, group="other")
@@ -125,6 +133,7 @@ async def test_consumers_are_listed_while_they_live(broker: Broker) -> None:
     assert list(await broker.list_consumers()) == []
 
 
+@needs("shared")
 async def test_closing_a_session_twice_is_safe(broker: Broker) -> None:
     member = await share(broker)
     await member.session.close()

@@ -23,8 +23,12 @@ from pspf.connectors.contract.membership import Session
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Commit, Cursor, Record, Retry, parse_id
 from tests.conformance.model import Model, Outcome, Plan
-from tests.support.brokers import Kind, World
+from tests.support.brokers import Kind, World, needs
 from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, offsets, read_all, retry, settle
+
+pytestmark = needs(
+    "shared", "ordered", "leases", "retries", "entries", "crash_counts", "replay", "pending", "seek", "trim", "dedup"
+)
 
 T = TypeVar("T")
 

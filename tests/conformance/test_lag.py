@@ -5,7 +5,7 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.records import Cursor
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -27,6 +27,7 @@ async def counts(broker: Broker, handler: str | None) -> tuple[int | None, int |
     return info.lag, info.unread, info.pending, info.held_back, info.retries
 
 
+@needs("shared", "retries")
 async def test_the_lag_of_a_shared_cursor_step_by_step(world: World, clock: ManualClock) -> None:
     broker = world.broker
     member = await share(broker)
@@ -55,6 +56,7 @@ async def test_the_lag_of_a_shared_cursor_step_by_step(world: World, clock: Manu
     assert await counts(world.broker, None) == (0, 0, 0, 0, 0)
 
 
+@needs("ordered", "retries")
 async def test_the_lag_of_an_ordered_cursor_step_by_step(world: World, clock: ManualClock) -> None:
     broker = world.broker
     member = await own(broker)
@@ -96,6 +98,7 @@ async def test_committed_is_the_last_record_of_a_group_that_is_done(broker: Brok
     assert (info.committed, info.end) == (placed[-1].offset, placed[-1].offset)
 
 
+@needs("shared")
 async def test_committed_of_a_shared_cursor_is_before_what_is_pending(broker: Broker) -> None:
     member = await share(broker)
     placed = await broker.append(TOPIC, numbered(5))
@@ -105,6 +108,7 @@ async def test_committed_of_a_shared_cursor_is_before_what_is_pending(broker: Br
     assert (info.committed, info.end, info.pending) == (placed[0].offset, placed[-1].offset, 2)
 
 
+@needs("shared")
 async def test_the_age_of_what_is_pending(broker: Broker, clock: ManualClock) -> None:
     member = await share(broker)
     await broker.append(TOPIC, numbered(2))
@@ -117,6 +121,7 @@ async def test_the_age_of_what_is_pending(broker: Broker, clock: ManualClock) ->
     assert (await read_cursor(broker, Cursor(TOPIC, GROUP, None, 0))).oldest_pending_ms is None
 
 
+@needs("shared", "ordered")
 async def test_cursors_are_listed_by_group_topic_handler_and_partition(broker: Broker) -> None:
     await broker.create_topic("b", partitions=2)
     joined = [("h", "a", None), ("g", "b", "z"), ("g", "b", None), ("g", "a", "y"), ("g", "b", "x")]
@@ -140,6 +145,7 @@ async def test_cursors_are_listed_by_group_topic_handler_and_partition(broker: B
     assert list(await broker.list_cursors(group="nobody")) == []
 
 
+@needs("shared")
 async def test_the_lag_is_of_each_partition(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=3)
     await broker.append(TOPIC, numbered(9))

@@ -11,7 +11,7 @@ from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.limits import Limits
 from pspf.errors import CommitFenced, ConfigurationError
 from pspf.records import Batch, Commit, Cursor, Emit
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -36,8 +36,11 @@ from tests.support.workers import (
 CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
 
 
-def everything(batch: Batch, mark: str) -> Commit:
-    """Return a commit with one of each effect: the first record dead, the second to retry, the others done."""
+def everything(broker: Broker, batch: Batch, mark: str) -> Commit:
+    """Return a commit with one of each effect: the first record dead, the second to retry, the others done.
+
+    State is among them where the broker keeps some.
+    """
     dead, failed, *done = batch.records
     return settle(
         done,
@@ -45,7 +48,7 @@ def everything(batch: Batch, mark: str) -> Commit:
         dead=[letter(dead)],
         retries=[retry(failed, due_ms=0)],
         emits=[emit(record, f"{mark} {record.value.decode()}") for record in done],
-        state={(b"k", "count"): mark.encode()},
+        state={(b"k", "count"): mark.encode()} if broker.capabilities.entries else None,
     )
 
 
@@ -53,7 +56,7 @@ async def check_untouched(broker: Broker, lag: int) -> None:
     """Check that no effect of `everything` is there."""
     assert await read_all(broker, "alerts") == []
     assert list(await broker.list_dead_letters()) == []
-    assert list(await broker.list_state()) == []
+    assert not broker.capabilities.entries or list(await broker.list_state()) == []
     info = await read_cursor(broker, CURSOR)
     assert (info.lag, info.retries, info.held_back) == (lag, 0, 0)
 
@@ -62,13 +65,15 @@ async def check_applied_once(broker: Broker, mark: str) -> None:
     """Check that the effects of `everything` on four records are there, once."""
     assert values(await read_all(broker, "alerts")) == [f"{mark} 2", f"{mark} 3"]
     assert [found.record.value for found in await broker.list_dead_letters()] == [b"0"]
-    assert [(entry.key, entry.name, entry.value) for entry in await broker.list_state()] == [
-        (b"k", "count", mark.encode())
-    ]
+    if broker.capabilities.entries:
+        assert [(entry.key, entry.name, entry.value) for entry in await broker.list_state()] == [
+            (b"k", "count", mark.encode())
+        ]
     info = await read_cursor(broker, CURSOR)
     assert (info.lag, info.retries) == (1, 1)
 
 
+@needs("ordered", "leases")
 async def test_a_cursor_has_one_owner_at_a_time(world: World) -> None:
     await world.broker.append(TOPIC, numbered(1))
     owner = await own(world.broker)
@@ -81,6 +86,7 @@ async def test_a_cursor_has_one_owner_at_a_time(world: World) -> None:
     assert (await read_cursor(world.broker, CURSOR)).owner == owner.session.id
 
 
+@needs("ordered", "leases")
 async def test_a_released_cursor_is_free_at_once(world: World) -> None:
     owner = await own(world.broker)
     await owner.consumer.release()
@@ -88,12 +94,14 @@ async def test_a_released_cursor_is_free_at_once(world: World) -> None:
     await own(await world.open_other())
 
 
+@needs("ordered")
 async def test_a_closed_sessions_cursors_are_free_at_once(world: World) -> None:
     owner = await own(world.broker)
     await owner.session.close()
     await own(await world.open_other())
 
 
+@needs("ordered")
 async def test_an_abandoned_cursor_is_free_after_the_lease(world: World, limits: Limits) -> None:
     owner = await own(world.broker)
     owner.session.abandon()
@@ -101,6 +109,7 @@ async def test_an_abandoned_cursor_is_free_after_the_lease(world: World, limits:
     await own(await world.open_other())
 
 
+@needs("ordered", "leases")
 async def test_an_abandoned_cursor_is_free_after_the_lease_though_the_clock_steps_back(
     world: World, clock: ManualClock
 ) -> None:
@@ -116,6 +125,7 @@ async def test_an_abandoned_cursor_is_free_after_the_lease_though_the_clock_step
     assert await session.acquire(cursor) is not None
 
 
+@needs("ordered")
 async def test_every_lease_has_a_higher_epoch(world: World) -> None:
     epochs = []
     for _ in range(3):
@@ -130,6 +140,7 @@ async def test_every_lease_has_a_higher_epoch(world: World) -> None:
     assert epochs == sorted(set(epochs))
 
 
+@needs("ordered", "leases")
 async def test_the_cursors_of_a_topic_have_owners_of_their_own(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=2)
     keys = [key_in(0, 2), key_in(1, 2)]
@@ -139,6 +150,7 @@ async def test_the_cursors_of_a_topic_have_owners_of_their_own(broker: Broker) -
     assert values(await take(second.consumer)) == ["one"]
 
 
+@needs("ordered")
 async def test_records_come_in_order_from_the_position(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(10))
     member = await own(broker)
@@ -149,6 +161,7 @@ async def test_records_come_in_order_from_the_position(broker: Broker) -> None:
     assert values(await take_all((await own(broker)).consumer, 4)) == ["4", "5", "6", "7", "8", "9"]
 
 
+@needs("ordered")
 async def test_a_poll_reads_on_behind_a_batch_that_is_not_committed(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(6))
     member = await own(broker)
@@ -159,6 +172,7 @@ async def test_a_poll_reads_on_behind_a_batch_that_is_not_committed(broker: Brok
     assert await read_lag(broker, CURSOR) == 0
 
 
+@needs("ordered")
 async def test_what_was_not_committed_is_read_again_by_the_next_owner(world: World) -> None:
     await world.broker.append(TOPIC, numbered(6))
     member = await own(world.broker)
@@ -169,6 +183,7 @@ async def test_what_was_not_committed_is_read_again_by_the_next_owner(world: Wor
     assert values(await take_all((await own(await world.open_other())).consumer)) == ["2", "3", "4", "5"]
 
 
+@needs("ordered")
 async def test_the_lease_tells_the_position(world: World) -> None:
     await world.broker.append(TOPIC, numbered(4))
     member = await own(world.broker)
@@ -179,28 +194,31 @@ async def test_the_lease_tells_the_position(world: World) -> None:
     assert again.consumer.lease.position == batch.end
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_commit_takes_effect_as_a_whole(world: World) -> None:
     await world.broker.append(TOPIC, numbered(4))
     member = await own(world.broker)
     batch = await take_batch(member.consumer)
-    assert list(await member.consumer.commit(everything(batch, "mine"))) == []
+    assert list(await member.consumer.commit(everything(world.broker, batch, "mine"))) == []
     await check_applied_once(world.broker, "mine")
     await check_applied_once(await world.reopen(), "mine")
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_commit_sent_again_is_a_success_with_one_effect(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     member = await own(broker)
-    commit = everything(await take_batch(member.consumer), "mine")
+    commit = everything(broker, await take_batch(member.consumer), "mine")
     for _ in range(3):
         assert list(await member.consumer.commit(commit)) == []
     await check_applied_once(broker, "mine")
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_cancelled_commit_sent_again_has_one_effect(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     member = await own(broker)
-    commit = everything(await take_batch(member.consumer), "mine")
+    commit = everything(broker, await take_batch(member.consumer), "mine")
     sending = asyncio.create_task(member.consumer.commit(commit))
     await asyncio.sleep(0)
     sending.cancel()
@@ -209,11 +227,12 @@ async def test_a_cancelled_commit_sent_again_has_one_effect(broker: Broker) -> N
     await check_applied_once(broker, "mine")
 
 
+@needs("ordered", "retries", "entries")
 async def test_the_commit_after_a_commit_sent_again_counts(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(6))
     member = await own(broker)
     first = await take_batch(member.consumer, 4)
-    commit = everything(first, "mine")
+    commit = everything(broker, first, "mine")
     await member.consumer.commit(commit)
     await member.consumer.commit(commit)
     batch = await take_batch(member.consumer)
@@ -232,14 +251,16 @@ async def lose(world: World) -> tuple[Consumer, Batch]:
     return zombie.consumer, batch
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_worker_that_lost_its_lease_commits_nothing(world: World) -> None:
     zombie, batch = await lose(world)
     await own(await world.open_other())
     with pytest.raises(CommitFenced):
-        await zombie.commit(everything(batch, "zombie"))
+        await zombie.commit(everything(world.broker, batch, "zombie"))
     await check_untouched(world.broker, lag=4)
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_worker_that_lost_its_lease_commits_nothing_after_its_heir(world: World) -> None:
     zombie, batch = await lose(world)
     heir = await own(await world.open_other())
@@ -248,31 +269,34 @@ async def test_a_worker_that_lost_its_lease_commits_nothing_after_its_heir(world
         await heir.consumer.release()
         heir = await own(world.broker)
         again = await take_batch(heir.consumer)
-    await heir.consumer.commit(everything(again, "heir"))
+    await heir.consumer.commit(everything(world.broker, again, "heir"))
     with pytest.raises(CommitFenced):
-        await zombie.commit(everything(batch, "zombie"))
+        await zombie.commit(everything(world.broker, batch, "zombie"))
     await check_applied_once(world.broker, "heir")
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_worker_that_lost_its_lease_commits_nothing_even_if_the_heir_left(world: World) -> None:
     zombie, batch = await lose(world)
     heir = await own(await world.open_other())
     await heir.session.close()
     with pytest.raises(CommitFenced):
-        await zombie.commit(everything(batch, "zombie"))
+        await zombie.commit(everything(world.broker, batch, "zombie"))
     await check_untouched(world.broker, lag=4)
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_worker_that_gave_its_lease_back_commits_nothing(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     member = await own(broker)
     batch = await take_batch(member.consumer)
     await member.consumer.release()
     with pytest.raises(CommitFenced):
-        await member.consumer.commit(everything(batch, "late"))
+        await member.consumer.commit(everything(broker, batch, "late"))
     await check_untouched(broker, lag=4)
 
 
+@needs("ordered", "leases", "retries", "entries")
 async def test_a_lease_taken_again_by_the_same_session_fences_the_old_one(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     member = await own(broker)
@@ -280,10 +304,11 @@ async def test_a_lease_taken_again_by_the_same_session_fences_the_old_one(broker
     await member.consumer.release()
     assert await member.session.acquire(CURSOR) is not None
     with pytest.raises(CommitFenced):
-        await member.consumer.commit(everything(batch, "late"))
+        await member.consumer.commit(everything(broker, batch, "late"))
     await check_untouched(broker, lag=4)
 
 
+@needs("ordered")
 async def test_a_worker_that_lost_its_lease_polls_nothing(world: World) -> None:
     zombie, _ = await lose(world)
     await own(await world.open_other())
@@ -292,6 +317,7 @@ async def test_a_worker_that_lost_its_lease_polls_nothing(world: World) -> None:
         await zombie.poll(max_records=10, timeout_ms=0)
 
 
+@needs("ordered")
 async def test_a_fenced_worker_that_lets_go_does_not_harm_its_heir(world: World) -> None:
     zombie, _ = await lose(world)
     heir = await own(await world.open_other())
@@ -301,6 +327,7 @@ async def test_a_fenced_worker_that_lets_go_does_not_harm_its_heir(world: World)
     assert list(await heir.consumer.commit(settle(batch.records, position=batch.end))) == []
 
 
+@needs("ordered", "leases")
 async def test_a_refused_commit_of_one_cursor_leaves_anothers_of_the_same_moment(world: World) -> None:
     await world.broker.create_topic(TOPIC, partitions=2)
     keys = [key_in(0, 2), key_in(1, 2)]
@@ -322,12 +349,13 @@ async def test_a_refused_commit_of_one_cursor_leaves_anothers_of_the_same_moment
     assert len(await read_all(world.broker, "alerts")) == 1
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_commit_that_fails_half_way_leaves_nothing_beside_writes_of_the_same_moment(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     member = await own(broker)
     batch = await take_batch(member.consumer)
     bad = Emit(batch.records[-1].offset, "not a topic", new("x"))
-    good = everything(batch, "half")
+    good = everything(broker, batch, "half")
     commit = replace(good, emits=[*good.emits, bad])
     results = await asyncio.gather(
         *(broker.append("others", numbered(3)) for _ in range(10)),

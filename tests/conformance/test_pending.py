@@ -7,7 +7,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.errors import CommitStale
 from pspf.records import Cursor
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -26,6 +26,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("pending")
 
 SHARED = Cursor(TOPIC, GROUP, None, 0)
 ORDERED = Cursor(TOPIC, GROUP, HANDLER, 0)
@@ -49,6 +51,7 @@ async def fail_one(broker: Broker, clock: ManualClock, *, held: int = 2) -> Memb
     return member
 
 
+@needs("shared")
 async def test_what_a_shared_worker_has_is_listed(broker: Broker, clock: ManualClock) -> None:
     await broker.append(TOPIC, numbered(4, keys=["k"]))
     member = await share(broker)
@@ -66,6 +69,7 @@ async def test_what_a_shared_worker_has_is_listed(broker: Broker, clock: ManualC
     assert await pending(broker) == []
 
 
+@needs("shared")
 async def test_what_was_given_back_is_nobodys(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(2))
     member = await share(broker)
@@ -74,6 +78,7 @@ async def test_what_was_given_back_is_nobodys(broker: Broker) -> None:
     assert [(record.waiting, record.consumer) for record in await pending(broker)] == [(Waiting.GIVEN_BACK, None)] * 2
 
 
+@needs("shared", "retries")
 async def test_a_retry_is_listed_with_its_reason(broker: Broker, clock: ManualClock) -> None:
     await broker.append(TOPIC, numbered(2))
     member = await share(broker)
@@ -87,6 +92,7 @@ async def test_a_retry_is_listed_with_its_reason(broker: Broker, clock: ManualCl
     assert (listed.error, listed.due_ms) == ("KeyError: 'x'", due_ms)
 
 
+@needs("ordered", "retries")
 async def test_what_is_held_back_is_listed_behind_what_failed(broker: Broker, clock: ManualClock) -> None:
     await fail_one(broker, clock)
     listed = await pending(broker)
@@ -98,6 +104,7 @@ async def test_what_is_held_back_is_listed_behind_what_failed(broker: Broker, cl
     assert [record.error for record in listed] == ["ValueError: bad", "", ""]
 
 
+@needs("shared")
 async def test_only_so_many_of_each_cursor_are_listed(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(50))
     member = await share(broker)
@@ -106,6 +113,7 @@ async def test_only_so_many_of_each_cursor_are_listed(broker: Broker) -> None:
     assert [record.offset for record in listed] == offsets(records)[:7]
 
 
+@needs("shared")
 async def test_one_topic_or_group_is_listed_alone(broker: Broker) -> None:
     for topic, group in ((TOPIC, GROUP), ("other", GROUP), (TOPIC, "g2")):
         await broker.append(topic, numbered(1))
@@ -115,6 +123,7 @@ async def test_one_topic_or_group_is_listed_alone(broker: Broker) -> None:
     assert list(await broker.operations.list_pending("nobody")) == []
 
 
+@needs("shared", "retries")
 async def test_a_retry_is_due_when_an_operator_says_so(broker: Broker, clock: ManualClock) -> None:
     await broker.append(TOPIC, numbered(2))
     member = await share(broker)
@@ -126,6 +135,7 @@ async def test_a_retry_is_due_when_an_operator_says_so(broker: Broker, clock: Ma
     assert await broker.operations.retry_pending(await pending(broker)) == 1
 
 
+@needs("shared")
 async def test_what_is_in_hand_is_not_retried(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(2))
     member = await share(broker)
@@ -134,6 +144,7 @@ async def test_what_is_in_hand_is_not_retried(broker: Broker) -> None:
     assert not await member.consumer.commit(settle(batch.records))
 
 
+@needs("ordered", "retries")
 async def test_an_ordered_retry_is_due_and_its_owner_reads_it_again(broker: Broker, clock: ManualClock) -> None:
     member = await fail_one(broker, clock)
     listed = await pending(broker)
@@ -153,6 +164,7 @@ async def test_an_ordered_retry_is_due_and_its_owner_reads_it_again(broker: Brok
     assert values(await take(again.consumer)) == ["0"]
 
 
+@needs("shared", "retries")
 async def test_a_dropped_record_is_finished_and_counted(broker: Broker, clock: ManualClock) -> None:
     await broker.append(TOPIC, numbered(3))
     member = await share(broker)
@@ -166,6 +178,7 @@ async def test_a_dropped_record_is_finished_and_counted(broker: Broker, clock: M
     assert values(await take_all(member.consumer)) == ["1"]
 
 
+@needs("ordered", "retries")
 async def test_a_record_is_dropped_once(broker: Broker, clock: ManualClock) -> None:
     await fail_one(broker, clock)
     listed = await pending(broker)
@@ -174,6 +187,7 @@ async def test_a_record_is_dropped_once(broker: Broker, clock: ManualClock) -> N
     assert (await broker.operations.read_info()).dropped == 3
 
 
+@needs("shared")
 async def test_a_record_in_a_workers_hands_is_dropped_from_them(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     member = await share(broker)
@@ -184,6 +198,7 @@ async def test_a_record_in_a_workers_hands_is_dropped_from_them(broker: Broker) 
     assert await read_lag(broker, SHARED) == 0
 
 
+@needs("ordered", "retries")
 async def test_what_was_held_back_behind_a_dropped_record_goes_on(broker: Broker, clock: ManualClock) -> None:
     member = await fail_one(broker, clock)
     assert await broker.operations.drop_pending((await pending(broker))[:1]) == 1
@@ -194,6 +209,7 @@ async def test_what_was_held_back_behind_a_dropped_record_goes_on(broker: Broker
     assert values(batch.records) == ["1"]
 
 
+@needs("ordered", "retries")
 async def test_a_dropped_record_in_the_middle_leaves_the_later_ones_waiting(broker: Broker, clock: ManualClock) -> None:
     member = await fail_one(broker, clock)
     assert await broker.operations.drop_pending((await pending(broker))[1:2]) == 1
@@ -204,6 +220,7 @@ async def test_a_dropped_record_in_the_middle_leaves_the_later_ones_waiting(brok
     assert (info.retries, info.held_back) == (1, 1)
 
 
+@needs("ordered", "retries")
 async def test_the_owner_of_a_dropped_record_reads_its_cursor_again(broker: Broker, clock: ManualClock) -> None:
     member = await fail_one(broker, clock)
     await broker.append(TOPIC, numbered(1, keys=["a"], start=9))
@@ -217,6 +234,7 @@ async def test_the_owner_of_a_dropped_record_reads_its_cursor_again(broker: Brok
     assert values(await take_all(again.consumer)) == ["9"]
 
 
+@needs("ordered", "retries")
 async def test_what_is_pending_survives_reopening(world: World, clock: ManualClock) -> None:
     member = await fail_one(world.broker, clock)
     await member.session.close()

@@ -8,7 +8,7 @@ from pspf.cli.services.start_positions import find_offsets
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.records import Appended
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import TOPIC, new, numbered, retry, settle, share, take, values
 
 
@@ -36,6 +36,7 @@ async def test_read_before_the_first_record_starts_at_it(broker: Broker) -> None
     assert values(await broker.read(TOPIC, 0, offset=0, max_records=10)) == ["0", "1"]
 
 
+@needs("shared")
 async def test_reading_takes_nothing_from_a_group(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     member = await share(broker)
@@ -80,6 +81,7 @@ async def test_wait_returns_after_its_timeout(live_world: World) -> None:
     assert time.monotonic() - started < 5
 
 
+@needs("shared")
 async def test_a_waiting_poll_returns_when_a_record_is_appended(live_world: World) -> None:
     other = await live_world.open_other()
     member = await share(live_world.broker)
@@ -91,6 +93,7 @@ async def test_a_waiting_poll_returns_when_a_record_is_appended(live_world: Worl
     assert time.monotonic() - started < 10
 
 
+@needs("shared")
 async def test_a_poll_without_records_is_empty_after_its_timeout(live_world: World) -> None:
     member = await share(live_world.broker)
     started = time.monotonic()
@@ -98,6 +101,7 @@ async def test_a_poll_without_records_is_empty_after_its_timeout(live_world: Wor
     assert 0.1 < time.monotonic() - started < 5
 
 
+@needs("shared", "retries")
 async def test_a_waiting_poll_returns_when_a_retry_becomes_due(live_world: World) -> None:
     broker = live_world.broker
     await broker.append(TOPIC, numbered(1))

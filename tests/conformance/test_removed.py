@@ -12,6 +12,7 @@ from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitStale
 from pspf.records import Cursor
+from tests.support.brokers import needs
 from tests.support.workers import (
     HANDLER,
     TOPIC,
@@ -71,6 +72,7 @@ async def read_again(broker: Broker, member: Member, handler: str | None) -> Mem
     return member
 
 
+@needs("shared", "retries", "replay")
 @REMOVALS
 @pytest.mark.parametrize("handler", [None, "app.watch"], ids=["shared", "ordered"])
 async def test_a_cursor_does_not_wait_for_records_that_are_gone(
@@ -89,6 +91,7 @@ async def test_a_cursor_does_not_wait_for_records_that_are_gone(
     assert await read_lag(broker, Cursor(LETTERS, WATCH, handler, 0)) == 0
 
 
+@needs("shared", "ordered", "retries", "replay")
 @REMOVALS
 async def test_what_is_held_back_behind_a_record_that_is_gone_comes(
     broker: Broker, clock: ManualClock, remove: Remove
@@ -109,6 +112,7 @@ async def test_what_is_held_back_behind_a_record_that_is_gone_comes(
     assert values(records) == ["1"]
 
 
+@needs("shared", "ordered", "retries", "replay")
 @REMOVALS
 async def test_a_record_that_is_given_back_and_gone_holds_nothing_up(broker: Broker, remove: Remove) -> None:
     await bury(broker, 1)

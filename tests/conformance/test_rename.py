@@ -7,7 +7,7 @@ import pytest
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, NotFound, Refused
 from pspf.records import Cursor, WindowChanges
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.windows import by_slot
 from tests.support.workers import (
     GROUP,
@@ -22,6 +22,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("seek")
 
 NEW = "app.renamed:of 2%"
 OLD_CURSOR, NEW_CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0), Cursor(TOPIC, GROUP, NEW, 0)
@@ -43,6 +45,7 @@ async def work(broker: Broker, *, topic: str = TOPIC, handler: str = HANDLER, pa
     await member.session.close()
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_renamed_handler_goes_on_where_it_was(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(6, keys=["k"]))
     await work(broker)
@@ -56,6 +59,7 @@ async def test_a_renamed_handler_goes_on_where_it_was(broker: Broker) -> None:
     assert len(member.consumer.lease.held) == 2
 
 
+@needs("ordered", "retries", "entries")
 async def test_what_it_remembers_goes_with_it(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4, keys=["k"]))
     await work(broker)
@@ -69,6 +73,7 @@ async def test_what_it_remembers_goes_with_it(broker: Broker) -> None:
     assert [entry.handler for entry in await broker.list_state()] == [NEW, NEW]
 
 
+@needs("ordered", "retries", "entries")
 async def test_the_old_name_begins_anew(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4, keys=["k"]))
     await work(broker)
@@ -78,6 +83,7 @@ async def test_the_old_name_begins_anew(broker: Broker) -> None:
     assert dict((await member.consumer.read_state([b"k"])).get(b"k", {})) == {}
 
 
+@needs("ordered")
 async def test_a_renamed_cursor_commits_and_is_read_on(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(2))
     await broker.operations.rename_handler(GROUP, await _handled(broker), NEW)
@@ -97,6 +103,7 @@ async def _handled(broker: Broker) -> str:
     return HANDLER
 
 
+@needs("ordered", "retries", "entries")
 async def test_all_partitions_are_renamed(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=3)
     await broker.append(TOPIC, numbered(12))
@@ -107,6 +114,7 @@ async def test_all_partitions_are_renamed(broker: Broker) -> None:
     assert {info.cursor.handler for info in await broker.list_cursors()} == {NEW}
 
 
+@needs("ordered", "retries", "entries")
 async def test_only_the_named_topic_and_group_are_renamed(broker: Broker) -> None:
     for topic in (TOPIC, "others"):
         await broker.append(topic, numbered(4))
@@ -118,6 +126,7 @@ async def test_only_the_named_topic_and_group_are_renamed(broker: Broker) -> Non
     }
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_dry_run_renames_nothing(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     await work(broker)
@@ -125,6 +134,7 @@ async def test_a_dry_run_renames_nothing(broker: Broker) -> None:
     assert [info.cursor for info in await broker.list_cursors()] == [OLD_CURSOR]
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_handler_that_a_live_worker_runs_is_not_renamed(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     await work(broker)
@@ -137,6 +147,7 @@ async def test_a_handler_that_a_live_worker_runs_is_not_renamed(broker: Broker) 
     assert await broker.operations.rename_handler(GROUP, HANDLER, NEW) == 1
 
 
+@needs("ordered")
 async def test_the_commit_of_an_owner_that_was_taken_for_dead_has_no_effect(world: World) -> None:
     await world.broker.append(TOPIC, numbered(2))
     member = await own(world.broker)
@@ -149,6 +160,7 @@ async def test_the_commit_of_an_owner_that_was_taken_for_dead_has_no_effect(worl
     assert (await read_cursor(world.broker, NEW_CURSOR)).lag == 2
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_name_that_has_begun_by_itself_is_not_overwritten(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     await work(broker)
@@ -159,6 +171,7 @@ async def test_a_name_that_has_begun_by_itself_is_not_overwritten(broker: Broker
     assert await broker.operations.rename_handler(GROUP, HANDLER, NEW) == 1
 
 
+@needs("ordered", "retries", "entries")
 async def test_a_new_name_that_was_made_and_never_got_on_is_replaced(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     await work(broker)
@@ -171,6 +184,7 @@ async def test_a_new_name_that_was_made_and_never_got_on_is_replaced(broker: Bro
     assert values(await take_all(member.consumer)) == ["2"]
 
 
+@needs("ordered", "retries", "entries")
 @pytest.mark.parametrize(("group", "old"), [("nobody", HANDLER), (GROUP, "app.other")])
 async def test_what_is_not_there_is_not_renamed(broker: Broker, group: str, old: str) -> None:
     await broker.append(TOPIC, numbered(4))
@@ -179,6 +193,7 @@ async def test_what_is_not_there_is_not_renamed(broker: Broker, group: str, old:
         await broker.operations.rename_handler(group, old, NEW)
 
 
+@needs("shared", "ordered", "retries", "entries")
 async def test_one_handlers_cursors_are_deleted_and_no_others(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     await work(broker)

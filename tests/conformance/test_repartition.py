@@ -6,6 +6,7 @@ from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import ConfigurationError, NotFound, Refused, TopicMismatch
 from pspf.records import NewRecord, Record, encode_headers, partition_of
+from tests.support.brokers import needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -21,6 +22,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("repartition")
 
 KEYS = [f"k{n}" for n in range(20)]
 
@@ -114,6 +117,7 @@ async def test_a_group_has_finished_the_copies_and_goes_on_with_new_records(
     assert sorted(map(int, found)) == list(range(60, 80))
 
 
+@needs("shared")
 async def test_a_new_group_reads_all_copies(broker: Broker, clock: ManualClock) -> None:
     await fill(broker, clock)
     await broker.operations.repartition(TOPIC, 2)
@@ -131,6 +135,7 @@ async def test_a_duplicate_is_known_after_it(broker: Broker) -> None:
     assert [found[place.partition, place.offset] for place in again] == [record.value for record in records]
 
 
+@needs("shared", "replay")
 async def test_dead_letters_go_with_their_topic(broker: Broker, clock: ManualClock) -> None:
     await fill(broker, clock, 4)
     member = await share(broker)
@@ -146,6 +151,7 @@ async def test_dead_letters_go_with_their_topic(broker: Broker, clock: ManualClo
         await broker.operations.repartition(f"{TOPIC}-dlq", 2)
 
 
+@needs("shared")
 async def test_a_topic_in_use_is_left_as_it_is(broker: Broker, clock: ManualClock) -> None:
     await fill(broker, clock)
     member = await share(broker)
@@ -166,6 +172,7 @@ async def test_a_topic_that_a_group_has_not_finished_is_left_as_it_is(
     assert len(await read_whole(broker)) == 1
 
 
+@needs("ordered", "entries")
 async def test_state_is_not_forgotten_unless_told(broker: Broker, clock: ManualClock) -> None:
     await fill(broker, clock)
     member = await own(broker)
@@ -202,6 +209,7 @@ async def test_the_new_number_is_the_topics_number(broker: Broker, clock: Manual
         await broker.create_topic(TOPIC, partitions=1)
 
 
+@needs("shared", "pending", "trim")
 async def test_what_was_lost_and_dropped_stays_counted(broker: Broker, clock: ManualClock) -> None:
     await fill(broker, clock, 6)
     member = await share(broker)

@@ -11,7 +11,7 @@ from pspf.connectors.contract.operations import Waiting
 from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.errors import NotFound
 from pspf.records import Batch, Cursor, NewRecord, Record
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -32,6 +32,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("replay")
 
 MODES = pytest.mark.parametrize("handler", [None, HANDLER], ids=["shared", "ordered"])
 FIRST = new("a", "k", raw_headers=b'{"h":"1"}', timestamp_ms=7)
@@ -77,6 +79,7 @@ async def replay_all(broker: Broker) -> int:
     return await broker.replay_dead_letters(await broker.list_dead_letters())
 
 
+@needs("trim")
 @MODES
 async def test_a_trimmed_record_is_replayed_for_the_group_that_gave_it_up_and_no_other(
     broker: Broker, handler: str | None
@@ -96,6 +99,7 @@ async def test_a_trimmed_record_is_replayed_for_the_group_that_gave_it_up_and_no
     assert (again[0].timestamp_ms, again[0].attempts) == (7, 0)
 
 
+@needs("pending", "trim")
 @MODES
 async def test_a_replayed_record_comes_once_and_is_done(broker: Broker, handler: str | None) -> None:
     await bury_and_trim(broker, handler, FIRST)
@@ -112,6 +116,7 @@ async def test_a_replayed_record_comes_once_and_is_done(broker: Broker, handler:
     assert list(await broker.operations.list_pending(GROUP)) == []
 
 
+@needs("retries", "trim")
 @MODES
 async def test_a_replayed_record_that_fails_again_is_retried_and_given_up_with_its_bytes(
     broker: Broker, clock: ManualClock, handler: str | None
@@ -136,6 +141,7 @@ async def test_a_replayed_record_that_fails_again_is_retried_and_given_up_with_i
     assert await take_all((await join(broker, handler)).consumer) == [gone]
 
 
+@needs("retries", "trim")
 @MODES
 async def test_retention_goes_on_while_a_replayed_record_waits(
     broker: Broker, clock: ManualClock, handler: str | None
@@ -157,6 +163,7 @@ async def test_retention_goes_on_while_a_replayed_record_waits(
     assert values(await take_all(others[1].consumer)) == ["a"], "nor does it go with the topic"
 
 
+@needs("trim")
 @MODES
 async def test_an_operators_trim_is_not_held_by_a_replayed_record_and_leaves_it(
     broker: Broker, handler: str | None
@@ -181,6 +188,7 @@ async def test_an_operators_trim_is_not_held_by_a_replayed_record_and_leaves_it(
     assert (await broker.operations.trim(TOPIC, 0, max_records=0)).records == 1
 
 
+@needs("pending", "trim")
 @MODES
 async def test_a_waiting_replayed_record_is_listed_and_counted_and_can_be_dropped(
     broker: Broker, handler: str | None
@@ -200,6 +208,7 @@ async def test_a_waiting_replayed_record_is_listed_and_counted_and_can_be_droppe
     assert await take_all((await join(broker, handler)).consumer) == []
 
 
+@needs("shared", "pending", "trim")
 async def test_a_replayed_record_in_hand_is_listed_and_counted_and_can_be_dropped(broker: Broker) -> None:
     (gone,) = await bury_and_trim(broker, None, FIRST)
     await replay_all(broker)
@@ -217,6 +226,7 @@ async def test_a_replayed_record_in_hand_is_listed_and_counted_and_can_be_droppe
     assert await read_lag(broker, cursor) == 0
 
 
+@needs("shared", "trim")
 async def test_a_replayed_record_that_is_given_back_is_anothers(broker: Broker) -> None:
     (gone,) = await bury_and_trim(broker, None, FIRST)
     await replay_all(broker)
@@ -230,6 +240,7 @@ async def test_a_replayed_record_that_is_given_back_is_anothers(broker: Broker) 
     assert await read_lag(broker, Cursor(TOPIC, GROUP, None, 0)) == 0
 
 
+@needs("crash_counts", "trim")
 @MODES
 async def test_a_replayed_record_outlives_the_worker_that_had_it(world: World, handler: str | None) -> None:
     (gone,) = await bury_and_trim(world.broker, handler, FIRST)
@@ -249,6 +260,7 @@ async def test_a_replayed_record_outlives_the_worker_that_had_it(world: World, h
     assert await read_lag(world.broker, Cursor(TOPIC, GROUP, handler, 0)) == 0
 
 
+@needs("shared", "crash_counts", "trim")
 async def test_a_replayed_record_that_ends_its_workers_is_charged(world: World) -> None:
     await bury_and_trim(world.broker, None, FIRST)
     await replay_all(world.broker)
@@ -262,6 +274,7 @@ async def test_a_replayed_record_that_ends_its_workers_is_charged(world: World) 
         await world.expire_leases()
 
 
+@needs("shared", "retries", "trim")
 async def test_replayed_and_stored_records_are_settled_together(broker: Broker, clock: ManualClock) -> None:
     gone = await bury_and_trim(broker, None, FIRST, new("b"), new("c"), dead=3)
     await replay_all(broker)
@@ -282,6 +295,7 @@ async def test_replayed_and_stored_records_are_settled_together(broker: Broker, 
     assert list(await member.consumer.commit(settle([gone[0]]))) == [gone[0].offset], "it is nobody's any more"
 
 
+@needs("shared", "pending", "trim")
 async def test_a_batch_that_stands_together_gives_its_replayed_records_back(world: World) -> None:
     await bury_and_trim(world.broker, None, FIRST, new("b"), dead=2)
     await replay_all(world.broker)
@@ -294,6 +308,7 @@ async def test_a_batch_that_stands_together_gives_its_replayed_records_back(worl
     assert values(await take_all((await share(world.broker)).consumer)) == ["b"]
 
 
+@needs("ordered", "trim")
 async def test_later_records_of_its_key_wait_behind_a_replayed_one(broker: Broker, clock: ManualClock) -> None:
     gone = await bury_and_trim(broker, HANDLER, new("a", "k"), new("b", "k"), new("c", "l"), dead=3)
     await broker.append(TOPIC, [new("d", "k")])
@@ -310,6 +325,7 @@ async def test_later_records_of_its_key_wait_behind_a_replayed_one(broker: Broke
     )
 
 
+@needs("seek", "trim")
 @MODES
 async def test_a_deleted_groups_replayed_records_go_with_it(broker: Broker, handler: str | None) -> None:
     await bury_and_trim(broker, handler, FIRST, new("b"), dead=2)
@@ -322,6 +338,7 @@ async def test_a_deleted_groups_replayed_records_go_with_it(broker: Broker, hand
     assert await broker.replay_dead_letters([second]) == 1
 
 
+@needs("shared", "trim")
 async def test_retention_goes_on_while_a_replayed_record_is_in_hand(broker: Broker, clock: ManualClock) -> None:
     await broker.create_topic(TOPIC, retention_ms=0)
     await bury_and_trim(broker, None, FIRST)
@@ -337,6 +354,7 @@ async def test_retention_goes_on_while_a_replayed_record_is_in_hand(broker: Brok
     await finish(busy.consumer, in_hand)
 
 
+@needs("shared", "trim")
 async def test_what_is_in_hand_beside_a_replayed_record_is_kept_or_lost_without_it(
     broker: Broker, clock: ManualClock
 ) -> None:
@@ -363,6 +381,7 @@ async def test_what_is_in_hand_beside_a_replayed_record_is_kept_or_lost_without_
     assert await read_lag(broker, Cursor(TOPIC, GROUP, None, 0)) == 0
 
 
+@needs("retries", "trim")
 @MODES
 async def test_a_trim_is_not_held_by_a_replayed_record_that_waits(
     broker: Broker, clock: ManualClock, handler: str | None
@@ -382,6 +401,7 @@ async def test_a_trim_is_not_held_by_a_replayed_record_that_waits(
     assert values(await take_all(member.consumer)) == ["a"]
 
 
+@needs("shared", "pending", "seek", "trim")
 @pytest.mark.parametrize("deed", ["seek", "delete"])
 async def test_a_replayed_record_in_hand_is_forgotten_with_all_that_is_not_done(broker: Broker, deed: str) -> None:
     (gone,) = await bury_and_trim(broker, None, FIRST)

@@ -8,8 +8,10 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.letters import replay_batch
 from pspf.errors import ConfigurationError, Refused
 from pspf.records import NewRecord
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import TOPIC, letter, new, own, read_all, settle, take_all, take_batch, values
+
+pytestmark = needs("replay")
 
 
 async def bury(broker: Broker, *records: NewRecord, is_result: bool = False) -> None:
@@ -26,6 +28,7 @@ async def letters_of(broker: Broker) -> list[str]:
     return values(each.record for each in await broker.list_dead_letters())
 
 
+@needs("ordered", "trim")
 async def test_a_letter_whose_record_was_trimmed_is_replayed_with_its_own_bytes(world: World) -> None:
     broker = world.broker
     await bury(broker, new("a", "k", timestamp_ms=7, raw_headers=b'{"h":"1"}'), new("b", "k"))
@@ -40,6 +43,7 @@ async def test_a_letter_whose_record_was_trimmed_is_replayed_with_its_own_bytes(
     assert (again.raw_key, again.timestamp_ms, again.raw_headers) == (b"k", 7, b'{"h":"1"}')
 
 
+@needs("ordered")
 async def test_letters_of_results_are_refused_and_keep_no_others_back(world: World) -> None:
     broker = world.broker
     await bury(broker, new("result", "k"), is_result=True)
@@ -55,6 +59,7 @@ async def test_letters_of_results_are_refused_and_keep_no_others_back(world: Wor
     assert values(await read_all(broker, "out")) == ["result"]
 
 
+@needs("ordered")
 @pytest.mark.parametrize("to", ["orders-dlq", "x-dlq", "x-late"])
 async def test_letters_are_not_replayed_to_a_topic_of_dead_or_late_records(world: World, to: str) -> None:
     await bury(world.broker, new("a", "k"))

@@ -5,6 +5,7 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import FOREVER
+from tests.support.brokers import needs
 from tests.support.workers import (
     HANDLER,
     TOPIC,
@@ -21,6 +22,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("trim")
 
 MODES = pytest.mark.parametrize("handler", [None, HANDLER], ids=["shared", "ordered"])
 
@@ -77,6 +80,7 @@ async def test_nothing_is_trimmed_that_a_group_has_not_read(
     await finish(slow, 9)
 
 
+@needs("ordered")
 async def test_nothing_is_trimmed_that_another_handler_of_the_group_has_not_read(
     broker: Broker, clock: ManualClock
 ) -> None:
@@ -88,6 +92,7 @@ async def test_nothing_is_trimmed_that_another_handler_of_the_group_has_not_read
     await finish(slow, 13)
 
 
+@needs("retries")
 @MODES
 async def test_nothing_is_trimmed_that_waits_for_a_retry(
     broker: Broker, clock: ManualClock, handler: str | None
@@ -109,6 +114,7 @@ async def test_nothing_is_trimmed_that_waits_for_a_retry(
     assert "0" not in values(await read_all(broker, TOPIC))
 
 
+@needs("ordered", "retries")
 async def test_nothing_is_trimmed_that_is_held_back(broker: Broker, clock: ManualClock) -> None:
     await broker.create_topic(TOPIC, retention_ms=0)
     await broker.append(TOPIC, [new(str(n), "k") for n in range(3)])
@@ -120,6 +126,7 @@ async def test_nothing_is_trimmed_that_is_held_back(broker: Broker, clock: Manua
     assert values(await read_all(broker, TOPIC))[:3] == ["0", "1", "2"]
 
 
+@needs("shared")
 async def test_nothing_is_trimmed_that_is_pending(broker: Broker, clock: ManualClock) -> None:
     await broker.create_topic(TOPIC, retention_ms=0)
     await broker.append(TOPIC, numbered(10))
@@ -131,6 +138,7 @@ async def test_nothing_is_trimmed_that_is_pending(broker: Broker, clock: ManualC
     assert not await slow.consumer.commit(settle(pending.records))
 
 
+@needs("shared")
 async def test_a_consumed_topic_without_groups_keeps_its_records(broker: Broker, clock: ManualClock) -> None:
     await broker.create_topic(TOPIC, retention_ms=0)
     for n in range(5):
@@ -201,6 +209,7 @@ async def test_a_group_made_after_trimming_starts_at_the_first_retained(
     assert values((await take_batch(late.consumer)).records) == left
 
 
+@needs("replay")
 @MODES
 async def test_a_dead_letter_that_was_replayed_is_kept_until_it_is_done(
     broker: Broker, clock: ManualClock, handler: str | None

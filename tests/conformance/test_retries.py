@@ -5,7 +5,7 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.records import Cursor, Record
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -44,6 +44,7 @@ async def fail_first(broker: Broker, handler: str | None, *, due_ms: int, attemp
     return member
 
 
+@needs("retries")
 @MODES
 async def test_a_retry_comes_when_it_is_due_and_not_before(
     broker: Broker, clock: ManualClock, handler: str | None
@@ -57,6 +58,7 @@ async def test_a_retry_comes_when_it_is_due_and_not_before(
     assert [(record.value, record.attempts) for record in records] == [(b"0", 1)]
 
 
+@needs("retries")
 @MODES
 async def test_a_retry_is_the_record_as_it_was(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     member = await fail_first(broker, handler, due_ms=clock.now_ms())
@@ -64,6 +66,7 @@ async def test_a_retry_is_the_record_as_it_was(broker: Broker, clock: ManualCloc
     assert list(await take(member.consumer)) == [stored._replace(attempts=1)]
 
 
+@needs("retries")
 @MODES
 async def test_due_retries_come_before_new_records(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     member = await fail_first(broker, handler, due_ms=clock.now_ms() + 100)
@@ -81,6 +84,7 @@ async def take_in_order(member: Member, handler: str | None) -> list[Record]:
     return taken
 
 
+@needs("retries")
 @MODES
 async def test_retries_only_gives_no_new_records(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     member = await fail_first(broker, handler, due_ms=clock.now_ms() + 100)
@@ -92,6 +96,7 @@ async def test_retries_only_gives_no_new_records(broker: Broker, clock: ManualCl
     assert values(batch.records) == ["0"]
 
 
+@needs("retries")
 @MODES
 async def test_attempts_and_due_time_survive_reopening(world: World, clock: ManualClock, handler: str | None) -> None:
     await fail_first(world.broker, handler, due_ms=clock.now_ms() + 60_000, attempts=3)
@@ -102,6 +107,7 @@ async def test_attempts_and_due_time_survive_reopening(world: World, clock: Manu
     assert [(record.value, record.attempts) for record in await take(member.consumer)] == [(b"0", 3)]
 
 
+@needs("retries")
 @MODES
 async def test_a_retry_outlives_its_worker(world: World, clock: ManualClock, handler: str | None) -> None:
     member = await fail_first(world.broker, handler, due_ms=clock.now_ms() + 60_000, attempts=2)
@@ -113,6 +119,7 @@ async def test_a_retry_outlives_its_worker(world: World, clock: ManualClock, han
     assert [(record.value, record.attempts) for record in await take_all(heir.consumer)] == [(b"0", 2)]
 
 
+@needs("retries")
 @MODES
 async def test_a_retry_in_a_dead_workers_hands_keeps_its_attempts(
     world: World, clock: ManualClock, handler: str | None
@@ -126,6 +133,7 @@ async def test_a_retry_in_a_dead_workers_hands_keeps_its_attempts(
     assert [(record.value, record.attempts) for record in records] == [(b"0", 2)]
 
 
+@needs("retries", "crash_counts")
 @MODES
 async def test_a_retry_in_a_released_workers_hands_keeps_its_attempts(
     world: World, clock: ManualClock, handler: str | None
@@ -139,6 +147,7 @@ async def test_a_retry_in_a_released_workers_hands_keeps_its_attempts(
     assert not batch.suspect
 
 
+@needs("retries")
 @MODES
 async def test_a_retry_that_fails_again_waits_again(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     member = await fail_first(broker, handler, due_ms=clock.now_ms())
@@ -153,6 +162,7 @@ async def test_a_retry_that_fails_again_waits_again(broker: Broker, clock: Manua
     assert [record.attempts for record in await take(member.consumer)] == [4]
 
 
+@needs("retries")
 @MODES
 async def test_a_retry_that_succeeds_is_finished(world: World, clock: ManualClock, handler: str | None) -> None:
     member = await fail_first(world.broker, handler, due_ms=clock.now_ms())
@@ -167,6 +177,7 @@ async def test_a_retry_that_succeeds_is_finished(world: World, clock: ManualCloc
     assert values(await take(again.consumer)) == []
 
 
+@needs("retries")
 @MODES
 async def test_retries_count_in_the_lag_and_by_name(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     await fail_first(broker, handler, due_ms=clock.now_ms() + 1_000)
@@ -174,6 +185,7 @@ async def test_retries_count_in_the_lag_and_by_name(broker: Broker, clock: Manua
     assert (info.lag, info.retries, info.unread, info.held_back) == (1, 1, 0, 0)
 
 
+@needs("retries")
 @MODES
 async def test_due_retries_come_in_offset_order(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(6))
@@ -185,6 +197,7 @@ async def test_due_retries_come_in_offset_order(broker: Broker, clock: ManualClo
     assert values(await take_in_order(member, handler)) == ["0", "1", "2", "3", "4", "5"]
 
 
+@needs("shared", "retries")
 async def test_a_shared_retry_goes_to_one_worker(world: World, clock: ManualClock) -> None:
     member = await fail_first(world.broker, None, due_ms=clock.now_ms() + 100)
     other = await share(await world.open_other())
@@ -193,6 +206,7 @@ async def test_a_shared_retry_goes_to_one_worker(world: World, clock: ManualCloc
     assert values(await take(member.consumer)) == []
 
 
+@needs("shared", "retries")
 async def test_a_worker_that_lost_a_record_can_not_make_it_a_retry(world: World, clock: ManualClock) -> None:
     await world.broker.append(TOPIC, numbered(1))
     zombie, heir = await share(world.broker), await share(await world.open_other())
@@ -206,6 +220,7 @@ async def test_a_worker_that_lost_a_record_can_not_make_it_a_retry(world: World,
     assert await read_lag(world.broker, Cursor(TOPIC, GROUP, None, 0)) == 0
 
 
+@needs("shared", "retries")
 async def test_attempts_are_not_shared_between_groups(broker: Broker, clock: ManualClock) -> None:
     await fail_first(broker, None, due_ms=clock.now_ms())
     other = await share(broker, group="other")

@@ -7,7 +7,9 @@ import pytest
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.roster import MAX_STATUS_BYTES
 from pspf.errors import NotFound
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
+
+pytestmark = needs("roster")
 
 TTL_MS = 10_000
 

@@ -6,7 +6,7 @@ from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, NotFound, Refused
 from pspf.records import Cursor, Record
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -24,6 +24,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("seek")
 
 MODES = pytest.mark.parametrize("handler", [None, HANDLER], ids=["shared", "ordered"])
 
@@ -47,6 +49,7 @@ def cursor_of(handler: str | None) -> Cursor:
     return Cursor(TOPIC, GROUP, handler, 0)
 
 
+@needs("entries")
 @MODES
 async def test_a_group_goes_on_where_it_was_put(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(6))
@@ -71,6 +74,7 @@ async def test_a_group_that_was_put_to_the_end_gets_new_records_only(broker: Bro
     assert values(await take_all(member.consumer)) == ["3"]
 
 
+@needs("entries")
 @MODES
 async def test_a_place_that_is_not_retained_becomes_the_nearest_one(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(3))
@@ -83,6 +87,7 @@ async def test_a_place_that_is_not_retained_becomes_the_nearest_one(broker: Brok
     assert await read_lag(broker, cursor_of(handler)) == 3
 
 
+@needs("retries")
 @MODES
 async def test_what_was_not_done_is_forgotten(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(4, keys=["a"]))
@@ -118,6 +123,7 @@ async def test_a_group_in_use_is_not_moved_unless_forced(broker: Broker, handler
     assert await read_lag(broker, cursor_of(handler)) == 3
 
 
+@needs("ordered")
 async def test_a_dead_worker_does_not_use_a_group(world: World) -> None:
     await world.broker.append(TOPIC, numbered(3))
     member = await own(await world.open_other())
@@ -126,6 +132,7 @@ async def test_a_dead_worker_does_not_use_a_group(world: World) -> None:
     await world.broker.operations.seek(cursor_of(HANDLER), 0)
 
 
+@needs("ordered", "entries")
 async def test_the_owners_commit_has_no_effect(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     member = await own(broker)
@@ -138,6 +145,7 @@ async def test_the_owners_commit_has_no_effect(broker: Broker) -> None:
     assert await read_lag(broker, cursor_of(HANDLER)) == 0
 
 
+@needs("ordered", "leases")
 async def test_an_owner_with_nothing_to_do_finds_out_by_its_poll(world: World) -> None:
     await world.broker.append(TOPIC, numbered(3))
     member = await own(world.broker)
@@ -153,6 +161,7 @@ async def test_an_owner_with_nothing_to_do_finds_out_by_its_poll(world: World) -
     assert values(await take(again)) == ["0", "1", "2"]
 
 
+@needs("shared")
 async def test_a_shared_workers_commit_counts_for_nothing_that_was_moved_past(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     member = await share(broker)
@@ -163,6 +172,7 @@ async def test_a_shared_workers_commit_counts_for_nothing_that_was_moved_past(br
     assert values(await take_all(member.consumer)) == ["1", "2"]
 
 
+@needs("ordered", "entries")
 async def test_state_is_neither_kept_nor_forgotten_unless_told(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     records = await work(broker, HANDLER)
@@ -178,6 +188,7 @@ async def test_state_is_neither_kept_nor_forgotten_unless_told(broker: Broker) -
     assert not await member.consumer.read_state([b"k"])
 
 
+@needs("entries")
 @MODES
 async def test_a_dry_run_says_what_would_be_and_changes_nothing(broker: Broker, handler: str | None) -> None:
     await broker.append(TOPIC, numbered(3))
@@ -188,6 +199,7 @@ async def test_a_dry_run_says_what_would_be_and_changes_nothing(broker: Broker, 
     assert len(await broker.list_state()) == (1 if handler else 0)
 
 
+@needs("entries")
 async def test_other_groups_and_handlers_stay_where_they_are(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     for handler, group in ((None, GROUP), (HANDLER, GROUP), ("app.other", GROUP), (HANDLER, "g2")):

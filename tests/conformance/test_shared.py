@@ -9,7 +9,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
 from pspf.errors import StateUnavailable
 from pspf.records import Cursor
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
     TOPIC,
@@ -23,6 +23,8 @@ from tests.support.workers import (
     take_all,
     values,
 )
+
+pytestmark = needs("shared")
 
 CURSOR = Cursor(TOPIC, GROUP, None, 0)
 
@@ -75,6 +77,7 @@ async def test_a_slow_consumer_keeps_its_own_while_it_lives(world: World, limits
     assert await read_lag(world.broker, CURSOR) == 0
 
 
+@needs("crash_counts")
 async def test_released_records_come_back_at_once_and_uncharged(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(3))
     first, second = await share(broker), await share(broker)
@@ -86,6 +89,7 @@ async def test_released_records_come_back_at_once_and_uncharged(broker: Broker) 
     assert (batch.suspect, batch.crashes) == (False, 0)
 
 
+@needs("crash_counts")
 async def test_the_records_of_a_closed_session_come_back_at_once(world: World) -> None:
     await world.broker.append(TOPIC, numbered(3))
     first, second = await share(world.broker), await share(await world.open_other())
@@ -246,6 +250,7 @@ async def test_what_comes_while_a_cancelled_poll_still_waits_is_given_by_the_nex
     assert values(given) == ["0", "1", "2"]
 
 
+@needs("entries")
 async def test_a_shared_consumer_keeps_no_state(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(1))
     member = await share(broker)

@@ -5,7 +5,7 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import (
     HANDLER,
     TOPIC,
@@ -17,6 +17,8 @@ from tests.support.workers import (
     share,
     take_batch,
 )
+
+pytestmark = needs("leases")
 
 MODES = pytest.mark.parametrize("handler", [None, HANDLER], ids=["shared", "ordered"])
 
@@ -33,6 +35,7 @@ async def pass_time(clock: ManualClock, by_ms: int, *working: Broker) -> None:
             await broker.ping()
 
 
+@needs("crash_counts")
 @MODES
 async def test_whoever_stands_still_in_turn_with_a_record_in_hand_charges_it_with_at_most_one_crash(
     world: World, clock: ManualClock, handler: str | None

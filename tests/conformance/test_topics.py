@@ -6,7 +6,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import FOREVER
 from pspf.errors import ConfigurationError, NotFound, TopicMismatch
 from pspf.records import partition_of
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.workers import TOPIC, new, numbered, own, read_all, settle, share, values
 
 
@@ -86,12 +86,14 @@ async def test_the_first_append_makes_a_topic_of_one_partition(broker: Broker) -
     assert (await broker.read_topic(TOPIC))[0].partitions == 1
 
 
+@needs("shared")
 async def test_registering_makes_the_topic(broker: Broker) -> None:
     session = await broker.open_session()
     assert await session.register(TOPIC, "g", None) == 1
     assert [info.topic for info in await broker.list_topics()] == [TOPIC]
 
 
+@needs("ordered")
 async def test_registering_returns_the_number_of_partitions(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=5)
     session = await broker.open_session()
@@ -151,6 +153,7 @@ async def test_a_topic_keeps_the_retention_it_was_made_with(world: World) -> Non
     assert kept == [FOREVER, 0, 60_000, world.limits.retention_ms]
 
 
+@needs("shared")
 async def test_companions_have_the_partitions_of_their_source(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=3)
     session = await broker.open_session()
@@ -167,6 +170,7 @@ async def test_topics_and_their_records_survive_reopening(world: World) -> None:
     ]
 
 
+@needs("shared", "ordered")
 async def test_shared_and_ordered_groups_of_one_topic_do_not_disturb_each_other(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(6, keys=["a", "b"]))
     first = await own(broker, handler="app.first")
@@ -181,6 +185,7 @@ async def test_shared_and_ordered_groups_of_one_topic_do_not_disturb_each_other(
     assert [info.lag for info in await broker.list_cursors()] == [0, 0, 0, 0]
 
 
+@needs("shared")
 async def test_a_name_that_leaves_no_room_for_its_companions_is_refused(world: World) -> None:
     broker, name = world.broker, "a" * 196
     session = await broker.open_session()

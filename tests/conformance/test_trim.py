@@ -7,6 +7,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.operations import Trimmed
 from pspf.errors import CommitFenced, NotFound
 from pspf.records import Cursor
+from tests.support.brokers import needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -27,6 +28,8 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+
+pytestmark = needs("trim")
 
 MODES = pytest.mark.parametrize("handler", [None, HANDLER], ids=["shared", "ordered"])
 
@@ -73,6 +76,7 @@ async def test_so_many_bytes_of_the_last_stay(broker: Broker) -> None:
     assert (await broker.read_topic(TOPIC))[0].records == 3
 
 
+@needs("shared")
 async def test_new_records_come_behind_what_was_trimmed(broker: Broker) -> None:
     places = await broker.append(TOPIC, numbered(3))
     await trim(broker, max_records=0)
@@ -82,6 +86,7 @@ async def test_new_records_come_behind_what_was_trimmed(broker: Broker) -> None:
     assert values(await take_all(member.consumer)) == ["3"]
 
 
+@needs("retries")
 @MODES
 async def test_what_a_group_has_not_finished_stays(broker: Broker, clock: ManualClock, handler: str | None) -> None:
     places = await broker.append(TOPIC, numbered(6))
@@ -98,6 +103,7 @@ async def test_what_a_group_has_not_finished_stays(broker: Broker, clock: Manual
     assert await read_lag(broker, Cursor(TOPIC, GROUP, handler, 0)) == 3
 
 
+@needs("shared", "ordered")
 async def test_the_slowest_of_all_groups_counts(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     slow, fast = await share(broker, group="slow"), await own(broker, group="fast")
@@ -127,6 +133,7 @@ async def test_what_is_dropped_unread_is_counted_and_the_group_goes_on_behind_it
     assert values(await take_all(member.consumer)) == ["5"]
 
 
+@needs("retries")
 @MODES
 async def test_what_waited_for_a_retry_and_is_gone_waits_no_more(
     broker: Broker, clock: ManualClock, handler: str | None
@@ -151,6 +158,7 @@ async def test_what_waited_for_a_retry_and_is_gone_waits_no_more(
     assert await read_lag(broker, Cursor(TOPIC, GROUP, handler, 0)) == 0
 
 
+@needs("shared")
 async def test_what_a_shared_worker_has_in_hand_is_taken_from_it(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     member = await share(broker)
@@ -162,6 +170,7 @@ async def test_what_a_shared_worker_has_in_hand_is_taken_from_it(broker: Broker)
     assert await read_lag(broker, Cursor(TOPIC, GROUP, None, 0)) == 0
 
 
+@needs("ordered")
 async def test_the_owner_of_what_is_dropped_reads_its_cursor_again(broker: Broker) -> None:
     await broker.append(TOPIC, numbered(4))
     member = await own(broker)
@@ -195,6 +204,7 @@ async def test_one_partition_is_trimmed_alone(broker: Broker) -> None:
     assert values(await read_all(broker, TOPIC, 1)) == ["5"]
 
 
+@needs("shared")
 async def test_many_records_are_trimmed_in_steps(broker: Broker) -> None:
     for _ in range(5):
         await broker.append(TOPIC, numbered(10_000))

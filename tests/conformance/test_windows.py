@@ -9,7 +9,7 @@ import pytest_asyncio
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, Refused, TooManyEffects
 from pspf.records import Commit, Cursor, NewRecord, WindowChanges, WindowPlace
-from tests.support.brokers import World
+from tests.support.brokers import World, needs
 from tests.support.windows import by_slot
 from tests.support.workers import (
     GROUP,
@@ -25,6 +25,8 @@ from tests.support.workers import (
     settle,
     take_batch,
 )
+
+pytestmark = needs("entries")
 
 CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
 
@@ -56,6 +58,7 @@ async def test_a_new_cursor_has_no_windows(member: Member) -> None:
     assert list(await consumer.scan_windows(0)) == []
 
 
+@needs("ordered")
 async def test_what_a_commit_wrote_is_there_for_the_next_owner(world: World, member: Member) -> None:
     places: dict[WindowPlace, bytes | None] = {(-10, b"a"): b"1", (-10, b"b\x00\xff"): b"2", (20, b""): b"3"}
     await member.consumer.commit(windows(places, progress=b"so far"))
@@ -103,6 +106,7 @@ async def test_many_states_are_read_at_once(member: Member) -> None:
     assert dict(await member.consumer.read_windows(list(places))) == places
 
 
+@needs("ordered", "seek")
 async def test_a_commit_of_a_moved_cursor_writes_no_windows(world: World, member: Member) -> None:
     await world.broker.operations.seek(CURSOR, 2, force=True)
     with pytest.raises(CommitFenced):
@@ -118,6 +122,7 @@ async def test_a_commit_sent_again_counts_once(member: Member) -> None:
     assert dict(await member.consumer.read_windows([(0, b"a")])) == {(0, b"a"): b"2"}
 
 
+@needs("ordered")
 async def test_late_records_go_to_the_companion_of_their_partition(broker: Broker) -> None:
     await broker.create_topic(TOPIC, partitions=3)
     key = key_in(0, 3)
@@ -131,6 +136,7 @@ async def test_late_records_go_to_the_companion_of_their_partition(broker: Broke
     assert (await broker.read_topic(f"{TOPIC}-late"))[0].partitions == 3
 
 
+@needs("ordered")
 async def test_two_handlers_on_one_topic_share_no_windows(world: World, member: Member) -> None:
     await member.consumer.commit(windows({(0, b"a"): b"1"}))
     other = await own(world.broker, handler="app.other")
@@ -145,6 +151,7 @@ async def test_too_many_states_are_refused_whole(member: Member) -> None:
     assert list(await member.consumer.read_slots()) == []
 
 
+@needs("ordered", "seek")
 async def test_seek_refuses_to_leave_windows_behind_unless_told(world: World, member: Member) -> None:
     await member.consumer.commit(windows({(0, b"a"): b"1"}))
     await member.session.close()
@@ -159,6 +166,7 @@ async def test_seek_refuses_to_leave_windows_behind_unless_told(world: World, me
     assert (await member.consumer.read_progress(), list(await member.consumer.read_slots())) == (None, [])
 
 
+@needs("ordered", "seek")
 async def test_a_deleted_group_takes_its_windows_along(world: World, member: Member) -> None:
     await member.consumer.commit(windows({(0, b"a"): b"1"}))
     await member.session.close()
@@ -167,6 +175,7 @@ async def test_a_deleted_group_takes_its_windows_along(world: World, member: Mem
     assert (await member.consumer.read_progress(), list(await member.consumer.read_slots())) == (None, [])
 
 
+@needs("ordered")
 async def test_windows_are_seen_from_outside_with_their_watermark(world: World, member: Member) -> None:
     states: dict[WindowPlace, bytes | None] = {(20, b"b"): b"2", (-10, b"a"): b"1", (20, b""): b"3"}
     await member.consumer.commit(windows(states, progress=b"so far", watermark_ms=7))
@@ -188,6 +197,7 @@ async def test_windows_are_seen_from_outside_with_their_watermark(world: World, 
     assert list(await looker.scan_windows(Cursor("nowhere", GROUP, HANDLER, 0), 20)) == []
 
 
+@needs("ordered", "repartition")
 async def test_a_topic_with_open_windows_is_repartitioned_without_them_and_only_if_told(
     world: World, member: Member
 ) -> None:
@@ -202,6 +212,7 @@ async def test_a_topic_with_open_windows_is_repartitioned_without_them_and_only_
     assert (await consumer.read_progress(), list(await consumer.read_slots())) == (None, [])
 
 
+@needs("ordered", "trim")
 async def test_a_topic_made_again_has_no_windows_of_the_old_one(world: World, member: Member) -> None:
     await member.consumer.commit(windows({(0, b"a"): b"1"}))
     await member.session.close()

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.capabilities import Capabilities
@@ -13,6 +15,7 @@ from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
+from tests.support.assigning import AssigningBroker
 from tests.support.servers import hall
 
 _NOTICE_MS: Final = 2_000
@@ -54,6 +57,13 @@ KINDS: Final = (
     ),
     Kind("valkey", make_on_server("valkey"), ValkeyBroker.capabilities),
     Kind("redis", make_on_server("redis"), ValkeyBroker.capabilities),
+)
+
+needs = pytest.mark.needs
+"""Marks a test with the capabilities that it needs of a broker."""
+
+ASSIGNING: Final = Kind(
+    "assigning", lambda folder, limits, clock: AssigningBroker(limits, clock), AssigningBroker.capabilities
 )
 
 

@@ -8,6 +8,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import CursorInfo
+from pspf.connectors.leases.leases import Leases
 from pspf.records import Batch, Commit, Cursor, DeadLetter, Emit, NewRecord, Record, Retry, StateKey, partition_of
 
 TOPIC: Final = "orders"
@@ -72,9 +73,23 @@ async def own(
     """Take an ordered cursor with a session of its own; fail where it is not free."""
     session = await broker.open_session()
     await session.register(topic, group, handler)
-    consumer = await session.acquire(Cursor(topic, group, handler, partition))
+    consumer = await acquire(session, Cursor(topic, group, handler, partition))
     assert consumer is not None, "the cursor is another session's"
     return Member(session, consumer)
+
+
+async def acquire(session: Session, cursor: Cursor) -> Consumer | None:
+    """Take an ordered cursor, by its lease or as it is assigned; None where it is another's."""
+    if isinstance(session, Leases):
+        return await session.acquire(cursor)
+    assert cursor.handler is not None
+    partitions = await session.count_partitions(cursor.topic)
+    assert partitions is not None
+    cursors = session.assigned(cursor.topic, cursor.group, cursor.handler, partitions, lambda unread: None)
+    taken = {}
+    while (assigned := await cursors.take()) is not None:
+        taken[assigned.partition] = assigned.consumer
+    return taken.get(cursor.partition)
 
 
 async def take(consumer: Consumer, max_records: int = 1_000) -> Sequence[Record]:

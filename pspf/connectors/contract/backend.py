@@ -41,7 +41,10 @@ class StreamingBackend:
         await self.broker.ping()
 
     async def ensure_group_exists(self) -> None:
-        """Make the topic and the group's shared cursors where they are missing."""
+        """Make the topic and the group's shared cursors, where the broker has any, as far as they are missing."""
+        if not self.broker.capabilities.shared:
+            await self.broker.create_topic(self.stream_key)
+            return
         session = await self.broker.open_session()
         try:
             await session.register(self.stream_key, self.group_name, None)

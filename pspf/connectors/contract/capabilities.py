@@ -17,8 +17,8 @@ class Capabilities:
     """The shared mode: all workers of a group take records of all partitions."""
     ordered: bool
     """The ordered mode: a partition has one owner at a time."""
-    assigns: bool
-    """It assigns partitions by itself. Else the sessions of a group divide them by leases."""
+    leases: bool
+    """Partitions are leases that the sessions of a group divide among themselves. Else it assigns them by itself."""
     retries: bool
     """A record that failed is due again at a time of its own."""
     entries: bool
@@ -68,10 +68,10 @@ def describe(name: str) -> str:
 
 def describe_all(can: Capabilities) -> dict[str, str]:
     """Return what a broker can do, and what it lacks where that is something, as lines for people."""
-    names = [each.name for each in fields(can) if each.name != "assigns"]
+    names = [each.name for each in fields(can) if each.name != "leases"]
     lacks = [describe(name) for name in names if not can.has(name)]
     return {
-        "partitions": "assigned by the broker" if can.assigns else "divided by leases among the workers",
+        "partitions": "divided by leases among the workers" if can.leases else "assigned by the broker",
         "can": ", ".join(describe(name) for name in names if can.has(name)),
         **({"lacks": ", ".join(lacks)} if lacks else {}),
     }

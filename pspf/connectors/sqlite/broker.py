@@ -43,7 +43,7 @@ class SQLBroker(Broker):
     capabilities = Capabilities(
         shared=True,
         ordered=True,
-        assigns=False,
+        leases=True,
         retries=True,
         entries=True,
         crash_counts=True,

@@ -57,7 +57,7 @@ class ValkeyBroker(Broker):
     capabilities = Capabilities(
         shared=True,
         ordered=True,
-        assigns=False,
+        leases=True,
         retries=True,
         entries=True,
         crash_counts=True,
