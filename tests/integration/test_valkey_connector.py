@@ -16,9 +16,9 @@ from pspf.connectors.urls import make_broker
 from pspf.connectors.valkey.broker import ValkeyBroker, ValkeyStreamBackend
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.failures import NotPermitted, OutcomeUnknown, ReplyError
+from pspf.connectors.valkey.connection.format import FORMAT
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
-from pspf.connectors.valkey.log.keys import FORMAT
 from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, DiskFull, EmitIncomplete, NotAvailable
 from pspf.records import Cursor, NewRecord
 from tests.support.servers import Server, find, hall, make_certificates

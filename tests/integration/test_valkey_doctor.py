@@ -10,7 +10,7 @@ from pspf.connectors.contract.limits import Limits
 from pspf.connectors.contract.operations import Check, Status
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
-from pspf.connectors.valkey.log.keys import FORMAT
+from pspf.connectors.valkey.connection.format import FORMAT
 from pspf.connectors.valkey.operator.doctor import (
     IDLE_MS,
     Server,

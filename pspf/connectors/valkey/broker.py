@@ -102,7 +102,7 @@ class ValkeyBroker(Broker):
         try:
             self._warnings = await check_server(self._core.commands)
         except BaseException:
-            await self._core.close_lanes()
+            await self._core.pool.close()
             raise
 
     async def _close(self) -> None:
@@ -114,7 +114,7 @@ class ValkeyBroker(Broker):
                 logger.warning("%s: %s holds what it has until its lease ends: %s", self.name, session.id, error)
         await self._log.close()
         await self._renewal.stop()
-        await self._core.close_lanes()
+        await self._core.pool.close()
         self._waiting_lanes.clear()
         self._warnings = None
 
@@ -154,7 +154,7 @@ class ValkeyBroker(Broker):
 
     async def read(self, topic: str, partition: int, *, offset: int, max_records: int) -> Sequence[Record]:
         found = await self._core.topics.get(topic)
-        return await read_range(self._core.commands, found, partition, offset, max_records)
+        return await read_range(self._core, found, partition, offset, max_records)
 
     async def find_offset(self, topic: str, partition: int, *, at_ms: int) -> int:
         return await inspect.find_offset(self._core, topic, partition, at_ms)
@@ -163,7 +163,7 @@ class ValkeyBroker(Broker):
         found = await self._core.topics.find(topic)
         streams = [stream_name(topic, 0, 1)] if found is None else [keys.stream for keys in found.partitions]
         timeout_ms = max(1, timeout_ms)  # 0 would be for ever
-        lane = self._waiting_lanes.pop() if self._waiting_lanes else self._core.open_lane("waits")
+        lane = self._waiting_lanes.pop() if self._waiting_lanes else self._core.pool.open_lane(streams[0], "waits")
         await lane.call(
             "XREAD",
             "COUNT",
@@ -212,7 +212,7 @@ class ValkeyBroker(Broker):
 
     async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
         keys = await windows.find_keys(self._core, cursor)
-        return {} if keys is None else await windows.read_windows(self._core.commands, keys, places)
+        return {} if keys is None else await windows.read_windows(self._core.lane_for(keys.meta), keys, places)
 
     async def scan_windows(
         self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
@@ -220,7 +220,7 @@ class ValkeyBroker(Broker):
         keys = await windows.find_keys(self._core, cursor)
         if keys is None:
             return []
-        return await windows.scan_windows(self._core.commands, keys, slot, after, max_entries)
+        return await windows.scan_windows(self._core.lane_for(keys.meta), keys, slot, after, max_entries)
 
 
 class ValkeyStreamBackend(StreamingBackend):

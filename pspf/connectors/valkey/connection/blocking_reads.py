@@ -3,16 +3,14 @@
 import asyncio
 import math
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
+from pspf.clock import Clock
 from pspf.connectors.valkey.connection.scripts import Argument, Script
 from pspf.connectors.valkey.connection.wire import BLOCK_MARGIN_MS, Keep, Lane
 from pspf.errors import BackendUnavailable
 from pspf.loggers import get_logger
-
-if TYPE_CHECKING:
-    from pspf.connectors.valkey.log.core import Core
 
 logger = get_logger(__name__)
 
@@ -52,6 +50,13 @@ class ReadSize:
         self._most = max(1, count // _LESS)
 
 
+class ReadClock(NamedTuple):
+    """The clock that reads end by, beside the machine's; `is_callers` where only its owner moves it."""
+
+    clock: Clock
+    is_callers: bool
+
+
 class Deadline(NamedTuple):
     """When a read ends at the latest: by the monotonic clock, and by the broker's, which a test may move."""
 
@@ -60,35 +65,34 @@ class Deadline(NamedTuple):
 
 
 class BlockingReads:
-    """One read at a time. `call_back` ends one that waits.
+    """One read at a time. `call_back` ends one that waits, by the lane that `find_commits` gives.
 
     A read that is cancelled and has a `keep` goes on: `keep` gets what it gives.
     """
 
-    def __init__(self, core: "Core", commits: Lane) -> None:
-        self.lane: Final = core.open_lane("reads", gives_way=True)
+    def __init__(self, lane: Lane, find_commits: Callable[[], Lane], clock: ReadClock) -> None:
+        self.lane: Final = lane
         self.lane.track()
-        self._core = core
-        self._commits = commits
+        self._find_commits = find_commits
+        self._clock = clock
         self._look_at = 0.0
         self._asked_for = math.inf
         """When a look was asked for that came too late for the one under way."""
         self._blocked_until: float | None = None
         self._woken = asyncio.Event()
-        core.reads.add(self)
 
     def begin(self, timeout_ms: int) -> Deadline:
         """Return when a read that begins now has to end."""
-        return Deadline(time.monotonic() + timeout_ms / 1000, self._core.clock.monotonic_ms() + timeout_ms)
+        return Deadline(time.monotonic() + timeout_ms / 1000, self._clock.clock.monotonic_ms() + timeout_ms)
 
     def is_over(self, deadline: Deadline) -> bool:
         """Whether a read has to end."""
-        return time.monotonic() >= deadline.at_s or self._core.clock.monotonic_ms() >= deadline.at_ms
+        return time.monotonic() >= deadline.at_s or self._clock.clock.monotonic_ms() >= deadline.at_ms
 
     @property
     def is_look_due(self) -> bool:
         """Whether it is time to look for what no append tells of; always by a clock that only its owner moves."""
-        return self._core.has_own_clock or time.monotonic() >= self._look_at
+        return self._clock.is_callers or time.monotonic() >= self._look_at
 
     async def look(
         self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument], keep: Keep | None = None
@@ -156,7 +160,7 @@ class BlockingReads:
             is_waiting = self._blocked_until is not None or self.lane.is_busy
             if not is_waiting or not self.lane.client_id:
                 return
-            if await self._commits.call("CLIENT", "UNBLOCK", self.lane.client_id):
+            if await self._find_commits().call("CLIENT", "UNBLOCK", self.lane.client_id):
                 return
             await asyncio.sleep(_CALL_BACK_S)
 

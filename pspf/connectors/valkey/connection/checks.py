@@ -4,8 +4,8 @@ import re
 from typing import Final
 
 from pspf.connectors.valkey.connection.failures import ReplyError
+from pspf.connectors.valkey.connection.format import FORMAT, FORMAT_KEY
 from pspf.connectors.valkey.connection.wire import Lane
-from pspf.connectors.valkey.log.keys import FORMAT, FORMAT_KEY
 from pspf.errors import BackendCorrupt, ConfigurationError, NotAvailable
 
 OLDEST_REDIS: Final = (7, 0)

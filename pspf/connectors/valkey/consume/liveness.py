@@ -49,13 +49,13 @@ class _Seat:
 
 
 class Member:
-    """One session, as the consumers that belong to it see it. `commits` is the connection of all their commits."""
+    """One session, as the consumers that belong to it see it. `lanes` are the connections of all their commits."""
 
     def __init__(self, core: "Core", session: str) -> None:
         self.session: Final = session
         self.renewed_ms: int | None = None
         """When, on the monotonic clock, its leases were renewed last; None before the first time."""
-        self.commits: Final[Lane] = core.open_lane("commits")
+        self.lanes: Final = core.pool.open_lanes("commits")
         self.rejoin: Callable[[str, str, str | None], Awaitable[bool]] = _never_joined
         """Joins topic, group, handler again as it was done first, after all was flushed; False where it never was."""
         self.starts: dict[tuple[str, str, str | None], str] = {}
@@ -65,6 +65,10 @@ class Member:
         self._seats: dict[bytes, _Seat] = {}
         self._streams: dict[str, set[bytes]] = {}
         self._healings: dict[tuple[str, str], Healing] = {}
+
+    def lane_for(self, keys: PartitionKeys) -> Lane:
+        """Return the lane for commits to a partition."""
+        return self.lanes.lane_for(keys.stream)
 
     def healing(self, topic: str, group: str) -> Healing:
         """Return what the consumers of a group share that make it again."""
@@ -100,7 +104,7 @@ class Member:
     async def ensure(self, keys: PartitionKeys) -> None:
         """Make the session's lease and its entry where they are missing: new, or taken for dead while it hung."""
         call = self.make_enter(keys)
-        await self.commits.run(call.script, call.keys, call.arguments)
+        await self.lane_for(keys).run(call.script, call.keys, call.arguments)
 
     def make_enter(self, keys: PartitionKeys) -> ScriptCall:
         """Return the script that `ensure` runs."""

@@ -21,7 +21,7 @@ async def forget_cursor(member: Member, keys: CursorKeys, group: bytes) -> None:
 
     A repair that was interrupted is finished by the next one.
     """
-    lane = member.commits
+    lane = member.lane_for(keys.partition)
     waiting = (keys.due, keys.retry, keys.key(b"suspects"), keys.lent)
     fixed = (keys.partition.stream, keys.meta, *waiting, keys.keys, keys.slots)
     while True:

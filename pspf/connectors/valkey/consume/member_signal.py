@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from pspf.connectors.valkey.connection.wire import BLOCK_MARGIN_MS, Lane
+from pspf.connectors.valkey.connection.pool import Lanes
+from pspf.connectors.valkey.connection.wire import BLOCK_MARGIN_MS
 from pspf.errors import BackendUnavailable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class MemberSignal:
     """One listener's ear, with a connection of its own, which waits on the server."""
 
     def __init__(self, core: "Core", key: bytes) -> None:
-        self._lane = core.open_lane("bell")
+        self._lane = core.pool.open_lane(key, "bell")
         self._key = key
         self._heard = _START
 
@@ -45,10 +46,10 @@ class MemberSignal:
                 return
 
 
-async def ring(lane: Lane, keys: Sequence[bytes]) -> None:
+async def ring(lanes: Lanes, keys: Sequence[bytes]) -> None:
     """Signal the members; while the server takes no writes the signal is lost."""
     commands: list[tuple[bytes | str | int, ...]] = []
     for key in keys:
         commands += [("XADD", key, "MAXLEN", 1, "*", "", ""), ("PEXPIRE", key, _LASTS_MS)]
     with suppress(BackendUnavailable):
-        await lane.call_many(commands)
+        await lanes.call_many(commands)

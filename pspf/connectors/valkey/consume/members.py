@@ -5,8 +5,8 @@ from typing import Final
 
 import orjson
 
+from pspf.connectors.valkey.connection.pool import Lanes
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
-from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.keys import PartitionKeys
 
@@ -26,7 +26,7 @@ class Roll:
         self._left_ms: dict[str, int] = {}
         self._read_ms: int | None = None
 
-    async def refresh(self, lane: Lane, *, max_age_ms: int = 0) -> None:
+    async def refresh(self, lanes: Lanes, *, max_age_ms: int = 0) -> None:
         """Ask again, unless that was less than `max_age_ms` ago."""
         now_ms = self._core.clock.monotonic_ms()
         if self._read_ms is not None and now_ms - self._read_ms < max_age_ms:
@@ -36,7 +36,7 @@ class Roll:
         asked, at = list(self._entries)[:_STEP], b"0"
         while True:  # until we have asked for the lease of each one that is listed
             keys = [self._keys.sessions, *(self._keys.live(session) for session in asked)]
-            left, at, page = await lane.run(_MEMBERS, keys, (self._core.now(), at))
+            left, at, page = await lanes.lane_for(self._keys.stream).run(_MEMBERS, keys, (self._core.now(), at))
             left_ms.update(zip(asked, left, strict=True))
             entries.update((session.decode(), entry) for session, entry in zip(page[::2], page[1::2], strict=True))
             asked = [session for session in entries if session not in left_ms][:_STEP]
@@ -63,18 +63,18 @@ class Roll:
         return sorted(session for session, cursors in self.live.items() if (group, handler) in cursors)
 
 
-async def are_alive(core: Core, lane: Lane, sessions: Sequence[tuple[PartitionKeys, str]]) -> list[bool]:
+async def are_alive(core: Core, lanes: Lanes, sessions: Sequence[tuple[PartitionKeys, str]]) -> list[bool]:
     """Return whether each session has a lease beside each partition's stream."""
     calls = [ScriptCall(_MEMBERS, (keys.sessions, keys.live(session)), (core.now(), "")) for keys, session in sessions]
     alive: list[bool] = []
-    for reply in await lane.run_many(calls):
+    for reply in await lanes.run_many(calls):
         if isinstance(reply, Exception):
             raise reply
         alive.append(reply[0][0] > 0)
     return alive
 
 
-async def forget_dead(core: Core, lane: Lane, partitions: Sequence[PartitionKeys]) -> None:
+async def forget_dead(core: Core, lanes: Lanes, partitions: Sequence[PartitionKeys]) -> None:
     """Remove the entries of sessions whose lease has ended: those that were killed left one beside each stream."""
     pages: list[tuple[PartitionKeys, bytes, Sequence[bytes]]] = [(keys, b"0", ()) for keys in partitions]
     while pages:
@@ -83,7 +83,7 @@ async def forget_dead(core: Core, lane: Lane, partitions: Sequence[PartitionKeys
             for keys, at, sessions in pages
         ]
         following: list[tuple[PartitionKeys, bytes, Sequence[bytes]]] = []
-        for (keys, _, _), reply in zip(pages, await lane.run_many(calls), strict=True):
+        for (keys, _, _), reply in zip(pages, await lanes.run_many(calls), strict=True):
             if isinstance(reply, Exception):
                 raise reply
             at, sessions = reply

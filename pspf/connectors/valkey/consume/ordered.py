@@ -15,9 +15,10 @@ from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.suspicion import Suspicion
-from pspf.connectors.valkey.connection.blocking_reads import BlockingReads, ReadSize
+from pspf.connectors.valkey.connection.blocking_reads import ReadSize
 from pspf.connectors.valkey.connection.failures import ReplyTooLarge
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
+from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume import windows
 from pspf.connectors.valkey.consume.after_commit import after_commit
 from pspf.connectors.valkey.consume.commits import Effects, pack_state, pack_waiting, run_commit
@@ -73,6 +74,7 @@ async def acquire(
 
     `bells` are rung when it is given back.
     """
+    lane = member.lane_for(keys.partition)
     await member.ensure(keys.partition)
     token = secrets.token_bytes(8)
     owner, was_made = b"", False
@@ -82,10 +84,10 @@ async def acquire(
         script_keys.append(keys.partition.meta)
         arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
         arguments.append(sequence)
-        reply = await member.commits.run(_ACQUIRE, script_keys, arguments)
+        reply = await lane.run(_ACQUIRE, script_keys, arguments)
         if reply[0] == b"OK":
             rows = sorted(_parse_waiting(reply) if reply[10] == b"" else waiting, key=_offset_of)
-            grant = _parse_grant(token, reply, await set_right(member.commits, keys, token, rows, core.clock.now_ms()))
+            grant = _parse_grant(token, reply, await set_right(lane, keys, token, rows, core.clock.now_ms()))
             if reply[5]:
                 logger.error("%s: %d records were trimmed before they were read", cursor, reply[5])
             return OrderedConsumer(core, member, cursor, keys, grant, bells)
@@ -94,9 +96,9 @@ async def acquire(
         if reply[0] == b"OWNER":
             owner = reply[1]
         elif reply[0] == b"MANY":
-            sequence, waiting = reply[1], await read_waiting(member.commits, keys)
+            sequence, waiting = reply[1], await read_waiting(lane, keys)
         elif reply[0] == b"FORGET":
-            await finish_forgetting(member.commits, keys)
+            await finish_forgetting(lane, keys)
         elif was_made or not await _make_again(member, cursor, keys):
             return None  # the next review tries again: it may be deleted again and again
         else:
@@ -165,10 +167,15 @@ class OrderedConsumer(Consumer):
         self._has_given_due = False
         self._is_committing = False
         """Whether a commit is under way, or its outcome not known."""
-        self._reads = BlockingReads(core, member.commits)
+        self._reads = core.open_reads(keys.partition.stream, member.lanes)
         self._size = ReadSize()
 
     # Reading
+
+    @property
+    def _commits(self) -> Lane:
+        """The lane for commits of this cursor."""
+        return self._member.lane_for(self._keys.partition)
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         await self._core.tick()
@@ -250,7 +257,7 @@ class OrderedConsumer(Consumer):
         keys = self._keys
         ids = [format_entry_id(offset) for offset in sorted(offsets)]
         where = [keys.partition.stream, keys.meta, keys.due, keys.retry]
-        if await self._member.commits.run(_FORGET, where, [self._token, *ids]) > 0:
+        if await self._commits.run(_FORGET, where, [self._token, *ids]) > 0:
             raise CommitStale(f"{self.cursor}: {len(ids)} records that waited for a retry were deleted")
 
     async def _read_new(self, limit: int, block_ms: int) -> list[Record]:
@@ -313,12 +320,12 @@ class OrderedConsumer(Consumer):
 
         faults.reach("commit.sent")
         self._is_committing = True
-        reply = await run_commit(self._core, self._member.commits, self.cursor, commit, None, make_call)
+        reply = await run_commit(self._core, self._commits, self.cursor, commit, None, make_call)
         faults.reach("commit.reply")
         self._is_committing = False
         suspicion = self._suspicion
         if reply[0] == b"FENCED" and suspicion is not None and len(suspicion.offsets) == 1 and suspicion.is_alone:
-            await refund(self._member.commits, self.cursor, self._keys.meta, None, suspicion.offsets[0])
+            await refund(self._commits, self.cursor, self._keys.meta, None, suspicion.offsets[0])
         self._check(reply)
         if commit.commit_id != self._committed:  # what moved the cursor since is not counted: the next commit is STALE
             self._committed = commit.commit_id
@@ -330,7 +337,7 @@ class OrderedConsumer(Consumer):
             del self._new[:number]
             self._waiting.difference_update(commit.done)
             self._waiting.update([retry.offset for retry in commit.retries])
-        await after_commit(self._core, self._member, self._reads, self.cursor, commit, is_more_due=self._has_given_due)
+        await after_commit(self._core, self._commits, self._reads, self.cursor, commit, is_more_due=self._has_given_due)
         return ()
 
     def _check(self, reply: Sequence[Any]) -> None:
@@ -355,14 +362,14 @@ class OrderedConsumer(Consumer):
         intent = suspicion.while_running(offsets, is_alone=is_alone)
         running = b" ".join([format_entry_id(offset) for offset in offsets])
         fields = (*_fields(intent), "crashes", intent.crashes, "intent", running, "beside", "" if is_alone else "1")
-        if not await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+        if not await self._commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
             raise self._fenced()
         self._suspicion = intent
 
     async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         if not keys:
             return {}
-        lane = self._member.commits
+        lane = self._commits
         replies = await lane.call_many([("HGETALL", self._keys.state(key)) for key in keys])
         found: dict[bytes, dict[str, bytes]] = {}
         for key, reply in zip(keys, replies, strict=True):
@@ -373,26 +380,26 @@ class OrderedConsumer(Consumer):
         return found
 
     async def read_progress(self) -> bytes | None:
-        return await windows.read_progress(self._member.commits, self._keys)
+        return await windows.read_progress(self._commits, self._keys)
 
     async def read_slots(self) -> Sequence[int]:
-        return await windows.read_slots(self._member.commits, self._keys)
+        return await windows.read_slots(self._commits, self._keys)
 
     async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        return await windows.read_windows(self._member.commits, self._keys, places)
+        return await windows.read_windows(self._commits, self._keys, places)
 
     async def scan_windows(
         self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        return await windows.scan_windows(self._member.commits, self._keys, slot, after, max_entries)
+        return await windows.scan_windows(self._commits, self._keys, slot, after, max_entries)
 
     # Ending
 
     async def release(self) -> None:
         faults.reach("release")
         fields = ("session", "", "token", "", "clean", "1", "crashes", "0", "intent", "", *_fields(self._suspicion))
-        if await self._member.commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
-            await ring(self._member.commits, self._bells)
+        if await self._commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+            await ring(self._member.lanes, self._bells)
         self.is_held = False
         await self._reads.close()
 

@@ -67,7 +67,7 @@ class ValkeySession(LeasedSession):
         for _ in range(_TRIES):
             found = await self._core.topics.ensure(topic)
             if await self._register(found, group, handler, start, at):
-                await forget_dead(self._core, self._member.commits, found.partitions)
+                await forget_dead(self._core, self._member.lanes, found.partitions)
                 self._rolls.clear()
                 self._member.starts[topic, group, handler] = start
                 await self._ring((topic, group, handler))
@@ -122,7 +122,7 @@ class ValkeySession(LeasedSession):
                     (topic.count, cursor.registry_field, cursor.group_name, first, before),
                 )
             )
-        replies = await self._member.commits.run_many(calls)
+        replies = await self._member.lanes.run_many(calls)
         for reply in replies:
             if isinstance(reply, Exception):
                 raise reply
@@ -154,7 +154,7 @@ class ValkeySession(LeasedSession):
         """Tell the other members of these ordered handlers to look again."""
         for topic, group, handler in joined:
             if handler is not None:
-                await ring(self._member.commits, await self._bells_of(topic, group, handler))
+                await ring(self._member.lanes, await self._bells_of(topic, group, handler))
 
     async def _bells_of(self, topic: str, group: str, handler: str) -> Sequence[bytes]:
         """Return what is rung for an ordered handler: nothing by a clock of the caller's, by which nobody can wait."""
@@ -165,19 +165,19 @@ class ValkeySession(LeasedSession):
     async def read_members(self, topic: str, group: str, handler: str | None) -> Sequence[str]:
         keys = (await self._core.topics.ensure(topic)).partition(0)
         roll = self._rolls.setdefault(keys.stream, Roll(self._core, keys))
-        await roll.refresh(self._member.commits, max_age_ms=0 if self._core.has_own_clock else _ROLL_MS)
+        await roll.refresh(self._member.lanes, max_age_ms=0 if self._core.has_own_clock else _ROLL_MS)
         members = roll.members(group, handler)
         if self.id in members or not self._member.has_joined(topic, group, handler):
             return members
         # The server forgot it, or went back to before it joined: nobody else would say so again.
         await self._enter(await self._core.topics.ensure(topic))
-        await roll.refresh(self._member.commits)
+        await roll.refresh(self._member.lanes)
         return roll.members(group, handler)
 
     async def _enter(self, topic: Topic) -> None:
         """Make this session's leases and entries beside a topic's streams where they are missing."""
         calls = [self._member.make_enter(keys) for keys in topic.partitions]
-        for reply in await self._member.commits.run_many(calls):
+        for reply in await self._member.lanes.run_many(calls):
             if isinstance(reply, Exception):
                 raise reply
 
@@ -191,7 +191,7 @@ class ValkeySession(LeasedSession):
         free += [number for number, owner in enumerate(owners) if owner == self.id and number not in mine]
         held = [(number, owner) for number, owner in enumerate(owners) if owner and owner != self.id]
         places = [(found.partitions[number], owner) for number, owner in held]
-        alive = await are_alive(self._core, self._member.commits, places)
+        alive = await are_alive(self._core, self._member.lanes, places)
         free += [number for (number, _), is_alive in zip(held, alive, strict=True) if not is_alive]
         return sorted(free)
 
@@ -202,11 +202,10 @@ class ValkeySession(LeasedSession):
 
     async def _read_owners(self, topic: Topic, group: str, handler: str) -> list[str]:
         """Return the session that is stored as the owner of each partition, empty where none is."""
-        lane = self._member.commits
-        replies = await lane.call_many(
+        replies = await self._member.lanes.call_many(
             [("HGET", keys.cursor(group, handler).meta, "session") for keys in topic.partitions]
         )
-        return [(lane.check(reply, "HGET") or b"").decode() for reply in replies]
+        return [(self._core.commands.check(reply, "HGET") or b"").decode() for reply in replies]
 
     def _held(self, topic: str, group: str, handler: str) -> set[int]:
         """Return the partitions of an ordered handler that this session holds, as far as it knows."""
@@ -228,7 +227,9 @@ class ValkeySession(LeasedSession):
     async def share(self, cursor: Cursor) -> Consumer:
         topic = await self._core.topics.ensure(cursor.topic)
         keys = topic.partition(cursor.partition).cursor(cursor.group, None)
-        if not await self._core.commands.call("HEXISTS", keys.partition.cursors, keys.registry_field):
+        if not await self._core.lane_for(keys.partition.cursors).call(
+            "HEXISTS", keys.partition.cursors, keys.registry_field
+        ):
             raise NotFound(f"no cursor {cursor}: register it first")
         consumer = SharedConsumer(self._core, self._member, cursor, keys, topic.count)
         self._consumers.append(consumer)
@@ -242,12 +243,12 @@ class ValkeySession(LeasedSession):
         try:
             for consumer in self._consumers:
                 await consumer.release()
-            for reply in await self._member.commits.run_many(self._member.make_leave()):
+            for reply in await self._member.lanes.run_many(self._member.make_leave()):
                 if isinstance(reply, Exception):
                     raise reply
             await self._ring(*self._member.starts)
         finally:
-            await self._member.commits.close()
+            await self._member.lanes.close()
 
     def abandon(self) -> None:
         self.is_open = False

@@ -12,9 +12,10 @@ from pspf import faults
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
-from pspf.connectors.valkey.connection.blocking_reads import BlockingReads, ReadSize
+from pspf.connectors.valkey.connection.blocking_reads import ReadSize
 from pspf.connectors.valkey.connection.failures import GroupGone, ReplyTooLarge
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
+from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume.after_commit import after_commit
 from pspf.connectors.valkey.consume.commits import Effects, SharedBatch, run_commit, sort_shared
 from pspf.connectors.valkey.consume.liveness import Member
@@ -56,7 +57,7 @@ class SharedConsumer(Consumer):
         self._was_healed = False
         """Whether the group was made again, and nothing was read since."""
         self._suspects = keys.key(b"suspects")
-        self._reads = BlockingReads(core, member.commits)
+        self._reads = core.open_reads(keys.partition.stream, member.lanes)
         self._size = ReadSize()
         self._left = _EMPTY
         """What was read and not given out: more than was asked for, or of a poll that was cancelled."""
@@ -75,6 +76,11 @@ class SharedConsumer(Consumer):
         self._is_ending = False
 
     # Taking
+
+    @property
+    def _commits(self) -> Lane:
+        """The lane for commits of this cursor."""
+        return self._member.lane_for(self._keys.partition)
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         await self._core.tick()
@@ -159,7 +165,7 @@ class SharedConsumer(Consumer):
     async def _stamp(self, entries: Sequence[Any]) -> None:
         """Write the caller's time over the delivery time, which is the server's."""
         keys = self._keys
-        await self._member.commits.call(
+        await self._commits.call(
             "XCLAIM", keys.partition.stream, keys.group, self._member.session, 0, *[entry[0] for entry in entries],
             "TIME", self._core.now(), "JUSTID",
         )  # fmt: skip
@@ -203,7 +209,7 @@ class SharedConsumer(Consumer):
         recovered, is_more = 0, b"1"
         while is_more == b"1":
             known = list(self._hand.values())
-            given, is_more = await self._member.commits.run(_RECOVER, where, [keys.group, self._member.session, *known])
+            given, is_more = await self._commits.run(_RECOVER, where, [keys.group, self._member.session, *known])
             recovered += given
         if recovered:
             logger.warning("%s: %d records %s; they come again", self.cursor, recovered, why)
@@ -288,13 +294,13 @@ class SharedConsumer(Consumer):
             )
 
         faults.reach("commit.sent")
-        reply = await run_commit(self._core, self._member.commits, self.cursor, commit, numbers, make_call)
+        reply = await run_commit(self._core, self._commits, self.cursor, commit, numbers, make_call)
         faults.reach("commit.reply")
         lost = self._settle(batch, reply)
         if self._alone is not None and self._alone in lost:
-            await refund(self._member.commits, self.cursor, self._keys.meta, self._suspects, self._alone)
+            await refund(self._commits, self.cursor, self._keys.meta, self._suspects, self._alone)
         self._alone = None
-        await after_commit(self._core, self._member, self._reads, self.cursor, commit)
+        await after_commit(self._core, self._commits, self._reads, self.cursor, commit)
         return lost
 
     def _settle(self, batch: SharedBatch, reply: Any) -> Sequence[int]:
@@ -333,7 +339,7 @@ class SharedConsumer(Consumer):
 
     async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
         if not is_alone and len(offsets) == 1:  # a range is halved in any case
-            if await self._member.commits.call("HDEL", self._keys.meta, f"s:{self._member.session}"):
+            if await self._commits.call("HDEL", self._keys.meta, f"s:{self._member.session}"):
                 self._alone = None  # else this session was taken for dead meanwhile, and its commit asks for a refund
             return
         self._runs += 1
@@ -341,7 +347,7 @@ class SharedConsumer(Consumer):
         label = f"{self._member.session}#{self._runs}"
         ids = [format_entry_id(offset) for offset in sorted(offsets)]
         keys = [self._keys.partition.stream, self._keys.meta, self._suspects, self._keys.lent]
-        await self._member.commits.run(_INTEND, keys, [self._keys.group, self._member.session, label, *ids])
+        await self._commits.run(_INTEND, keys, [self._keys.group, self._member.session, label, *ids])
 
     async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
         raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
@@ -353,7 +359,7 @@ class SharedConsumer(Consumer):
         await self._end_reading()
         keys = self._keys
         where = [keys.partition.stream, keys.meta, keys.due, self._suspects, keys.lent]
-        while await self._member.commits.run(_RELEASE, where, [keys.group, self._member.session]) == b"1":
+        while await self._commits.run(_RELEASE, where, [keys.group, self._member.session]) == b"1":
             pass
         self._hand.clear()
         self._noted.clear()

@@ -96,13 +96,12 @@ async def scan_windows(
 
 async def list_windows(core: "Core", handler: str | None, group: str | None, topic: str | None) -> list[CursorWindows]:
     """Return what cursors keep of windows, by group, topic, handler and partition."""
-    lane = core.commands
     chosen = [
         (cursor, keys)
         for cursor, keys in await find_cursors(core, group, topic)
         if cursor.handler is not None and handler in (None, cursor.handler)
     ]
-    replies = await lane.call_many(
+    replies = await core.lanes.call_many(
         [
             command
             for _, keys in chosen
@@ -111,9 +110,9 @@ async def list_windows(core: "Core", handler: str | None, group: str | None, top
     )
     found = []
     for (cursor, _), meta, slots in zip(chosen, replies[::2], replies[1::2], strict=True):
-        watermark_ms, progress = lane.check(meta, "HMGET")
+        watermark_ms, progress = core.commands.check(meta, "HMGET")
         if progress is not None:
-            known = sorted(map(int, lane.check(slots, "SMEMBERS")))
+            known = sorted(map(int, core.commands.check(slots, "SMEMBERS")))
             found.append(CursorWindows(cursor, int(watermark_ms) if watermark_ms else None, progress, known))
     return found
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pspf.connectors.valkey.connection.failures import OutcomeUnknown
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
+from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.fields import pack_records, parse_entry_id
 from pspf.connectors.valkey.log.keys import PartitionKeys
 from pspf.errors import BackendUnavailable
@@ -42,11 +43,11 @@ Outcome = list[Appended] | Exception | None
 
 
 class Sender:
-    """Sends parts: at once where nothing is on its way, else together with those of other tasks that wait."""
+    """Sends parts by one lane: at once where nothing is on its way, else together with those of tasks that wait."""
 
-    def __init__(self, core: "Core") -> None:
+    def __init__(self, core: "Core", lane: Lane) -> None:
         self._core = core
-        self._lane = core.open_lane("appends")
+        self._lane = lane
         self._queues: dict[asyncio.AbstractEventLoop, _Queue] = {}
 
     async def send_one(self, part: Part) -> Outcome:

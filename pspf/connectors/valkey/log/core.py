@@ -1,20 +1,20 @@
 """The core that all parts of one broker object share: server, limits, clock and topics."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from weakref import WeakSet
 
 from pspf.backoff import Outage
 from pspf.clock import Clock, SystemClock
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.routing import Router
+from pspf.connectors.valkey.connection.blocking_reads import BlockingReads, ReadClock
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
-from pspf.connectors.valkey.connection.wire import Lane, LoopLanes
+from pspf.connectors.valkey.connection.pool import ConnectionPool, Lanes
+from pspf.connectors.valkey.connection.wire import Lane
+from pspf.connectors.valkey.log.keys import TOPICS_KEY
 from pspf.connectors.valkey.log.retention import Trimmer
 from pspf.connectors.valkey.log.topics import Topics
-
-if TYPE_CHECKING:
-    from pspf.connectors.valkey.connection.blocking_reads import BlockingReads
 
 
 class Core:
@@ -29,12 +29,14 @@ class Core:
         self.has_own_clock: Final = clock is not None
         self.clock: Final[Clock] = clock or SystemClock()
         self.outage: Final = outage
-        self._lanes = LoopLanes(lambda: self.trimmer.forget_cursors(), outage.worked)
+        self.pool: Final = ConnectionPool(connector, lambda: self.trimmer.forget_cursors(), outage.worked)
         self._ticks: list[Callable[[], Awaitable[None]]] = []
-        self.reads: Final[WeakSet[BlockingReads]] = WeakSet()
-        self.commands = self.open_lane("commands")
+        self._reads: WeakSet[BlockingReads] = WeakSet()
+        self.lanes: Final = self.pool.lanes("commands")
         """For what answers at once and belongs to no consumer."""
-        self.topics = Topics(self.commands)
+        self.commands: Final = self.lanes.lane_for(TOPICS_KEY)
+        """Of these the one for what has no key, or one of the whole database."""
+        self.topics = Topics(self.lanes)
         self.router = Router()
         self.trimmer = Trimmer(self.topics, limits, self.clock, self.now)
 
@@ -42,13 +44,16 @@ class Core:
         """Return what scripts take as `now`: empty for the server's clock."""
         return str(self.clock.now_ms()) if self.has_own_clock else ""
 
-    def open_lane(self, purpose: str, *, gives_way: bool = False) -> Lane:
-        """Return a lane that is closed with the broker, if not before; `gives_way` to others, of descriptors."""
-        return Lane(self.connector, purpose, self._lanes, gives_way=gives_way)
+    def lane_for(self, key: bytes) -> Lane:
+        """Return the lane for what answers at once about a key, and belongs to no consumer."""
+        return self.lanes.lane_for(key)
 
-    async def close_lanes(self) -> None:
-        """Close all lanes; a lane that is used afterwards opens again."""
-        await self._lanes.close()
+    def open_reads(self, stream: bytes, commits: Lanes) -> BlockingReads:
+        """Return a connection for reads of a stream that wait; `commits` are the lanes by which one is called back."""
+        lane = self.pool.open_lane(stream, "reads", gives_way=True)
+        reads = BlockingReads(lane, lambda: commits.lane_for(stream), ReadClock(self.clock, self.has_own_clock))
+        self._reads.add(reads)
+        return reads
 
     def add_tick(self, tick: Callable[[], Awaitable[None]]) -> None:
         """Have `tick` run by `tick()`."""
@@ -63,5 +68,5 @@ class Core:
     async def call_back(self) -> None:
         """End all reads that wait by the caller's clock, which may have been moved; nothing with the server's."""
         if self.has_own_clock:
-            for reads in list(self.reads):
+            for reads in list(self._reads):
                 await reads.call_back()

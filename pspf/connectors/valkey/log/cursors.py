@@ -10,7 +10,7 @@ async def find_cursors(core: Core, group: str | None, topic: str | None) -> list
     """Return the cursors of a group or all, by group, topic, handler and partition."""
     topics = await core.topics.list() if topic is None else [await core.topics.find(topic)]
     places = [(found.name, number, keys) for found in topics if found for number, keys in enumerate(found.partitions)]
-    replies = await core.commands.call_many([("HKEYS", keys.cursors) for _, _, keys in places])
+    replies = await core.lanes.call_many([("HKEYS", keys.cursors) for _, _, keys in places])
     found_all: list[tuple[Cursor, CursorKeys]] = []
     for (name, number, keys), reply in zip(places, replies, strict=True):
         for raw in core.commands.check(reply, "HKEYS"):

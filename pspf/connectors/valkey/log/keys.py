@@ -2,7 +2,7 @@
 
 A partition's stream is called as its topic (`orders`), or `orders:3` where there are several; other
 programs read and write it under that name. PSPF's own keys of it hold the tag `{orders:3}`. The
-format is in docs/valkey.md and carries the version `FORMAT`.
+format is in docs/valkey.md and carries the version `connection.format.FORMAT`.
 """
 
 from dataclasses import dataclass, field
@@ -10,10 +10,6 @@ from typing import Final
 
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX
 
-FORMAT: Final = 3
-"""Written into each database; one of a newer format is refused, one of an older is brought up to date."""
-
-FORMAT_KEY: Final = b"pspf:format"
 TOPICS_KEY: Final = b"pspf:topics"
 """Hash: topic -> `partitions retention` (see topics.py)."""
 

@@ -1,12 +1,14 @@
 """The log on a server: appending records and reading them."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pspf.connectors.valkey.connection.failures import OutcomeUnknown
 from pspf.connectors.valkey.connection.wire import Lane
-from pspf.connectors.valkey.log.appends import BYTES_AT_ONCE, RECORDS_AT_ONCE, Part, Sender
+from pspf.connectors.valkey.log.appends import BYTES_AT_ONCE, RECORDS_AT_ONCE, Outcome, Part, Sender
 from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id
+from pspf.connectors.valkey.log.keys import PartitionKeys
 from pspf.connectors.valkey.log.topics import Topic
 from pspf.errors import UNKNOWN, BackendUnavailable, EmitIncomplete, EmitUnknown
 from pspf.records import Appended, NewRecord, Record
@@ -25,7 +27,9 @@ class Log:
 
     def __init__(self, core: "Core") -> None:
         self._core = core
-        self._sender = Sender(core)
+        self._lanes = core.pool.lanes("appends")
+        self._senders: dict[Lane, Sender] = {}
+        """The sender of each server's lane."""
 
     async def append(self, name: str, records: Sequence[NewRecord]) -> list[Appended]:
         """Store records; return their places in order. The caller has checked them. Errors: see `Broker.append`."""
@@ -43,7 +47,7 @@ class Log:
     async def _append_at_once(self, topic: Topic, records: Sequence[NewRecord]) -> list[Appended] | None:
         """Append to the only partition of a topic; None where it is not there."""
         try:
-            outcome = await self._sender.send_one(Part(topic.partitions[0], 0, 1, records))
+            outcome = await self._sender_of(topic.partitions[0]).send_one(Part(topic.partitions[0], 0, 1, records))
         except OutcomeUnknown as error:
             raise _unknown(topic.name, records, error) from error
         if isinstance(outcome, Exception):
@@ -86,7 +90,7 @@ class Log:
         ]
         is_whole = True
         errors: list[Exception] = []
-        for route, outcome in zip(routes.values(), await self._sender.send(parts), strict=True):
+        for route, outcome in zip(routes.values(), await self._send(parts), strict=True):
             if outcome is None:
                 is_whole = False
             elif isinstance(outcome, Exception):
@@ -102,7 +106,31 @@ class Log:
 
     async def close(self) -> None:
         """Wait for appends that are on their way."""
-        await self._sender.close()
+        for sender in self._senders.values():
+            await sender.close()
+
+    def _sender_of(self, keys: PartitionKeys) -> Sender:
+        lane = self._lanes.lane_for(keys.stream)
+        sender = self._senders.get(lane)
+        if sender is None:
+            sender = self._senders[lane] = Sender(self._core, lane)
+        return sender
+
+    async def _send(self, parts: Sequence[Part]) -> list[Outcome]:
+        """Return what became of each part. Errors as in `Sender.send`; of several servers' the first."""
+        senders = [self._sender_of(part.keys) for part in parts]
+        different = list(dict.fromkeys(senders))
+        if len(different) == 1:
+            return await different[0].send(parts)
+        places = [[index for index, sender in enumerate(senders) if sender is each] for each in different]
+        sent = await asyncio.gather(
+            *(each.send([parts[index] for index in mine]) for each, mine in zip(different, places, strict=True))
+        )
+        outcomes: list[Outcome] = [None] * len(parts)
+        for mine, some in zip(places, sent, strict=True):
+            for index, outcome in zip(mine, some, strict=True):
+                outcomes[index] = outcome
+        return outcomes
 
 
 def _unknown(name: str, records: Sequence[NewRecord], error: Exception) -> EmitUnknown:
@@ -136,7 +164,7 @@ def _incomplete(places: Sequence[Appended | None], error: Exception, unknown: Se
 
 
 async def read_range(
-    lane: Lane, topic: Topic, partition: int, offset: int, max_records: int, *, last: bytes = b"+"
+    core: "Core", topic: Topic, partition: int, offset: int, max_records: int, *, last: bytes = b"+"
 ) -> list[Record]:
     """Return the records from `offset` on, in order, in as many steps as it takes."""
     stream = topic.partition(partition).stream
@@ -144,7 +172,7 @@ async def read_range(
     records: list[Record] = []
     while len(records) < max_records:
         count = min(_PAGE, max_records - len(records))
-        entries = await lane.call("XRANGE", stream, start, last, "COUNT", count)
+        entries = await core.lane_for(stream).call("XRANGE", stream, start, last, "COUNT", count)
         records += decode_entries(topic.name, partition, entries)
         if len(entries) < count:
             break

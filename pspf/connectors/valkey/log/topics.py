@@ -9,8 +9,9 @@ from typing import Final
 
 from pspf.connectors.contract.values import FOREVER
 from pspf.connectors.routing import check_partitions
-from pspf.connectors.valkey.connection.wire import Lane
-from pspf.connectors.valkey.log.keys import FORMAT, FORMAT_KEY, TOPICS_KEY, PartitionKeys, stream_name
+from pspf.connectors.valkey.connection.format import FORMAT, FORMAT_KEY
+from pspf.connectors.valkey.connection.pool import Lanes
+from pspf.connectors.valkey.log.keys import TOPICS_KEY, PartitionKeys, stream_name
 from pspf.errors import BackendCorrupt, ConfigurationError, NotFound
 from pspf.loggers import get_logger
 from pspf.records import check_name, companion_source
@@ -53,8 +54,9 @@ def make_topic(name: str, partitions: int, retention_ms: int | None) -> Topic:
 class Topics:
     """The topics, as one broker object knows them."""
 
-    def __init__(self, lane: Lane) -> None:
-        self._lane = lane
+    def __init__(self, lanes: Lanes) -> None:
+        self._lanes = lanes
+        self._lane = lanes.lane_for(TOPICS_KEY)
         self._known: dict[str, Topic] = {}
         self._past: dict[str, Topic] = {}
         """What was forgotten. What was flushed is made again as it was, so that no key changes its partition."""
@@ -135,7 +137,7 @@ class Topics:
             ("HSET", keys.meta, "partitions", topic.count, "retention", retention) for keys in topic.partitions
         ]
         writes.append(("SET", FORMAT_KEY, FORMAT, "NX"))  # it may have been flushed with the rest
-        for reply in await self._lane.call_many(writes):
+        for reply in await self._lanes.call_many(writes):
             self._lane.check(reply, "HSET")
         self._known[topic.name] = topic
         return is_new, topic
@@ -143,7 +145,7 @@ class Topics:
     async def _refuse_foreign(self, fresh: Topic) -> None:
         """Raise BackendCorrupt where a topic is not there yet, and a key of its name is another program's."""
         asked: list[tuple[bytes | str | int, ...]] = [("TYPE", keys.stream) for keys in fresh.partitions]
-        is_there, *kinds = await self._lane.call_many([("HEXISTS", TOPICS_KEY, fresh.name), *asked])
+        is_there, *kinds = await self._lanes.call_many([("HEXISTS", TOPICS_KEY, fresh.name), *asked])
         if self._lane.check(is_there, "HEXISTS"):
             return
         for keys, reply in zip(fresh.partitions, kinds, strict=True):

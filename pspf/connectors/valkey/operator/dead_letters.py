@@ -29,7 +29,7 @@ async def list_letters(core: Core, topic: str | None, group: str | None) -> list
             continue
         for number in range(companion.count):
             try:
-                records = await read_range(core.commands, companion, number, 0, _ALL)
+                records = await read_range(core, companion, number, 0, _ALL)
             except BackendCorrupt as error:
                 leave_out(f"topic {companion.name!r}", error)
                 continue
@@ -75,7 +75,7 @@ async def _retry(core: Core, letters: Sequence[StoredDeadLetter]) -> int:
         known.append(letter)
     if not known:
         return 0
-    reply = await core.commands.run(_REPLAY, keys, arguments)
+    reply = await core.lane_for(keys[0]).run(_REPLAY, keys, arguments)
     if isinstance(reply, list):
         raise _gone(known[reply[0]])
     replayed: int = reply
@@ -100,7 +100,7 @@ async def _move(core: Core, letters: Sequence[StoredDeadLetter], to: str) -> int
             (number,) = core.router.route(target.name, target.count, [fresh])
             keys = target.partitions[number]
             arguments = (core.now(), format_entry_id(letter.record.offset), target.count, shapes, *parts)
-            reply = await core.commands.run(_REPLAY_TO, (stream, keys.stream, keys.meta), arguments)
+            reply = await core.lane_for(stream).run(_REPLAY_TO, (stream, keys.stream, keys.meta), arguments)
             if reply >= 0:
                 moved += reply
                 break
@@ -117,5 +117,5 @@ async def purge(core: Core, letters: Sequence[StoredDeadLetter]) -> int:
         topic = await core.topics.find(letter.record.topic)
         if topic is not None and letter.record.partition < topic.count:
             stream = topic.partition(letter.record.partition).stream
-            removed += await core.commands.call("XDEL", stream, format_entry_id(letter.record.offset))
+            removed += await core.lane_for(stream).call("XDEL", stream, format_entry_id(letter.record.offset))
     return removed

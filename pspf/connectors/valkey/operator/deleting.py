@@ -46,8 +46,9 @@ async def delete_topic(core: Core, name: str, force: bool, dry_run: bool) -> lis
 
 async def delete_partition(core: Core, keys: PartitionKeys) -> None:
     """Remove a stream and what is kept beside it; its cursors are gone already. Another program's key stays."""
-    kind = await core.commands.call("TYPE", keys.stream)
-    sessions = await core.commands.call("HKEYS", keys.sessions)
+    lane = core.lane_for(keys.stream)
+    kind = await lane.call("TYPE", keys.stream)
+    sessions = await lane.call("HKEYS", keys.sessions)
     names = [
         *([keys.stream] if kind == b"stream" else []),
         keys.meta,
@@ -56,4 +57,4 @@ async def delete_partition(core: Core, keys: PartitionKeys) -> None:
         keys.floors,
         *keys.dedup(),
     ]
-    await core.commands.call("UNLINK", *names, *[keys.live(session) for session in sessions])
+    await lane.call("UNLINK", *names, *[keys.live(session) for session in sessions])

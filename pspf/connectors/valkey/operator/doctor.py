@@ -11,8 +11,8 @@ from pspf.connectors.contract.operations import BrokerInfo, Check, Status
 from pspf.connectors.valkey.connection.acl import find_missing, least_acl, name_commands
 from pspf.connectors.valkey.connection.checks import parse_info, read_version
 from pspf.connectors.valkey.connection.failures import ReplyError
+from pspf.connectors.valkey.connection.format import FORMAT_KEY
 from pspf.connectors.valkey.log.core import Core
-from pspf.connectors.valkey.log.keys import FORMAT_KEY
 from pspf.connectors.valkey.operator.inspect import list_cursors, list_topics
 
 IDLE_MS: Final = 14 * 24 * 3_600_000
@@ -80,7 +80,7 @@ async def read_info(core: Core) -> BrokerInfo:
 
 async def _count_losses(core: Core) -> tuple[int, int]:
     partitions = [keys for topic in await core.topics.list() for keys in topic.partitions]
-    replies = await core.commands.call_many([("HMGET", keys.meta, "lost", "dropped") for keys in partitions])
+    replies = await core.lanes.call_many([("HMGET", keys.meta, "lost", "dropped") for keys in partitions])
     counts = [core.commands.check(reply, "HMGET") for reply in replies]
     return sum(int(count[0] or 0) for count in counts), sum(int(count[1] or 0) for count in counts)
 

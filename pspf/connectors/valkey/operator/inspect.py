@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
 from pspf.connectors.valkey.connection.failures import ReplyError
+from pspf.connectors.valkey.connection.pool import Lanes
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume.cursor_keys import scan_members
@@ -50,11 +51,11 @@ def leave_out(what: str, error: BackendCorrupt) -> None:
 
 
 async def _topic_info(core: Core, topic: Topic) -> TopicInfo:
-    lane, streams = core.commands, [keys.stream for keys in topic.partitions]
+    lanes, streams = core.lanes, [keys.stream for keys in topic.partitions]
     asked = [command for stream in streams for command in (("XLEN", stream), ("MEMORY", "USAGE", stream))]
-    replies = await lane.call_many(asked)
+    replies = await lanes.call_many(asked)
     lengths = zip(streams, replies[::2], strict=True)
-    records = sum(lane.check(length, f"XLEN {stream.decode()}") for stream, length in lengths)
+    records = sum(core.commands.check(length, f"XLEN {stream.decode()}") for stream, length in lengths)
     retention_ms = core.limits.retention_ms if topic.retention_ms is None else topic.retention_ms
     return TopicInfo(topic.name, topic.count, records, _sum_sizes(replies[1::2]), retention_ms)
 
@@ -69,7 +70,7 @@ def _sum_sizes(replies: Sequence[Any]) -> int | None:
 async def read_topic(core: Core, name: str) -> tuple[TopicInfo, Sequence[PartitionInfo]]:
     """Return a topic and its partitions' bounds."""
     topic = await core.topics.get(name)
-    surveys = await _run_all(core.commands, [ScriptCall(_SURVEY, (keys.stream,), ()) for keys in topic.partitions])
+    surveys = await _run_all(core.lanes, [ScriptCall(_SURVEY, (keys.stream,), ()) for keys in topic.partitions])
     partitions = []
     for number, (length, first, last) in enumerate(surveys):
         end = parse_entry_id(last) + 1
@@ -80,16 +81,16 @@ async def read_topic(core: Core, name: str) -> tuple[TopicInfo, Sequence[Partiti
 async def find_offset(core: Core, name: str, partition: int, at_ms: int) -> int:
     """Return the first offset whose record was stored at or after `at_ms`: ids begin with that time."""
     keys = (await core.topics.get(name)).partition(partition)
-    found = await core.commands.call("XRANGE", keys.stream, max(0, at_ms), "+", "COUNT", 1)
+    found = await core.lane_for(keys.stream).call("XRANGE", keys.stream, max(0, at_ms), "+", "COUNT", 1)
     if found:
         return parse_entry_id(found[0][0])
-    return parse_entry_id((await core.commands.run(_SURVEY, (keys.stream,), ()))[2]) + 1
+    return parse_entry_id((await core.lane_for(keys.stream).run(_SURVEY, (keys.stream,), ()))[2]) + 1
 
 
 async def list_cursors(core: Core, group: str | None, topic: str | None) -> list[CursorInfo]:
     """Return how far each cursor is."""
     found = await find_cursors(core, group, topic)
-    surveys = await core.commands.run_many(
+    surveys = await core.lanes.run_many(
         [
             ScriptCall(
                 _SURVEY_CURSOR,
@@ -109,11 +110,13 @@ async def list_cursors(core: Core, group: str | None, topic: str | None) -> list
         for (_, keys), survey in zip(found, surveys, strict=True)
         if survey and not isinstance(survey, Exception) and survey[9]
     ]
-    alive = iter(await are_alive(core, core.commands, owned))
+    alive = iter(await are_alive(core, core.lanes, owned))
     return [
         CursorInfo(cursor, None, None, None, 0, 0, 0)
         if isinstance(survey, Exception)
-        else await _cursor_info(core.commands, cursor, keys, survey, has_owner=survey[9] != b"" and next(alive))
+        else await _cursor_info(
+            core.lane_for(keys.meta), cursor, keys, survey, has_owner=survey[9] != b"" and next(alive)
+        )
         for (cursor, keys), survey in zip(found, surveys, strict=True)
         if survey
     ]
@@ -165,7 +168,7 @@ async def list_consumers(core: Core, group: str | None) -> list[ConsumerInfo]:
     found: list[ConsumerInfo] = []
     for topic in await core.topics.list():
         roll = Roll(core, topic.partitions[0])
-        await roll.refresh(core.commands)
+        await roll.refresh(core.lanes)
         joined = [(session, *cursor) for session, cursors in roll.live.items() for cursor in cursors]
         wanted = [one for one in joined if group is None or one[1] == group]
         try:
@@ -180,12 +183,12 @@ async def list_consumers(core: Core, group: str | None) -> list[ConsumerInfo]:
 
 
 async def _read_pending(core: Core, topic: Topic, group: str) -> Counter[str]:
-    replies = await core.commands.call_many([("XPENDING", keys.stream, group) for keys in topic.partitions])
+    replies = await core.lanes.call_many([("XPENDING", keys.stream, group) for keys in topic.partitions])
     pending: Counter[str] = Counter()
     for reply in replies:
         for session, count in core.commands.check(reply, "XPENDING")[3] or ():
             pending[session.decode()] += int(count)
-    lent = await core.commands.call_many([("HGETALL", keys.cursor(group, None).lent) for keys in topic.partitions])
+    lent = await core.lanes.call_many([("HGETALL", keys.cursor(group, None).lent) for keys in topic.partitions])
     for reply in lent:
         pending.update(session.decode() for session in core.commands.check(reply, "HGETALL")[1::2])
     return pending
@@ -195,11 +198,11 @@ async def list_state(
     core: Core, handler: str | None, group: str | None, key: bytes | None, name: str | None, max_entries: int | None
 ) -> list[StateEntry]:
     """Return remembered values, by handler, topic, key, name and partition."""
-    lane = core.commands
     entries: list[StateEntry] = []
     for cursor, keys in await find_cursors(core, group, None):
         if cursor.handler is None or (handler is not None and cursor.handler != handler):
             continue
+        lane = core.lane_for(keys.meta)
         record_keys = [key] if key is not None else await _find_record_keys(lane, keys)
         before = len(entries)
         for start in range(0, len(record_keys), _STATE_AT_ONCE):
@@ -226,8 +229,8 @@ async def _find_record_keys(lane: Lane, keys: CursorKeys) -> list[bytes]:
     return sorted(found)
 
 
-async def _run_all(lane: Lane, calls: list[ScriptCall]) -> list[Any]:
-    replies = await lane.run_many(calls)
+async def _run_all(lanes: Lanes, calls: list[ScriptCall]) -> list[Any]:
+    replies = await lanes.run_many(calls)
     for reply in replies:
         if isinstance(reply, Exception):
             raise reply

@@ -40,8 +40,8 @@ async def _read_clocks(core: Core) -> tuple[int, int]:
 async def _pending_of(
     core: Core, cursor: Cursor, keys: CursorKeys, max_records: int, now_ms: int, server_ms: int
 ) -> list[PendingRecord]:
-    lane = core.commands
     stream = keys.partition.stream
+    lane = core.lane_for(stream)
     in_hand: dict[bytes, tuple[str, int | None]] = {}
     owner: str | None = None
     if cursor.handler is None:
@@ -81,7 +81,9 @@ async def _read_in_hand(core: Core, stream: bytes, group: str, max_records: int)
     rows: list[Any] = []
     start = b"-"
     while len(rows) < max_records:
-        page = await core.commands.call("XPENDING", stream, group, start, "+", min(_PAGE, max_records - len(rows)))
+        page = await core.lane_for(stream).call(
+            "XPENDING", stream, group, start, "+", min(_PAGE, max_records - len(rows))
+        )
         rows += page
         if len(page) < _PAGE:
             break
@@ -113,7 +115,7 @@ async def retry_pending(core: Core, records: Sequence[PendingRecord]) -> int:
     for _, keys, ids in await _by_cursor(core, records):
         for start in range(0, len(ids), _PAGE):
             arguments = [core.now(), *ids[start : start + _PAGE]]
-            retried += await core.commands.run(_RETRY, [keys.meta, keys.due], arguments)
+            retried += await core.lane_for(keys.meta).run(_RETRY, [keys.meta, keys.due], arguments)
     return retried
 
 
@@ -133,7 +135,7 @@ async def drop_pending(core: Core, records: Sequence[PendingRecord]) -> int:
         ]
         group = keys.group if cursor.handler is None else ""
         for start in range(0, len(ids), _PAGE):
-            dropped += await core.commands.run(_DROP, script_keys, [group, *ids[start : start + _PAGE]])
+            dropped += await core.lane_for(keys.meta).run(_DROP, script_keys, [group, *ids[start : start + _PAGE]])
     return dropped
 
 

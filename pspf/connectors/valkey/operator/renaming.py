@@ -26,12 +26,12 @@ async def rename_handler(core: Core, group: str, old: str, new: str, topic: str 
     places = {(cursor.topic, cursor.partition) for cursor, _ in mine}
     taken = [keys for cursor, keys in found if cursor.handler == new and (cursor.topic, cursor.partition) in places]
     for keys in taken:
-        if await core.commands.call("HGET", keys.meta, "seq") != b"0":
+        if await core.lane_for(keys.meta).call("HGET", keys.meta, "seq") != b"0":
             raise Refused(describe_taken(group, new))
     renamed = [keys.partition.cursor(group, new) for _, keys in mine]
     refuse_in_use(group, await live_consumers(core, [*(keys for _, keys in mine), *renamed]), force=None)
     for cursor, keys in mine:
-        kept = await count_kept(core.commands, keys)
+        kept = await count_kept(core.lane_for(keys.meta), keys)
         if kept > _MOST_KEPT:
             raise Refused(
                 f"{cursor} remembers {kept:,} record keys and windows; at most {_MOST_KEPT:,} are renamed, as the"
@@ -46,20 +46,20 @@ async def rename_handler(core: Core, group: str, old: str, new: str, topic: str 
 
 
 async def _rename(core: Core, keys: CursorKeys, target: CursorKeys) -> None:
-    partition = keys.partition
+    partition, lane = keys.partition, core.lane_for(keys.meta)
     arguments = [keys.registry_field, target.registry_field, keys.group_name, target.group_name]
     for _ in range(_TRIES):
-        sequence, remembered = await read_all(core.commands, keys)
+        sequence, remembered = await read_all(lane, keys)
         theirs = StoredKeys(target, remembered.record_keys, remembered.slots)
         script_keys = [partition.stream, partition.meta, partition.cursors, *_all(keys), *remembered.names]
-        reply = await core.commands.run(_RENAME, [*script_keys, *_all(target), *theirs.names], [*arguments, sequence])
+        reply = await lane.run(_RENAME, [*script_keys, *_all(target), *theirs.names], [*arguments, sequence])
         if reply == b"GONE":
             raise NotFound(f"handler {keys.handler!r} of group {keys.group!r}: its cursor or its stream is gone")
         if reply == b"TAKEN":
             raise Refused(describe_taken(keys.group, target.handler or ""))
         if reply != b"MOVED":
             return
-    raise BackendUnavailable(f"{core.commands.name}: handler {keys.handler!r} is at work while it is renamed")
+    raise BackendUnavailable(f"{lane.name}: handler {keys.handler!r} is at work while it is renamed")
 
 
 def _all(keys: CursorKeys) -> list[bytes]:

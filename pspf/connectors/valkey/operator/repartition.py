@@ -60,7 +60,7 @@ async def _refuse_busy(core: Core, topic: Topic, reset_state: bool) -> None:
             )
     for cursor, keys in cursors:
         if cursor.handler is not None and not reset_state:
-            values = await count_values(core.commands, keys)
+            values = await count_values(core.lane_for(keys.meta), keys)
             if values:
                 raise Refused(
                     f"handler {cursor.handler!r} of group {cursor.group!r} remembers {values:,} values in partition"
@@ -92,9 +92,9 @@ class _Copy:
         self._turn = 0
 
     async def run(self) -> None:
-        lane = self._core.commands
+        lane_for, first = self._core.lane_for, self._topic.partitions[0].meta
         await self._clear()
-        found = await lane.call("HGET", self._topic.partitions[0].meta, "generation")
+        found = await lane_for(first).call("HGET", first, "generation")
         generation = int(found or 0) + 1
         ends = [await self._read_end(keys) for keys in self._topic.partitions]
         moved = await self._copy(generation << _GENERATION_BITS)
@@ -106,23 +106,25 @@ class _Copy:
                 f"topic {self._topic.name!r} is written to while it is copied: stop who emits, then try again"
             )
         # What was counted of the topic stays counted.
-        await lane.call("HSET", self._targets[0].keys.meta, "lost", counts[0], "dropped", counts[1])
+        meta = self._targets[0].keys.meta
+        await lane_for(meta).call("HSET", meta, "lost", counts[0], "dropped", counts[1])
         self._core.topics.forget(self._topic.name)
 
     async def _read_counts(self) -> tuple[int, int]:
-        lane = self._core.commands
-        replies = await lane.call_many([("HMGET", keys.meta, "lost", "dropped") for keys in self._topic.partitions])
-        counts = [lane.check(reply, "HMGET") for reply in replies]
+        core = self._core
+        replies = await core.lanes.call_many(
+            [("HMGET", keys.meta, "lost", "dropped") for keys in self._topic.partitions]
+        )
+        counts = [core.commands.check(reply, "HMGET") for reply in replies]
         return sum(int(count[0] or 0) for count in counts), sum(int(count[1] or 0) for count in counts)
 
     async def _clear(self) -> None:
-        await self._core.commands.call(
-            "UNLINK", *[key for target in self._targets for key in (target.copy, target.ids)]
-        )
+        for target in self._targets:
+            await self._core.lane_for(target.copy).call("UNLINK", target.copy, target.ids)
 
     async def _read_end(self, keys: PartitionKeys) -> tuple[bytes, bytes]:
         """Return the last id of a stream and how many entries it ever had."""
-        lane = self._core.commands
+        lane = self._core.lane_for(keys.stream)
         if not await lane.call("EXISTS", keys.stream):
             return b"0-0", b"0"
         reply = await lane.call("XINFO", "STREAM", keys.stream)
@@ -161,7 +163,7 @@ class _Copy:
     async def _read(self, number: int) -> AsyncIterator[Any]:
         stream, start = self._topic.partitions[number].stream, b"-"
         while True:
-            entries = await self._core.commands.call("XRANGE", stream, start, "+", "COUNT", _PAGE)
+            entries = await self._core.lane_for(stream).call("XRANGE", stream, start, "+", "COUNT", _PAGE)
             for entry in entries:
                 yield entry
             if len(entries) < _PAGE:
@@ -188,7 +190,7 @@ class _Copy:
         for target in self._targets:
             if target.pending:
                 pending, target.pending = target.pending, []
-                await self._core.commands.run(_COPY, [target.copy], pending)
+                await self._core.lane_for(target.copy).run(_COPY, [target.copy], pending)
 
     # Event ids
 
@@ -197,9 +199,9 @@ class _Copy:
 
         One whose record was trimmed may come back in any of them.
         """
-        lane = self._core.commands
         newest_ms: int | None = None
         for number, keys in enumerate(self._topic.partitions):
+            lane = self._core.lane_for(keys.meta)
             for place, bucket in enumerate(keys.dedup()):
                 raw_ms = await lane.call("HGET", keys.meta, f"dedup_last:{place}")
                 if raw_ms is None:
@@ -224,7 +226,7 @@ class _Copy:
                     some += [event_id, raw_id]
         for target, some in zip(self._targets, fields, strict=True):
             if some:
-                await self._core.commands.call("HSET", target.ids, *some)
+                await self._core.lane_for(target.ids).call("HSET", target.ids, *some)
 
     # The swap
 
@@ -258,14 +260,13 @@ class _Copy:
 
     async def _find_old_keys(self, cursors: Sequence[CursorKeys]) -> list[bytes]:
         """Return the keys beside the old streams, those of their cursors and state included."""
-        lane = self._core.commands
         names: list[bytes] = []
         for keys in self._topic.partitions:
-            sessions = await lane.call("HKEYS", keys.sessions)
+            sessions = await self._core.lane_for(keys.sessions).call("HKEYS", keys.sessions)
             names += [keys.meta, keys.cursors, keys.sessions, keys.floors, *keys.dedup()]
             names += [keys.live(session) for session in sessions]
         for cursor in cursors:
-            _, remembered = await read_all(lane, cursor)
+            _, remembered = await read_all(self._core.lane_for(cursor.meta), cursor)
             names += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects"), cursor.lent, cursor.keys]
             names.append(cursor.slots)
             names += remembered.names

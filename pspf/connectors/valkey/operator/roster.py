@@ -28,10 +28,10 @@ class ValkeyRoster(Roster):
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._waiting = core.open_lane("roster")
+        self._waiting = core.pool.open_lane(_UNTIL, "roster")
 
     async def publish(self, worker: str, status: bytes, *, ttl_ms: int) -> None:
-        await self._core.commands.run(
+        await self._core.lane_for(_UNTIL).run(
             _SHOW, (_UNTIL, _STATUS), (self._core.now(), worker, status, ttl_ms, _COMMANDS_MS)
         )
 
@@ -71,11 +71,11 @@ class ValkeyRoster(Roster):
                 return []
             first.append(found[1])
         # A COUNT makes the reply a list, or nil where there is none; the key goes with its last element.
-        return first + (await self._core.commands.call("LPOP", key, 1_000) or [])
+        return first + (await self._core.lane_for(key).call("LPOP", key, 1_000) or [])
 
     async def _call(self, commands: Sequence[tuple[bytes | str | int, ...]], doing: str) -> list[Any]:
-        replies = await self._core.commands.call_many(commands)
-        return [self._core.commands.check(reply, doing) for reply in replies]
+        lane = self._core.lane_for(_UNTIL)
+        return [lane.check(reply, doing) for reply in await lane.call_many(commands)]
 
     def _now_ms(self, time: Sequence[bytes]) -> int:
         if self._core.has_own_clock:

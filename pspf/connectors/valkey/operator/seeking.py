@@ -30,12 +30,12 @@ async def seek(core: Core, cursor: Cursor, offset: int, keep_state: bool | None,
     if topic is None or not 0 <= cursor.partition < topic.count:
         raise NotFound(f"no cursor {cursor}")
     keys = topic.partition(cursor.partition).cursor(cursor.group, cursor.handler)
-    if not await core.commands.call("HEXISTS", keys.partition.cursors, keys.registry_field):
+    if not await core.lane_for(keys.partition.cursors).call("HEXISTS", keys.partition.cursors, keys.registry_field):
         raise NotFound(f"no cursor {cursor}")
     roll = Roll(core, keys.partition)
-    await roll.refresh(core.commands)
+    await roll.refresh(core.lanes)
     consumers = roll.members(cursor.group, cursor.handler)
-    values = 0 if cursor.handler is None else await _count_values(core.commands, keys)
+    values = 0 if cursor.handler is None else await _count_values(core.lane_for(keys.meta), keys)
     if values and keep_state is None:
         raise Refused(
             f"{cursor} remembers {values:,} values, which fit the records it has handled;\n"
@@ -49,7 +49,7 @@ async def seek(core: Core, cursor: Cursor, offset: int, keep_state: bool | None,
 async def _run_seek(
     core: Core, cursor: Cursor, keys: CursorKeys, offset: int, is_reset: bool, dry_run: bool
 ) -> tuple[int, int, int]:
-    lane = core.commands
+    lane = core.lane_for(keys.meta)
     suspects = keys.key(b"suspects")
     script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, suspects, keys.partition.floors, keys.lent]
     arguments: list[Argument] = [
@@ -108,7 +108,7 @@ async def live_consumers(core: Core, cursors: Sequence[CursorKeys]) -> list[str]
         roll = rolls.get(keys.partition.stream)
         if roll is None:
             roll = rolls[keys.partition.stream] = Roll(core, keys.partition)
-            await roll.refresh(core.commands)
+            await roll.refresh(core.lanes)
         found.update(roll.members(keys.group, keys.handler))
     return sorted(found)
 
@@ -117,11 +117,11 @@ async def delete_cursor(core: Core, keys: CursorKeys) -> None:
     """Remove a cursor and all that is its own."""
     partition = keys.partition
     fixed = [partition.stream, partition.meta, partition.cursors, keys.meta, keys.due, keys.retry]
-    reply = -1
+    lane, reply = core.lane_for(keys.meta), -1
     while reply < 0:
-        await forget_state(core.commands, keys)
+        await forget_state(lane, keys)
         script_keys = [*fixed, keys.key(b"suspects"), keys.lent, keys.keys, keys.slots]
-        reply = await core.commands.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
+        reply = await lane.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
 
 
 def refuse_in_use(group: str, consumers: Sequence[str], force: bool | None) -> None:

@@ -42,10 +42,10 @@ async def plan_trim(core: Core, topic: str, number: int, wish: Wish, drop_unread
         arguments += [cursor.group_name, "1" if cursor.handler is None else ""]
         script_keys += [cursor.meta, cursor.due]
     stands: list[tuple[CursorKeys, int, int]] = []
-    for cursor, stand in zip(cursors, await core.commands.run(_PLAN, script_keys, arguments), strict=True):
+    for cursor, stand in zip(cursors, await core.lane_for(keys.stream).run(_PLAN, script_keys, arguments), strict=True):
         if stand:
             floor, position = map(parse_entry_id, stand)
-            waiting = await find_first_waiting(core.commands, cursor)
+            waiting = await find_first_waiting(core.lane_for(cursor.meta), cursor)
             stands.append((cursor, floor if waiting is None else min(floor, waiting), position))
     held_by = [] if drop_unread else [stand for stand in stands if stand[1] < wanted]
     after = max(first, min([wanted, *[stand[1] for stand in held_by]]))
@@ -73,7 +73,7 @@ async def execute_trim(core: Core, topic: str, planned: Trimmed, drop_unread: bo
         for cursor in cursors:
             arguments += [cursor.group_name, "1" if cursor.handler is None else ""]
             script_keys += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects")]
-        reply = await core.commands.run(_TRIM, script_keys, arguments)
+        reply = await core.lane_for(keys.stream).run(_TRIM, script_keys, arguments)
         if not reply:
             continue  # a group came or went meanwhile
         trimmed, first, losses = reply
@@ -93,10 +93,11 @@ async def execute_trim(core: Core, topic: str, planned: Trimmed, drop_unread: bo
 
 async def _count_delivered(core: Core, cursor: CursorKeys, end: int) -> int:
     """Return how many records before `end` were delivered to a cursor and are not done."""
-    count = await count_waiting_before(core.commands, cursor, end)
+    lane = core.lane_for(cursor.meta)
+    count = await count_waiting_before(lane, cursor, end)
     start, last = b"-", b"(" + format_entry_id(end)
     while cursor.handler is None:
-        rows = await core.commands.call("XPENDING", cursor.partition.stream, cursor.group, start, last, _PAGE)
+        rows = await lane.call("XPENDING", cursor.partition.stream, cursor.group, start, last, _PAGE)
         count += len(rows)
         if len(rows) < _PAGE:
             break
@@ -110,9 +111,10 @@ def _name(keys: CursorKeys, topic: str, number: int) -> Cursor:
 
 async def _read_cursors(core: Core, keys: PartitionKeys) -> tuple[bytes, Sequence[CursorKeys]]:
     """Return the version of a partition's cursors, and them, by group and handler."""
-    version, fields = await core.commands.call_many([("HGET", keys.meta, "cursors"), ("HKEYS", keys.cursors)])
-    core.commands.check(version, "HGET")
-    return version or b"0", [parse_cursor(keys, field) for field in sorted(core.commands.check(fields, "HKEYS"))]
+    lane = core.lane_for(keys.meta)
+    version, fields = await lane.call_many([("HGET", keys.meta, "cursors"), ("HKEYS", keys.cursors)])
+    lane.check(version, "HGET")
+    return version or b"0", [parse_cursor(keys, field) for field in sorted(lane.check(fields, "HKEYS"))]
 
 
 async def _find(core: Core, topic: str, keys: PartitionKeys, wish: Wish, first: int, end: int, records: int) -> int:
@@ -124,7 +126,7 @@ async def _find(core: Core, topic: str, keys: PartitionKeys, wish: Wish, first: 
     kept, left = end, wish.max_bytes or 0
     start = b"+"
     while True:
-        entries = await core.commands.call("XREVRANGE", keys.stream, start, "-", "COUNT", _PAGE)
+        entries = await core.lane_for(keys.stream).call("XREVRANGE", keys.stream, start, "-", "COUNT", _PAGE)
         for record in decode_entries(topic, 0, entries):
             left -= len(record.value)
             if left < 0:
@@ -145,7 +147,7 @@ async def _find_last(core: Core, keys: PartitionKeys, count: int, first: int, en
     left = count if is_near_end else records - count + 1
     command, start, stop = ("XREVRANGE", b"+", b"-") if is_near_end else ("XRANGE", b"-", b"+")
     while True:
-        entries = await core.commands.call(command, keys.stream, start, stop, "COUNT", min(left, _PAGE))
+        entries = await core.lane_for(keys.stream).call(command, keys.stream, start, stop, "COUNT", min(left, _PAGE))
         left -= len(entries)
         if left <= 0 or not entries:
             return parse_entry_id(entries[-1][0]) if entries else first
@@ -160,6 +162,6 @@ async def _count(core: Core, keys: PartitionKeys, start: int, end: int) -> int:
 async def _count_from(core: Core, keys: PartitionKeys, start: int) -> int:
     count, at = 0, format_entry_id(start)
     while at:
-        step, at = await core.commands.run(_COUNT, (keys.stream,), (at,))
+        step, at = await core.lane_for(keys.stream).run(_COUNT, (keys.stream,), (at,))
         count += int(step)
     return count
