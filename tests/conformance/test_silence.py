@@ -35,13 +35,11 @@ async def pass_time(clock: ManualClock, by_ms: int, *working: Broker) -> None:
             await broker.ping()
 
 
-@needs("crash_counts")
+@needs("crash_counts", "multi_process")
 @MODES
 async def test_whoever_stands_still_in_turn_with_a_record_in_hand_charges_it_with_at_most_one_crash(
     world: World, clock: ManualClock, handler: str | None
 ) -> None:
-    if not world.kind.is_shared:
-        pytest.skip("a broker in memory has one process, which does not take over from itself")
     await world.broker.append(TOPIC, numbered(1))
     brokers = [world.broker, await world.open_other()]
     holder = await join(brokers[0], handler)
