@@ -154,7 +154,7 @@ class HandlerCrashed(PSPFError):
 class BatchError(PSPFError):
     """Names the records of a batch that failed: `BatchError({event.offset: error})`."""
 
-    def __init__(self, errors: Mapping[str, BaseException]) -> None:
+    def __init__(self, errors: Mapping[str, BaseException] | Mapping[str | None, BaseException]) -> None:
         super().__init__(f"{len(errors)} of the batch failed")
         self.errors = dict(errors)
 

@@ -1,5 +1,7 @@
 """Records that are not done, in an operator's hands."""
 
+from typing import Any
+
 import pytest
 
 from pspf.clock import ManualClock
@@ -33,7 +35,7 @@ SHARED = Cursor(TOPIC, GROUP, None, 0)
 ORDERED = Cursor(TOPIC, GROUP, HANDLER, 0)
 
 
-async def pending(broker: Broker, **which: str) -> list[PendingRecord]:
+async def pending(broker: Broker, **which: Any) -> list[PendingRecord]:
     """Return what the group has not done."""
     return list(await broker.operations.list_pending(GROUP, **which))
 

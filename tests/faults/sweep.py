@@ -223,7 +223,7 @@ async def measure(site: Site, mode: str, start: Start | None, *, ramp_s: float, 
     proxy, ear = site.proxy, Ear()
     stream = make_stream(site, mode)
     task = asyncio.create_task(stream.run_forever())
-    end: Callable[[], None] = bool
+    end: Callable[[], object] = bool
     try:
         await until(lambda: len(stream.telemetry.activities) == PARTITIONS or task.done(), within_ms=30_000)
         await asyncio.sleep(SETTLE_S)

@@ -6,7 +6,7 @@
 import random
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -25,7 +25,10 @@ PASSINGS: Final = {"lease.acquired": 2, "checkpoint": 1, "renew": 1, "release": 
 PASSINGS_OF_HANDLERS: Final = 200
 PASSINGS_OF_BATCHES: Final = 25
 # What makes workers come to a point that they would seldom reach in so short a run.
-MORE: Final = {"checkpoint": {"FAULTS_PADDING": "12000"}, "renew": {"FAULTS_BATCH_SIZE": "2"}}
+MORE: Final[dict[str, dict[str, Any]]] = {
+    "checkpoint": {"FAULTS_PADDING": "12000"},
+    "renew": {"FAULTS_BATCH_SIZE": "2"},
+}
 
 
 def passings(point: str) -> int:

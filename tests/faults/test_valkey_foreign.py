@@ -8,6 +8,7 @@ import pytest
 from pspf import BaseEvent, Stream
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.errors import BackendCorrupt
+from pspf.subscription import Ordering
 from tests.faults.runs import TOPIC
 from tests.faults.valkey import SECONDS_MS, Site
 from tests.integration.running import running
@@ -64,7 +65,7 @@ async def test_deleting_a_bad_topic_heals_it_and_leaves_the_key(site: Site) -> N
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"])
-async def test_an_entry_that_is_damaged_is_a_dead_letter_with_all_its_fields(site: Site, ordering: str) -> None:
+async def test_an_entry_that_is_damaged_is_a_dead_letter_with_all_its_fields(site: Site, ordering: Ordering) -> None:
     stream = Stream(StreamingBackend(site.broker(), TOPIC, "sums"))
     seen: list[int] = []
 

@@ -233,7 +233,7 @@ async def who_gave_a_replayed_record_back_commits_nothing(stage: Stage) -> None:
     await member.consumer.commit(settle(dead=[letter(record, handler="app.any") for record in records]))
     await stage.broker.operations.trim(TOPIC, 0, max_records=0)
     await stage.broker.replay_dead_letters(await stage.broker.list_dead_letters())
-    records = await take(member.consumer)
+    records = list(await take(member.consumer))
     await member.consumer.release()
     heir = await share(await stage.world.open_other())
     assert list(await take(heir.consumer)) == list(records)

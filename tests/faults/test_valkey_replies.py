@@ -8,8 +8,9 @@ import pytest
 
 from pspf import Stream
 from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.cursors import Consumer
 from pspf.errors import BackendUnavailable, CommitFenced, EmitUnknown
-from pspf.records import Cursor, StateKey
+from pspf.records import Cursor, Record, StateKey
 from tests.faults.runs import TOPIC, make_events
 from tests.faults.valkey import SECONDS_MS, Site, scripts
 from tests.support.proxy import Loss, named
@@ -158,14 +159,15 @@ async def test_a_commit_that_arrives_after_the_next_owners_changes_nothing(site:
         successor = await others.open_session()
         await successor.register(TOPIC, GROUP, HANDLER)
 
-        async def takes_over() -> bool:
-            nonlocal new
-            new = await successor.acquire(Cursor(TOPIC, GROUP, HANDLER, 0))
-            return new is not None
+        taken: list[Consumer] = []
 
-        new = None
+        async def takes_over() -> bool:
+            consumer = await successor.acquire(Cursor(TOPIC, GROUP, HANDLER, 0))
+            taken.extend([] if consumer is None else [consumer])
+            return consumer is not None
+
         await wait_until(takes_over, timeout_ms=SECONDS_MS)
-        assert new is not None
+        (new,) = taken
         again = await take(new)
         assert values(again) == values(records)
         await new.commit(settle(again, position=again[-1].offset + 1, state={(b"a", "sum"): b"6"}))
@@ -191,7 +193,7 @@ async def test_a_shared_commit_that_arrives_after_a_take_over_counts_for_nothing
         await asyncio.to_thread(held.wait)
         site.proxy.darken()
         _, new = await share(others, topic=TOPIC)
-        taken = []
+        taken: list[Record] = []
 
         async def has_taken_all() -> bool:
             taken.extend(await take(new))

@@ -13,6 +13,7 @@ import pytest
 from pspf import Stream
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.records import NewRecord
+from pspf.subscription import Ordering
 from tests.faults.runs import RUNS, SEED, TOPIC, Event, Run, ServerPlace, check_exactly_once, make_events
 from tests.faults.valkey import QUICK, SECONDS_MS, Site
 from tests.integration.running import Number, running, until
@@ -90,7 +91,7 @@ async def test_a_lost_end_of_the_servers_file_leaves_a_state_that_was_once_there
     workers = [run.start() for _ in range(2)]
 
     def is_under_way() -> bool:
-        return server.call("EXISTS", "totals") == 1 and server.call("XLEN", "totals") > rng.randint(50, 200)
+        return bool(server.call("EXISTS", "totals") == 1 and server.call("XLEN", "totals") > rng.randint(50, 200))
 
     await until(is_under_way, within_ms=SECONDS_MS)
     for worker in workers:
@@ -114,7 +115,7 @@ def _newest_file(server: Server) -> Path:
 class Seen:
     """A stream whose handler notes what it gets, and waits where it is told to."""
 
-    def __init__(self, site: Site, *, ordering: str) -> None:
+    def __init__(self, site: Site, *, ordering: Ordering) -> None:
         self.numbers: list[int] = []
         self.may_go = asyncio.Event()
         self.may_go.set()
@@ -156,7 +157,7 @@ LOSSES: Final = {
 @pytest.mark.parametrize("ordering", ["none", "key"], ids=["shared", "ordered"])
 @pytest.mark.parametrize("at", ["blocked read", "handler"])
 async def test_after_everything_is_gone_new_events_flow_by_themselves(
-    own_server: OwnServer, ordering: str, loss: Callable[[Server], object], at: str
+    own_server: OwnServer, ordering: Ordering, loss: Callable[[Server], object], at: str
 ) -> None:
     server = own_server()
     with Proxy(server.port) as proxy:

@@ -12,6 +12,7 @@ from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.limits import Limits
 from pspf.errors import BackendCorrupt, CommitFenced
 from pspf.records import Cursor, parse_id
+from pspf.subscription import Ordering
 from tests.faults.runs import RUNS, TOPIC
 from tests.faults.valkey import QUICK, SECONDS_MS, Site
 from tests.integration.running import running, until
@@ -51,7 +52,7 @@ async def test_entries_of_other_programs_are_events_with_flat_fields(site: Site)
 
 
 @pytest.mark.parametrize("ordering", ["none", "key"], ids=["shared", "ordered"])
-async def test_a_stream_that_others_made_first_is_read_from_its_beginning(site: Site, ordering: str) -> None:
+async def test_a_stream_that_others_made_first_is_read_from_its_beginning(site: Site, ordering: Ordering) -> None:
     for n in range(5):
         site.server.call("XADD", TOPIC, "*", "data", json.dumps({"n": n}), database=site.database)
     seen: list[int] = []

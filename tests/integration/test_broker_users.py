@@ -57,7 +57,7 @@ async def work(path: Path) -> list[os.stat_result]:
             return bool(sockets(path))
 
         await wait_until(listens)
-        found = [os.stat(each) for each in (f"{path}-sessions", f"{path}-wake", *sockets(path))]
+        found = [os.stat(each) for each in (f"{path}-sessions", f"{path}-wake", *map(str, sockets(path)))]
         waiting.cancel()
         await asyncio.wait([waiting])
         await member.session.close()

@@ -223,7 +223,7 @@ async def test_a_batch_is_closed_early_where_it_does_much_and_nothing_runs_twice
         for event in events:
             note(event.n, ctx)
 
-    handler = {"async": of_one, "side by side": of_one, "plain": plain, "batch": batch}[shape]
+    handler: Any = {"async": of_one, "side by side": of_one, "plain": plain, "batch": batch}[shape]
     concurrency = 3 if shape == "side by side" else 1
     stream.subscribe(TOPIC, 50, ordering=ordering, concurrency=concurrency, name="much")(handler)
     await stream.emit_many(numbers(50, keys="abcdefg"))

@@ -85,7 +85,7 @@ async def test_a_trimmed_record_takes_its_place_in_its_window(backend: Streaming
         return (state or 0) + 1
 
     stream = Stream(backend)
-    window = {"key": lambda event: "all", "emit": "final", "to": "out", "name": "sum"}
+    window: dict[str, Any] = {"key": lambda event: "all", "emit": "final", "to": "out", "name": "sum"}
     stream.window(TOPIC, TumblingWindow(10_000), retry=RetryPolicy(max_attempts=1), **window)(picky)
 
     @stream.subscribe(TOPIC, group="others")

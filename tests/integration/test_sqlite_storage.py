@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -67,7 +68,7 @@ async def test_with_normal_a_commit_does_not_wait_for_the_disk(syncs: Syncs, tmp
 
 def count(path: Path, where: str) -> int:
     connection = apsw.Connection(str(path))
-    found = connection.execute(f"SELECT count(*) FROM dedup WHERE {where}").fetchall()[0][0]
+    found: Any = connection.execute(f"SELECT count(*) FROM dedup WHERE {where}").fetchall()[0][0]
     connection.close()
     return int(found)
 

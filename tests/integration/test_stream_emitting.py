@@ -90,9 +90,11 @@ async def test_emitting_past_the_commit_is_warned_about_once_and_absorbed_when_r
             asyncio.run_coroutine_threadsafe(emit, loop).result()
         fail_once(event.n)
 
-    chosen = {"async": with_context, "batch": batch, "thread": plain}.get(shape, of_one)
+    handlers: dict[str, Any] = {"async": with_context, "batch": batch, "thread": plain}
     concurrency = 4 if shape == "side by side" else 1
-    stream.subscribe(TOPIC, 1 if shape == "batch" else 4, concurrency=concurrency, retry=QUICK, name="emits")(chosen)
+    stream.subscribe(TOPIC, 1 if shape == "batch" else 4, concurrency=concurrency, retry=QUICK, name="emits")(
+        handlers.get(shape, of_one)
+    )
     await stream.emit_many(numbers(12, keys="abcdef"))
     await run_until_drained(stream)
     emitted = [(event["n"], event["call"]) for event in await read_events(backend.broker, "out")]

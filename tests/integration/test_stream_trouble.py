@@ -131,7 +131,9 @@ class TroubledMemory(MemoryBroker):
         self.trouble = trouble
 
     async def open_session(self, name: str | None = None) -> Session:
-        return TroubledSession(await super().open_session(name), self.trouble)
+        session = await super().open_session(name)
+        assert isinstance(session, LeasedSession)
+        return TroubledSession(session, self.trouble)
 
 
 class TroubledSQLite(SQLiteBroker):
@@ -142,7 +144,9 @@ class TroubledSQLite(SQLiteBroker):
         self.trouble = trouble
 
     async def open_session(self, name: str | None = None) -> Session:
-        return TroubledSession(await super().open_session(name), self.trouble)
+        session = await super().open_session(name)
+        assert isinstance(session, LeasedSession)
+        return TroubledSession(session, self.trouble)
 
 
 CALLS = [

@@ -14,6 +14,7 @@ from pspf.connectors.contract.membership import Session
 from pspf.connectors.sqlite.broker import MemoryBroker
 from pspf.engine.solo_gate import SoloGate
 from pspf.records import Batch, Cursor
+from pspf.subscription import Ordering
 from tests.integration.running import GROUP, TOPIC, Number, numbers, running, until, wait_until
 
 MODES = pytest.mark.parametrize("ordering", ["none", "key"])
@@ -26,7 +27,7 @@ async def broker() -> AsyncIterator[MemoryBroker]:
         yield broker
 
 
-async def take_over(broker: MemoryBroker, ordering: str) -> tuple[Session, Consumer, Batch]:
+async def take_over(broker: MemoryBroker, ordering: Ordering) -> tuple[Session, Consumer, Batch]:
     """Return the record, and whose it is, once nobody else has it."""
     cursor = Cursor(TOPIC, GROUP, "suspect" if ordering == "key" else None, 0)
     session = await broker.open_session()
@@ -47,7 +48,7 @@ async def take_over(broker: MemoryBroker, ordering: str) -> tuple[Session, Consu
     return session, consumer, batch
 
 
-async def accuse(broker: MemoryBroker, ordering: str, *, times: int = 2) -> None:
+async def accuse(broker: MemoryBroker, ordering: Ordering, *, times: int = 2) -> None:
     """Have a record in hand at one crash, and about to run alone at the next ones."""
     await Stream(StreamingBackend(broker, TOPIC, GROUP)).emit(numbers(1)[0])
     for _ in range(times):
@@ -56,7 +57,7 @@ async def accuse(broker: MemoryBroker, ordering: str, *, times: int = 2) -> None
         session.abandon()
 
 
-async def read_crashes(broker: MemoryBroker, ordering: str) -> int:
+async def read_crashes(broker: MemoryBroker, ordering: Ordering) -> int:
     _, _, batch = await take_over(broker, ordering)
     return batch.crashes
 
@@ -64,7 +65,7 @@ async def read_crashes(broker: MemoryBroker, ordering: str) -> int:
 class App:
     """A suspect that hangs, and another handler."""
 
-    def __init__(self, broker: MemoryBroker, ordering: str, gate: SoloGate) -> None:
+    def __init__(self, broker: MemoryBroker, ordering: Ordering, gate: SoloGate) -> None:
         self.stream = stream = Stream(StreamingBackend(broker, TOPIC, GROUP))
         stream.processor.gate = gate
         self.is_suspect_running = False
@@ -86,7 +87,7 @@ class App:
 
 
 async def test_a_crash_while_a_suspect_runs_alone_is_charged_to_it(broker: MemoryBroker) -> None:
-    ordering = "key"
+    ordering: Ordering = "key"
     await accuse(broker, ordering)
     app = App(broker, ordering, SoloGate())
     task = asyncio.create_task(app.stream.run_forever())
@@ -97,7 +98,7 @@ async def test_a_crash_while_a_suspect_runs_alone_is_charged_to_it(broker: Memor
 
 @MODES
 async def test_a_crash_after_the_others_have_joined_a_suspect_is_charged_to_nobody(
-    broker: MemoryBroker, ordering: str
+    broker: MemoryBroker, ordering: Ordering
 ) -> None:
     await accuse(broker, ordering)
     app = App(broker, ordering, SoloGate(alone_s=0.05))
@@ -111,7 +112,7 @@ async def test_a_crash_after_the_others_have_joined_a_suspect_is_charged_to_nobo
 
 @MODES
 async def test_a_crash_while_a_suspect_runs_beside_a_call_that_hangs_is_charged_to_nobody(
-    broker: MemoryBroker, ordering: str
+    broker: MemoryBroker, ordering: Ordering
 ) -> None:
     await accuse(broker, ordering)
     app = App(broker, ordering, SoloGate(hold_s=0.02, rest_s=0.05, wait_s=0.2))

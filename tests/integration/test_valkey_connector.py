@@ -85,7 +85,7 @@ async def test_tls_with_a_client_certificate(own: Callable[..., Server], tmp_pat
     server = own("redis", certificates=files, options={"tls-auth-clients": "yes"})
     with pytest.raises(BackendUnavailable):
         await ValkeyBroker(ValkeyConnector("127.0.0.1", server.port, ssl=True, ssl_ca_certs=str(files.ca))).connect()
-    own_certificate = {"ssl_certfile": str(files.certificate), "ssl_keyfile": str(files.key)}
+    own_certificate: dict[str, Any] = {"ssl_certfile": str(files.certificate), "ssl_keyfile": str(files.key)}
     await emit_and_read(
         ValkeyBroker(ValkeyConnector("127.0.0.1", server.port, ssl=True, ssl_ca_certs=str(files.ca), **own_certificate))
     )
@@ -214,7 +214,7 @@ async def test_the_reply_of_a_cancelled_call_is_kept_and_taken_for_no_other(
     if has_come:
         push(connector)  # in this turn of the loop; in the next one the reply is read, and behind it is cancelled
         loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, waiting.cancel)
+        loop.call_soon(lambda: loop.call_soon(waiting.cancel))
     else:
         waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -245,8 +245,8 @@ async def test_a_reply_that_nobody_asked_for_closes_the_connection(connector: Va
 
 async def test_a_short_call_after_a_long_one_has_its_own_time(connector: ValkeyConnector) -> None:
     lane = Lane(connector, "test")
-    assert await lane.call("BLPOP", "nothing", 0.2, timeout_ms=400) is None
-    assert await lane.call("BLPOP", "nothing", 0.3, timeout_ms=5_000) is None  # past the time of the one before
+    assert await lane.call("BLPOP", "nothing", "0.2", timeout_ms=400) is None
+    assert await lane.call("BLPOP", "nothing", "0.3", timeout_ms=5_000) is None  # past the time of the one before
     started = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="in 100 ms"):
         await lane.call("BLPOP", "nothing", 5, timeout_ms=100)

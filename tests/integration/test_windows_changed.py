@@ -1,6 +1,7 @@
 """Windows of an app whose code has changed: what is open goes out once, and what can't be read is refused."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -46,7 +47,7 @@ def make(backend: StreamingBackend, window: Window, fold: Any = None, **options:
     return stream
 
 
-async def run(stream: Stream, ticks: list[tuple[float, int]], *, key: str = "k") -> None:
+async def run(stream: Stream, ticks: Sequence[tuple[float, int]], *, key: str = "k") -> None:
     await stream.emit_many([{"timestamp": at, "v": v, "key": key} for at, v in ticks], "ticks")
     await run_until_drained(stream)
 

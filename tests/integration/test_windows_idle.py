@@ -12,6 +12,7 @@ from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.memory import MemoryBroker
 from pspf.records import NewRecord
+from pspf.windowing.definitions import Window
 from tests.integration.running import drain, read_events, run_until_drained, running, wait_until
 
 TOPIC = "ticks"
@@ -64,7 +65,11 @@ async def test_what_is_open_closes_when_nothing_has_come_for_so_long(
     memory: StreamingBackend, clock: ManualClock
 ) -> None:
     stream = make(memory, clock)
-    windows = {"out": TumblingWindow(10_000), "slid": SlidingWindow(10_000, 5_000), "sessions": SessionWindow(1_000)}
+    windows: dict[str, Window] = {
+        "out": TumblingWindow(10_000),
+        "slid": SlidingWindow(10_000, 5_000),
+        "sessions": SessionWindow(1_000),
+    }
     for to, window in windows.items():
         stream.window(TOPIC, window, emit="final", to=to, name=to, idle_timeout_ms=IDLE_MS)(Count())
     stream.window(TOPIC, TumblingWindow(10_000), emit="final", to="never", name="never")(Count())

@@ -5,7 +5,6 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from typing import cast
 
 from pspf.cli.main import main
 from pspf.cli.options import verbosity
@@ -20,7 +19,7 @@ def run_here(arguments: Sequence[str]) -> tuple[int, str, str]:
             main(list(arguments))
         except SystemExit as ended:
             code = int(ended.code or 0)
-    out_text, err_text = (cast(io.BytesIO, stream.buffer).getvalue().decode() for stream in (out, err))
+    out_text, err_text = (stream.buffer.getvalue().decode() for stream in (out, err))
     return code, out_text, err_text
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.commands import Folder, wait_until
+from tests.process.commands import Folder, Running, wait_until
 
 HERE = pytest.mark.parametrize("where", [(), ("--in-process",)], ids=["children", "in-process"])
 
@@ -67,8 +67,9 @@ def disk(folder: Folder) -> Iterator[Disk]:
 def both_disks(tmp_path: Path) -> Iterator[Both]:
     """Two folders, each with a disk, and how a worker runs there: the tests wait for both side by side."""
     with ExitStack() as stack:
-        places = []
-        for name, where in (("children", ()), ("in-process", ("--in-process",))):
+        places: list[tuple[Folder, Disk, tuple[str, ...]]] = []
+        ways: dict[str, tuple[str, ...]] = {"children": (), "in-process": ("--in-process",)}
+        for name, where in ways.items():
             (tmp_path / name).mkdir()
             folder = Folder(tmp_path / name)
             places.append((folder, stack.enter_context(mounted(folder)), where))
@@ -104,11 +105,11 @@ def emit(folder: Folder, **event: object) -> None:
 
 def test_a_burst_whose_disk_fills_up_ends_with_9_and_says_what_is_left(both_disks: Both) -> None:
     with ExitStack() as stack:
-        bursts = []
+        bursts: list[Running] = []
         for folder, disk, where in both_disks:
             emit(folder, go="go")
-            burst = folder.worker("--burst", "--burst-timeout", "12s", "--admin", "off", *where)
-            bursts.append(stack.enter_context(burst))
+            worker = folder.worker("--burst", "--burst-timeout", "12s", "--admin", "off", *where)
+            bursts.append(stack.enter_context(worker))
             bursts[-1].wait_for("start 1")
             disk.fill()
             (folder.path / "go").touch()
@@ -136,13 +137,13 @@ def test_a_worker_that_can_not_join_on_a_full_disk_waits_for_room(
 
 def test_a_burst_that_can_not_even_join_ends_with_9(both_disks: Both) -> None:
     with ExitStack() as stack:
-        bursts = []
+        bursts: list[Running] = []
         for folder, disk, where in both_disks:
             emit(folder)
             stack.enter_context(held_open(folder))
             disk.fill()
-            burst = folder.worker("--burst", "--burst-timeout", "8s", "--admin", "off", *where)
-            bursts.append(stack.enter_context(burst))
+            worker = folder.worker("--burst", "--burst-timeout", "8s", "--admin", "off", *where)
+            bursts.append(stack.enter_context(worker))
         for burst in bursts:
             assert burst.end(within_s=60) == 9, burst.log.read_text()
             assert burst.says("not drained within 8000 ms; lag: orders of billing ?, large of audit ?")

@@ -82,11 +82,11 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
         else:
             shutil.copy(ROOT / source, context)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, context]
+    build: list[str | Path] = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, context]
     subprocess.run([*pip, *build], check=True, timeout=300)
     (wheel,) = folder.glob("pspf-*.whl")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", prefix], check=True, timeout=300)
-    install = ["--python", prefix / "bin" / "python", "install", "--no-deps", "--no-index", wheel]
+    install: list[str | Path] = ["--python", prefix / "bin" / "python", "install", "--no-deps", "--no-index", wheel]
     subprocess.run([*pip, *install], check=True, timeout=300)
     (packages,) = prefix.glob("lib/python*/site-packages")
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

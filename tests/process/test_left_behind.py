@@ -1,6 +1,7 @@
 """What a handler leaves behind in its process: threads, what is done at exit, other standard streams."""
 
 import json
+import signal
 from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_an_app_whose_import_leaves_a_thread_behind_ends_when_it_is_told_to(fold
     folder.ok("emit", "orders", json.dumps({"n": 1}))
     with folder.worker("leaves:stream", "--admin", "off") as worker:
         worker.wait_for("handled 1")
-        worker.signal(15)
+        worker.signal(signal.SIGTERM)
         assert worker.end(within_s=60) == 0
         assert worker.says("ends without thread imported")
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.process.commands import Folder, wait_until
 from tests.support.servers import hall
 
 
-def fill(folder: Folder, count: int = 5, **fields: object) -> None:
+def fill(folder: Folder, count: int = 5, **fields: Any) -> None:
     """Emit orders and let a worker handle them."""
     folder.emit(count, **fields)
     folder.run("worker", "--burst")

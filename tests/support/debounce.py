@@ -26,6 +26,11 @@ class Debounce(OperatorDefinition):
 class Debouncer(Operator):
     """Keeps, by key, when it is due, the value of its last event, and how many came."""
 
+    @property
+    def definition(self) -> Debounce:
+        assert isinstance(self.context.definition, Debounce)
+        return self.context.definition
+
     async def restore(self, stored: Mapping[str, Any] | None) -> None:
         found = await self.context.entries.read_all(0)
         self.waiting: dict[Key, tuple[int, Any, int]] = {decode_key(key): orjson.loads(entry) for key, entry in found}
@@ -33,7 +38,7 @@ class Debouncer(Operator):
 
     async def fold_one(self, item: Item, run: BatchRun) -> None:
         key, value = item[2], self.context.subscription.handler.function(item[1])
-        due_ms = self.context.scope.clock.now_ms() + self.context.definition.quiet_ms
+        due_ms = self.context.scope.clock.now_ms() + self.definition.quiet_ms
         self.waiting[key] = due_ms, value, 1 + (self.waiting[key][2] if key in self.waiting else 0)
         self.changed.add(key)
 
@@ -47,7 +52,7 @@ class Debouncer(Operator):
             _, value, count = self.waiting.pop(key)
             self.changed.add(key)
             result = orjson.dumps({"key": key, "value": value, "count": count, "at_ms": now_ms})
-            run.send(source, self.context.definition.to, NewRecord(encode_key(key), result))
+            run.send(source, self.definition.to or "", NewRecord(encode_key(key), result))
         return True
 
     def take_changes(self) -> Changes:

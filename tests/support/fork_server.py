@@ -103,10 +103,11 @@ def _open_standard_streams() -> None:
     """Open what the descriptors are now: buffered by line on a terminal, and in blocks elsewhere, as at a start."""
     encoding, errors = sys.stdout.encoding, sys.stdout.errors
     standard = ((0, "r", -1, errors), (1, "w", -1, errors), (2, "w", 1, "backslashreplace"))
-    sys.stdin, sys.stdout, sys.stderr = (
+    opened: list[Any] = [
         open(number, mode, buffering, encoding, how, closefd=False)  # noqa: SIM115  # open as long as the process
         for number, mode, buffering, how in standard
-    )
+    ]
+    sys.stdin, sys.stdout, sys.stderr = opened
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]  # are Final
 
 

@@ -151,7 +151,8 @@ class Link:
         if fault.loss is Loss.DENIAL:
             self._denied = fault.answer
             self._sent += 1
-            await self._proxy.send(self._server_writer, hiredis.pack_command(tuple(command)))
+            words: Any = tuple(command)
+            await self._proxy.send(self._server_writer, hiredis.pack_command(words))
             await self._wait_for_replies()
         else:
             await self._proxy.send(self._client_writer, fault.answer)

@@ -1,7 +1,7 @@
 """What a handler's context takes, counts and refuses."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +42,13 @@ class Around:
     no_state: str = "no state here"
     warned: set[str] = field(default_factory=set)
     limits: Limits = field(default_factory=lambda: Limits(max_record_bytes=500))
-    spans: None = None
+    spans: Any = None
 
     def check(self, record: NewRecord) -> None:
         self.limits.check(record)
+
+    def check_all(self, records: Sequence[NewRecord]) -> None:
+        self.limits.check_all(records)
 
     def inject(self, topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
         return headers

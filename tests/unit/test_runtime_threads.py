@@ -91,6 +91,8 @@ class Odd(Coroutine[None, None, None]):
     def throw(self, *error: Any) -> None:
         raise StopIteration
 
+    def close(self) -> None: ...
+
     def __await__(self) -> Generator[None, None, None]:
         yield
 

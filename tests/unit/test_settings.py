@@ -4,6 +4,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,9 +102,10 @@ def test_pydantic_is_imported_with_the_first_setting() -> None:
 
 
 def test_the_names_of_the_module_can_be_imported() -> None:
-    assert all(getattr(pspf.settings, name) is not None for name in pspf.settings.__all__)
+    module: Any = pspf.settings
+    assert all(getattr(module, name) is not None for name in module.__all__)
     with pytest.raises(AttributeError, match=r"'pspf\.settings' has no attribute 'nope'"):
-        _ = pspf.settings.nope
+        _ = module.nope
     assert not hasattr(LazySettings(), "__wrapped__")
 
 

@@ -1,5 +1,7 @@
 """Scripts of a server: sent by hash, or with their text to a server that keeps none."""
 
+import time
+
 import pytest
 
 from pspf.connectors.valkey.connection import scripts
@@ -12,7 +14,7 @@ SCAN = load_script("survey")
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1_000.0]
-    monkeypatch.setattr(scripts.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     return now
 
 
