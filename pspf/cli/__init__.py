@@ -1,1 +1,1 @@
-"""The `pspf` command: arguments in, text out. Modules here import what is heavy inside functions, for start-up time."""
+"""Command line of PSPF: parses arguments, prints text. Heavy modules are imported in functions, for start-up time."""

@@ -1,4 +1,4 @@
-"""This process's arguments as others see them (`ps`, /proc), with the passwords of brokers' URLs overwritten.
+"""Command-line arguments as `ps` and /proc show them: passwords of broker URLs are overwritten.
 
 A worker's processes are forked and have its arguments, so it is done before. Who looks in the moment before sees them:
 PSPF_BACKEND is the safer place.
@@ -17,13 +17,13 @@ _ARG_START: Final = 45
 
 
 def hide_arguments() -> None:
-    """Overwrite what is secret among the arguments; elsewhere than on Linux nothing."""
+    """Overwrite the secrets among the arguments; does nothing elsewhere than on Linux."""
     if sys.platform != "linux" or not any("@" in word for word in sys.argv):
         return
     try:
         given = Path("/proc/self/cmdline").read_bytes()
         fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:  # no /proc here: then nobody else reads them there either
+    except OSError:  # no /proc here, so no process reads them there
         return
     import ctypes  # start-up: 7 ms that few commands need
 

@@ -1,4 +1,4 @@
-"""How a command meets the broker: it opens it, gives up after 5 s, and says in words what it can't do."""
+"""Connection of one command to a broker: opened within 5 s, closed at the end, with errors for people."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine

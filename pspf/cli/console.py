@@ -1,4 +1,4 @@
-"""Where text goes: data to stdout, talk to stderr. Tables by rich on a terminal, aligned text otherwise."""
+"""Output of commands: data to stdout, messages to stderr; tables by rich on a terminal, aligned text elsewhere."""
 
 import json
 import re
@@ -50,7 +50,7 @@ def say(text: str) -> None:
         sys.stderr.write(_CONTROL_IN_TEXT.sub(_escape, hide_passwords(text)) + "\n")
         sys.stderr.flush()
     except OSError:
-        return  # what is left in the buffer goes out with the next line, once there is room
+        return  # the rest of the buffer follows with the next line
 
 
 def write_json(value: Any) -> None:

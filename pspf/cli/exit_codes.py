@@ -1,4 +1,4 @@
-"""Exit codes, and how an error becomes one with at most six lines of text."""
+"""Exit codes, and errors as an exit code with at most six lines of text."""
 
 import traceback
 from enum import IntEnum

@@ -1,4 +1,4 @@
-"""`pspf`: finds the command, and turns what it raises into an exit code and at most six lines."""
+"""Entry point of `pspf`: runs the command, and turns errors into an exit code and at most six lines."""
 
 import os
 import sys

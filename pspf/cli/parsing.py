@@ -1,4 +1,4 @@
-"""What people type: spans, rates, headers, places in a topic, near names. Pure functions."""
+"""Parsers of argument values: spans, rates, headers, positions in a topic, similar names. Pure functions."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""What happens to the records of one batch, until it is a `Commit`. No I/O."""
+"""Outcome of a batch: what happened to each record, collected until it is a `Commit`. No I/O."""
 
 import secrets
 import traceback
@@ -66,7 +66,7 @@ class EffectBudget:
 
     @property
     def is_half_full(self) -> bool:
-        """Whether it holds as much as what is not of its own records should take of a batch."""
+        """Whether it holds as many effects as those of other batches' records should be."""
         limits = self._limits
         return 2 * self._operations >= limits.operations or 2 * self._bytes >= limits.effect_bytes
 
@@ -120,7 +120,7 @@ class BatchRun:
         """Calls that go on although their time is up."""
         self.on_overdue: Callable[[int], None] = _nothing
         self.is_given_up = False
-        """Whether it is to end at once and has no effect: what its calls raise from then on is nobody's failure."""
+        """Whether it ends at once and has no effect: exceptions of its calls are no failures from then on."""
         first = batch.records[0].offset if batch.records else 0
         self.is_cut = False
         """Whether it was closed because its time was up."""
@@ -273,7 +273,7 @@ class BatchRun:
             self.has_to_ask = True
 
     def fail_late(self, record: Record, error: BaseException) -> None:
-        """Note the failure of a record that an earlier batch left in hand (`keep`)."""
+        """Note the failure of a record that an earlier batch has kept (`keep`)."""
         self._late.append(record.offset)
         self.fail(record, error)
 
@@ -292,7 +292,7 @@ class BatchRun:
         self.is_cut = self.is_closed = True
 
     def keep(self, record: Record) -> None:
-        """Leave a record as it is, in hand: its outcome comes with a later batch."""
+        """Keep a record: its outcome comes with a later batch."""
         self._not_done.add(record.offset)
 
     def bury(self, failure: Failure) -> None:

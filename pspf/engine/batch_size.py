@@ -1,4 +1,4 @@
-"""How many records a batch takes: a fixed number, or as many as fit the time between commits, and its bytes."""
+"""Size of batches: fixed, or adapted to the time between commits and to a limit of bytes."""
 
 from collections.abc import Sequence
 from operator import itemgetter
@@ -16,7 +16,7 @@ _value_of: Final = itemgetter(Record._fields.index("value"))
 class BatchSize:
     """The size of the next batch, of about `most_bytes` at most. Adaptive unless `fixed`: fast handlers get large ones.
 
-    What is read is in memory twice, in hand and ahead, for each partition.
+    Each partition has two batches in memory: the one that is handled, and the one that was read ahead.
     """
 
     def __init__(self, *, fixed: int | None, smallest: int, largest: int, target_ms: int, most_bytes: int) -> None:

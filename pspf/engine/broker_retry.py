@@ -1,4 +1,4 @@
-"""What is done with the broker again and again while it is not there."""
+"""Retries of calls while the broker is unavailable."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

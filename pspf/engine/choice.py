@@ -1,4 +1,4 @@
-"""Which way a subscription's handlers run. Chosen once per cursor, not per event."""
+"""Choice of the executor of a subscription, made once per cursor."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Commits of a cursor: each follows the one before, and counts once the broker has it."""
+"""Commits of a cursor, in order; a batch is counted once the broker has stored its commit."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ class CursorCommits:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            task.exception()  # seen, should nobody ask for the result any more
+            task.exception()  # retrieved, in case no task asks for the result
         self._scope.wake.set()
 
     async def wait(self) -> None:

@@ -1,4 +1,4 @@
-"""The intent of a suspect batch: what its broker knows of what is about to run, and whether anything runs beside it."""
+"""Crash intent of a suspect batch: which records are about to run, and whether others run beside them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pspf.records import Record
 
 
 class Intent:
-    """What is noted of one cursor's suspect batch, from before it runs until it is to be committed."""
+    """The note of one cursor's suspect batch, from before it runs until its commit is due."""
 
     def __init__(self, consumer: Consumer, insist: BrokerRetry) -> None:
         self.is_alone = True
@@ -32,7 +32,7 @@ class Intent:
             self._offsets = offsets
 
     async def note_others(self) -> None:
-        """Note that others run beside them from now on: a crash may be theirs, and charges nobody."""
+        """Note that others run beside them from now on: a crash may be theirs, and is charged to no record."""
         async with self._lock:
             self.is_alone = False
             offsets = self._offsets

@@ -1,4 +1,4 @@
-"""THE loop: poll -> decode -> handle -> commit, a batch at a time, for one cursor."""
+"""Loop of a cursor: poll -> decode -> handle -> commit, a batch at a time."""
 
 import asyncio
 import time
@@ -69,10 +69,10 @@ class CursorLoop:
         return self._insist.is_failing
 
     async def run_apart(self) -> None:
-        """Run in a task of its own, which nobody but this cancels.
+        """Run in a task of its own, which only this method cancels.
 
-        So a cancellation that a handler leaves with its task is told from one that is meant: time-outs of older
-        libraries leave theirs counted.
+        That distinguishes a cancellation that a handler leaves with its task from one that is meant: time-outs of
+        older libraries leave theirs counted.
 
         Raises:
             CommitStale: Something that is not PSPF's has cancelled it between two calls.
@@ -106,7 +106,7 @@ class CursorLoop:
     async def _turn(self, batch: Batch) -> AsyncIterator[None]:
         """Hold a batch's turn until it is committed: a record that was about to run when a process ended runs alone.
 
-        What else may have been in hand then does not: after a crash that is all that is read next, everywhere.
+        The records that ran beside it do not: after a crash every cursor reads first what its batch was then.
         """
         gate, activity = self._gate, self._activity
         activity.batch = batch.records
@@ -134,7 +134,7 @@ class CursorLoop:
             await self._reads.go_ahead(in_hand)
 
     async def _next(self) -> Batch:
-        """Return what is left of the last batch, else what was read; nothing, where that is not why it woke."""
+        """Return the rest of the last batch, else the one that was read; an empty one where something else woke it."""
         if self._left:
             left, self._left = self._left, ()
             return self._last._replace(records=left, size_bytes=None)
@@ -243,7 +243,7 @@ class CursorLoop:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether it has nothing in hand and waits for a read whose time is not up."""
+        """Whether no batch runs and its read waits within its time."""
         if self._run is not None or self._left or self._executor.has_work:
             return False
         return self._commits.are_done and self._reads.are_waiting

@@ -1,4 +1,4 @@
-"""How a cursor's parts are put together: its executor, and what the contexts of its handler share."""
+"""Scope of a cursor: makes its state, executor and reads, and what the contexts of its handler share."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -151,7 +151,7 @@ class CursorScope:
 
 
 def _make_spans(telemetry: TelemetryManager, subscription: Subscription) -> "tuple[HandlerSpans | None, Inject]":
-    """Return what spans a handler's calls, and what gives its emits their headers: nothing where nobody could see it.
+    """Return the tracer of a handler's calls, and the function that adds headers to its emits; none without a provider.
 
     Chosen once a cursor, so that without tracing no event pays for it.
     """

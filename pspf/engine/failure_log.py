@@ -1,4 +1,4 @@
-"""What the log says of failures: the first of a kind with the user's frames, the rest in a line."""
+"""Log of failures: the first of a kind with the user's frames, others in one line."""
 
 import traceback
 from collections.abc import Collection, Sequence

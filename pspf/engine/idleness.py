@@ -1,4 +1,4 @@
-"""How long a cursor has had nothing new to read. No clock of its own."""
+"""Idle time of a cursor: for how long reads have found nothing new. It has no clock of its own."""
 
 
 class IdleTracker:
@@ -30,7 +30,7 @@ class IdleTracker:
         self.shown = self.reads
 
     def end(self) -> None:
-        """Note that something new was read, or that the broker was away: then nobody could have sent anything."""
+        """Note that something new was read, or that the broker was away, so that no event could arrive."""
         self._since_ms = None
         self.shown = 0
 

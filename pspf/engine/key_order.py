@@ -1,7 +1,7 @@
-"""Order per key while records fail: what waits, and behind what.
+"""Order per key while records fail: which records wait, and for which others.
 
 A failed record holds back the later ones of its key, and no others. Both are kept beside the
-cursor's position, so that it moves on. Records without a key hold nobody back. No record is due
+cursor's position, so that it moves on. Records without a key hold back none. No record is due
 before the first of its key: a broker would give it again and again, and none could run.
 """
 

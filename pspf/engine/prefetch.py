@@ -1,4 +1,4 @@
-"""The reads of a cursor: one at a time, and one batch ahead of the handlers."""
+"""Prefetch of a cursor: one read at a time, one batch ahead of the handlers."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ class Prefetch:
 
     async def go_ahead(self, in_hand: int) -> None:
         """Start the next read beside a batch of `in_hand`, unless this worker should take no more before it is done."""
-        is_slow = self.size.is_slow and self.held is None  # another worker could take what is read
+        is_slow = self.size.is_slow and self.held is None  # another worker could take the records
         if is_slow or self._is_full or self._upcoming is not None:
             return
         if self.consumer.is_remote and 2 * in_hand >= self.size.records:  # it is behind
@@ -68,7 +68,7 @@ class Prefetch:
             self._starting = asyncio.get_running_loop().call_soon(self._start)
 
     async def take(self) -> Batch:
-        """Wait for `wake`, or until something is due; return what was read, nothing where that is not why it woke."""
+        """Wait for `wake`, or until something is due; return what was read, empty where something else woke it."""
         upcoming = self._start()
         await self._wait()
         if not upcoming.done():
@@ -165,4 +165,4 @@ class Prefetch:
 
 def _see(task: asyncio.Task[Any]) -> None:
     if not task.cancelled():
-        task.exception()  # seen, should nobody ask for the result any more
+        task.exception()  # retrieved, in case no task asks for the result

@@ -36,7 +36,7 @@ class BatchProcessor:
     gate: SoloGate = field(default_factory=lambda: SoloGate(chance_s=_CHANCE_S))
     state_store: StateStore | None = None
     warned: set[str] = field(default_factory=set)
-    """The handlers that were told that they emit past their commit."""
+    """The handlers that were warned that they emit past their commit."""
     is_abandoned: bool = False
     """Whether cursors are left as a killed process leaves them, instead of given back."""
     ends_on_refusal: bool = False
@@ -54,22 +54,22 @@ class BatchProcessor:
         return all(loop.is_at_rest for loop in self._loops)
 
     def finish(self, cursors: Collection[Cursor] | None = None) -> None:
-        """Close the windows that are open on the cursors in hand, or on some of them, as at the end of the input."""
+        """Close the open windows of all cursors that run here, or of some, as at the end of the input."""
         for loop in self._loops:
             if cursors is None or loop.cursor in cursors:
                 loop.finish()
 
     @property
     def is_refused(self) -> bool:
-        """Whether the broker takes nothing of a cursor in hand at the moment."""
+        """Whether the broker refuses the calls of a cursor at the moment."""
         return any(loop.is_refused for loop in self._loops)
 
     async def run(self, subscription: Subscription, broker: Broker, consumer: Consumer, stop: Stop) -> None:
         """Process a cursor until `stop` is set, then give it back.
 
         Raises:
-            CommitFenced: Another worker owns the cursor by now, or it was moved; what was in hand
-                had no effect.
+            CommitFenced: Another worker owns the cursor by now, or it was moved; the batch that
+                ran had no effect.
         """
         loop = CursorLoop(self._make_scope(subscription, broker, consumer), self.gate, stop)
         self._loops.add(loop)

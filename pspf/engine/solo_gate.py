@@ -1,4 +1,4 @@
-"""How the batches of a process run together, and one alone where it may be what ended an earlier process."""
+"""Gate of a process's batches: they run together, and one alone that may have ended an earlier process."""
 
 import asyncio
 import time
@@ -19,13 +19,12 @@ async def _do_nothing() -> None:
 
 
 class SoloGate:
-    """Lets batches run together, and now and then one alone; a call that does not end holds up nobody but itself.
+    """Lets batches run together, and now and then one alone; a call that does not end delays no other batch for ever.
 
-    Whoever waits to be alone keeps new ones from starting for `hold_s`. Where something is still under way
-    then, the others go on for `rest_s`, before they are held again; after `wait_s` it runs beside what is left.
-    Whoever is alone for longer than `alone_s` is joined by the others, where there are any. Of several that wait to be
-    alone the first is drawn by lot within `chance_s`: one that hangs must not be before another in each process.
-    Belongs to no event loop.
+    A batch that waits to be alone keeps new ones from starting for `hold_s`. Where others still run then, new ones
+    start for `rest_s`, before they are held again; after `wait_s` it runs beside those that are left. Once a batch has
+    been alone for `alone_s`, others that wait start beside it. Of several that wait to be alone the first is drawn by
+    lot within `chance_s`, so that one that hangs is not the first in every process. Belongs to no event loop.
     """
 
     def __init__(

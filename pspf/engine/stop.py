@@ -1,4 +1,4 @@
-"""How work is told to end."""
+"""Stop signal of a task and its children."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What handlers have stored, looked at before anything runs: an app whose windows changed does not start."""
+"""Check of stored state before an app runs: one whose windows changed does not start."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The numbers of the loop."""
+"""Limits and targets of the loop, from the settings."""
 
 from dataclasses import dataclass, field
 

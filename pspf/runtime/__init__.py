@@ -1,1 +1,1 @@
-"""Running apps: `supervisor` (processes and signals), `worker` (one process's tasks), `loader`, `burst`."""
+"""Runtime of apps: processes, signals, the fork server, and the tasks of one worker process."""

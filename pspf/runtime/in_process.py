@@ -1,4 +1,4 @@
-"""A worker that is one process."""
+"""Worker in one process."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""`pspf worker`, between the arguments and the processes: loads the app, says what runs, runs it, says how it ended."""
+"""Launch of a worker: loads the app, prints the plan, runs it, prints the result."""
 
 import sys
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A worker of several processes: everything that the supervisor knows of the app and the command line."""
+"""Worker of several processes: wires the supervisor to the app, the admin and the roster."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ from pspf.settings import settings
 logger = get_logger(__name__)
 
 _HURRIED_S: Final = 0.2
-"""How long the worker may take to withdraw when it has given up what it had in hand."""
+"""How long the worker may take to withdraw when it has given up its batches."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`Stream`: what a user's module defines, and the only place that wires the parts together."""
+"""`Stream`: the object that a user's module defines, and the only place that wires the parts together."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -247,7 +247,7 @@ class Stream(Declarations):
 
     @property
     def lease_left_ms(self) -> int | None:
-        """How long this worker holds what is its own, if nothing renews it; None where that can't be lost.
+        """How long this worker's leases last if nothing renews them; None where they can't be lost.
 
         Safe from any thread.
         """
@@ -255,7 +255,7 @@ class Stream(Declarations):
         return None if session is None else session.lease_left_ms
 
     def finish(self, cursors: Collection[Cursor] | None = None) -> None:
-        """Close and emit all windows that are open on the cursors in hand, or on some, as at the end of the input.
+        """Close and emit the open windows of all cursors that run here, or of some, as at the end of the input.
 
         It is asked for here, and done with the next commit of each cursor. The watermark is raised for
         it, so that what comes later may be late.
@@ -263,18 +263,18 @@ class Stream(Declarations):
         self.processor.finish(cursors)
 
     async def stop(self) -> None:
-        """End gracefully: finish the batch in hand, commit, give all back, close what was opened.
+        """End gracefully: finish the running batches, commit, give all cursors back, close the broker.
 
         From inside a handler it only asks: the batch that it waits for is its own.
         """
         await self._runner.stop()
 
     def give_up(self) -> None:
-        """End now: handlers are cancelled, their batches are not committed, all is given back."""
+        """End now: handlers are cancelled, their batches are not committed, all cursors are given back."""
         self._runner.give_up()
 
     def abandon(self) -> None:
-        """End as a killed process does: what is in hand had no effect, and nothing is given back. For tests."""
+        """End as a killed process does: running batches have no effect, and no cursor is given back. For tests."""
         self.processor.is_abandoned = True
         if self._runner.session is not None:
             self._runner.session.abandon()

@@ -1,4 +1,4 @@
-"""The connection of a Stream to its broker: opened on first use, shared by tasks, closed once."""
+"""Connection of a Stream to its broker: opened on first use, shared by tasks, closed once."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The decorators of a Stream: they register handlers, and need no broker."""
+"""Decorators of a Stream: they register handlers, and need no broker."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

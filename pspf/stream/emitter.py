@@ -1,4 +1,4 @@
-"""The emitter of a Stream: encodes events and appends them, resolving unknown outcomes where that is safe."""
+"""Emitter of a Stream: encodes events and appends them, and resolves unknown outcomes where that is safe."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -64,7 +64,7 @@ async def _append(broker: Broker, records: Sequence[NewRecord], topic: str) -> S
 async def _append_again(
     broker: Broker, records: Sequence[NewRecord], topic: str, unknown: EmitUnknown
 ) -> Sequence[Appended]:
-    """Append until it is known that the records are stored; `unknown` is what is known so far."""
+    """Append until it is known that the records are stored; `unknown` has the ids that are known so far."""
     backoff = Backoff(max_ms=1_000)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + broker.limits.emit_timeout_ms / 1000

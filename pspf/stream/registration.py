@@ -96,7 +96,7 @@ def check_topic(method: str, topic: object, example: str) -> None:
 
 
 def check_together(subscriptions: Sequence[Subscription], *, has_state_store: bool) -> None:
-    """Raise ConfigurationError for subscriptions that can't run together, NotAvailable for what is not there."""
+    """Raise ConfigurationError for subscriptions that can't run together, NotAvailable for a missing feature."""
     read_default_retry()
     shared: dict[tuple[str, str], str] = {}
     ordered: set[tuple[str, str, str]] = set()

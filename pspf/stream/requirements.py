@@ -1,4 +1,4 @@
-"""Requirements of an app on its broker: what its handlers need and a broker may lack, refused before anything runs."""
+"""Requirements of an app on its broker: refused before anything runs where the broker lacks a capability."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The runner of a Stream: its handlers as tasks, from the session's start to its end."""
+"""Runner of a Stream: its handlers as tasks, from the start of the session to its end."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -103,7 +103,7 @@ class Runner:
                 finished.set()
 
     async def stop(self) -> None:
-        """Finish the batch in hand, commit, give all back. From inside a handler it only asks."""
+        """Finish the running batches, commit, give all cursors back. From inside a handler it only asks."""
         finished = self._finished
         if self._stop is None:
             await self._connection.close()
@@ -137,7 +137,7 @@ class Runner:
                     group.create_task(assignment.run(), name=f"{subscription.name} on {subscription.topic}")
 
     def _take_back_cancellation(self) -> bool:
-        """Return whether this task was cancelled by `give_up` and by nobody else."""
+        """Return whether this task was cancelled by `give_up` alone."""
         task = asyncio.current_task()
         return self._gave_up and task is not None and task.uncancel() == 0
 

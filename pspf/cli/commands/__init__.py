@@ -1,1 +1,1 @@
-"""The commands of `pspf`: always imported, so they import nothing heavy."""
+"""Commands of `pspf`: always imported, so they import nothing heavy."""

@@ -1,4 +1,4 @@
-"""`pspf broker`: what the broker is, and whether something about it is unsafe."""
+"""`pspf broker`: properties of the broker, and checks of its configuration."""
 
 from dataclasses import asdict
 
@@ -7,7 +7,7 @@ from pspf.cli.console import format_size, visible, write, write_json
 from pspf.cli.exit_codes import ExitCode
 
 app = make_app(
-    "The broker itself: what it is, and what is unsafe about it.",
+    "The broker: its properties, and checks of its configuration.",
     "pspf broker info",
     "pspf broker doctor",
     "pspf broker doctor --backend sqlite:///orders.db --json",
@@ -60,7 +60,7 @@ async def info(call: Invocation) -> None:
 
 @command(app, "pspf broker doctor", "pspf broker doctor --json")
 async def doctor(call: Invocation) -> ExitCode:
-    """Look for what is unsafe, and say how to mend it; exit 10 where a check fails."""
+    """Check for unsafe settings, and say how to mend them; exit 10 where a check fails."""
     from pspf.connectors.contract.operations import Check, Status
     from pspf.errors import BackendCorrupt
 

@@ -1,4 +1,4 @@
-"""`pspf dev`: a worker for the desk."""
+"""`pspf dev`: a worker for development, on the embedded broker."""
 
 import sys
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`pspf dlq`: records that were given up, why, and a new start for them."""
+"""`pspf dlq`: lists, replays, purges and exports dead letters."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`pspf emit`: one event from the command line, or many from a file or a pipe."""
+"""`pspf emit`: emits one event from the command line, or many from a file or a pipe."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ async def emit(
         str | None,
         typer.Argument(
             metavar="JSON",
-            help="A JSON object; @FILE: one a line; - : one a line from stdin (also what is piped in, without JSON).",
+            help="A JSON object; @FILE: one a line; - : one a line from stdin (the default where stdin is a pipe).",
             show_default=False,
         ),
     ] = None,

@@ -1,4 +1,4 @@
-"""`pspf groups`: how far each consumer group is, and what an operator does about it."""
+"""`pspf groups`: progress of consumer groups; moves, renames and deletes them."""
 
 from typing import Annotated
 
@@ -79,7 +79,7 @@ async def consumers(
     call: Invocation,
     group: Annotated[str | None, typer.Argument(metavar="GROUP", help="Only this group's.", show_default=False)] = None,
 ) -> None:
-    """List the workers that run now, and what each has in hand."""
+    """List the running workers, with their pending records."""
     from pspf.cli.services.lag import as_json_consumer, check_group
 
     async with call.open_broker() as broker:
@@ -157,7 +157,7 @@ async def delete(
     group: Annotated[str, typer.Argument(metavar="GROUP", help="The group.")],
     topic: Topic = None,
     handler: Annotated[
-        str | None, typer.Option("--handler", help="Only this ordered handler; '' only what is shared.")
+        str | None, typer.Option("--handler", help="Only this ordered handler; '' only the shared cursor.")
     ] = None,
     force: Force = False,
     execute: Execute = False,
@@ -178,7 +178,7 @@ async def delete(
         cursors = await broker.operations.delete_group(
             group, topic=topic, handler=handler, force=force, dry_run=not execute
         )
-        for hop in hops:  # what is left in them would be counted again when the group begins anew
+        for hop in hops:  # their records would be counted again when the group begins again
             await broker.operations.delete_topic(hop, force=True, dry_run=not execute)
     if call.as_json:
         write_json({"groups": [g.as_summary() for g in found], "cursors": cursors, "executed": execute})

@@ -1,4 +1,4 @@
-"""`pspf health`: exit 0 or 10, for containers, through the broker and not a port."""
+"""`pspf health`: liveness and readiness of workers, read from the broker; exit code 0 or 10."""
 
 import socket
 from typing import TYPE_CHECKING, Annotated

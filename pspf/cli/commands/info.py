@@ -1,4 +1,4 @@
-"""`pspf version` and `pspf config show`: what runs, and with which settings."""
+"""`pspf version` and `pspf config show`: versions of packages, and settings in force."""
 
 import typer
 

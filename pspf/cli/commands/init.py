@@ -1,4 +1,4 @@
-"""`pspf init`: a project to start from."""
+"""`pspf init`: creates a project."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`pspf pending`: records that were delivered and are not done."""
+"""`pspf pending`: records that are delivered and not finished."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pspf.cli.services.pending import PendingFilter
 
 app = make_app(
-    "Records that were delivered and are not done: in hand, to be tried again, held back.",
+    "Records that are delivered and not finished: running, waiting for a retry, held back.",
     "pspf pending list billing",
     "pspf pending retry billing --error TimeoutError",
     "pspf pending drop billing --id 42 --execute",

@@ -1,4 +1,4 @@
-"""`pspf show`: what an app is made of, from its code alone; no broker is asked."""
+"""`pspf show`: handlers and topics of an app, read from its code."""
 
 from enum import StrEnum
 from typing import Annotated

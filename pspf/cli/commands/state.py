@@ -1,4 +1,4 @@
-"""`pspf state`: what ordered handlers remember, open windows included."""
+"""`pspf state`: stored state of ordered handlers, with their open windows."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`pspf tail`: what is in a topic, from any place on, and what comes in."""
+"""`pspf tail`: prints the records of a topic from a position on, and those that follow."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`pspf top`: what all workers do, live on a terminal, one picture elsewhere."""
+"""`pspf top`: activity of all workers, live on a terminal and once elsewhere."""
 
 import sys
 from typing import Annotated, Final

@@ -1,4 +1,4 @@
-"""`pspf topics`: what topics there are, one in detail, a new one; less of one, or none of it."""
+"""`pspf topics`: lists, creates, trims, repartitions and deletes topics."""
 
 from typing import Annotated
 
@@ -199,7 +199,7 @@ async def repartition(
     ] = False,
     execute: Execute = False,
 ) -> None:
-    """Copy a topic that nobody works on into another number of partitions, in order; ids are new.
+    """Copy a topic without workers into another number of partitions, in order; ids are new.
 
     All groups have to have finished it. Shows its plan, and does nothing without --execute.
     """
@@ -211,7 +211,7 @@ async def repartition(
         hops = await find_hops(broker, topic=topic)
         await check_idle(broker, hops, reset_state=reset_state)
         records = await broker.operations.repartition(topic, partitions, reset_state=reset_state, dry_run=not execute)
-        for hop in hops:  # made anew, like the topic, by the next worker
+        for hop in hops:  # the next worker makes them again, like the topic
             await broker.operations.delete_topic(hop, force=True, dry_run=not execute)
     if call.as_json:
         write_json({"topic": topic, "from": before, "to": partitions, "records": records, "executed": execute})

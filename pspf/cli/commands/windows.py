@@ -1,4 +1,4 @@
-"""`pspf windows`: the open windows of windowed handlers."""
+"""`pspf windows`: open windows of windowed handlers."""
 
 from typing import Annotated
 

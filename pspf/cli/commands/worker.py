@@ -144,7 +144,7 @@ class Arguments:
     has_json=False,
 )
 def worker(call: Invocation, given: Arguments) -> int:
-    """Run an app's handlers until SIGTERM or Ctrl-C; a first signal finishes what is in hand, a second gives it up."""
+    """Run an app's handlers until SIGTERM or Ctrl-C: a first one finishes running batches, a second drops them."""
     from pspf.cli.services.project import find_app
     from pspf.runtime.launch import WorkerRequest, launch
 
@@ -168,7 +168,7 @@ def worker(call: Invocation, given: Arguments) -> int:
 
 
 def _make_options(given: Arguments, backend: str | None) -> "WorkerOptions":
-    """Return what a worker's processes are told."""
+    """Return the options of a worker's processes."""
     from pspf.runtime.app.plan import WorkerOptions
     from pspf.settings import settings
 

@@ -1,4 +1,4 @@
-"""`pspf workers`: the processes that run now, on all machines, through the broker."""
+"""`pspf workers`: running processes on all machines, listed and controlled through the broker."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -21,7 +21,7 @@ app = make_app(
 
 _TIMEOUT_MS: Final = 10_000
 _LONG_MS: Final = 10_000
-"""A batch that takes longer is told."""
+"""A batch that takes longer gets a line."""
 
 Names = Annotated[
     list[str] | None,
@@ -89,7 +89,7 @@ async def ping(
     names: Names = None,
     timeout: Timeout = None,
 ) -> ExitCode:
-    """Ask workers for a sign of life, all where none are named; exit 9 where one does not answer."""
+    """Ping workers, all where none are named; exit 9 where one does not answer."""
     return await _send(call, "ping", names, timeout, is_for_all=True)
 
 
@@ -100,7 +100,7 @@ async def stop(
     is_for_all: All = False,
     timeout: Timeout = None,
 ) -> ExitCode:
-    """Let workers finish what they have in hand, and end; of a worker's processes the last one ends the worker.
+    """Let workers finish their batches, and end; the last of a worker's processes ends the worker.
 
     A process that was stopped alone is started again by `pspf workers resume` of its worker, and by a reload.
     """
@@ -114,7 +114,7 @@ async def pause(
     is_for_all: All = False,
     timeout: Timeout = None,
 ) -> ExitCode:
-    """Let processes finish and start no others until `resume`; other workers take over what they held."""
+    """Let processes finish and start no others until `resume`; other workers take over their partitions."""
     return await _send(call, "pause", names, timeout, is_for_all=is_for_all)
 
 

@@ -1,4 +1,4 @@
-"""Dead letters: choosing them, showing them, giving them a new start."""
+"""Dead letters for commands: selection, display, replay."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Emitting a file or a pipe: in batches, at a rate, with a count of what was stored and what was wrong."""
+"""Bulk emit from a file or a pipe: in batches, at a rate, with counts of stored and bad lines."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ class Source:
     size_bytes: int | None
 
     def read(self, size: int) -> bytes:
-        """Return what is there, at least one byte, or nothing at the end.
+        """Return the bytes that are available, at least one, or none at the end.
 
         Raises:
             PSPFError: It can't be read any further.

@@ -1,4 +1,4 @@
-"""JSON text to records to append, with errors that say where the text is wrong."""
+"""Records made of JSON text, with errors that say where the text is wrong."""
 
 import json
 from collections.abc import Mapping

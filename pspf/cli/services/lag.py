@@ -1,4 +1,4 @@
-"""Groups as people see them: the cursors of one topic, group and handler together."""
+"""Consumer groups for display: the cursors of one topic, group and handler together."""
 
 from collections.abc import Sequence
 from itertools import groupby

@@ -1,4 +1,4 @@
-"""Lines of a file or a pipe, in groups: as many as are there, so that a slow producer is not held up."""
+"""Lines of a file or a pipe, in groups of those that are available, so that a slow producer is not delayed."""
 
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple

@@ -1,4 +1,4 @@
-"""The live view of `pspf top`: a screen that is drawn again every so often, until q."""
+"""Live view of `pspf top`: a screen that is redrawn at intervals until q."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Windows as they are stored, read from the broker in bounded pages."""
+"""Stored windows, read from the broker in bounded pages."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass

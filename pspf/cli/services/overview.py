@@ -1,4 +1,4 @@
-"""What all workers of a broker do, handler by handler: put together from the roster and the groups, for `pspf top`."""
+"""Overview for `pspf top`: activity of all workers by handler, from the roster and the groups."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ NOBODY: Final = "no worker"
 STANDBY: Final = "standing by"
 
 _WORST_FIRST: Final = ("crashing", "stalled", "starting", "draining", "paused", "running")
-"""Which state of several processes is told."""
+"""The state to show of several processes, worst first."""
 
 
 @dataclass(frozen=True, slots=True)

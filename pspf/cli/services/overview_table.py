@@ -1,4 +1,4 @@
-"""An overview as lines and cells of text, the same for a table and for the live view."""
+"""Rows of an overview, for the table and for the live view."""
 
 from collections.abc import Sequence
 from typing import Final

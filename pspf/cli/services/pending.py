@@ -1,4 +1,4 @@
-"""Records that are not done: choosing them, showing them."""
+"""Unfinished records for commands: selection and display."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _BATCH: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class PendingFilter:
-    """Which records of a group; what is None or empty does not narrow. An id may have its topic: `orders/42`."""
+    """Filter of a group's records; one that is None or empty takes all. An id may have its topic: `orders/42`."""
 
     group: str
     topic: str | None = None
@@ -39,7 +39,7 @@ class PendingFilter:
 
 
 async def select(broker: Broker, choice: PendingFilter, *, with_in_hand: bool = False) -> list[PendingRecord]:
-    """Return the records of `choice`, with those that workers say to have in hand first.
+    """Return the records of `choice`, first those that workers report to handle.
 
     Raises:
         NotFound: There is no such group, or it is not on the topic, or a record that was named is done.
@@ -63,7 +63,7 @@ async def select(broker: Broker, choice: PendingFilter, *, with_in_hand: bool = 
 
 
 async def _read_in_hand(broker: Broker, choice: PendingFilter, known: Sequence[PendingRecord]) -> list[PendingRecord]:
-    """Return what workers say to have in hand and the broker does not know of: the first records of ordered batches."""
+    """Return records that workers handle and the broker does not list: the first of ordered batches."""
     places = {(record.cursor.topic, record.id) for record in known}
     found: list[PendingRecord] = []
     for worker, process in processes_of(await read_workers(broker)):

@@ -1,4 +1,4 @@
-"""What a project says about itself: `[tool.pspf]` in the nearest pyproject.toml."""
+"""Project settings: `[tool.pspf]` of the nearest pyproject.toml."""
 
 import tomllib
 from pathlib import Path

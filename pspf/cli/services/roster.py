@@ -1,4 +1,4 @@
-"""Workers as the command line sees them: read from the roster, asked, and waited for."""
+"""Workers in the roster: read, addressed by name, and asked to act."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""The files of a new project, from the templates in `project_files/`."""
+"""Files of a new project, made of the templates in `project_files/`."""
 
 import json
 import re

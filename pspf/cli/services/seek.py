@@ -1,4 +1,4 @@
-"""What `pspf groups seek` does: finds the cursors, says what would become of each, moves them."""
+"""Seek of a group: finds its cursors, describes the change of each, moves them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class Seeking:
         return found
 
     async def _find_behind_hops(self, broker: Broker, cursors: Sequence[Cursor]) -> list[Cursor]:
-        """Return the cursors of internal topics that begin anew with these: their records come once more.
+        """Return the cursors of internal topics that begin again with these: their records come once more.
 
         With `keep_state` they stay as they are.
         """

@@ -1,4 +1,4 @@
-"""Where to start reading: a place in a topic becomes an offset in each partition."""
+"""Start positions: a position in a topic as an offset in each partition."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Finding what handlers remember, by names that people type."""
+"""Stored state of handlers, found by names that people type."""
 
 from collections.abc import AsyncIterator, Sequence
 

@@ -1,4 +1,4 @@
-"""What `pspf tail` does: reads partitions side by side, in order of time, and prints what fits."""
+"""Reader of `pspf tail`: merges partitions by time, filters, and prints."""
 
 import base64
 import re
@@ -29,7 +29,7 @@ class Printer(Protocol):
         ...
 
     def end(self) -> None:
-        """Print what is left."""
+        """Print the rest."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""An app's subscriptions as rows, JSON, Mermaid and Graphviz."""
+"""Subscriptions of an app as rows, JSON, Mermaid and Graphviz."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What `pspf topics trim` does: says what would go from each partition, and removes it."""
+"""Trim of a topic: describes the removal in each partition, and does it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`--where 'amount>10'`: a comparison of one field of an event with a constant. Nothing is evaluated as code."""
+"""Condition `--where 'amount>10'`: compares one field of an event with a constant, and evaluates no code."""
 
 import json
 import operator

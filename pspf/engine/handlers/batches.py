@@ -60,7 +60,7 @@ class WholeBatch(Executor):
         return events
 
     async def _run_part(self, part: Sequence[Record], events: dict[int, Any], run: BatchRun) -> list[list[Record]]:
-        """Run records as one call; return what is to run again, the first part last."""
+        """Run records as one call; return the parts that run again, the first one last."""
         context = self._make_context(part[0])
         context.handles([events[record.offset] for record in part], part)
         error = await self.attempt([events[record.offset] for record in part], part, context, run)

@@ -91,7 +91,7 @@ class Calls:
         self._name = subscription.name
 
     def enter(self) -> Call:
-        """Return what is to be told each record before its call, in the task that calls."""
+        """Return the function that is called with each record before its handler, in the same task."""
         return enter_call(self._name, self._around.warned)
 
     async def call(self, record: Record, run: BatchRun) -> None:

@@ -1,8 +1,8 @@
-"""What all ways to run a batch's handlers have in common.
+"""Base of executors, which run the handler on the records of a batch.
 
-An executor takes the records of a batch in order and reports each outcome to its `BatchRun`. It
-returns how many it took from the front; what is behind was not started, because the run was closed.
-Whatever a handler raises stops at its record.
+An executor takes the records of a batch in order and reports each outcome to its `BatchRun`. It returns how many it
+took from the front; the others were not started, because the run was closed. An exception of a handler is the failure
+of its record alone.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _BREATH_SECONDS: Final = 0.05
 LONGEST_POLL_MS: Final = 5_000
 """How long a read waits for a record, at most."""
 _GRACE_S: Final = 1.0
-"""How long a call that is cancelled may take to end, before it is told of."""
+"""How long a call that is cancelled may take to end, before it is logged."""
 
 
 class Executor(ABC):

@@ -1,4 +1,4 @@
-"""Calls that see nothing of what earlier ones left behind: context variables, and the decimal context among them.
+"""Isolation of calls: context variables, the decimal context among them, that one call sets are not seen by the next.
 
 A plain function runs in a copy of the context. An async one that leaves nothing runs in the context of its loop, as
 driving it in a copy costs more than most handlers; whether it left something is looked at after each call, and where it

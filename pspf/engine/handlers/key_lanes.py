@@ -1,4 +1,4 @@
-"""How the records of a batch are dealt to those who work side by side."""
+"""Lanes of a batch: its records divided by key among concurrent tasks or threads."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +8,7 @@ from pspf.records import Record
 class KeyLanes:
     """Deals records, in order, one lane at a time; with `by_key` those of a key are one lane.
 
-    Whoever takes a lane runs it from its front, so that no two of one key run at a time.
+    A lane is run from its front by one task or thread, so that no two records of a key run at a time.
     """
 
     def __init__(self, records: Sequence[Record], *, by_key: bool) -> None:

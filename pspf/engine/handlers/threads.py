@@ -133,7 +133,7 @@ class HandlerThread:
         return await start_patiently(self.work, THREAD_NAME, lambda: self._shift.run.is_closed)
 
     def give_up(self) -> None:
-        """Let the call in hand have no effect, and nothing run after it. The shift's mutex is held."""
+        """Give the running call no effect, and start no other. The shift's mutex is held."""
         self._is_given_up = True
         if self._context is not None:
             self._context.close()
@@ -148,9 +148,9 @@ class HandlerThread:
                 call.record = record
                 assert self._context is not None
                 self._end(record, self._context, threads.calls.call(record, self._context))
-        except BaseException as error:  # the root of a thread: whoever waits for it gets the error
+        except BaseException as error:  # the root of a thread: its waiter gets the error
             failure = error
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
+        with suppress(RuntimeError):  # the loop is closed, and no task waits
             self.loop.call_soon_threadsafe(self._finish, failure)
 
     def _begin(self) -> Record | None:

@@ -1,4 +1,4 @@
-"""The same calls, each in a span. Chosen once a cursor, where somebody sees spans."""
+"""Executors that trace: each call of the handler in a span. Chosen once a cursor, where spans are recorded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext

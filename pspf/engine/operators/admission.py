@@ -64,7 +64,7 @@ class Admission:
         return False
 
     def put_aside(self, item: Item, run: BatchRun) -> None:
-        """Do with an `Aside` what is to be done instead of aggregating it, if it may run."""
+        """Handle an `Aside`, a record that is not aggregated, if it may run."""
         if not run.has_to_ask or self.admit(item, run):
             self._set_aside(item, run)
 

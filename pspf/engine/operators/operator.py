@@ -151,7 +151,7 @@ class Operator(ABC):
     # Batches
 
     async def end_batch(self, source: int, run: BatchRun) -> None:  # noqa: B027 (most have nothing to do then)
-        """Do what is done once a batch: keys that are no longer held back, updates."""
+        """End the batch: release keys that are no longer held back, emit updates."""
 
     def count_changes(self) -> int:
         """Return how many states changed since the last commit, about."""

@@ -98,7 +98,7 @@ class SessionWindows(Operator):
             )
 
     def _mark_unsent(self) -> None:
-        """Let what is open go out with the next commit: its updates were not asked for before.
+        """Emit the open windows with the next commit: their updates were not asked for before.
 
         Raises:
             StateUnreadable: It is more than one commit may hold.
@@ -229,7 +229,7 @@ class SessionWindows(Operator):
         return True
 
     def _close(self, key: Key, session: SessionSpan, source: int, run: BatchRun) -> None:
-        rows = session.rows  # which are removed, or written anew
+        rows = session.rows  # which are removed, or replaced
         if not session.is_closed and session.state is not None:
             is_final = self._windowing.emit == "final"
             if is_final or (self._emits_updates and session.is_fresh):

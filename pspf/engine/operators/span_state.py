@@ -51,7 +51,7 @@ class SpanState:
         table.make_whole(slot)
 
     async def scan_slot(self, slot: int, after: bytes | None) -> Sequence[tuple[bytes, bytes]]:
-        """Return a page of what is stored of a slot, behind a key."""
+        """Return a page of a slot's stored entries, behind a key."""
         return await self._entries.scan_entries(slot, after=after, max_entries=PAGE)
 
     def state_of(self, start: int, key: Key) -> Any:

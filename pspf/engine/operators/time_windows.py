@@ -76,7 +76,7 @@ class TimeWindows(Operator):
             await self._mark_unsent(slots)
 
     async def _mark_unsent(self, slots: Sequence[int]) -> None:
-        """Let what is open go out with the next commit: its updates were not asked for before.
+        """Emit the open windows with the next commit: their updates were not asked for before.
 
         Raises:
             StateUnreadable: It is more than one commit may hold.

@@ -1,1 +1,1 @@
-"""The app to run: loaded, changed by options, planned as values."""
+"""Loading of the app, options that change it, and its plan as values."""

@@ -1,4 +1,4 @@
-"""From `MODULE:OBJECT` to the user's Stream, with errors that say what is there instead."""
+"""Loader of apps: `MODULE:OBJECT` to a Stream, with errors that name what the module has instead."""
 
 import difflib
 import importlib

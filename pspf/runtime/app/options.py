@@ -1,4 +1,4 @@
-"""What a user asked `pspf worker` for."""
+"""Options of `pspf worker` as values, and the plan that they shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

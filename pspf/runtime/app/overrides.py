@@ -1,4 +1,4 @@
-"""What the command line changes about an app's handlers."""
+"""Overrides of an app's handlers by the command line."""
 
 from dataclasses import replace
 

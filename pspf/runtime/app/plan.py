@@ -1,4 +1,4 @@
-"""What is to run, as values: which handlers, in how many processes, with which options. Knows no Stream."""
+"""Plan of a worker, as values: handlers, processes, options. Knows no Stream."""
 
 import difflib
 import json
@@ -102,7 +102,7 @@ class AppPlan:
     def with_processes(self, text: str) -> Self:
         """Return the plan with `text` of `-w` applied: `4`, or `orders=4,clicks/grp=2`; others keep 1.
 
-        What is said of a topic group counts before what is said of its topic, and that before what is said of all.
+        A number for a topic group comes before one for its topic, and that before one for all.
 
         Raises:
             ConfigurationError: It is neither, says something twice, or names a topic or group that the app does
@@ -133,7 +133,7 @@ class WorkerOptions:
 
     `name` is what worker ids start with, None = what the Stream says, else the host's name.
     `loop_stall_ms` is how long an event loop may be silent. `final` closes the open windows at the end
-    of a burst. `burst_ends_s` is when its time is up on the machine's monotonic clock, whoever waits for the broker.
+    of a burst. `burst_ends_s` is when its time is up on the machine's monotonic clock; waits for the broker count.
     `broker_identity` is the broker that the worker has met: no process of it goes on with another one.
     """
 
@@ -160,7 +160,7 @@ class WorkerOptions:
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What a child process is told: the app, which topic and group are its own, what a burst waits for."""
+    """Orders of a child process: the app, its topic and group, and the work that a burst waits for."""
 
     target: str
     folder: str
@@ -202,7 +202,7 @@ class Totals:
         return Totals(self.handled + other.handled, self.failed + other.failed, self.dead + other.dead)
 
     def describe(self, lag: int | None) -> str:
-        """Return the line that a worker ends with; a lag that nobody knows is `?`."""
+        """Return the last line of a worker; an unknown lag is `?`."""
         return f"handled {self.handled}, failed {self.failed}, dead {self.dead}, lag {'?' if lag is None else lag}"
 
 

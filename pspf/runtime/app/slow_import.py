@@ -1,4 +1,4 @@
-"""Tells of an import of the app that takes long, and where it is: a worker without a word looks dead."""
+"""Notice of a slow import of the app, with the line that it is at: a silent worker looks dead."""
 
 import signal
 import time

@@ -1,4 +1,4 @@
-"""What is to be done, as values: the cursors of an app, and in which order its windows are finished."""
+"""Work of a burst, as values: the cursors of an app, and the order in which its windows are finished."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def order_operators(
 
 
 def _reach_up(of: int, upstream: Sequence[set[int]]) -> set[int]:
-    """Return what is upstream, near or far."""
+    """Return all cursors upstream of one."""
     found: set[int] = set()
     new = set(upstream[of])
     while new:

@@ -1,4 +1,4 @@
-"""A worker's admin: HTTP in a process of its own, which is told what the worker is at and says what it is to do.
+"""Admin process of a worker: serves HTTP, reads snapshots of the worker and sends it commands.
 
     worker (supervisor, or the one process) --thread, socket--> python -m pspf.admin <--HTTP
 
@@ -34,7 +34,7 @@ logger = get_logger(__name__)
 
 _TICK_S: Final = 0.5
 _HUNG_S: Final = 15.0
-"""How long the process may take nothing of what it is told."""
+"""How long the process may read nothing of its socket."""
 _HEALTHY_S: Final = 60.0
 _LEAVE_S: Final = 2.0
 _RESTART_INITIAL_MS: Final = 1_000
@@ -64,7 +64,7 @@ class _Running:
 class AdminThread:
     """Keeps an admin process running while the `with` block does.
 
-    `handlers` may be replaced when the app was loaded anew.
+    `handlers` is replaced when the app is reloaded.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a worker does when `pspf workers` asks: one for a supervisor, one for a worker in one process."""
+"""Commands of `pspf workers`: one class for a supervisor, one for a worker in one process."""
 
 import io
 import os

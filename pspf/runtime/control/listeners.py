@@ -1,4 +1,4 @@
-"""What a worker shows to the outside: its sockets, its token, the lines that name them, and the admin behind them."""
+"""Listeners of a worker: sockets, token, the lines that name them, and the admin process behind them."""
 
 import os
 import re
@@ -25,7 +25,7 @@ _TOKEN_BYTES: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """What a worker listens on, if at all. A token that nobody configured `is_random`, and shown once."""
+    """Sockets of a worker, if any. A token that was not configured `is_random`, and shown once."""
 
     admin: Listener | None
     metrics: Listener | None

@@ -1,4 +1,4 @@
-"""Where a worker listens: sockets are bound before anything runs, so that a mistake ends it at once."""
+"""Ports of a worker: bound before anything runs, so that a mistake ends it at once."""
 
 import ipaddress
 import socket

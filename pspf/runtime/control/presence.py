@@ -1,4 +1,4 @@
-"""A worker's presence in the broker's roster: it shows what it is at, and is told what to do.
+"""Presence of a worker in the broker's roster: publishes its status, and receives commands.
 
 Runs in an event loop: the supervisor has none and gives it a thread, a worker in one process lets it
 run beside its handlers.
@@ -66,7 +66,7 @@ class Presence:
     describe: Callable[[], WorkerStatus]
     obey: Callable[[WorkerCommand, Callable[[Mapping[str, Any]], None]], None]
     leave_s: float = _LEAVE_S
-    """How long it may take to withdraw; what is left behind is forgotten after some seconds."""
+    """How long it may take to withdraw; an entry that stays expires after some seconds."""
     _started_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     _answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _mutex: threading.Lock = field(default_factory=threading.Lock)
@@ -98,7 +98,7 @@ class Presence:
         except ExceptionGroup as group:
             raise group.exceptions[0] from None
         finally:
-            with suppress(PSPFError, TimeoutError):  # what is wrong with the broker was told before
+            with suppress(PSPFError, TimeoutError):  # the broker's error is logged already
                 async with asyncio.timeout(self.leave_s):
                     await self.broker.roster.withdraw(self.worker)
             with suppress(PSPFError, TimeoutError):

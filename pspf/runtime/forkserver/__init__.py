@@ -1,1 +1,1 @@
-"""The fork server: a process with one thread that forks worker processes."""
+"""Fork server: a process with one thread, which forks worker processes."""

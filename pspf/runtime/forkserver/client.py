@@ -1,6 +1,6 @@
-"""Where worker processes come from: a process with one thread and nothing open, which forks them.
+"""Client of the fork server: a process with one thread and nothing open, which forks worker processes.
 
-    the command --fork, before the app is imported--> base --fork, imports the app anew--> nursery --fork--> child
+    the command --fork, before the app is imported--> base --fork, imports the new app--> nursery --fork--> child
          |                                                    (a reload)
          +------fork, with the app imported----------------------------------------------> nursery --fork--> child
 

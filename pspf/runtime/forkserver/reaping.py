@@ -1,4 +1,4 @@
-"""Collecting processes that have ended."""
+"""Reaping of child processes."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What a nursery does: imports an app, and forks the processes that run it."""
+"""Fork server: imports an app, and forks the processes that run it."""
 
 import fcntl
 import gc
@@ -48,7 +48,7 @@ def _read_link(path: Path) -> str:
 
 
 def serve(connection: socket.socket, loaded: LoadedApp | None) -> None:
-    """Fork what is asked for, until nobody is left to ask. Doesn't return but in a new child."""
+    """Serve requests to fork, until no client is left. Doesn't return but in a new child."""
     os.setpgid(0, 0)  # Ctrl-C is the supervisor's to see
     name_process(NURSERY)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

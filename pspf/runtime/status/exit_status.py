@@ -1,4 +1,4 @@
-"""How a worker's processes ended, as one exit code and one error."""
+"""Exit status of a worker: how its processes ended, as one exit code and one error."""
 
 import signal
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a worker process tells its supervisor, once a second and at its end: lines of JSON through a pipe."""
+"""Reports of a worker process to its supervisor, once a second and at its end: lines of JSON through a pipe."""
 
 import json
 import os
@@ -36,7 +36,7 @@ class SubscriptionStatus:
 
 @dataclass(frozen=True, slots=True)
 class Pulse(Fields):
-    """That a process lives, and what it is at.
+    """Sign of life of a process, and its activity.
 
     `loop_silent_ms` is the time since its event loop last had a turn, None before there is a loop;
     `unanswered_ms` the time that its longest request has waited for the broker. `is_at_work` says
@@ -74,17 +74,17 @@ class Pulse(Fields):
 
     @property
     def in_hand(self) -> tuple[BatchStatus, ...]:
-        """What handlers have in hand."""
+        """Batches that handlers run."""
         return tuple(each for each in self.busy if not each.is_waiting)
 
     @property
     def waiting(self) -> tuple[BatchStatus, ...]:
-        """What has waited long for its turn."""
+        """Batches that have waited long for their turn."""
         return tuple(each for each in self.busy if each.is_waiting and each.for_ms >= WAITS_LONG_MS)
 
     @property
     def has_committed(self) -> bool:
-        """Whether it has got anything done."""
+        """Whether it has committed anything."""
         return any(each.counters.last_commit_ms is not None for each in self.subscriptions)
 
 

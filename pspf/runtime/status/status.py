@@ -27,7 +27,7 @@ class Rates:
             self._samples.popleft()
 
     def reset(self) -> None:
-        """Begin anew, with another process."""
+        """Forget the samples: another process begins."""
         self._samples.clear()
 
     def rate_of(self, key: _Key) -> float:

@@ -1,4 +1,4 @@
-"""What a worker's processes did together, those that have ended among them: counts that never go back."""
+"""Totals of a worker's processes, those that have ended included: counts that never decrease."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ class Tally:
 class ProcessTotals:
     """Adds up the counters of a worker's processes.
 
-    Each process counts from 0 and tells its counts with each pulse; what one that was killed did
-    after its last pulse, a second at most, nobody knows.
+    Each process counts from 0 and reports its counts with each pulse; the work of a killed one after its last
+    pulse, a second at most, is not counted.
     """
 
     def __init__(self) -> None:
         self._ended: dict[_Key, HandlerCounters] = {}
 
     def close(self, pulse: Pulse | None) -> None:
-        """Keep what a process that has ended told last."""
+        """Keep the last counts of a process that has ended."""
         if pulse is not None:
             _add(self._ended, pulse)
 

@@ -1,4 +1,4 @@
-"""The app's new code: imported beside the old, which goes on until it is known to work."""
+"""Import of new code beside the old, which runs on until the new code works."""
 
 import selectors
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ class App:
 class Loading:
     """At most one import at a time: the last that was asked for; one that is under way then is dropped.
 
-    What came of it is told; where it worked, `take_over` gets what to run and the nursery it comes from, None
+    The result is logged; where it worked, `take_over` gets what to run and the nursery it comes from, None
     where each process has to import it by itself.
     """
 

@@ -1,4 +1,4 @@
-"""A worker process as its supervisor sees it: three pipes and a pid."""
+"""Worker process as its supervisor has it: a pid and three pipes."""
 
 import contextlib
 import json
@@ -40,7 +40,7 @@ class Process:
 
     @property
     def totals(self) -> Totals:
-        """What it did; of one that was killed what it had told before."""
+        """Counts of its work; of a killed one those that it had reported."""
         if self.ending is not None and self.ending.totals is not None:
             return self.ending.totals
         return Totals() if self.pulse is None else self.pulse.totals
@@ -61,7 +61,7 @@ class Process:
             os.killpg(self.pid, number)
 
     def drain(self, timeout_ms: int) -> None:
-        """Let it finish what it has in hand, and end."""
+        """Let it finish its batches, and end."""
         self.tell(do="drain", timeout_ms=timeout_ms)
         self.signal(signal.SIGTERM)  # reaches also one that is still importing its app
 
@@ -74,7 +74,7 @@ class Process:
             self.tell(do="tasks")
 
     def read_reports(self) -> bool:
-        """Take what it has told; False at the end."""
+        """Read its reports; False at the end."""
         try:
             chunk = os.read(self.report_fd, 65536)
         except BlockingIOError:
@@ -105,7 +105,7 @@ class Process:
         return bool(chunk)
 
     def close(self) -> None:
-        """Take what is left to read, and close the pipes; it has ended."""
+        """Read the rest, and close the pipes; it has ended."""
         self.read_reports()
         for descriptor in (self._commands_fd, self.report_fd, self.stacks_fd):
             os.close(descriptor)
@@ -154,7 +154,7 @@ class Spawner:
         return process.pid
 
     def load(self, target: str, folder: Path, backend: str | None) -> ForkServer | None:
-        """Begin to import the app anew; None where nothing here can."""
+        """Begin to import the new app; None where no fork server can."""
         if self._base is None:
             return None
         try:

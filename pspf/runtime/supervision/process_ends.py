@@ -1,4 +1,4 @@
-"""Ends of worker processes: what becomes of their slots, and the exit code that all of them come to."""
+"""Ends of worker processes: the next state of their slots, and the exit code of all."""
 
 import signal
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from pspf.runtime.supervision.slot import ProcessSlot, SlotState
 from pspf.runtime.supervision.slots import Places
 
 _TOLD: Final = 3
-"""How many batches that a process had in hand are told when it crashes."""
+"""How many batches of a process are logged when it crashes."""
 
 
 class Stopping(Protocol):
@@ -89,7 +89,7 @@ class ProcessEnds:
             self._crash(place, name, process, returncode)
 
     def _code_of_stopped(self, returncode: int, stop_signal: int) -> int:
-        """Return what a process counts as that ended after it was told to: a burst ends as its own signal says."""
+        """Return the exit code that counts for a process that was stopped: a burst has that of its first signal."""
         if returncode in (-signal.SIGTERM, -signal.SIGINT):  # it had no handler for our signal yet
             return 128 + stop_signal if self.is_burst else 0
         if self.is_burst and returncode == 128 + signal.SIGTERM:  # what we tell them all with

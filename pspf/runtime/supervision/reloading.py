@@ -1,4 +1,4 @@
-"""Starting again when a source file is saved."""
+"""File watcher of `--reload`."""
 
 import threading
 from collections.abc import Callable

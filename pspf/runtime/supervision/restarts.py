@@ -1,4 +1,4 @@
-"""When a process that crashed starts again, and when it is hopeless."""
+"""Restart policy: when a crashed process starts again, and when the supervisor gives up."""
 
 import random
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class RestartPolicy:
 class Restarts:
     """The crashes of one place for a process, since it was last healthy.
 
-    Healthy is a process that lived `healthy_ms`. One that committed something starts the count anew,
+    Healthy is a process that lived `healthy_ms`. One that committed something restarts the count,
     too: it got on.
     """
 

@@ -1,4 +1,4 @@
-"""A place for a worker process: the processes that follow one another in it, and what they are at."""
+"""Slot of a worker process: its states, and the processes that follow one another in it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ class ProcessSlot:
     trouble: str | None = None
     """Why it is stalled, or does not get started."""
     is_gone: bool = False
-    """Whether the app, loaded anew, has no handlers for it any more."""
+    """Whether the reloaded app has no handlers for it."""
     rates: Rates = field(default_factory=Rates)
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ class ProcessSlot:
 
     @property
     def name(self) -> str:
-        """`topic/group#number`: what it is called while nobody else names it."""
+        """`topic/group#number`: its name."""
         return f"{self.spec.label}#{self.number}"
 
     @property

@@ -1,4 +1,4 @@
-"""The places of a worker: processes are started in them, told to finish, and killed at their deadlines."""
+"""Slots of a worker: start their processes, drain them, and kill them at their deadlines."""
 
 import os
 import selectors
@@ -58,7 +58,7 @@ class Places:
         return totals
 
     def start_due(self) -> None:
-        """Start what is due; what the system has no process or descriptor for now is due again later."""
+        """Start the processes that are due; one that the system has no resources for is due again later."""
         for place in self.all:
             if place.process is None and place.due_ms is not None and now_ms() >= place.due_ms:
                 try:

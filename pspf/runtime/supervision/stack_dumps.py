@@ -1,4 +1,4 @@
-"""Asking processes where they are, and giving what they say a moment to arrive."""
+"""Stack dumps of worker processes: asked for, collected for a moment, and logged or answered."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class _Look:
 
 
 class StackDumps:
-    """What was asked and is not told yet."""
+    """Questions that are not answered yet."""
 
     def __init__(self) -> None:
         self._pending: list[_Look] = []
@@ -42,7 +42,7 @@ class StackDumps:
         self._pending.append(_Look(places, now_ms() + _STACKS_MS, tell))
 
     def tell_due(self) -> None:
-        """Tell what is due."""
+        """Answer the questions whose time is up."""
         due = [look for look in self._pending if now_ms() >= look.due_ms]
         self._pending = [look for look in self._pending if look not in due]
         for look in due:

@@ -1,7 +1,7 @@
-"""A worker's processes: starts one or more for each topic group, starts again what crashed, passes signals on.
+"""Supervisor of worker processes: starts some for each topic group, restarts crashed ones, forwards signals.
 
-Knows processes and what to tell them, no Stream. One thread and one loop; whoever else wants
-something (a signal handler, a file watcher, `pspf workers stop`) puts it in the queue.
+Knows processes and their commands, no Stream. One thread and one loop; other threads and signal handlers put their
+requests into a queue: the file watcher, `pspf workers stop`.
 """
 
 import os
@@ -47,7 +47,7 @@ class Supervisor:
 
     Signals are queued by the handler and handled by the loop. The first and the second are passed on
     to every process once each (they have process groups of their own, so that Ctrl-C on a terminal
-    doesn't reach them twice); the third ends everything at once. SIGHUP loads the app anew.
+    doesn't reach them twice); the third ends everything at once. SIGHUP reloads the app.
     """
 
     app: App
@@ -57,7 +57,7 @@ class Supervisor:
     loop_stall_ms: int = 30_000
     is_burst: bool = False
     waits_for_saves: bool = False
-    """Whether whoever watches the files will ask for another load, so that bad code is no reason to end."""
+    """Whether a file watcher will ask for another reload, so that bad code is no reason to end."""
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     read_broker_answers_ms: Callable[[], int] = lambda: 0
     """Asked for how long the broker has answered."""
@@ -149,7 +149,7 @@ class Supervisor:
         for key, _ in self._selector.select(wait_ms / 1000):
             if not key.data():
                 self._selector.unregister(key.fileobj)
-        # A machine that slept, or a supervisor that was stopped: nobody was silent in that time but itself.
+        # The machine slept, or this process was stopped: the silence of that time is its own.
         slept_ms = now_ms() - self._turned_ms - wait_ms
         if slept_ms > _CHECK_MS:
             for place in self._places:
@@ -219,7 +219,7 @@ class Supervisor:
                 if place.process is not None and place.process.pid == pid
             ]
             for _, process in mine:
-                process.end_group(signal.SIGTERM)  # now, while nobody else can have its number
+                process.end_group(signal.SIGTERM)  # now, while no other process can have its pid
             returncode = collect(pid)
             self.spawner.forget(pid, returncode)
             for place, process in mine:
@@ -268,7 +268,7 @@ class Supervisor:
             if place.process is not None:
                 place.process.tell(do="log level", level=level)
 
-    # Loading the app anew
+    # Reloading the app
 
     def reload(self, why: str) -> None:
         """Import the app in a fresh process; where that works, replace all processes, else say why not."""

@@ -1,11 +1,11 @@
-"""Whether the terminal that this process was started on is still there."""
+"""Hang-up of the terminal that this process was started on."""
 
 import errno
 import termios
 
 
 def has_hung_up() -> bool:
-    """Return whether standard error is a terminal that is gone; SIGHUP then is no wish to load the app anew."""
+    """Return whether standard error is a terminal that is gone; SIGHUP asks for no reload then."""
     try:
         termios.tcgetattr(2)
     except termios.error as error:

@@ -1,4 +1,4 @@
-"""The watch over a worker's processes: what lives and gets nowhere is told of, and replaced."""
+"""Watch over worker processes: logs and replaces those that make no progress."""
 
 import functools
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _STALLED_DRAIN_MS: Final = 5_000
 
 
 class Watch:
-    """Finds what is wrong with processes, asks them where they are, and has others start."""
+    """Finds processes without progress, asks for their stacks, and replaces them."""
 
     def __init__(self, places: Places, looks: StackDumps, *, stall_ms: int, drain_timeout_ms: int) -> None:
         self._places = places

@@ -1,6 +1,6 @@
-"""What counts as progress: a slow handler does.
+"""Watchdog of worker processes: decides whether one makes progress. A slow handler does.
 
-A silent event loop, an answer that never comes, and a call that goes on after its own time do not.
+A silent event loop, a call of the broker without an answer, and a handler beyond its own time limit do not.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ _BEAT_MS: Final = 1_000
 
 
 def find_trouble(pulse: Pulse, *, pulse_age_ms: int, broker_answers_ms: int, stall_ms: int) -> str | None:
-    """Return what is wrong with a process, None where nothing is.
+    """Return why a process makes no progress, None where it does.
 
     Args:
         pulse: Its last one.

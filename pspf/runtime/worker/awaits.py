@@ -1,4 +1,4 @@
-"""Where each task of an event loop stands: from its coroutine down to the line that waits."""
+"""Await chains of the tasks of an event loop: from each coroutine to the line that waits."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""Waiting for a broker that is down, for as long as it takes."""
+"""Wait for a broker that is down, without a limit."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ async def connect_patiently(broker: Broker, stopping: asyncio.Event, say: Callab
 
 
 async def say_missing_topics(broker: Broker, topics: Iterable[str], say: Callable[[str], None]) -> None:
-    """Say which topics nobody has emitted to yet; a worker makes them and waits."""
+    """Print the topics that do not exist yet; a worker makes them and waits for events."""
     there = {info.topic for info in await broker.list_topics()}
     for topic in dict.fromkeys(topics):
         if topic not in there:

@@ -38,7 +38,7 @@ ORPHAN_DRAIN_MS: Final = 500
 
 def main() -> int:
     """Run one child; return its exit code."""
-    show_prints(patience_s=1.0)  # until it is told more
+    show_prints(patience_s=1.0)  # until its spec is read
     commands = read_lines(_take_stdin())
     line = next(commands, None)
     if line is None:

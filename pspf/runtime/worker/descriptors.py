@@ -1,4 +1,4 @@
-"""The limit of open file descriptors of a process."""
+"""Limit of open file descriptors of a process."""
 
 import resource
 

@@ -1,4 +1,4 @@
-"""The end of a burst: nothing of the app is left to do, whoever owns it; and then, its windows closed."""
+"""End of a burst: no work is left, whichever worker owns it; then its windows are closed."""
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,7 +32,7 @@ def add_up(lags: Mapping[CursorName, int | None]) -> int | None:
 
 
 def describe_left(lags: Mapping[CursorName, int | None] | None, timeout_ms: int | None) -> str:
-    """Return what a burst says whose time is up: what is left, by topic and group."""
+    """Return the line of a burst whose time is up: the lag by topic and group."""
     left: dict[str, int | None] = {}
     for cursor, lag in (lags or {}).items():
         place = f"{cursor.topic} of {cursor.group}"

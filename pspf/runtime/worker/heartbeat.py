@@ -1,4 +1,4 @@
-"""Heartbeat thread of a worker process: tells the supervisor, once a second, what the process is at."""
+"""Heartbeat thread of a worker process: reports its status to the supervisor once a second."""
 
 import threading
 from typing import Final

@@ -1,4 +1,4 @@
-"""How the interpreter of a worker's process is set."""
+"""Interpreter settings of a worker process: thread switches, garbage collection."""
 
 import gc
 import sys
@@ -9,7 +9,7 @@ _NEW_OBJECTS: Final = 10_000
 
 
 def tune_interpreter() -> None:
-    """Set what is the whole process's, and a worker's to choose: turns of threads, and garbage collection."""
+    """Set thread switches and garbage collection of the whole process."""
     # The broker's thread needs the interpreter between rows. While a handler computes, the default
     # of 5 ms would be the price of each of these turns.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)

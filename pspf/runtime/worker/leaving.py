@@ -1,4 +1,4 @@
-"""The end of a process that ran an app: bounded, whatever the app has left behind.
+"""Exit of a process that ran an app: within a limit of time, whatever threads the app has left.
 
 The interpreter waits for every thread that is no daemon, and then for what was registered with atexit. A handler
 that leaves a thread behind would keep its process for ever.

@@ -1,4 +1,4 @@
-"""The log of a worker: PSPF's own loggers only; the user's logging is left alone."""
+"""Log of a worker: configures PSPF's loggers alone; the user's logging is left as it is."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Before the processes and after them: the broker is waited for, and asked what is left to do."""
+"""Broker calls of a supervisor: it waits for the broker before the processes start, and reads the lag at the end."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ async def meet_broker(
 ) -> str | None:
     """Wait for the broker, and return its identity: before there are processes, so that one line says that it is down.
 
-    A signal in the meantime ends this process quietly: nothing is in hand yet.
+    A signal meanwhile ends this process quietly: no batch runs yet.
 
     Raises:
         TimeoutError: A burst's time was up.

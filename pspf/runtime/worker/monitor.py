@@ -1,4 +1,4 @@
-"""What a worker process is at, seen from beside it: no handler and no event loop can hold that up."""
+"""Monitor of a worker process: reads what it does from a thread that handlers and the event loop can't delay."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ _UNREAD_LEASES: Final = 2
 """For how many leases a read may be tried in vain, until its partition counts as not read."""
 _SHOWN: Final = 10
 _TOLD_IDS: Final = 20
-"""How many records of a batch are told by name."""
+"""How many records of a batch are reported by id."""
 
 
 class Monitor:
@@ -94,7 +94,7 @@ class Monitor:
         )
 
     def _unread(self, activities: tuple[Activity, ...], now_ms: int) -> tuple[str, ...]:
-        """Return which partitions nobody reads, and which this process can't read or handle."""
+        """Return the partitions that no worker reads, and those that this process can't read or handle."""
         longest_ms = _UNREAD_LEASES * self._stream.broker.limits.lease_ms + LONGEST_POLL_MS  # an empty read waits
         failing: dict[tuple[str, str, str], list[int]] = {}
         for activity in activities:
@@ -134,7 +134,7 @@ class Monitor:
         )
 
     def _warn_of_slow(self, activities: tuple[Activity, ...], now_ms: int) -> None:
-        """Warn once a minute of a batch that a handler has in hand for longer; that ends nothing."""
+        """Log a warning once a minute for a batch whose handler runs for longer; nothing is ended."""
         known = self._warned
         self._warned = {}
         for activity in activities:
@@ -164,7 +164,7 @@ def _say_unread(doing: str, topic: str, group: str, handler: str, partitions: Se
 def _describe_tasks() -> str:
     try:
         return describe_tasks()
-    except Exception as error:  # whoever asked waits for an answer
+    except Exception as error:  # the request waits for an answer
         logger.exception("can't tell where the tasks are")
         return f"can't tell where the tasks are: {error!r}\n"
 
@@ -178,7 +178,7 @@ def _now_ms() -> int:
 
 
 def _busy(activity: Activity, now_ms: int) -> BatchStatus | None:
-    """Return what a cursor has in hand; None where it is nothing, perhaps since we looked."""
+    """Return the batch of a cursor; None without one, which may have ended meanwhile."""
     waiting_ms, since_ms, batch = activity.waiting_since_ms, activity.handling_since_ms, activity.batch
     state = HANDLING
     if since_ms is None:

@@ -1,4 +1,4 @@
-"""What Linux keeps about a process, and no module of the library sets: its name, and whom it adopts."""
+"""Process attributes of Linux that the standard library does not set: name, child subreaper."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""From running to ended: what signals and deadlines do to a worker process."""
+"""Shutdown stages of a worker process, moved by signals and deadlines."""
 
 import functools
 import math
@@ -116,14 +116,14 @@ class Stages:
         """
         for number in _SIGNALS:
             signal.signal(number, self._on_signal if escalates else lambda number, frame: self.begin_drain())
-        if escalates and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nobody else is there to see it
+        if escalates and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # no other process sees it
             signal.signal(signal.SIGHUP, lambda number, frame: self.begin_drain())
         _follow_forks()
 
     def begin_drain(self, *, timeout_ms: int | None = None, late_code: int = 0) -> None:
         """Drain as the first signal does; a shorter `timeout_ms` than the worker's own counts.
 
-        Where that is over, it gives up with `late_code`, or as if it had been told to by SIGTERM.
+        Where that is over, it gives up with `late_code`, or as after SIGTERM.
         """
         with self._lock:
             if self.stage is not Stage.RUNNING:

@@ -1,4 +1,4 @@
-"""What a worker and its app print: shown at once, and no reason to fail or to wait for long where nobody reads it."""
+"""Standard output of a worker: unbuffered, and dropped where its reader is gone, so that no handler fails or waits."""
 
 import errno
 import io
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 _GONE: Final = (errno.EPIPE, errno.EIO)
-"""Whoever read a pipe has ended; a terminal has hung up."""
+"""The reader of a pipe has ended, or a terminal has hung up."""
 _AT_ONCE_BYTES: Final = select.PIPE_BUF
 """As much goes into a pipe that has room without waiting."""
 
 
 class _Lasting(io.FileIO):
-    """Standard output or error, which takes what is written also when nobody reads it, and drops it then.
+    """Standard output or error that drops text where its reader is gone.
 
-    A reader that is there and takes nothing is waited for, for `patience_s` at most; then what is written is
-    dropped, until it reads again. It is told how much it has missed.
+    A reader that takes nothing is waited for, for `patience_s` at most; then text is dropped until it reads again,
+    and a line says how much it has missed.
     """
 
     patience_s = 10.0
@@ -106,11 +106,11 @@ def show_prints(*, patience_s: float) -> None:
     """
     _Lasting.patience_s = patience_s
     sys.stdout = _shown[1] = _wrap(sys.stdout, tells=True)
-    sys.stderr = _shown[2] = _wrap(sys.stderr, tells=False)  # nobody would read it
+    sys.stderr = _shown[2] = _wrap(sys.stderr, tells=False)  # it would have no reader
 
 
 def take_back() -> None:
-    """Put standard output and error back where an app has replaced or closed them: what is said at the end is seen."""
+    """Put standard output and error back where an app has replaced or closed them, for the worker's last lines."""
     sys.stdout, sys.stderr = (_open_again(number) for number in (1, 2))
 
 

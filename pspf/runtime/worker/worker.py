@@ -1,4 +1,4 @@
-"""One process's tasks: the broker, the stream's handlers, what stops them."""
+"""Worker process: opens the broker, runs the Stream's handlers, and stops them."""
 
 import asyncio
 import contextlib
@@ -56,7 +56,7 @@ class Ended:
 
 
 def prepare_process(options: WorkerOptions) -> None:
-    """Set up what is the process's, not the worker's: log, fault points, descriptors, standard output, interpreter.
+    """Set up the process: log, fault points, descriptors, standard output, interpreter.
 
     Raises:
         ConfigurationError: The log level, the log format or the fault is none.
@@ -165,7 +165,7 @@ class Worker:
                 await self._stream.broker.close()
         code = self.stages.code or self._code
         if code == 0 and self._options.burst and not self._is_drained:
-            code = 128 + self.stages.signal  # told to stop: whoever started it must not take it for done
+            code = 128 + self.stages.signal  # stopped: its parent must not take it for done
         return Ended(code, totals_of(self._stream), self._is_drained)
 
     async def _run_stream(self) -> None:
@@ -205,13 +205,13 @@ class Worker:
             lags = await self._read_lags()
             self._say(describe_left(lags, self._options.burst_timeout_ms))
             is_refused = self._stream.processor.is_refused or broker.find_obstacle() is not None
-            if lags is None or is_refused:  # what is in hand could not be committed either
+            if lags is None or is_refused:  # the running batches could not be committed either
                 self.stages.begin_give_up(BURST_TIMED_OUT)
                 return
         self.stages.begin_drain(late_code=self._code)
 
     async def _read_lags(self) -> Mapping[CursorName, int | None] | None:
-        """Return what is left to do; None where the broker does not answer now."""
+        """Return the work that is left; None where the broker does not answer now."""
         try:
             async with asyncio.timeout(_ANSWER_S):
                 return await read_lags(self._stream.broker, self._work.cursors)
