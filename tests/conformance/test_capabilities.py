@@ -54,7 +54,8 @@ async def part_of(broker: Broker, contract: type) -> Any:
     """Return the broker's object that has a part of the contract."""
     if contract is Session:
         return await broker.open_session()
-    return {Operations: broker.operations, Roster: broker.roster, Inspection: broker}[contract]
+    parts: dict[type, Any] = {Operations: broker.operations, Roster: broker.roster, Inspection: broker}
+    return parts[contract]
 
 
 def test_a_broker_claims_what_it_is_tested_for(broker: Broker, kind: Kind) -> None:
@@ -90,5 +91,5 @@ def test_every_capability_has_a_test() -> None:
     for path in Path(__file__).parent.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "needs":
-                named |= {each.value for each in ast.walk(node) if isinstance(each, ast.Constant)}
+                named |= {str(each.value) for each in ast.walk(node) if isinstance(each, ast.Constant)}
     assert named == NAMES
