@@ -1,5 +1,7 @@
 """An app on a broker that can't do all: what `pspf worker` refuses before anything runs, and what it runs."""
 
+import signal
+
 import pytest
 
 from tests.process.commands import Folder
@@ -63,3 +65,14 @@ def test_a_broker_of_one_process_is_refused_with_several(folder: Folder) -> None
     refused = folder.pspf("worker")
     assert refused.code == 2
     assert "lives inside one process" in refused.err
+
+
+def test_new_code_is_asked_for_what_it_needs_of_the_broker_that_the_worker_runs_on(folder: Folder) -> None:
+    (folder.path / "app.py").write_text(HEAD + ORDERED + SHARED)
+    with folder.worker("--backend", "sqlite:///broker.db") as worker:
+        worker.wait_for("charged 2")
+        worker.signal(signal.SIGHUP)
+        worker.wait_for("SIGHUP: the new code is loaded")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+        assert not worker.says("lacks")
