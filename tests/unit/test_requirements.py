@@ -7,7 +7,7 @@ import pytest
 
 from pspf import BaseEvent, Context, RetryPolicy, Stream
 from pspf.connectors.contract.backend import StreamingBackend
-from pspf.connectors.contract.capabilities import Capabilities
+from pspf.connectors.contract.capabilities import Capabilities, describe_all
 from pspf.connectors.memory import MemoryBroker
 from pspf.errors import EmitUnknown, NotAvailable
 from pspf.records import Appended, NewRecord
@@ -96,6 +96,17 @@ def test_a_handler_that_needs_little_runs_on_a_broker_that_has_little() -> None:
     stream = make_stream(make_broker(shared=False, entries=False, retries=False))
     stream.subscribe("orders", ordering="key", retry=ONCE)(shared)
     stream.check()
+
+
+def test_what_a_broker_can_is_told_in_words_and_what_it_lacks_where_there_is_something() -> None:
+    all_of_it = Capabilities(**dict.fromkeys(Capabilities.__slots__, True))
+    told = describe_all(all_of_it)
+    assert told["partitions"] == "divided by leases among the workers"
+    assert told["can"].startswith("shared mode, ordered mode, retries, state and windows, ")
+    assert "lacks" not in told
+    told = describe_all(replace(all_of_it, leases=False, dedup=False, trim=False))
+    assert (told["partitions"], told["lacks"]) == ("assigned by the broker", "de-duplication, trim")
+    assert "trim" not in told["can"]
 
 
 async def test_one_handler_alone_and_a_tester_are_refused_as_well() -> None:
