@@ -17,7 +17,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.operations import PendingRecord
 from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.urls import make_broker
-from pspf.errors import ConfigurationError, NotFound, NotSettled
+from pspf.errors import ConfigurationError, NotAvailable, NotFound, NotSettled
 from pspf.records import LATE_SUFFIX, Record, encode_headers, format_ids
 from pspf.runtime.app.loader import LoadedApp
 from pspf.runtime.worker.drain import read_unfinished
@@ -83,6 +83,8 @@ class StreamTester:
         broker = self._broker = self._make_broker()
         with self._stream.on(broker, self._clock or SystemClock()):
             self._stream.check()
+        if not broker.capabilities.pending:
+            raise NotAvailable(f"{broker.name} can't tell what is not done, which the tester asks: leave backend= out")
         await broker.enter(self)
         try:
             for topic, number in self._partitions.items():

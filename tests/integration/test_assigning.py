@@ -98,6 +98,19 @@ async def test_an_app_with_a_shared_handler_is_refused_with_all_it_needs_in_one_
     assert not stream.broker.is_open
 
 
+async def test_a_tester_asks_for_pending_records_before_it_begins() -> None:
+    stream = make_stream(AssigningBroker())
+
+    @stream.subscribe(TOPIC, ordering="key", retry=QUICK)
+    async def double(event: Number) -> None: ...
+
+    with pytest.raises(NotAvailable, match="assigning can't tell what is not done"):
+        async with StreamTester(stream, stream.broker):
+            pass
+    async with StreamTester(stream) as tester:
+        await tester.send(TOPIC, {"n": 1, "key": "a"})
+
+
 async def test_a_stream_that_only_emits_needs_no_shared_mode() -> None:
     broker = AssigningBroker()
     async with make_stream(broker) as stream:
