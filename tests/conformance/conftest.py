@@ -16,9 +16,11 @@ from pspf.connectors.contract.limits import Limits
 from tests.support.brokers import ASSIGNING, KINDS, Kind, World
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what a broker does not claim: it is no test of that broker."""
-    items[:] = [item for item in items if is_claimed(item)]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a broker does not claim: it is no test of that broker, and is counted as deselected."""
+    claimed = {item: is_claimed(item) for item in items}
+    config.hook.pytest_deselected(items=[item for item, is_one in claimed.items() if not is_one])
+    items[:] = [item for item, is_one in claimed.items() if is_one]
 
 
 def is_claimed(item: pytest.Item) -> bool:
