@@ -1,5 +1,6 @@
 """What a process tells comes through its pipe as it was."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -75,3 +76,27 @@ def test_a_session_has_lapsed_where_its_process_tells_nothing_for_longer_than_it
 
 def test_a_session_that_can_not_be_lost_does_not_lapse() -> None:
     assert replace(PULSE, lease_left_ms=None).find_lapse(60_000) is None
+
+
+def test_a_report_with_fields_of_another_version_is_read() -> None:
+    ((kind, fields),) = json.loads(encode_report(PULSE)).items()
+    fields["of_a_newer_version"] = {"a": 1}
+    fields["subscriptions"][0]["counters"]["more"] = 7
+    del fields["unread"], fields["busy"][0]["state"]
+    assert decode_report(json.dumps({kind: fields}).encode()) == PULSE
+
+
+def test_a_report_of_an_unknown_kind_is_none() -> None:
+    assert decode_report(b'{"Novelty": {}}\n') is None
+
+
+def test_a_report_that_can_not_be_read_is_none_and_the_log_names_the_field(caplog: pytest.LogCaptureFixture) -> None:
+    ((kind, fields),) = json.loads(encode_report(PULSE)).items()
+    fields["subscriptions"][0]["counters"]["processed"] = "7"
+    assert decode_report(json.dumps({kind: fields}).encode()) is None
+    assert "Pulse: subscriptions[0].counters.processed is '7', not of type int" in caplog.text
+
+
+def test_a_report_that_lacks_a_field_without_a_default_names_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert decode_report(b'{"Pulse": {"stage": "running"}}') is None
+    assert "Pulse: loop_silent_ms is missing" in caplog.text

@@ -50,8 +50,8 @@ class SupervisorControl:
 
     def _obey(self, command: WorkerCommand, answer: Answer) -> None:
         supervisor = self._supervisor
-        places = self._find(command.process)
-        if not places:
+        slots = self._find(command.process)
+        if not slots:
             answer({"error": f"no process {command.process}"})
             return
         match command.do:
@@ -61,13 +61,13 @@ class SupervisorControl:
                 answer({"ok": "it stops"})
                 supervisor.stop()
             case "stop":
-                self._each(places, supervisor.end, "it stops; resume of its worker starts it again", answer)
+                self._each(slots, supervisor.end, "it stops; resume of its worker starts it again", answer)
             case "pause":
-                self._each(places, supervisor.pause, "it is paused", answer)
+                self._each(slots, supervisor.pause, "it is paused", answer)
             case "resume":
-                self._each(places, supervisor.resume, "it goes on", answer)
+                self._each(slots, supervisor.resume, "it goes on", answer)
             case "stacks":
-                supervisor.look(places, lambda stacks: answer({"stacks": stacks}))
+                supervisor.look(slots, lambda stacks: answer({"stacks": stacks}))
             case "log-level" if command.level in LEVELS:
                 supervisor.set_log_level(command.level)
                 answer({"ok": command.level})
@@ -75,13 +75,13 @@ class SupervisorControl:
                 answer({"error": f"this worker is of a version that does not know {command.do!r}"})
 
     def _find(self, process: str | None) -> list[ProcessSlot]:
-        return [place for place in self._supervisor.places if process is None or process in (place.name, place.session)]
+        return [slot for slot in self._supervisor.slots if process is None or process in (slot.name, slot.session)]
 
     def _each(
-        self, places: Sequence[ProcessSlot], act: Callable[[ProcessSlot], None], done: str, answer: Answer
+        self, slots: Sequence[ProcessSlot], act: Callable[[ProcessSlot], None], done: str, answer: Answer
     ) -> None:
-        for place in places:
-            act(place)
+        for slot in slots:
+            act(slot)
         answer({"ok": done})
 
 

@@ -11,7 +11,7 @@ _MAX_DOUBLINGS: Final = 20
 class RestartPolicy:
     """The numbers behind restarts. Times are milliseconds.
 
-    `useless_starts` is after how many processes in a row that never began to consume a place is
+    `useless_starts` is after how many processes in a row that never began to consume a slot is
     hopeless; `useless_runs` the same for any that got nothing done. The second is larger: a record
     that ends its process is found by halving batches, and needs some crashes until it is a dead letter.
     """
@@ -25,7 +25,7 @@ class RestartPolicy:
 
 
 class Restarts:
-    """The crashes of one place for a process, since it was last healthy.
+    """The crashes of one slot for a process, since it was last healthy.
 
     Healthy is a process that lived `healthy_ms`. One that committed something restarts the count,
     too: it got on.
@@ -36,9 +36,9 @@ class Restarts:
         self._starts = 0
         self._runs = 0
         self.total = 0
-        """How often a process was started in another's place, since the supervisor began."""
+        """How often a process has followed another one in this slot, since the supervisor began."""
         self.was_healthy = False
-        """Whether a process in this place ever got something done, or lived long."""
+        """Whether a process in this slot has ever committed something, or lived long."""
 
     @property
     def in_a_row(self) -> int:

@@ -12,7 +12,7 @@ from pspf.runtime.supervision.restarts import Restarts
 
 
 class SlotState(StrEnum):
-    """Where a place is.
+    """State of a slot.
 
     STARTING --it is connected--> RUNNING --silent or deaf--> STALLED
         ^                            |                           |
@@ -33,7 +33,7 @@ class SlotState(StrEnum):
 
 @dataclass(slots=True, eq=False)
 class ProcessSlot:
-    """One place. Times are monotonic milliseconds; `number` counts the places of a topic group from 0."""
+    """A slot. Times are monotonic milliseconds; `number` counts the slots of a topic group from 0."""
 
     spec: ChildSpec
     number: int
@@ -68,7 +68,7 @@ class ProcessSlot:
 
     @property
     def why_not_ready(self) -> str | None:
-        """Return why this place does not do its work, None where it does."""
+        """Return why this slot does not do its work, None where it does."""
         if self.state is SlotState.RUNNING:
             pulse = None if self.process is None else self.process.pulse
             if self.process is None or pulse is None:

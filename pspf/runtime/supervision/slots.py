@@ -20,8 +20,8 @@ GRACE_MS: Final = 3_000
 """How much later than its own deadline a process is killed; it ends itself, unless it is stopped or stuck in C code."""
 
 
-class Places:
-    """All places of a worker, and what its selector waits for in them."""
+class ProcessSlots:
+    """All slots of a worker, and what its selector waits for in them."""
 
     def __init__(self, spawner: Spawner, selector: selectors.BaseSelector) -> None:
         self.all: list[ProcessSlot] = []
@@ -40,85 +40,85 @@ class Places:
     @property
     def dues_ms(self) -> list[int]:
         """When there is something to do here; monotonic."""
-        dues = [place.due_ms for place in self.all if place.due_ms is not None and place.process is None]
-        return dues + [place.kill_ms for place in self.all if place.kill_ms is not None and place.process is not None]
+        dues = [slot.due_ms for slot in self.all if slot.due_ms is not None and slot.process is None]
+        return dues + [slot.kill_ms for slot in self.all if slot.kill_ms is not None and slot.process is not None]
 
     @property
     def are_hopeless(self) -> bool:
         """Whether nothing of this worker ever worked, and all of it was tried often."""
-        active = [place for place in self.all if place.state not in (SlotState.ENDED, SlotState.PAUSED)]
-        return all(place.restarts.is_hopeless and not place.restarts.was_healthy for place in active)
+        active = [slot for slot in self.all if slot.state not in (SlotState.ENDED, SlotState.PAUSED)]
+        return all(slot.restarts.is_hopeless and not slot.restarts.was_healthy for slot in active)
 
     @property
     def totals(self) -> Totals:
         """What all processes did that have ended."""
         totals = Totals()
-        for place in self.all:
-            totals += place.totals
+        for slot in self.all:
+            totals += slot.totals
         return totals
 
     def start_due(self) -> None:
         """Start the processes that are due; one that the system has no resources for is due again later."""
-        for place in self.all:
-            if place.process is None and place.due_ms is not None and now_ms() >= place.due_ms:
+        for slot in self.all:
+            if slot.process is None and slot.due_ms is not None and now_ms() >= slot.due_ms:
                 try:
-                    self._start(place)
+                    self._start(slot)
                 except OSError as error:
-                    self._put_off(place, error)
+                    self._put_off(slot, error)
 
-    def _put_off(self, place: ProcessSlot, error: OSError) -> None:
+    def _put_off(self, slot: ProcessSlot, error: OSError) -> None:
         wait_ms = self._starts.next_ms()
-        place.due_ms = now_ms() + wait_ms
+        slot.due_ms = now_ms() + wait_ms
         if self._failures.may_say():
-            logger.error("%s: no process can be started, next try in %.1f s: %s", place, wait_ms / 1000, error)
+            logger.error("%s: no process can be started, next try in %.1f s: %s", slot, wait_ms / 1000, error)
 
-    def _start(self, place: ProcessSlot) -> None:
-        spec = place.spec if self.log_level is None else place.spec.with_log_level(self.log_level)
-        process = place.process = self._spawner.start(spec)
-        self._selector.register(process.report_fd, selectors.EVENT_READ, lambda: self._read_reports(place, process))
+    def _start(self, slot: ProcessSlot) -> None:
+        spec = slot.spec if self.log_level is None else slot.spec.with_log_level(self.log_level)
+        process = slot.process = self._spawner.start(spec)
+        self._selector.register(process.report_fd, selectors.EVENT_READ, lambda: self._read_reports(slot, process))
         self._selector.register(process.stacks_fd, selectors.EVENT_READ, process.read_stacks)
-        place.due_ms = place.kill_ms = place.trouble = None
-        place.rates.reset()
-        self.move(place, SlotState.STARTING)
+        slot.due_ms = slot.kill_ms = slot.trouble = None
+        slot.rates.reset()
+        self.move(slot, SlotState.STARTING)
 
-    def _read_reports(self, place: ProcessSlot, process: Process) -> bool:
+    def _read_reports(self, slot: ProcessSlot, process: Process) -> bool:
         is_open = process.read_reports()
         if process.pulse is not None:
-            place.rates.sample(process.pulse)
-        if place.state is SlotState.STARTING and place.session is not None:
-            place.trouble = None
-            self.move(place, SlotState.RUNNING)
+            slot.rates.sample(process.pulse)
+        if slot.state is SlotState.STARTING and slot.session is not None:
+            slot.trouble = None
+            self.move(slot, SlotState.RUNNING)
         return is_open
 
-    def drain(self, place: ProcessSlot, after: SlotState, timeout_ms: int) -> None:
-        """Let a place's process finish; `after` is what then becomes of the place."""
-        assert place.process is not None
-        if place.state is not SlotState.DRAINING:
-            place.process.drain(timeout_ms)
-            place.kill_ms = now_ms() + timeout_ms + GRACE_MS
-        place.after = after
-        self.move(place, SlotState.DRAINING)
+    def drain(self, slot: ProcessSlot, after: SlotState, timeout_ms: int) -> None:
+        """Let a slot's process finish; `after` is what then becomes of the slot."""
+        assert slot.process is not None
+        if slot.state is not SlotState.DRAINING:
+            slot.process.drain(timeout_ms)
+            slot.kill_ms = now_ms() + timeout_ms + GRACE_MS
+        slot.after = after
+        self.move(slot, SlotState.DRAINING)
 
-    def move(self, place: ProcessSlot, state: SlotState) -> None:
+    def move(self, slot: ProcessSlot, state: SlotState) -> None:
         if state in (SlotState.ENDED, SlotState.PAUSED):
-            place.due_ms = None  # a crash before, or a reload, may have left one
-        if state is not place.state or state is SlotState.CRASHING:
-            place.state = state
+            slot.due_ms = None  # a crash before, or a reload, may have left one
+        if state is not slot.state or state is SlotState.CRASHING:
+            slot.state = state
             self.has_changed = True
 
     def enforce_deadlines(self) -> None:
-        for place in self.all:
-            if place.process is not None and place.kill_ms is not None and now_ms() > place.kill_ms:
-                place.process.signal(signal.SIGKILL)
-                place.kill_ms = None
+        for slot in self.all:
+            if slot.process is not None and slot.kill_ms is not None and now_ms() > slot.kill_ms:
+                slot.process.signal(signal.SIGKILL)
+                slot.kill_ms = None
 
     def kill_all(self) -> None:
-        for place in self.all:
-            if place.process is not None:
-                place.process.signal(signal.SIGKILL)
-                place.process.end_group(signal.SIGKILL)
+        for slot in self.all:
+            if slot.process is not None:
+                slot.process.signal(signal.SIGKILL)
+                slot.process.end_group(signal.SIGKILL)
                 with suppress(ChildProcessError):
-                    os.waitpid(place.process.pid, 0)
+                    os.waitpid(slot.process.pid, 0)
 
     def let_go(self, process: Process) -> None:
         """Stop waiting for what a process says: it has ended."""

@@ -11,14 +11,14 @@ _STACKS_MS: Final = 700
 """How long the threads of a process have to say where they are."""
 
 Tell = Callable[[dict[str, str]], None]
-"""Gets the texts by the names of the places."""
+"""Gets the texts by the names of the slots."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
     """That some processes were asked: `tell` gets the answers at `due_ms`."""
 
-    places: Sequence[ProcessSlot]
+    slots: Sequence[ProcessSlot]
     due_ms: int
     tell: Tell
 
@@ -34,12 +34,12 @@ class StackDumps:
         """When there is something to tell; monotonic."""
         return [look.due_ms for look in self._pending]
 
-    def begin(self, places: Sequence[ProcessSlot], tell: Tell) -> None:
+    def begin(self, slots: Sequence[ProcessSlot], tell: Tell) -> None:
         """Ask processes where their threads and coroutines are; `tell` gets to know, soon."""
-        for place in places:
-            if place.process is not None:
-                place.process.ask_where()
-        self._pending.append(_Look(places, now_ms() + _STACKS_MS, tell))
+        for slot in slots:
+            if slot.process is not None:
+                slot.process.ask_where()
+        self._pending.append(_Look(slots, now_ms() + _STACKS_MS, tell))
 
     def tell_due(self) -> None:
         """Answer the questions whose time is up."""
@@ -48,8 +48,8 @@ class StackDumps:
         for look in due:
             look.tell(
                 {
-                    str(place): place.process.stacks.decode(errors="replace") + place.process.tasks
-                    for place in look.places
-                    if place.process is not None
+                    str(slot): slot.process.stacks.decode(errors="replace") + slot.process.tasks
+                    for slot in look.slots
+                    if slot.process is not None
                 }
             )

@@ -28,8 +28,8 @@ from pspf.runtime.supervision.process import Spawner, now_ms
 from pspf.runtime.supervision.process_ends import ProcessEnds
 from pspf.runtime.supervision.restarts import RestartPolicy, Restarts
 from pspf.runtime.supervision.slot import ProcessSlot, SlotState, number_specs
-from pspf.runtime.supervision.slot_status import add_up, describe_places
-from pspf.runtime.supervision.slots import GRACE_MS, Places
+from pspf.runtime.supervision.slot_status import add_up, describe_slots
+from pspf.runtime.supervision.slots import GRACE_MS, ProcessSlots
 from pspf.runtime.supervision.stack_dumps import StackDumps
 from pspf.runtime.supervision.terminal import has_hung_up
 from pspf.runtime.supervision.watch import Watch
@@ -62,7 +62,7 @@ class Supervisor:
     read_broker_answers_ms: Callable[[], int] = lambda: 0
     """Asked for how long the broker has answered."""
     on_change: Callable[[], None] = lambda: None
-    """Called when the state of a place has changed."""
+    """Called when the state of a slot has changed."""
     status: WorkerStatus = NOT_CONNECTED
     """The status of all processes, at most a second old. Any thread may read it."""
     tally: Tally = field(default_factory=Tally)
@@ -75,18 +75,18 @@ class Supervisor:
     _first_signal: int = signal.SIGTERM
     _looks: StackDumps = field(default_factory=StackDumps)
     _loading: Loading = field(init=False)
-    _places: Places = field(init=False)
+    _slots: ProcessSlots = field(init=False)
     _watch: Watch = field(init=False)
     _ends: ProcessEnds = field(init=False)
     _turned_ms: int = 0
     _noted_ms: int = 0
 
     def __post_init__(self) -> None:
-        self._places = Places(self.spawner, self._selector)
+        self._slots = ProcessSlots(self.spawner, self._selector)
         self._watch = Watch(
-            self._places, self._looks, stall_ms=self.loop_stall_ms, drain_timeout_ms=self.drain_timeout_ms
+            self._slots, self._looks, stall_ms=self.loop_stall_ms, drain_timeout_ms=self.drain_timeout_ms
         )
-        self._ends = ProcessEnds(self, self._places, self._tell, self.is_burst, self.waits_for_saves)
+        self._ends = ProcessEnds(self, self._slots, self._tell, self.is_burst, self.waits_for_saves)
         self._loading = Loading(self.app, self.spawner, self._selector, self._tell, self._take_over)
 
     # For other threads
@@ -110,13 +110,13 @@ class Supervisor:
         # SIGCHLD only wakes the loop up.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
             signal.signal(number, self._on_signal)
-        self._places.all = [ProcessSlot(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
+        self._slots.all = [ProcessSlot(spec, number, Restarts(self.policy)) for spec, number in number_specs(specs)]
         try:
             self._turned_ms = now_ms()
-            while any(place.state is not SlotState.ENDED for place in self._places):
+            while any(slot.state is not SlotState.ENDED for slot in self._slots):
                 self._turn()
         finally:
-            self._places.kill_all()
+            self._slots.kill_all()
             signal.set_wakeup_fd(before)
             for number in (signal.SIGCHLD, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
@@ -138,13 +138,13 @@ class Supervisor:
         self._loading.tell_if_slow()
         self._watch.look_around(self.read_broker_answers_ms)
         self._looks.tell_due()
-        self._places.start_due()
-        self._places.enforce_deadlines()
+        self._slots.start_due()
+        self._slots.enforce_deadlines()
         self._note_status()
 
     def _wait(self) -> None:
         """Wait for something to happen, and take it."""
-        dues = [*self._places.dues_ms, *self._looks.dues_ms]
+        dues = [*self._slots.dues_ms, *self._looks.dues_ms]
         wait_ms = max(0, min(_CHECK_MS, *(due - now_ms() for due in dues), _CHECK_MS))
         for key, _ in self._selector.select(wait_ms / 1000):
             if not key.data():
@@ -152,9 +152,9 @@ class Supervisor:
         # The machine slept, or this process was stopped: the silence of that time is its own.
         slept_ms = now_ms() - self._turned_ms - wait_ms
         if slept_ms > _CHECK_MS:
-            for place in self._places:
-                if place.process is not None:
-                    place.process.pulse_ms += slept_ms
+            for slot in self._slots:
+                if slot.process is not None:
+                    slot.process.pulse_ms += slept_ms
         self._turned_ms = now_ms()
 
     # Signals
@@ -170,7 +170,7 @@ class Supervisor:
                 return
             number = signal.SIGTERM  # the terminal is gone, and who sat there with it
         if self._signals_passed_on >= 2:
-            self._places.kill_all()
+            self._slots.kill_all()
             os._exit(128 + number)
         if self._signals_passed_on == 0:
             self._first_signal = number
@@ -190,14 +190,14 @@ class Supervisor:
     def _pass_on(self, number: int) -> None:
         self._signals_passed_on += 1
         self._loading.drop()
-        for place in self._places:
-            if place.process is None:
-                self._places.move(place, SlotState.ENDED)
+        for slot in self._slots:
+            if slot.process is None:
+                self._slots.move(slot, SlotState.ENDED)
             elif self._signals_passed_on == 1:
-                self._places.drain(place, SlotState.ENDED, self.drain_timeout_ms)
+                self._slots.drain(slot, SlotState.ENDED, self.drain_timeout_ms)
             else:
-                place.process.tell(do="give up", code=128 + number)
-                place.kill_ms = now_ms() + _GIVE_UP_MS + GRACE_MS
+                slot.process.tell(do="give up", code=128 + number)
+                slot.kill_ms = now_ms() + _GIVE_UP_MS + GRACE_MS
 
     @property
     def stop_signal(self) -> int | None:
@@ -214,59 +214,57 @@ class Supervisor:
         """Notice who has ended; orphans that came to this process are collected, too."""
         for pid in ended_children():
             mine = [
-                (place, place.process)
-                for place in self._places
-                if place.process is not None and place.process.pid == pid
+                (slot, slot.process) for slot in self._slots if slot.process is not None and slot.process.pid == pid
             ]
             for _, process in mine:
                 process.end_group(signal.SIGTERM)  # now, while no other process can have its pid
             returncode = collect(pid)
             self.spawner.forget(pid, returncode)
-            for place, process in mine:
-                self._ends.take(place, process, returncode)
+            for slot, process in mine:
+                self._ends.take(slot, process, returncode)
 
     # What others ask for
 
     @property
-    def places(self) -> list[ProcessSlot]:
-        return self._places.all
+    def slots(self) -> list[ProcessSlot]:
+        return self._slots.all
 
-    def look(self, places: Sequence[ProcessSlot], tell: Callable[[dict[str, str]], None]) -> None:
+    def look(self, slots: Sequence[ProcessSlot], tell: Callable[[dict[str, str]], None]) -> None:
         """Ask processes where their threads and coroutines are; `tell` gets the texts by name, soon."""
-        self._looks.begin(places, tell)
+        self._looks.begin(slots, tell)
 
-    def pause(self, place: ProcessSlot) -> None:
-        """Let a place's process finish, and start no other; what it held goes to others."""
-        if place.process is not None:
-            self._places.drain(place, SlotState.PAUSED, self.drain_timeout_ms)
-        elif place.state is not SlotState.ENDED:
-            self._places.move(place, SlotState.PAUSED)
+    def pause(self, slot: ProcessSlot) -> None:
+        """Let a slot's process finish, and start no other; what it held goes to others."""
+        if slot.process is not None:
+            self._slots.drain(slot, SlotState.PAUSED, self.drain_timeout_ms)
+        elif slot.state is not SlotState.ENDED:
+            self._slots.move(slot, SlotState.PAUSED)
 
-    def resume(self, place: ProcessSlot) -> None:
-        """Start a process in a place that is paused, was stopped alone, or waits after a crash."""
-        if self._is_stopping or self.is_burst or place.is_gone:
+    def resume(self, slot: ProcessSlot) -> None:
+        """Start a process in a slot that is paused, was stopped alone, or waits after a crash."""
+        if self._is_stopping or self.is_burst or slot.is_gone:
             return
-        if place.state is SlotState.DRAINING and place.after in (SlotState.PAUSED, SlotState.ENDED):
-            place.after = SlotState.STARTING
-        elif place.state in (SlotState.PAUSED, SlotState.CRASHING, SlotState.ENDED):
-            place.restarts.reset()
-            place.due_ms = 0
-            self._places.move(place, SlotState.STARTING)
+        if slot.state is SlotState.DRAINING and slot.after in (SlotState.PAUSED, SlotState.ENDED):
+            slot.after = SlotState.STARTING
+        elif slot.state in (SlotState.PAUSED, SlotState.CRASHING, SlotState.ENDED):
+            slot.restarts.reset()
+            slot.due_ms = 0
+            self._slots.move(slot, SlotState.STARTING)
 
-    def end(self, place: ProcessSlot) -> None:
-        """Let a place's process finish, and the place with it; the last one ends the worker."""
-        if place.process is not None:
-            self._places.drain(place, SlotState.ENDED, self.drain_timeout_ms)
+    def end(self, slot: ProcessSlot) -> None:
+        """Let a slot's process finish, and the slot with it; the last one ends the worker."""
+        if slot.process is not None:
+            self._slots.drain(slot, SlotState.ENDED, self.drain_timeout_ms)
         else:
-            self._places.move(place, SlotState.ENDED)
+            self._slots.move(slot, SlotState.ENDED)
 
     def set_log_level(self, level: str) -> None:
         """Have this process and all others log from `level` on."""
-        self._places.log_level = level
+        self._slots.log_level = level
         get_logger("pspf").setLevel(level)
-        for place in self._places:
-            if place.process is not None:
-                place.process.tell(do="log level", level=level)
+        for slot in self._slots:
+            if slot.process is not None:
+                slot.process.tell(do="log level", level=level)
 
     # Reloading the app
 
@@ -282,30 +280,30 @@ class Supervisor:
         """Run `specs` from now on, from `nursery`."""
         self.spawner.adopt(nursery)
         wanted = {(spec.label, number): spec for spec, number in number_specs(specs)}
-        for place in self._places:
-            spec = wanted.pop((place.spec.label, place.number), None)
-            place.is_gone = spec is None
+        for slot in self._slots:
+            spec = wanted.pop((slot.spec.label, slot.number), None)
+            slot.is_gone = spec is None
             if spec is None:
-                self.end(place)
+                self.end(slot)
             else:
-                place.spec = spec
+                slot.spec = spec
         self._replace_all()
-        self._places.all += [ProcessSlot(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
+        self._slots.all += [ProcessSlot(spec, number, Restarts(self.policy)) for (_, number), spec in wanted.items()]
 
     def _replace_all(self) -> None:
-        for place in self._places:
-            if place.is_gone:
+        for slot in self._slots:
+            if slot.is_gone:
                 continue
-            place.restarts.reset()
-            if place.process is not None and place.state is not SlotState.DRAINING:
-                self._places.drain(place, SlotState.STARTING, self.drain_timeout_ms)
-            elif place.process is not None and place.after is not SlotState.PAUSED:
-                self._places.drain(place, SlotState.STARTING, self.drain_timeout_ms)  # also one that was to be the last
-            elif place.state is SlotState.ENDED:
-                place.due_ms = 0
-                self._places.move(place, SlotState.STARTING)
-            elif place.state is SlotState.CRASHING:
-                place.due_ms = 0
+            slot.restarts.reset()
+            if slot.process is not None and slot.state is not SlotState.DRAINING:
+                self._slots.drain(slot, SlotState.STARTING, self.drain_timeout_ms)
+            elif slot.process is not None and slot.after is not SlotState.PAUSED:
+                self._slots.drain(slot, SlotState.STARTING, self.drain_timeout_ms)  # also one that was to be the last
+            elif slot.state is SlotState.ENDED:
+                slot.due_ms = 0
+                self._slots.move(slot, SlotState.STARTING)
+            elif slot.state is SlotState.CRASHING:
+                slot.due_ms = 0
 
     # Telling
 
@@ -314,11 +312,11 @@ class Supervisor:
             self.say(text)
 
     def _note_status(self) -> None:
-        if not self._places.has_changed and now_ms() - self._noted_ms < _CHECK_MS:
+        if not self._slots.has_changed and now_ms() - self._noted_ms < _CHECK_MS:
             return
-        self.status = describe_places(self._places.all, is_stopping=self._is_stopping)
-        self.tally = add_up(self._places.all, self._ends.ledger)
+        self.status = describe_slots(self._slots.all, is_stopping=self._is_stopping)
+        self.tally = add_up(self._slots.all, self._ends.ledger)
         self._noted_ms = now_ms()
-        if self._places.has_changed:
-            self._places.has_changed = False
+        if self._slots.has_changed:
+            self._slots.has_changed = False
             self.on_change()

@@ -7,7 +7,7 @@ from typing import Final
 from pspf.loggers import get_logger
 from pspf.runtime.supervision.process import YOUNG_MS, Process, now_ms
 from pspf.runtime.supervision.slot import ProcessSlot, SlotState
-from pspf.runtime.supervision.slots import Places
+from pspf.runtime.supervision.slots import ProcessSlots
 from pspf.runtime.supervision.stack_dumps import StackDumps
 from pspf.runtime.supervision.watchdog import find_trouble
 
@@ -19,19 +19,19 @@ _STALLED_DRAIN_MS: Final = 5_000
 class Watch:
     """Finds processes without progress, asks for their stacks, and replaces them."""
 
-    def __init__(self, places: Places, looks: StackDumps, *, stall_ms: int, drain_timeout_ms: int) -> None:
-        self._places = places
+    def __init__(self, slots: ProcessSlots, looks: StackDumps, *, stall_ms: int, drain_timeout_ms: int) -> None:
+        self._slots = slots
         self._looks = looks
         self._stall_ms = stall_ms
         self._drain_timeout_ms = drain_timeout_ms
 
     def look_around(self, read_broker_answers_ms: Callable[[], int]) -> None:
         """Find processes that live and get nowhere, and replace them."""
-        for place in self._places:
-            process = place.process
-            if process is not None and place.state is SlotState.STARTING and process.pulse is None:
-                self._watch_start(place, process)
-            if place.state is not SlotState.RUNNING or process is None or process.pulse is None:
+        for slot in self._slots:
+            process = slot.process
+            if process is not None and slot.state is SlotState.STARTING and process.pulse is None:
+                self._watch_start(slot, process)
+            if slot.state is not SlotState.RUNNING or process is None or process.pulse is None:
                 continue
             trouble = find_trouble(
                 process.pulse,
@@ -40,26 +40,26 @@ class Watch:
                 stall_ms=self._stall_ms,
             )
             if trouble is not None:
-                place.trouble = trouble
-                self._places.move(place, SlotState.STALLED)
-                self._looks.begin([place], functools.partial(self._replace_stalled, place))
+                slot.trouble = trouble
+                self._slots.move(slot, SlotState.STALLED)
+                self._looks.begin([slot], functools.partial(self._replace_stalled, slot))
 
-    def _watch_start(self, place: ProcessSlot, process: Process) -> None:
+    def _watch_start(self, slot: ProcessSlot, process: Process) -> None:
         """Tell of an import that does not end. It is left alone: a large model may take its time."""
         age_ms = now_ms() - process.started_ms
-        if place.trouble is not None or age_ms < max(self._stall_ms, YOUNG_MS):
+        if slot.trouble is not None or age_ms < max(self._stall_ms, YOUNG_MS):
             return
-        place.trouble = f"it has been importing the app for {age_ms / 1000:.1f} s"
-        self._places.has_changed = True
-        self._looks.begin([place], functools.partial(self._tell_of_start, place))
+        slot.trouble = f"it has been importing the app for {age_ms / 1000:.1f} s"
+        self._slots.has_changed = True
+        self._looks.begin([slot], functools.partial(self._tell_of_start, slot))
 
-    def _tell_of_start(self, place: ProcessSlot, stacks: dict[str, str]) -> None:
-        if place.state is SlotState.STARTING:
+    def _tell_of_start(self, slot: ProcessSlot, stacks: dict[str, str]) -> None:
+        if slot.state is SlotState.STARTING:
             where = next(iter(stacks.values()), "").rstrip()
-            logger.warning("worker process %s: %s. It is here:\n%s", place, place.trouble, where)
+            logger.warning("worker process %s: %s. It is here:\n%s", slot, slot.trouble, where)
 
-    def _replace_stalled(self, place: ProcessSlot, stacks: dict[str, str]) -> None:
+    def _replace_stalled(self, slot: ProcessSlot, stacks: dict[str, str]) -> None:
         where = next(iter(stacks.values()), "").rstrip()
-        logger.error("worker process %s: %s; it is replaced. It is here:\n%s", place, place.trouble, where)
-        if place.process is not None and place.state is SlotState.STALLED:
-            self._places.drain(place, SlotState.CRASHING, min(self._drain_timeout_ms, _STALLED_DRAIN_MS))
+        logger.error("worker process %s: %s; it is replaced. It is here:\n%s", slot, slot.trouble, where)
+        if slot.process is not None and slot.state is SlotState.STALLED:
+            self._slots.drain(slot, SlotState.CRASHING, min(self._drain_timeout_ms, _STALLED_DRAIN_MS))
