@@ -17,7 +17,7 @@ _SLOW_MS: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """What there is to run: `make_specs` turns a plan, also one that was loaded later, into processes.
+    """The app to run: `make_specs` turns a plan, also a reloaded one, into processes.
 
     Raises ConfigurationError where the command line does not fit the plan any more.
     """
@@ -63,14 +63,14 @@ class Loading:
         return True
 
     def drop(self) -> None:
-        """End the import that is under way."""
+        """Cancel the running import."""
         if self._nursery is not None:
             self._selector.unregister(self._nursery)
             self._nursery.close()
             self._nursery = self._slow_at_ms = None
 
     def tell_if_slow(self) -> None:
-        """Say once of an import that it takes long."""
+        """Log once that an import takes long."""
         if self._slow_at_ms is not None and now_ms() > self._slow_at_ms:
             self._slow_at_ms = None
             self._tell(f"{self._why}: the new code is still being imported after {_SLOW_MS // 1000} s; the old goes on")

@@ -26,7 +26,7 @@ _TOLD: Final = 3
 
 
 class Stopping(Protocol):
-    """What the ends of processes do to the worker."""
+    """The worker, as far as the end of a process may stop it."""
 
     @property
     def stop_signal(self) -> int | None:
@@ -92,7 +92,7 @@ class ProcessEnds:
         """Return the exit code that counts for a process that was stopped: a burst has that of its first signal."""
         if returncode in (-signal.SIGTERM, -signal.SIGINT):  # it had no handler for our signal yet
             return 128 + stop_signal if self.is_burst else 0
-        if self.is_burst and returncode == 128 + signal.SIGTERM:  # what we tell them all with
+        if self.is_burst and returncode == 128 + signal.SIGTERM:  # the supervisor stops all of them with SIGTERM
             return 128 + stop_signal
         return returncode
 

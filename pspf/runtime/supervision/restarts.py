@@ -9,7 +9,7 @@ _MAX_DOUBLINGS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class RestartPolicy:
-    """The numbers behind restarts. Times are milliseconds.
+    """Limits of restarts. Times are milliseconds.
 
     `useless_starts` is after how many processes in a row that never began to consume a slot is
     hopeless; `useless_runs` the same for any that got nothing done. The second is larger: a record
@@ -47,11 +47,11 @@ class Restarts:
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether one process after the other gets nothing done."""
+        """Whether one process after another makes no progress."""
         return self._starts >= self._policy.useless_starts or self._runs >= self._policy.useless_runs
 
     def reset(self) -> None:
-        """Forget the crashes: the code is another one, or somebody asks for a new try."""
+        """Forget the crashes: the code has changed, or an operator asks for a new try."""
         self._starts = self._runs = 0
 
     def note_crash(self, *, lived_ms: int, began: bool, got_on: bool) -> int:

@@ -21,14 +21,14 @@ GRACE_MS: Final = 3_000
 
 
 class ProcessSlots:
-    """All slots of a worker, and what its selector waits for in them."""
+    """All slots of a worker, and the pipes of their processes in its selector."""
 
     def __init__(self, spawner: Spawner, selector: selectors.BaseSelector) -> None:
         self.all: list[ProcessSlot] = []
         self.has_changed = True
-        """Whether the state of one is another since somebody looked."""
+        """Whether the state of a slot has changed since this was reset."""
         self.log_level: str | None = None
-        """What new processes log, where it is not what the command line says."""
+        """The log level of new processes, None for that of the command line."""
         self._starts = Backoff(*_START_AGAIN_MS)
         self._failures = Sparing()
         self._spawner = spawner
@@ -39,19 +39,19 @@ class ProcessSlots:
 
     @property
     def dues_ms(self) -> list[int]:
-        """When there is something to do here; monotonic."""
+        """When starts and kills are due; monotonic."""
         dues = [slot.due_ms for slot in self.all if slot.due_ms is not None and slot.process is None]
         return dues + [slot.kill_ms for slot in self.all if slot.kill_ms is not None and slot.process is not None]
 
     @property
     def are_hopeless(self) -> bool:
-        """Whether nothing of this worker ever worked, and all of it was tried often."""
+        """Whether no process of this worker ever made progress, after several starts in each slot."""
         active = [slot for slot in self.all if slot.state not in (SlotState.ENDED, SlotState.PAUSED)]
         return all(slot.restarts.is_hopeless and not slot.restarts.was_healthy for slot in active)
 
     @property
     def totals(self) -> Totals:
-        """What all processes did that have ended."""
+        """The counts of all processes that have ended."""
         totals = Totals()
         for slot in self.all:
             totals += slot.totals
@@ -121,7 +121,7 @@ class ProcessSlots:
                     os.waitpid(slot.process.pid, 0)
 
     def let_go(self, process: Process) -> None:
-        """Stop waiting for what a process says: it has ended."""
+        """Stop reading the pipes of a process that has ended."""
         for descriptor in (process.report_fd, process.stacks_fd):
             with suppress(KeyError):  # it was at its end before
                 self._selector.unregister(descriptor)

@@ -8,15 +8,15 @@ from pspf.runtime.supervision.process import now_ms
 from pspf.runtime.supervision.slot import ProcessSlot
 
 _STACKS_MS: Final = 700
-"""How long the threads of a process have to say where they are."""
+"""How long processes have to send their stacks."""
 
 Tell = Callable[[dict[str, str]], None]
-"""Gets the texts by the names of the slots."""
+"""Receives the stacks by the names of the slots."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Look:
-    """That some processes were asked: `tell` gets the answers at `due_ms`."""
+    """A question to some processes: `tell` receives the answers at `due_ms`."""
 
     slots: Sequence[ProcessSlot]
     due_ms: int
@@ -31,11 +31,11 @@ class StackDumps:
 
     @property
     def dues_ms(self) -> list[int]:
-        """When there is something to tell; monotonic."""
+        """When answers are due; monotonic."""
         return [look.due_ms for look in self._pending]
 
     def begin(self, slots: Sequence[ProcessSlot], tell: Tell) -> None:
-        """Ask processes where their threads and coroutines are; `tell` gets to know, soon."""
+        """Ask processes for the stacks of their threads and coroutines; `tell` receives them soon."""
         for slot in slots:
             if slot.process is not None:
                 slot.process.ask_where()

@@ -26,7 +26,7 @@ class Watch:
         self._drain_timeout_ms = drain_timeout_ms
 
     def look_around(self, read_broker_answers_ms: Callable[[], int]) -> None:
-        """Find processes that live and get nowhere, and replace them."""
+        """Replace live processes that make no progress."""
         for slot in self._slots:
             process = slot.process
             if process is not None and slot.state is SlotState.STARTING and process.pulse is None:
@@ -45,7 +45,7 @@ class Watch:
                 self._looks.begin([slot], functools.partial(self._replace_stalled, slot))
 
     def _watch_start(self, slot: ProcessSlot, process: Process) -> None:
-        """Tell of an import that does not end. It is left alone: a large model may take its time."""
+        """Log an import that does not end. It is not interrupted: a large model may take its time."""
         age_ms = now_ms() - process.started_ms
         if slot.trouble is not None or age_ms < max(self._stall_ms, YOUNG_MS):
             return

@@ -42,10 +42,10 @@ def main() -> int:
     commands = read_lines(_take_stdin())
     line = next(commands, None)
     if line is None:
-        return 0  # the supervisor was gone before it could say anything
+        return 0  # the supervisor ended before it sent a spec
     told = json.loads(line)
     for descriptor in (told["report_fd"], told["stacks_fd"]):
-        os.set_inheritable(descriptor, False)  # what a handler starts must not hold the pipe open
+        os.set_inheritable(descriptor, False)  # a process that a handler starts must not hold the pipe open
     return run_child(ChildSpec.from_json(told["spec"]), commands, told["report_fd"], told["stacks_fd"], None)
 
 
@@ -88,7 +88,7 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
         return (subscription.topic, subscription.group) == (spec.topic, spec.group)
 
     monitor = Monitor(stream, lambda: worker.stages.stage.value, is_ours)
-    # The supervisor has said what there is to say; what a child adds would come once per process.
+    # The supervisor prints the messages; those of a child would come once per process.
     worker = Worker(stream, spec.options, work=spec.work, only=is_ours, say=lambda text: None, watcher=monitor)
     # Only the supervisor says when to give up: where a whole group of processes is sent SIGTERM,
     # as systemd does, its own comes on top of that.
@@ -99,7 +99,7 @@ def _run(spec: ChildSpec, commands: Iterator[bytes], pipe: ReportPipe, loaded: L
     try:
         return run_process(_run_and_tell(worker, pipe), spec.options.loop)
     finally:
-        heart.beat()  # what it has done since the last one counts as well
+        heart.beat()  # reports the work since the last beat
 
 
 async def _run_and_tell(worker: Worker, pipe: ReportPipe) -> Ended:
@@ -135,7 +135,7 @@ def _take_stdin() -> int:
 
 
 def _obey(commands: Iterator[bytes], stages: Stages, heart: Heartbeat) -> None:
-    """Do what the supervisor says; when it is gone, drain, shortly: there may be another one soon."""
+    """Obey the supervisor; drain within a short time when it is gone, as another one may start soon."""
     try:
         for line in commands:
             attempt("a command of the supervisor", functools.partial(_do, line, stages, heart))

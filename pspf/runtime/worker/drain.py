@@ -70,7 +70,7 @@ async def is_drained(broker: Broker, work: Work) -> bool:
 
 
 async def wait_until_drained(broker: Broker, work: Work) -> None:
-    """Return when nothing was left to do twice, 200 ms apart."""
+    """Return once two looks, 200 ms apart, found no work."""
     seen = 0
     while True:
         try:
@@ -124,7 +124,7 @@ async def _say_who_has(broker: Broker, cursors: Collection[Cursor]) -> None:
 
 
 async def _read_standings(broker: Broker, operators: Sequence[CursorName]) -> Mapping[Cursor, Completeness]:
-    """Return how far the windows of cursors are; those that never had one are not listed."""
+    """Return the progress of the cursors' windows; cursors without any are missing."""
     if not operators:
         return {}
     owners = _with_hops(operators)
@@ -136,7 +136,7 @@ async def _read_standings(broker: Broker, operators: Sequence[CursorName]) -> Ma
 
 
 def _with_hops(cursors: Sequence[CursorName]) -> Mapping[CursorName, CursorName]:
-    """Return cursors and those behind a hop, should there be one, each with the one it belongs to."""
+    """Return the cursors, and those of their shuffle topics, each with the one that it belongs to."""
     return {each.behind_hop or each: each for each in cursors} | {each: each for each in cursors}
 
 

@@ -38,7 +38,7 @@ async def meet_broker(
 async def read_final_lags(
     loaded: LoadedApp, cursors: Sequence[CursorName], *, is_hurried: bool
 ) -> Mapping[CursorName, int | None]:
-    """Return the lags after the worker has stopped, None where the broker can't say; `is_hurried`: or not at once."""
+    """Return the lags after the worker has stopped, None where the broker can't be read; `is_hurried` does not wait."""
     broker, user = loaded.stream.broker, object()
     try:
         async with asyncio.timeout(_HURRIED_S if is_hurried else _LAG_TIMEOUT_S):

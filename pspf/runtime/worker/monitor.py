@@ -22,7 +22,7 @@ _BLOCKED_MS: Final = 2_000
 """A turn that takes longer has blocked the event loop."""
 _SLOW_MS: Final = 60_000
 _UNREAD_LEASES: Final = 2
-"""For how many leases a read may be tried in vain, until its partition counts as not read."""
+"""After how many leases of failed reads a partition counts as not read."""
 _SHOWN: Final = 10
 _TOLD_IDS: Final = 20
 """How many records of a batch are reported by id."""
@@ -54,11 +54,11 @@ class Monitor:
         self._tick()
 
     def connected(self) -> None:
-        """Note that the broker was there."""
+        """Note that the broker has answered."""
         self._is_connected = True
 
     def ask_tasks(self, tell: Callable[[str], None]) -> None:
-        """Have `tell` called in the event loop with where its tasks are; where the loop is blocked, when it is not."""
+        """Call `tell` in the event loop, as soon as that runs, with the stacks of its tasks."""
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(lambda: tell(_describe_tasks()))
@@ -67,7 +67,7 @@ class Monitor:
         assert self._loop is not None
         before_ms, self._ticked_ms = self._ticked_ms, _now_ms()
         if before_ms is not None and self._ticked_ms - before_ms > _BLOCKED_MS:
-            self._listens_since_ms = self._ticked_ms  # what was answered meanwhile, it could not hear
+            self._listens_since_ms = self._ticked_ms  # the blocked loop could not see answers that came meanwhile
         self._loop.call_later(_TICK_S, self._tick)
 
     def _on_enter(self) -> None:
@@ -76,7 +76,7 @@ class Monitor:
             self.on_work()
 
     def take_pulse(self) -> Pulse:
-        """Return what the process is at; warn of handlers that are slow."""
+        """Return the pulse of the process; log slow handlers."""
         now_ms = _now_ms()
         activities = self._stream.telemetry.activities
         self._warn_of_slow(activities, now_ms)
@@ -123,7 +123,7 @@ class Monitor:
         return now_ms - max(self._listens_since_ms, min(asked, default=now_ms))
 
     def _subscriptions(self, activities: tuple[Activity, ...]) -> tuple[SubscriptionStatus, ...]:
-        """Return all handlers of this process, also those that stand by and never had a batch."""
+        """Return all handlers of this process, those without a partition or a batch included."""
         counters = {each.key: each for each in self._stream.telemetry.snapshot()}
         partitions: dict[tuple[str, str, str], list[int]] = {key: [] for key in (*self._handlers, *counters)}
         for activity in activities:

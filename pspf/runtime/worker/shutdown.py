@@ -39,13 +39,13 @@ class _Masks(threading.local):
 _masks: Final = _Masks()
 
 
-@functools.cache  # twice, the second mask to be restored would be that of the first
+@functools.cache  # a second call would save the mask that the first one has set
 def _follow_forks() -> None:
     os.register_at_fork(before=_hold_signals, after_in_parent=_let_signals_through, after_in_child=_take_no_signals)
 
 
 def _hold_signals() -> None:
-    """Let a signal wait until the child of a fork is ready for it: it would take one as the worker does, and go on."""
+    """Delay signals until the child of a fork has its own handlers: it would take one as the worker does, and go on."""
     _masks.before = frozenset(signal.pthread_sigmask(signal.SIG_BLOCK, [number for number, _ in _DEFAULTS]))
 
 
@@ -54,14 +54,14 @@ def _let_signals_through() -> None:
 
 
 def _take_no_signals() -> None:
-    """Be ended by signals as any process: what a handler forks has nothing to drain, and its parent waits for it."""
+    """Restore the default signals: a process that a handler forks has nothing to drain, and its parent waits for it."""
     for number, handler in _DEFAULTS:
         signal.signal(number, handler)
     _let_signals_through()
 
 
 class Stage(Enum):
-    """Where a worker process is."""
+    """Stage of a worker process."""
 
     RUNNING = "running"
     DRAINING = "draining"
@@ -70,7 +70,7 @@ class Stage(Enum):
 
 
 class _Deadline(NamedTuple):
-    """When, on the monotonic clock, and what then."""
+    """A time on the monotonic clock, and the action that is due then."""
 
     at_s: float
     act: Callable[[], None]
@@ -136,7 +136,7 @@ class Stages:
         self._drain()
 
     def end(self) -> int:
-        """Keep no deadline any more: all is done. Return how many milliseconds were left of the last one."""
+        """Drop all deadlines at the end. Return how many milliseconds were left of the last one."""
         with self._lock:
             if self.stage is Stage.GIVING_UP:  # that is short, and has its code
                 return 0

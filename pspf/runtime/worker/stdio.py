@@ -19,7 +19,7 @@ logger = get_logger(__name__)
 _GONE: Final = (errno.EPIPE, errno.EIO)
 """The reader of a pipe has ended, or a terminal has hung up."""
 _AT_ONCE_BYTES: Final = select.PIPE_BUF
-"""As much goes into a pipe that has room without waiting."""
+"""A write of this size into a pipe that has room does not wait."""
 
 
 class _Lasting(io.FileIO):
@@ -30,7 +30,7 @@ class _Lasting(io.FileIO):
     """
 
     patience_s = 10.0
-    """Of this process. Shorter than a silent event loop is borne."""
+    """How long a write waits for its reader: shorter than a silent event loop is allowed to be."""
 
     def __init__(self, descriptor: int, *, tells: bool) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -83,7 +83,7 @@ class _Lasting(io.FileIO):
         own = os.fstat(self.fileno())
         if not stat.S_ISFIFO(own.st_mode):
             return self.fileno()
-        if self._pipe is None or not os.path.samestat(self._pipe[0], own):  # first, or somebody has replaced it
+        if self._pipe is None or not os.path.samestat(self._pipe[0], own):  # none yet, or replaced
             if self._pipe is not None and self._pipe[1] != self.fileno():
                 os.close(self._pipe[1])
             try:
@@ -99,7 +99,7 @@ _shown: Final[dict[int, TextIO]] = {}
 
 
 def show_prints(*, patience_s: float) -> None:
-    """Have a print of the app's show at once, also through a pipe, and never twice after a fork.
+    """Make prints of the app visible at once, also through a pipe, and never twice after a fork.
 
     Where its reader has gone, or the disk is full, it is dropped: the handler that prints did its work all the
     same. One that does not read is waited for, for `patience_s` in this process.
@@ -127,7 +127,7 @@ def _open_again(number: int) -> TextIO:
 
 
 def _wrap(stream: TextIO, *, tells: bool) -> TextIO:
-    if stream not in (sys.__stdout__, sys.__stderr__):  # somebody else's, or wrapped before
+    if stream not in (sys.__stdout__, sys.__stderr__):  # replaced by the app, or wrapped before
         return stream
     stream.flush()
     raw = io.BufferedWriter(_Lasting(stream.fileno(), tells=tells))

@@ -28,22 +28,22 @@ from pspf.subscription import Subscription
 logger = get_logger(__name__)
 
 SHARED: Final = (Assignment, BatchProcessor)
-"""What a Stream imports only when it runs: here before its processes are forked, which share it."""
+"""Modules that a Stream imports when it runs: imported here before the fork, so that processes share them."""
 _ANSWER_S: Final = 1.0
 _PRINT_PATIENCE_S: Final = 10.0
-"""How long a handler waits for the reader of what it prints: less than what a silent event loop is given."""
+"""How long a handler waits for the reader of its prints: shorter than a silent event loop is allowed to be."""
 
 Only = Callable[[Subscription], bool]
 
 
 class Watcher(Protocol):
-    """Who watches over a worker."""
+    """Observer of a worker process."""
 
     def begin(self) -> None:
         """Called in the event loop, before anything else runs in it."""
 
     def connected(self) -> None:
-        """Called when the broker was there."""
+        """Called when the broker has answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Worker:
                 await self._run_stream()
             except BackendUnavailable:
                 if self._code != BURST_TIMED_OUT:
-                    raise  # else that is known, and the time was up before
+                    raise  # else the burst's time was up, and its exit code says so
             finally:
                 # What runs beside the handlers may have asked the broker something after the stream had closed it.
                 await self._stream.broker.close()
@@ -177,7 +177,7 @@ class Worker:
                 if self._options.burst:
                     beside.append(tasks.create_task(self._stop_when_drained()))
                 try:
-                    # All processes of a worker look at all of its places: what one refuses, none begins.
+                    # All processes of a worker check all of its groups: what one of them refuses, none begins.
                     places = {(cursor.topic, cursor.group) for cursor in self._work.cursors}
                     await self._stream.run_forever(only=self._only, places=places)
                 finally:
