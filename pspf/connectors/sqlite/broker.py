@@ -20,7 +20,7 @@ from pspf.connectors.contract.values import (
     TopicInfo,
 )
 from pspf.connectors.identity import make_session_id
-from pspf.connectors.sqlite import dead_letters, inspect, log, topics, windows
+from pspf.connectors.sqlite import dead_letters, entries, inspect, log, topics
 from pspf.connectors.sqlite.effects import Effects, Trimmer
 from pspf.connectors.sqlite.engine.base import ANY_PARTITION, Engine, Nothing, OutcomeUnknown, Poll
 from pspf.connectors.sqlite.engine.inline import InlineEngine
@@ -70,7 +70,7 @@ class SQLBroker(Broker):
         self._renewal = Renewal(liveness, engine.clock, limits.renew_ms)
         self.operations = SQLOperations(engine, liveness)
         self.roster = SQLRoster(engine)
-        self._window_logs = windows.Logs()
+        self._window_logs = entries.Logs()
         self._sessions: list[SQLiteSession] = []
         reaper = Reaper(liveness, self._renewal, engine.clock, limits, boot_id)
         engine.add_chore(self._renewal)
@@ -190,13 +190,13 @@ class SQLBroker(Broker):
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
     ) -> Sequence[CursorWindows]:
         return await self._engine.read(
-            lambda storage: windows.list_windows(storage, self._window_logs, handler, group, topic)
+            lambda storage: entries.list_windows(storage, self._window_logs, handler, group, topic)
         )
 
     async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
         def read(storage: Storage) -> Mapping[WindowPlace, bytes]:
-            cursor_id = windows.find_cursor(storage, cursor)
-            return windows.read_windows(storage, cursor_id, self._window_logs.overlay(storage, cursor_id), places)
+            cursor_id = entries.find_cursor(storage, cursor)
+            return entries.read_windows(storage, cursor_id, self._window_logs.overlay(storage, cursor_id), places)
 
         return await self._engine.read(read)
 
@@ -204,9 +204,9 @@ class SQLBroker(Broker):
         self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         def scan(storage: Storage) -> Sequence[tuple[bytes, bytes]]:
-            cursor_id = windows.find_cursor(storage, cursor)
+            cursor_id = entries.find_cursor(storage, cursor)
             overlay = self._window_logs.overlay(storage, cursor_id)
-            return windows.scan_windows(storage, cursor_id, overlay, slot, after, max_entries)
+            return entries.scan_windows(storage, cursor_id, overlay, slot, after, max_entries)
 
         return await self._engine.read(scan)
 

@@ -15,16 +15,16 @@ from pspf import faults
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
-from pspf.connectors.sqlite import windows
+from pspf.connectors.sqlite import entries
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.endings import CLEAN, SILENT
 from pspf.connectors.sqlite.engine.base import MEMBERS, Engine, Nothing, Poll
+from pspf.connectors.sqlite.entry_log import Overlay, Pool
 from pspf.connectors.sqlite.log import read_new
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.replayed import read_waiting
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.window_log import Overlay, Pool
 from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
 from pspf.loggers import get_logger
@@ -230,7 +230,7 @@ class OrderedConsumer(Consumer):
             overlay = self._log(storage)
             self._is_overlay_in_doubt = True
             self._engine.after_commit.append(self._end_doubt)
-            logged_bytes = windows.write_windows(storage, self._cursor_id, overlay, commit.windows)
+            logged_bytes = entries.write_windows(storage, self._cursor_id, overlay, commit.windows)
             self._effects.write_late(storage, self.cursor, commit.windows.late)
         self._effects.write(storage, self._partition_id, commit, ordered=True)
         return logged_bytes
@@ -243,7 +243,7 @@ class OrderedConsumer(Consumer):
         unlogged, self._unlogged = self._unlogged, None
         if self._overlay is None or self._is_overlay_in_doubt:
             self._is_overlay_in_doubt = False
-            self._overlay = windows.load(storage, self._cursor_id, self._pool)
+            self._overlay = entries.load(storage, self._cursor_id, self._pool)
         elif unlogged is not None:
             changes, logged_bytes = unlogged
             if logged_bytes is None:
@@ -301,21 +301,21 @@ class OrderedConsumer(Consumer):
         return await self._engine.read(read) if keys else {}
 
     async def read_progress(self) -> bytes | None:
-        return await self._engine.read(lambda storage: windows.read_progress(storage, self._cursor_id))
+        return await self._engine.read(lambda storage: entries.read_progress(storage, self._cursor_id))
 
     async def read_slots(self) -> Sequence[int]:
-        return await self._engine.read(lambda storage: windows.read_slots(storage, self._cursor_id, self._log(storage)))
+        return await self._engine.read(lambda storage: entries.read_slots(storage, self._cursor_id, self._log(storage)))
 
     async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
         return await self._engine.read(
-            lambda storage: windows.read_windows(storage, self._cursor_id, self._log(storage), places)
+            lambda storage: entries.read_windows(storage, self._cursor_id, self._log(storage), places)
         )
 
     async def scan_windows(
         self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         return await self._engine.read(
-            lambda storage: windows.scan_windows(storage, self._cursor_id, self._log(storage), slot, after, max_entries)
+            lambda storage: entries.scan_windows(storage, self._cursor_id, self._log(storage), slot, after, max_entries)
         )
 
     async def release(self) -> None:

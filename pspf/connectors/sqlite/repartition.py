@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pspf.connectors.sqlite.engine.base import Engine
+from pspf.connectors.sqlite.entries import count_windows
 from pspf.connectors.sqlite.seek import IsDead, delete_cursor, live_members
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import (
@@ -19,7 +20,6 @@ from pspf.connectors.sqlite.topics import (
     ids_used_once,
     insert_topic,
 )
-from pspf.connectors.sqlite.windows import count_windows
 from pspf.errors import ConfigurationError, Refused
 from pspf.records import companion_source, partition_of
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 from pspf.connectors.contract.operations import Seek, describe_missing, describe_taken
 from pspf.connectors.sqlite.engine.base import Engine
+from pspf.connectors.sqlite.entries import count_windows, forget_windows
 from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ids_used_once
-from pspf.connectors.sqlite.windows import count_windows, forget_windows
 from pspf.errors import NotFound, Refused
 from pspf.records import Cursor
 

@@ -10,13 +10,13 @@ from pspf.connectors.contract.values import END, START
 from pspf.connectors.leases.session import LeasedSession
 from pspf.connectors.sqlite.effects import Effects
 from pspf.connectors.sqlite.engine.base import MEMBERS, Engine, Nothing, Poll
+from pspf.connectors.sqlite.entry_log import Pool
 from pspf.connectors.sqlite.liveness import Liveness
 from pspf.connectors.sqlite.membership import Membership, Renewal
 from pspf.connectors.sqlite.ordered import OrderedConsumer, acquire
 from pspf.connectors.sqlite.shared import SharedConsumer
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import Partition, ensure_topic, find_topic, get_partition
-from pspf.connectors.sqlite.window_log import Pool
 from pspf.errors import ConfigurationError, NotFound
 from pspf.records import Cursor, check_name, parse_id
 

@@ -215,8 +215,8 @@ class Storage:
 
     def _create(self) -> None:
         self._run_script("schema.sql")
-        self._run_script("windows.sql")
-        self._run_script("window_log.sql")
+        self._run_script("entries.sql")
+        self._run_script("entry_log.sql")
         self._run_script("replayed.sql")
         self.run("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
 
@@ -224,9 +224,9 @@ class Storage:
         """Bring an older file up to date: 1 has no tables of windows, 2 no log of theirs, 3 no replayed records."""
         logger.info("%s: format %d becomes %d", self.name, version, FORMAT)
         if version < 2:
-            self._run_script("windows.sql")
+            self._run_script("entries.sql")
         if version < 3:
-            self._run_script("window_log.sql")
+            self._run_script("entry_log.sql")
         self._run_script("replayed.sql")
         self.run("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
 

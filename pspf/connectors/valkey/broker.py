@@ -22,7 +22,7 @@ from pspf.connectors.valkey.connection.acl import refuse_unpermitted
 from pspf.connectors.valkey.connection.checks import check_server
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.wire import BLOCK_MARGIN_MS, Lane
-from pspf.connectors.valkey.consume import windows
+from pspf.connectors.valkey.consume import entries
 from pspf.connectors.valkey.consume.liveness import Member, Renewal
 from pspf.connectors.valkey.consume.session import ValkeySession
 from pspf.connectors.valkey.log.core import Core
@@ -208,19 +208,19 @@ class ValkeyBroker(Broker):
     async def list_windows(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
     ) -> Sequence[CursorWindows]:
-        return await windows.list_windows(self._core, handler, group, topic)
+        return await entries.list_windows(self._core, handler, group, topic)
 
     async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        keys = await windows.find_keys(self._core, cursor)
-        return {} if keys is None else await windows.read_windows(self._core.lane_for(keys.meta), keys, places)
+        keys = await entries.find_keys(self._core, cursor)
+        return {} if keys is None else await entries.read_windows(self._core.lane_for(keys.meta), keys, places)
 
     async def scan_windows(
         self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        keys = await windows.find_keys(self._core, cursor)
+        keys = await entries.find_keys(self._core, cursor)
         if keys is None:
             return []
-        return await windows.scan_windows(self._core.lane_for(keys.meta), keys, slot, after, max_entries)
+        return await entries.scan_windows(self._core.lane_for(keys.meta), keys, slot, after, max_entries)
 
 
 class ValkeyStreamBackend(StreamingBackend):

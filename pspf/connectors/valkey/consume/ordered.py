@@ -19,7 +19,7 @@ from pspf.connectors.valkey.connection.blocking_reads import ReadSize
 from pspf.connectors.valkey.connection.failures import ReplyTooLarge
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
-from pspf.connectors.valkey.consume import windows
+from pspf.connectors.valkey.consume import entries
 from pspf.connectors.valkey.consume.after_commit import after_commit
 from pspf.connectors.valkey.consume.commits import Effects, pack_state, pack_waiting, run_commit
 from pspf.connectors.valkey.consume.forgetting import finish_forgetting
@@ -42,7 +42,7 @@ logger = get_logger(__name__)
 
 _ACQUIRE: Final = load_script("acquire")
 _LOOK: Final = load_script("look_ordered")
-_COMMIT: Final = load_script("commit_ordered", "effects", "windows")
+_COMMIT: Final = load_script("commit_ordered", "effects", "entries")
 _FORGET: Final = load_script("forget_deleted")
 _HOLD: Final = load_script("hold_ordered")
 _UNKNOWN_BATCH: Final = 1_000
@@ -288,7 +288,7 @@ class OrderedConsumer(Consumer):
         check_size(commit, self._core.limits)
         done, retries = pack_waiting(commit, self._waiting)
         states, changes = pack_state(commit, self._keys)
-        packed = windows.pack_windows(commit.windows, self._keys)
+        packed = entries.pack_windows(commit.windows, self._keys)
         finished = len(commit.done) + len(commit.retries)
         rest = None if self._suspicion is None else self._suspicion.after_commit(finished)
         number = 0 if commit.position is None else bisect_left(self._new, commit.position)
@@ -380,18 +380,18 @@ class OrderedConsumer(Consumer):
         return found
 
     async def read_progress(self) -> bytes | None:
-        return await windows.read_progress(self._commits, self._keys)
+        return await entries.read_progress(self._commits, self._keys)
 
     async def read_slots(self) -> Sequence[int]:
-        return await windows.read_slots(self._commits, self._keys)
+        return await entries.read_slots(self._commits, self._keys)
 
     async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        return await windows.read_windows(self._commits, self._keys, places)
+        return await entries.read_windows(self._commits, self._keys, places)
 
     async def scan_windows(
         self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        return await windows.scan_windows(self._commits, self._keys, slot, after, max_entries)
+        return await entries.scan_windows(self._commits, self._keys, slot, after, max_entries)
 
     # Ending
 

@@ -3,7 +3,7 @@
 -- nothing fails but an append, and where one does all of them are taken back.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 keys  6 slots  7.. state of the record keys in ARGV,
---       then the keys of the windows (windows.lua) and those of the effects (effects.lua); the partition's meta
+--       then the keys of the windows (entries.lua) and those of the effects (effects.lua); the partition's meta
 -- ARGV  1 now  2 the cursor's group on the stream  3 token  4 epoch  5 sequence  6 commit id
 --       7 position, or '' where it stays  8 the id before it  9 how many records passed, '' unknown
 --       10 limit  11 left of the suspicion ('' none)  12 number of streams of effects
@@ -13,7 +13,7 @@
 --       21 '1' to look whether records were removed from outside before they were read
 --       then the ids done; per retry: id, due ('+inf' held back), packed; per record key: the key,
 --       number of values, name and value of each, number of names to forget, each; then the windows
---       (windows.lua) and the effects (effects.lua)
+--       (entries.lua) and the effects (effects.lua)
 -- Reply {'OK', sequence, how many records passed, '' unknown, how many of them were removed unread} {'FENCED'} {'STALE', sequence} {'GONE'}
 --       {'MOVED', numbers of the streams of effects whose topic has other partitions or is not there}
 -- Caller: ordered.py

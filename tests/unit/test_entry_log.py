@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 
 from pspf.connectors.contract.limits import Limits
-from pspf.connectors.sqlite import windows
+from pspf.connectors.sqlite import entries
+from pspf.connectors.sqlite.entry_log import Overlay, Pool, Size, decode, encode
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.window_log import Overlay, Pool, Size, decode, encode
 from pspf.errors import BackendCorrupt
 from pspf.records import WindowChanges, WindowPlace
 from tests.support.windows import by_place, by_slot
@@ -48,7 +48,7 @@ def settle(model: dict[WindowPlace, bytes], change: WindowChanges) -> None:
 def write(storage: Storage, overlay: Overlay, change: WindowChanges, *, fails: bool = False) -> None:
     """Write a commit as the owner of a cursor does, or see it undone."""
     storage.begin()
-    logged_bytes = windows.write_windows(storage, CURSOR, overlay, change)
+    logged_bytes = entries.write_windows(storage, CURSOR, overlay, change)
     if fails:
         storage.rollback()
         return
@@ -62,14 +62,14 @@ def write(storage: Storage, overlay: Overlay, change: WindowChanges, *, fails: b
 def read_all(storage: Storage, overlay: Overlay, page: int) -> dict[WindowPlace, bytes]:
     """Read what there is, slot by slot and page by page."""
     found: dict[WindowPlace, bytes] = {}
-    for slot in windows.read_slots(storage, CURSOR, overlay):
+    for slot in entries.read_slots(storage, CURSOR, overlay):
         after: bytes | None = None
-        while entries := windows.scan_windows(storage, CURSOR, overlay, slot, after, page):
-            assert [key for key, _ in entries] == sorted(key for key, _ in entries)
-            found.update({(slot, key): state for key, state in entries})
-            if len(entries) < page:
+        while rows := entries.scan_windows(storage, CURSOR, overlay, slot, after, page):
+            assert [key for key, _ in rows] == sorted(key for key, _ in rows)
+            found.update({(slot, key): state for key, state in rows})
+            if len(rows) < page:
                 break
-            after = entries[-1][0]
+            after = rows[-1][0]
     return found
 
 
@@ -81,23 +81,23 @@ def test_what_is_read_is_what_the_commits_came_to(
     storage = Storage(None, Limits())
     storage.open()
     model: dict[WindowPlace, bytes] = {}
-    overlay = windows.load(storage, CURSOR, Pool(size))
+    overlay = entries.load(storage, CURSOR, Pool(size))
     for change, fails, is_new_owner in steps:
         write(storage, overlay, change, fails=fails)
         if not fails:
             settle(model, change)
         if is_new_owner:
-            overlay = windows.load(storage, CURSOR, Pool(size))
+            overlay = entries.load(storage, CURSOR, Pool(size))
         assert read_all(storage, overlay, page) == model
-        assert windows.read_slots(storage, CURSOR, overlay) == sorted({slot for slot, _ in model})
+        assert entries.read_slots(storage, CURSOR, overlay) == sorted({slot for slot, _ in model})
         places = [*model, *by_place(change.states)]
-        assert windows.read_windows(storage, CURSOR, overlay, places) == model
-        assert windows.count_windows(storage, CURSOR) == len(model)
+        assert entries.read_windows(storage, CURSOR, overlay, places) == model
+        assert entries.count_windows(storage, CURSOR) == len(model)
     storage.close()
 
 
 def test_what_has_no_room_in_the_log_becomes_rows_and_the_log_is_empty(storage: Storage) -> None:
-    overlay = windows.load(storage, CURSOR, Pool(Size(commits=2)))
+    overlay = entries.load(storage, CURSOR, Pool(Size(commits=2)))
     for number in range(3):
         write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s"}}))
         logged = storage.rows("SELECT count(*) FROM window_log")[0][0]
@@ -107,7 +107,7 @@ def test_what_has_no_room_in_the_log_becomes_rows_and_the_log_is_empty(storage: 
 
 
 def test_a_window_that_came_and_went_has_never_been_among_the_rows(storage: Storage) -> None:
-    overlay = windows.load(storage, CURSOR, Pool(Size(commits=2)))
+    overlay = entries.load(storage, CURSOR, Pool(Size(commits=2)))
     write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=a": b"s"}}))
     write(storage, overlay, WindowChanges(None, b"", (0,), {10_000: {b"=a": b"s"}}))
     write(storage, overlay, WindowChanges(None, b"", (10_000,), {20_000: {b"=a": b"s"}}))
@@ -118,7 +118,7 @@ def test_a_window_that_came_and_went_has_never_been_among_the_rows(storage: Stor
 def test_a_log_is_written_ahead_of_time_where_next_to_nothing_of_it_is_left(
     storage: Storage, kept: int, rows: int
 ) -> None:
-    overlay = windows.load(storage, CURSOR, Pool(Size(size_bytes=4_000)))
+    overlay = entries.load(storage, CURSOR, Pool(Size(size_bytes=4_000)))
     write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s" * 10 for number in range(30)}}))
     assert overlay.size_bytes > 1_000  # a quarter
     write(storage, overlay, WindowChanges(None, b"", (0,), {10_000: {b"=%d" % number: b"s" for number in range(kept)}}))
@@ -129,7 +129,7 @@ def test_a_log_is_written_ahead_of_time_where_next_to_nothing_of_it_is_left(
 
 def test_the_logs_of_a_worker_share_what_they_may_hold(storage: Storage) -> None:
     pool = Pool(Size(states=4))
-    one, other = windows.load(storage, CURSOR, pool), windows.load(storage, OTHER, pool)
+    one, other = entries.load(storage, CURSOR, pool), entries.load(storage, OTHER, pool)
     write(storage, one, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s" for number in range(3)}}))
     assert not other.has_room(0, 2)
     assert other.has_room(0, 1)
@@ -141,7 +141,7 @@ def test_a_reader_that_keeps_the_log_sees_each_commit(storage: Storage) -> None:
     storage.run(
         "INSERT INTO cursors (cursor_id, partition_id, group_name, handler, position) VALUES (7, 1, 'g', 'h', 0)"
     )
-    logs, overlay = windows.Logs(), windows.load(storage, CURSOR)
+    logs, overlay = entries.Logs(), entries.load(storage, CURSOR)
     for number in range(3):
         write(storage, overlay, WindowChanges(None, b"", (), {0: {b"=%d" % number: b"s"}}))
         storage.run("UPDATE cursors SET sequence = sequence + 1")

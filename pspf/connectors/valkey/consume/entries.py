@@ -18,13 +18,13 @@ from pspf.records import Cursor, WindowChanges, WindowPlace
 if TYPE_CHECKING:
     from pspf.connectors.valkey.log.core import Core
 
-_SCAN: Final = load_script("scan_windows")
+_SCAN: Final = load_script("scan_entries")
 _FIELDS_AT_ONCE: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWindows:
-    """What a commit does to windows, as windows.lua takes it: two keys a slot, and what stands in ARGV."""
+    """What a commit does to windows, as entries.lua takes it: two keys a slot, and what stands in ARGV."""
 
     keys: Sequence[bytes]
     head: Sequence[Argument]

@@ -3,7 +3,7 @@
 -- KEYS  1 the slot's keys  2 the slot's states
 -- ARGV  1 where it begins: '-', or '(' and the key before  2 number of entries at most
 -- Reply key, state, key, state, ...
--- Caller: windows.py
+-- Caller: entries.py
 
 local keys = redis.call('ZRANGE', KEYS[1], ARGV[1], '+', 'BYLEX', 'LIMIT', 0, ARGV[2])
 local reply = {}

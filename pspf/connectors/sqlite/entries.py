@@ -1,6 +1,6 @@
 """The windows of ordered cursors: functions of one transaction.
 
-Their states are rows, and on top of them a log of what the last commits did (window_log.py). Who reads takes an
+Their states are rows, and on top of them a log of what the last commits did (entry_log.py). Who reads takes an
 `Overlay` of the log; `load` gives it.
 """
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pspf.connectors.contract.values import CursorWindows
+from pspf.connectors.sqlite.entry_log import Overlay, Pool, decode, encode
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.sqlite.window_log import Overlay, Pool, decode, encode
 from pspf.records import Cursor, WindowChanges, WindowPlace
 
 _READ_PLACES: Final = 400

@@ -1,7 +1,7 @@
 -- What commits did to the windows of a cursor, on top of the rows in `windows`; new in format 3. Run once, in one
 -- transaction, when a file is made, and when one of an older format is opened. Caller: pspf/connectors/sqlite/storage.py.
 
--- changes: as pspf/connectors/sqlite/window_log.py has it, in the order of number.
+-- changes: as pspf/connectors/sqlite/entry_log.py has it, in the order of number.
 CREATE TABLE window_log (
     number INTEGER PRIMARY KEY,
     cursor_id INTEGER NOT NULL,
