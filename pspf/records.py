@@ -10,18 +10,23 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 import orjson
 
 from pspf.compact import compact
-from pspf.errors import ConfigurationError, EventRejected, SchemaError
+from pspf.errors import BackendCorrupt, ConfigurationError, EventRejected, SchemaError
 
 _LOW_BITS: Final = 64
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
 LONGEST_NAME: Final = 200
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
+_SLOT_BITS: Final = 56
+_SLOTS_BELOW_ZERO: Final = 1 << _SLOT_BITS - 1
+_MOST_KINDS: Final = 128
+_ZERO, _ESCAPED_ZERO, _END_OF_KEY = b"\0", b"\0\xff", b"\0\1"
 _ID: Final = re.compile(r"(?:(\d{1,6}):)?(\d{1,20})(?:-(\d{1,20}))?", re.ASCII)
 
 DEAD_LETTER_SUFFIX: Final = "-dlq"
@@ -246,32 +251,114 @@ class DeadLetter:
     """Whether `record` is what a window came to, and no record of the topic: it can't be handled again."""
 
 
+EntryPlace = tuple[int, bytes]
+"""(namespace, key) of an entry: what an operator keeps, in order of key within a namespace.
+
+A namespace is a signed number of 64 bits: its kind in the upper byte, a slot in the rest. One of kind 0 is its slot.
+"""
+
+
 StateKey = tuple[bytes, str]
-"""(record key, name)."""
+"""(record key, name) of a value of `ctx.state`."""
 
 
-WindowPlace = tuple[int, bytes]
-"""(slot, key): a window's start, or that of a slice that windows share, and a grouping key as it is stored."""
+class EntryKind(IntEnum):
+    """What a namespace holds. Numbers are stored: they never change, and 2 to 127 are free for other operators."""
+
+    WINDOWS = 0
+    """One window, or a slice that windows share: the slot is its start in milliseconds, the key the grouping key."""
+    STATE = 1
+    """`ctx.state`: one namespace, of slot 0. The key is the record key, then the name of a value."""
 
 
-WindowStates = Mapping[int, Mapping[bytes, bytes | None]]
-"""States by slot, then by key; None is none. By slot, because nearly all that a batch changes is in one or two."""
+def make_namespace(kind: int, slot: int) -> int:
+    """Return the namespace of a kind and a slot.
+
+    Raises:
+        ValueError: They don't fit into 64 bits.
+    """
+    if not (0 <= kind < _MOST_KINDS and -_SLOTS_BELOW_ZERO <= slot < _SLOTS_BELOW_ZERO):
+        raise ValueError(f"no namespace has kind {kind} and slot {slot}")
+    return (kind << _SLOT_BITS) + slot
+
+
+def split_namespace(namespace: int) -> tuple[int, int]:
+    """Return the kind and the slot of a namespace."""
+    kind = namespace + _SLOTS_BELOW_ZERO >> _SLOT_BITS
+    return kind, namespace - (kind << _SLOT_BITS)
+
+
+def kind_of(namespace: int) -> int:
+    """Return the kind of a namespace."""
+    return namespace + _SLOTS_BELOW_ZERO >> _SLOT_BITS
+
+
+STATE: Final = make_namespace(EntryKind.STATE, 0)
+"""The namespace of `ctx.state`."""
+
+
+def state_key(record_key: bytes, name: str) -> bytes:
+    """Return the key of a value of `ctx.state`: in order of record keys, then of names.
+
+    A zero byte of the record key is followed by 0xFF; 0x00 0x01 ends it; then comes the name in UTF-8. No key is
+    the beginning of another one, so that all names of a record key are one range.
+    """
+    return state_prefix(record_key) + name.encode()
+
+
+def state_prefix(record_key: bytes) -> bytes:
+    """Return what the keys of all values of a record key begin with, and no others."""
+    return record_key.replace(_ZERO, _ESCAPED_ZERO) + _END_OF_KEY
+
+
+def before_state(record_key: bytes) -> bytes:
+    """Return a key before all values of a record key and behind those of smaller ones: where a scan of them begins."""
+    return record_key.replace(_ZERO, _ESCAPED_ZERO) + _ZERO
+
+
+def split_state_key(key: bytes) -> tuple[bytes, str]:
+    """Return the record key and the name of a value of `ctx.state`.
+
+    Raises:
+        BackendCorrupt: It is no such key.
+    """
+    escaped, end, name = key.partition(_END_OF_KEY)
+    try:
+        if end:
+            return escaped.replace(_ESCAPED_ZERO, _ZERO), name.decode()
+    except UnicodeDecodeError:
+        pass  # said below
+    raise BackendCorrupt(f"{key!r:.80} is no key of a stored value")
+
+
+NamespaceEntries = Mapping[int, Mapping[bytes, bytes | None]]
+"""Entries by namespace, then by key; None is none. Nearly all that a batch changes is in one or two namespaces."""
 
 
 @dataclass(frozen=True, slots=True)
-class WindowChanges:
-    """What a batch did to the windows of an ordered cursor.
+class EntryChanges:
+    """What a batch did to the entries of an ordered cursor.
 
-    `dropped` slots go first, with all of their keys; then `states` are written (None deletes), which
-    may make such a slot anew. `progress` replaces what the operator remembers beside them; the broker
-    does not look into it. `late` records go to the topic's companion, to the cursor's own partition.
+    `dropped` namespaces go first, with all of their keys; then `entries` are written (None deletes), which may make
+    such a namespace anew.
     """
 
-    watermark_ms: int | None
-    progress: bytes
     dropped: Sequence[int] = ()
-    states: WindowStates = field(default_factory=dict)
-    late: Sequence[NewRecord] = ()
+    entries: NamespaceEntries = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.dropped or self.entries)
+
+
+NO_CHANGES: Final = EntryChanges()
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorProgress:
+    """What an operator remembers beside its entries: its watermark, and bytes that the broker does not look into."""
+
+    watermark_ms: int | None
+    stored: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +366,9 @@ class Commit:
     """All that a batch did. It takes effect as a whole, once, or not at all.
 
     `done` are the offsets that are finished (succeeded or dead), `position` (ordered mode only)
-    the first offset that the cursor has not read. A state value of None deletes. With `whole` the
-    records stand or fall together (`list[Event]` handlers). `windows` is of windowed handlers.
+    the first offset that the cursor has not read. With `whole` the records stand or fall together (`list[Event]`
+    handlers). The rest is of ordered mode, too: `changes` of the cursor's entries, the `progress` of its operator
+    (None: as it was), and `late` records, which go to the topic's companion, to the cursor's own partition.
     """
 
     commit_id: bytes
@@ -289,9 +377,10 @@ class Commit:
     position: int | None = None
     dead: Sequence[DeadLetter] = ()
     emits: Sequence[Emit] = ()
-    state: Mapping[StateKey, bytes | None] = field(default_factory=dict)
     whole: bool = False
-    windows: WindowChanges | None = None
+    changes: EntryChanges = NO_CHANGES
+    progress: OperatorProgress | None = None
+    late: Sequence[NewRecord] = ()
 
 
 class Batch(NamedTuple):

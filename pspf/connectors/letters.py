@@ -41,16 +41,14 @@ def check_size(commit: Commit, limits: Limits) -> None:
     """Raise TooManyEffects where a commit is larger than one transaction should be, EventRejected for one record."""
     emitted = [emit[2] for emit in commit.emits]
     limits.check_all(emitted)
-    windows = commit.windows
-    late = () if windows is None else windows.late
-    states = () if windows is None else [state for keys in windows.states.values() for state in keys.values()]
-    operations = len(emitted) + len(commit.state) + len(commit.dead) + len(late) + len(states)
+    late = commit.late
+    values = [value for entries in commit.changes.entries.values() for value in entries.values()]
+    operations = len(emitted) + len(commit.dead) + len(late) + len(values)
     if operations > MAX_OPERATIONS:
         raise TooManyEffects(f"a commit of {operations:,} operations; at most {MAX_OPERATIONS:,} are taken")
     size_bytes = sum([len(record[1]) for record in emitted])
-    size_bytes += sum(len(value) for value in commit.state.values() if value is not None)
     size_bytes += sum(len(record.value) for record in late)
-    size_bytes += sum([len(state) for state in states if state is not None])
+    size_bytes += sum([len(value) for value in values if value is not None])
     if size_bytes > MAX_EFFECT_BYTES:
         raise TooManyEffects(f"a commit of {size_bytes:,} bytes; at most {MAX_EFFECT_BYTES:,} are taken")
 

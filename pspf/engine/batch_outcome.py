@@ -13,7 +13,21 @@ from pspf.context import Context
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.errors import SchemaError, text_of
-from pspf.records import Batch, Commit, DeadLetter, Emit, NewRecord, Record, Retry, WindowChanges, offset_of
+from pspf.records import (
+    NO_CHANGES,
+    STATE,
+    Batch,
+    Commit,
+    DeadLetter,
+    Emit,
+    EntryChanges,
+    NewRecord,
+    OperatorProgress,
+    Record,
+    Retry,
+    offset_of,
+    state_key,
+)
 from pspf.subscription import Subscription
 from pspf.windowing.shuffle import receive
 
@@ -145,8 +159,10 @@ class BatchRun:
         """Those of them that no handler saw and that are not done: held back, settled since, or not started."""
         self.handler_us = 0
         """How long their handlers took together."""
-        self.windows: WindowChanges | None = None
-        """What a windowed handler's operator has to write; put here when the batch has run."""
+        self.changes: EntryChanges = NO_CHANGES
+        """What an operator has changed of its entries; put here, with the rest of it, when the batch has run."""
+        self.progress: OperatorProgress | None = None
+        self.late_records: Sequence[NewRecord] = ()
 
     @property
     def size(self) -> tuple[int, int]:
@@ -340,10 +356,19 @@ class BatchRun:
             position=position,
             dead=tuple(self._dead),
             emits=tuple(self._emits),
-            state={} if self._state is None else self._state.get_changes(),
             whole=whole,
-            windows=self.windows,
+            changes=self._all_changes(),
+            progress=self.progress,
+            late=self.late_records,
         )
+
+    def _all_changes(self) -> EntryChanges:
+        """Return what the operator and `ctx.state` have changed."""
+        values = {} if self._state is None else self._state.get_changes()
+        if not values:
+            return self.changes
+        state = {state_key(key, name): value for (key, name), value in values.items()}
+        return EntryChanges(self.changes.dropped, {**self.changes.entries, STATE: state})
 
     def _move_on(self, held: KeyOrder, left: Sequence[Record]) -> int:
         """Return the first offset not read: new records come last in a batch, in order."""

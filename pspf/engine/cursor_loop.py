@@ -171,7 +171,7 @@ class CursorLoop:
         run.taken = self._taken = taken
         self._is_cut = run.is_cut
         self._left = self._give_back(batch.records[taken:], run)
-        if not taken and not run.failures and run.windows is None:
+        if not taken and not run.failures and run.progress is None:
             return None
         commit = run.as_commit(batch.records[:taken], self._left, whole=self._subscription.handler.takes is Takes.BATCH)
         faults.reach("commit.built")

@@ -20,7 +20,7 @@ from pspf.engine.prefetch import Prefetch
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import make_decoder
 from pspf.observability.telemetry import Activity, TelemetryManager
-from pspf.records import NewRecord
+from pspf.records import EntryPlace, NewRecord
 from pspf.state.base import StateStore
 from pspf.subscription import Subscription, Takes
 
@@ -77,7 +77,7 @@ class CursorScope:
     def make_state(self) -> BatchState | StoreState | None:
         """Return where `ctx.state` is: in the cursor (ordered), in the user's store (shared), nowhere."""
         if self.consumer.lease is not None:
-            return BatchState(self._read_state, self.tuning.state_cache_keys)
+            return BatchState(self._read_entries, self.tuning.state_cache_entries)
         return None if self.store is None else StoreState(self.store, self.subscription.name)
 
     def make_size(self) -> BatchSize:
@@ -133,9 +133,9 @@ class CursorScope:
         )
         return make_operator(subscription, read, around, scope)
 
-    async def _read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
+    async def _read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         # A broker that is away for a moment is no failure of the record.
-        return await self.insist("read state", lambda: self.consumer.read_state(keys))
+        return await self.insist("read state", lambda: self.consumer.read_entries(places))
 
     async def _read_other_times(self) -> Mapping[int, int]:
         """Return the watermarks of this handler's cursors on the other partitions, of those that have one."""

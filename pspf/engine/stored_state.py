@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pspf.connectors.contract.broker import Broker
-from pspf.connectors.contract.values import CursorWindows
+from pspf.connectors.contract.values import StoredOperator
 from pspf.engine.operators.registry import SHUFFLE, find_kind
 from pspf.errors import NotFound
 from pspf.subscription import Subscription, repartition_topic
@@ -14,7 +14,7 @@ async def check_stored(broker: Broker, subscriptions: Sequence[Subscription]) ->
     for subscription in subscriptions:
         if subscription.operator is None:
             continue
-        kept = await broker.list_windows(handler=subscription.name, group=subscription.group)
+        kept = await broker.list_operators(handler=subscription.name, group=subscription.group)
         if kept:
             is_sent_on = subscription.operator.key is not None and await _count(broker, subscription.topic) > 1
             for each in kept:
@@ -28,7 +28,7 @@ async def _count(broker: Broker, topic: str) -> int:
         return 1
 
 
-def _check(subscription: Subscription, kept: CursorWindows, *, is_sent_on: bool) -> None:
+def _check(subscription: Subscription, kept: StoredOperator, *, is_sent_on: bool) -> None:
     name, definition = subscription.name, subscription.operator
     assert definition is not None
     if kept.cursor.topic == repartition_topic(subscription.group, name):

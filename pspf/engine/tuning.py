@@ -16,7 +16,7 @@ class Tuning:
     batch_bytes: int = 8_000_000
     target_commit_ms: int = 100
     effects: EffectLimits = field(default_factory=EffectLimits)
-    state_cache_keys: int = 100_000
+    state_cache_entries: int = 100_000
     window_cache_states: int = 1_000_000
     max_crashes: int = 3
     max_held_back: int = 1_000
@@ -35,7 +35,7 @@ class Tuning:
                 record_operations=settings.MAX_RECORD_OPERATIONS,
                 record_effect_bytes=settings.MAX_RECORD_EFFECT_BYTES,
             ),
-            state_cache_keys=settings.STATE_CACHE_KEYS,
+            state_cache_entries=settings.STATE_CACHE_ENTRIES,
             window_cache_states=settings.WINDOW_CACHE_STATES,
             max_crashes=settings.MAX_CRASHES,
             max_held_back=settings.MAX_HELD_BACK,

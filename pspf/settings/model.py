@@ -177,7 +177,7 @@ class Settings(_Variables):
     MAX_EFFECT_BYTES: Annotated[int, Field(ge=1, le=4 << 20)] = 4 << 20
     MAX_RECORD_OPERATIONS: Annotated[int, Field(ge=1, le=50_000)] = 50_000
     MAX_RECORD_EFFECT_BYTES: Annotated[int, Field(ge=1, le=32 << 20)] = 32 << 20
-    STATE_CACHE_KEYS: NonNegativeInt = 100_000
+    STATE_CACHE_ENTRIES: NonNegativeInt = 100_000  # values of `ctx.state`, of each handler and partition
     WINDOW_CACHE_STATES: PositiveInt = 1_000_000  # of each windowed handler and partition
 
     valkey: ValkeySettings = Field(default_factory=ValkeySettings)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pspf.records import WindowPlace
+from pspf.records import EntryPlace
 from pspf.windowing.aggregation import Aggregation
 from pspf.windowing.aggregations import Count, Distinct, Max, Mean, Min, Sum
 from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, Window, Windowing
@@ -82,7 +82,7 @@ def _aggregation_of(name: Any) -> Aggregation:
 class StoredStates(Protocol):
     """The states of one cursor, as a broker has them."""
 
-    async def read_entries(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+    async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         """Return the states at places; absent ones are missing."""
         ...
 
@@ -178,7 +178,7 @@ class SpanView(View):
             if also_closed or not self.is_closed(start) or self.has_withheld(start)
         ]
         parts = {start: [slot for slot in self.slots_of(start) if slot in there] for start in starts}
-        known: Mapping[WindowPlace, bytes] = {}
+        known: Mapping[EntryPlace, bytes] = {}
         if key is not None:  # all of it in one read
             wanted = dict.fromkeys(slot for part in parts.values() for slot in part)
             known = await states.read_entries([(slot, key) for slot in wanted])

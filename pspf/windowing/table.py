@@ -8,9 +8,9 @@ that had to make room, the store knows more: `missing` says what to load before 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from pspf.records import WindowPlace, WindowStates
+from pspf.records import EntryChanges, EntryPlace
 from pspf.windowing.event_time import Key, decode_key, encode_key
 
 LARGE_BYTES: Final = 4_096
@@ -31,13 +31,6 @@ class SlotEntries:
         self.sizes: dict[Key, int] = {}
         self.is_stored = is_stored
         self.is_whole = not is_stored
-
-
-class Changes(NamedTuple):
-    """What a commit has to write: `dropped` slots go whole and first, then `states` (None: gone)."""
-
-    dropped: Sequence[int]
-    states: WindowStates
 
 
 class Table:
@@ -81,9 +74,9 @@ class Table:
         """Whether there is a slot that is not whole."""
         return bool(self._partial)
 
-    def missing(self, places: Iterable[tuple[int, Key]]) -> list[WindowPlace]:
+    def missing(self, places: Iterable[tuple[int, Key]]) -> list[EntryPlace]:
         """Return which states have to be loaded before these are folded."""
-        wanted: dict[WindowPlace, None] = {}
+        wanted: dict[EntryPlace, None] = {}
         for start, key in places:
             if start in self._partial:
                 slot = self.slots[start]
@@ -91,7 +84,7 @@ class Table:
                     wanted[start, encode_key(key)] = None
         return list(wanted)
 
-    def fill(self, found: Mapping[WindowPlace, bytes]) -> None:
+    def fill(self, found: Mapping[EntryPlace, bytes]) -> None:
         """Take in what was loaded."""
         for (start, stored_key), value in found.items():
             key, slot = decode_key(stored_key), self.slots[start]
@@ -145,7 +138,7 @@ class Table:
         """How many states changed since the last commit."""
         return sum(len(self.slots[start].dirty) for start in self.touched)
 
-    def take_changes(self) -> Changes:
+    def take_changes(self) -> EntryChanges:
         """Return what changed since the last call, for the commit, and make room."""
         states: dict[int, dict[bytes, bytes | None]] = {}
         for start in sorted(self.touched):
@@ -159,7 +152,7 @@ class Table:
         self.touched.clear()
         dropped, self._dropped = self._dropped, []
         self._make_room()
-        return Changes(dropped, states)
+        return EntryChanges(dropped, states)
 
     def _changes_of(self, slot: SlotEntries) -> dict[bytes, bytes | None]:
         entries, dirty = slot.entries, slot.dirty

@@ -31,6 +31,7 @@ from tests.support.workers import (
     take_batch,
     values,
 )
+from tests.support.workers import read_state as read_state_of
 
 CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
 
@@ -150,8 +151,7 @@ async def test_state_is_read_back_by_key_and_name(world: World) -> None:
 
 async def read_state(consumer: Consumer, *keys: bytes) -> dict[bytes, dict[str, bytes]]:
     """Return the state of the keys that have some."""
-    found = await consumer.read_state(list(keys))
-    return {key: dict(names) for key, names in found.items() if names}
+    return await read_state_of(consumer, keys)
 
 
 @needs("ordered", "entries")

@@ -17,6 +17,7 @@ from tests.support.workers import (
     numbered,
     own,
     read_all,
+    read_state,
     settle,
     share,
     take,
@@ -162,7 +163,7 @@ async def test_a_topic_made_again_has_nothing_of_the_old_one(broker: Broker, han
     batch = await take_batch(member.consumer)
     assert values(batch.records) == ["0", "1"]
     if handler:
-        assert not await member.consumer.read_state([b"k"])
+        assert not await read_state(member.consumer, [b"k"])
 
 
 @needs("entries", "trim")

@@ -24,7 +24,7 @@ from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Commit, Cursor, Record, Retry, parse_id
 from tests.conformance.model import Model, Outcome, Plan
 from tests.support.brokers import Kind, World, needs
-from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, offsets, read_all, retry, settle
+from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, offsets, read_all, read_state, retry, settle
 
 pytestmark = needs(
     "shared", "ordered", "leases", "retries", "entries", "crash_counts", "replay", "pending", "seek", "trim", "dedup"
@@ -413,7 +413,7 @@ class Interleavings(RuleBasedStateMachine):
     async def _next_state(self, hand: OrderedHand, plan: Plan) -> dict[bytes, list[int]]:
         """Return the state after the batch: per key, the offsets that were handled, in turn."""
         keys = {record.raw_key for record in plan.done if record.raw_key is not None}
-        found = await hand.consumer.read_state(sorted(keys))
+        found = await read_state(hand.consumer, sorted(keys))
         state = {key: json.loads(found.get(key, {}).get("seen", b"[]")) for key in keys}
         for record in plan.done:
             if record.raw_key is not None:

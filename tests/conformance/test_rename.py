@@ -6,9 +6,9 @@ import pytest
 
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, NotFound, Refused
-from pspf.records import Cursor, WindowChanges
+from pspf.records import STATE, Cursor
 from tests.support.brokers import World, needs
-from tests.support.windows import by_slot
+from tests.support.windows import by_slot, with_windows
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -16,6 +16,7 @@ from tests.support.workers import (
     numbered,
     own,
     read_cursor,
+    read_state,
     retry,
     settle,
     take_all,
@@ -41,7 +42,7 @@ async def work(broker: Broker, *, topic: str = TOPIC, handler: str = HANDLER, pa
         state={(b"k", "sum"): b"6", (b"j", "sum"): b"7"},
     )
     states = by_slot({(-10, b"a"): b"1", (20, b"b"): b"2"})
-    await member.consumer.commit(replace(commit, windows=WindowChanges(5, b'{"so": "far"}', (), states, ())))
+    await member.consumer.commit(with_windows(commit, 5, b'{"so": "far"}', (), states))
     await member.session.close()
 
 
@@ -65,11 +66,11 @@ async def test_what_it_remembers_goes_with_it(broker: Broker) -> None:
     await work(broker)
     await broker.operations.rename_handler(GROUP, HANDLER, NEW)
     member = await own(broker, handler=NEW)
-    state = await member.consumer.read_state([b"k", b"j"])
+    state = await read_state(member.consumer, [b"k", b"j"])
     assert {key: dict(found) for key, found in state.items()} == {b"k": {"sum": b"6"}, b"j": {"sum": b"7"}}
     assert await member.consumer.read_progress() == b'{"so": "far"}'
-    assert list(await member.consumer.read_slots()) == [-10, 20]
-    assert list(await member.consumer.scan_windows(-10)) == [(b"a", b"1")]
+    assert list(await member.consumer.list_namespaces()) == [-10, 20, STATE]
+    assert list(await member.consumer.scan_entries(-10)) == [(b"a", b"1")]
     assert [entry.handler for entry in await broker.list_state()] == [NEW, NEW]
 
 
@@ -80,7 +81,7 @@ async def test_the_old_name_begins_anew(broker: Broker) -> None:
     await broker.operations.rename_handler(GROUP, HANDLER, NEW)
     member = await own(broker, handler=HANDLER)
     assert values(await take_all(member.consumer)) == ["0", "1", "2", "3"]
-    assert dict((await member.consumer.read_state([b"k"])).get(b"k", {})) == {}
+    assert dict((await read_state(member.consumer, [b"k"])).get(b"k", {})) == {}
 
 
 @needs("ordered")

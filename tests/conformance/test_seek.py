@@ -16,6 +16,7 @@ from tests.support.workers import (
     own,
     read_cursor,
     read_lag,
+    read_state,
     retry,
     settle,
     share,
@@ -185,7 +186,7 @@ async def test_state_is_neither_kept_nor_forgotten_unless_told(broker: Broker) -
     await broker.operations.seek(cursor_of(HANDLER), records[1].offset, keep_state=False)
     assert await broker.list_state() == []
     member = await own(broker)
-    assert not await member.consumer.read_state([b"k"])
+    assert not await read_state(member.consumer, [b"k"])
 
 
 @needs("entries")

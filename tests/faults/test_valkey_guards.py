@@ -5,15 +5,15 @@ does not. (`GUARDS` is the list; a text that is no more in the script fails the 
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Final
 
 import pytest
 
-from pspf.connectors.valkey.consume import ordered, shared
+from pspf.connectors.valkey.consume import acquiring, ordered, shared
 from pspf.errors import BackendCorrupt, CommitFenced, CommitStale, DiskFull
-from pspf.records import WindowChanges, partition_of
+from pspf.records import partition_of
 from tests.faults.guards import ORDERED, SHARED, Guard, Stage, lose_to_an_heir, open_batch, refused, scenarios_of
+from tests.support.windows import with_windows
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -83,13 +83,14 @@ async def a_batch_of_a_deleted_stream_is_stale(stage: Stage) -> None:
 
 
 async def windows_kept_as_something_else_are_not_written_in_part(stage: Stage) -> None:
-    for key in ("slots:billing:app.total", "win:billing:app.total:0", "wkeys:billing:app.total:0"):
+    for key in ("spaces:billing:app.total", "ent:billing:app.total:0", "order:billing:app.total:0"):
         member, records = await open_batch(stage, is_ordered=True)
         stage.call("SET", f"pspf:{{{TOPIC}}}:{key}", "mine")
-        changes = WindowChanges(5, b"{}", (), {0: {b"a": b"1"}})
         commit = settle(records, position=records[-1].offset + 1, emits=[emit(records[0], "x")])
         before = await read_lag(stage.broker, ORDERED)
-        assert await refused(member.consumer.commit(replace(commit, windows=changes)), BackendCorrupt)
+        assert await refused(
+            member.consumer.commit(with_windows(commit, 5, b"{}", (), {0: {b"a": b"1"}})), BackendCorrupt
+        )
         assert await read_lag(stage.broker, ORDERED) == before
         stage.call("DEL", f"pspf:{{{TOPIC}}}:{key}")
         await member.session.close()
@@ -279,8 +280,8 @@ async def a_slow_worker_keeps_its_own_while_it_lives(stage: Stage) -> None:
 _FENCE: Final = "if cursor[1] ~= ARGV[3] or cursor[2] ~= ARGV[4] then return {'FENCED'} end"
 _STREAM: Final = "if not has_group(stream, ARGV[2]) then return {'GONE'} end"
 _TYPES: Final = "if wrong then return wrong end"
-_SLOTS: Final = "check_keys(6, 6, 'set', 'SADD', 'SREM')\n    or "
-_WINDOW_KEYS: Final = "or check_keys(first_window + windows, first_window + 2 * windows - 1, 'zset', 'ZADD', 'ZREM')"
+_SPACES: Final = "check_keys(5, 5, 'set', 'SADD', 'SREM')\n    or "
+_ORDERS: Final = "or check_keys(6 + written, 5 + 2 * written, 'zset', 'ZADD', 'ZREM')"
 _MOVED: Final = "if moved then return moved end"
 _APPENDED: Final = "if failed then return failed end"
 _TAKES: Final = "redis.call('HINCRBY', meta, 'takes', 1)"
@@ -309,15 +310,15 @@ GUARDS: Final = (
     Guard(shared, "_COMMIT", _APPENDED, "", a_shared_commit_to_a_stream_without_ids_left_writes_nothing),
     Guard(ordered, "_COMMIT", _MOVED, "", an_ordered_commit_follows_its_target_to_its_partitions),
     Guard(shared, "_COMMIT", _MOVED, "", a_shared_commit_follows_its_target_to_its_partitions),
-    Guard(ordered, "_COMMIT", _SLOTS, "", windows_kept_as_something_else_are_not_written_in_part),
+    Guard(ordered, "_COMMIT", _SPACES, "", windows_kept_as_something_else_are_not_written_in_part),
     Guard(
         ordered,
         "_COMMIT",
-        "check_keys(first_window, first_window + windows - 1, 'hash', 'HSET', 'HDEL')\n    or ",
+        "check_keys(6, 5 + written, 'hash', 'HSET', 'HDEL')\n    or ",
         "",
         windows_kept_as_something_else_are_not_written_in_part,
     ),
-    Guard(ordered, "_COMMIT", _WINDOW_KEYS, "", windows_kept_as_something_else_are_not_written_in_part),
+    Guard(ordered, "_COMMIT", _ORDERS, "", windows_kept_as_something_else_are_not_written_in_part),
     Guard(
         ordered,
         "_COMMIT",
@@ -326,7 +327,7 @@ GUARDS: Final = (
         a_full_server_takes_nothing_of_an_ordered_commit,
     ),
     Guard(
-        ordered,
+        acquiring,
         "_ACQUIRE",
         "if is_alive(KEYS[5], now_ms, shift) then return {'HELD'} end",
         "",

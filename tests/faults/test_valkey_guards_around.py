@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from pspf.connectors.valkey.consume import forgetting, lost_stream, ordered, session, shared, waiting
+from pspf.connectors.valkey.consume import acquiring, forgetting, lost_stream, ordered, session, shared, waiting
 from pspf.connectors.valkey.log import appends, retention
 from pspf.connectors.valkey.log.fields import format_entry_id
 from pspf.connectors.valkey.log.keys import CursorKeys
@@ -26,6 +26,7 @@ from tests.support.workers import (
     numbered,
     own,
     read_all,
+    read_state,
     retry,
     settle,
     share,
@@ -95,13 +96,13 @@ async def what_a_seek_has_marked_is_forgotten_first(stage: Stage) -> None:
     await owner.consumer.release()
     stage.call("HSET", keys.meta, "forget", "1")
     heir = await own(stage.broker)
-    assert await heir.consumer.read_state([b"k"]) == {}
+    assert await read_state(heir.consumer, [b"k"]) == {}
 
 
 async def what_nobody_has_marked_is_not_forgotten_late(stage: Stage) -> None:
     owner, keys = await _have_state(stage)
     await forgetting.finish_forgetting(stage.core.commands, keys)
-    assert await owner.consumer.read_state([b"k"]) == {b"k": {"n": b"1"}}
+    assert await read_state(owner.consumer, [b"k"]) == {b"k": {"n": b"1"}}
 
 
 async def _have_state(stage: Stage) -> tuple[Member, CursorKeys]:
@@ -400,7 +401,7 @@ GUARDS: Final = (
     Guard(waiting, "_SET_RIGHT", _SETS_RIGHT, "", what_waited_behind_a_deleted_record_comes),
     Guard(waiting, "_SET_RIGHT", _SETS_RIGHT, "", a_dead_letter_that_comes_back_holds_its_key_back),
     Guard(
-        ordered, "_ACQUIRE", "if cursor[12] then return {'FORGET'} end", "", what_a_seek_has_marked_is_forgotten_first
+        acquiring, "_ACQUIRE", "if cursor[12] then return {'FORGET'} end", "", what_a_seek_has_marked_is_forgotten_first
     ),
     Guard(
         forgetting,

@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -18,13 +17,16 @@ import redis
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
+from pspf.connectors.valkey.connection.format import FORMAT_KEY
 from pspf.connectors.valkey.consume.refunds import refund
+from pspf.connectors.valkey.consume.upgrade import upgrade
 from pspf.connectors.valkey.operator import seeking
 from pspf.errors import BackendCorrupt, CommitStale
-from pspf.records import Cursor, WindowChanges
+from pspf.records import Cursor
 from tests.faults.valkey import find_scripts
 from tests.support.proxy import Command, Fault, Proxy
 from tests.support.servers import Server
+from tests.support.windows import with_windows
 from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, own, retry, settle, share, take
 
 SECRET: Final = "trial"
@@ -235,13 +237,14 @@ async def work(broker: ValkeyBroker) -> None:
         state={(b"k1", "total"): b"1", (b"k2", "total"): b"2"},
     )
     states = {0: {b"k": b"1", b"gone": None}, 10: {b"k": b"2"}}
-    await owner.consumer.commit(replace(commit, windows=WindowChanges(1, b"{}", (20,), states, (new("late"),))))
-    await owner.consumer.scan_windows(0)
+    await owner.consumer.commit(with_windows(commit, 1, b"{}", (20,), states, (new("late"),)))
+    await owner.consumer.scan_entries(0)
     await owner.consumer.intend([1])
     await take(owner.consumer)
     await broker.list_cursors()
     await owner.session.close()
 
+    await update_format(broker)
     cursor = Cursor(TOPIC, GROUP, HANDLER, 0)
     assert await broker.replay_dead_letters(await broker.list_dead_letters(group=GROUP)) == 2
     owner = await own(broker)
@@ -270,6 +273,25 @@ async def work(broker: ValkeyBroker) -> None:
     await operations.repartition(TOPIC, 3, reset_state=True)
     await operations.delete_group(GROUP, topic=TOPIC)
     await operations.delete_topic(TOPIC, force=True)
+
+
+async def update_format(broker: ValkeyBroker) -> None:
+    """Bring state and windows of format 3 up to date."""
+    core = broker._core
+    keys = core.topics.find_known(TOPIC).partitions[0].cursor(GROUP, HANDLER)  # type: ignore[union-attr]
+    commands: list[Command] = [
+        (b"SADD", keys.key(b"keys"), b"old"),
+        (b"HSET", keys.key(b"st", b"old"), b"n", b"1", b"m", b"2"),
+        (b"SADD", keys.key(b"slots"), b"30"),
+        (b"HSET", keys.key(b"win", b"30"), b"k", b"3"),
+        (b"ZADD", keys.key(b"wkeys", b"30"), b"0", b"k"),
+        (b"SET", FORMAT_KEY, b"3"),
+    ]
+    for command in commands:
+        await core.commands.call(*command)
+    await upgrade(core)
+    assert {entry.name for entry in await broker.list_state(key=b"old")} == {"n", "m"}
+    assert await broker.read_entries(Cursor(TOPIC, GROUP, HANDLER, 0), [(30, b"k")]) == {(30, b"k"): b"3"}
 
 
 async def work_on_what_others_changed(broker: ValkeyBroker, server: Server) -> None:

@@ -22,6 +22,7 @@ from tests.support.workers import (
     numbered,
     own,
     read_cursor,
+    read_state,
     retry,
     settle,
     share,
@@ -117,13 +118,13 @@ async def test_state_that_a_seek_has_marked_is_forgotten_before_the_cursor_is_ta
             state = {(record.raw_key or b"", "total"): b"1" for record in records}
             await member.consumer.commit(settle(records, state=state, position=records[-1].offset + 1))
         await member.consumer.release()
-        cut = site.proxy.lose(scripts("forget_state"), Loss.REQUEST)
+        cut = site.proxy.lose(scripts("forget_entries"), Loss.REQUEST)
         with pytest.raises(BackendUnavailable):
             await broker.operations.seek(CURSOR, 0, keep_state=False, force=True)
         assert cut.seen
     async with site.broker() as broker:
         heir = await own(broker)
-        assert await heir.consumer.read_state([b"k1", b"k2999"]) == {}
+        assert await read_state(heir.consumer, [b"k1", b"k2999"]) == {}
         assert len(await take(heir.consumer)) == 1_000
 
 

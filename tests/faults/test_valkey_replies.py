@@ -15,7 +15,7 @@ from tests.faults.runs import TOPIC, make_events
 from tests.faults.valkey import SECONDS_MS, Site, scripts
 from tests.support.proxy import Loss, named
 from tests.support.waiting import wait_until
-from tests.support.workers import GROUP, HANDLER, emit, numbered, own, read_all, settle, share, take, values
+from tests.support.workers import GROUP, HANDLER, emit, numbered, own, read_all, read_state, settle, share, take, values
 
 CUTS = [Loss.REQUEST, Loss.REPLY]
 
@@ -119,7 +119,7 @@ async def test_an_ordered_commit_whose_reply_is_lost_is_known_when_it_comes_agai
         _, sent = await commit_until_known(lambda: consumer.commit(commit))
         assert sent == times + 1
         assert values(await read_all(broker, "alerts")) == ["out"] * 3
-        assert await consumer.read_state([b"a"]) == {b"a": {"sum": b"3"}}
+        assert await read_state(consumer, [b"a"]) == {b"a": {"sum": b"3"}}
         # The next one counts: the cursor's sequence went on once.
         await broker.append(TOPIC, numbered(1, keys=["a"], start=3))
         more = await take(consumer)
@@ -178,7 +178,7 @@ async def test_a_commit_that_arrives_after_the_next_owners_changes_nothing(site:
         with pytest.raises(CommitFenced):
             await commit_until_known(lambda: old.commit(late))
         assert await read_all(others, "alerts") == []
-        assert await new.read_state([b"a"]) == {b"a": {"sum": b"6"}}
+        assert await read_state(new, [b"a"]) == {b"a": {"sum": b"6"}}
         await successor.close()
 
 

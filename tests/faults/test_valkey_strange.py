@@ -17,7 +17,20 @@ from tests.faults.runs import RUNS, TOPIC
 from tests.faults.valkey import QUICK, SECONDS_MS, Site
 from tests.integration.running import running, until
 from tests.support.waiting import wait_until
-from tests.support.workers import GROUP, HANDLER, new, numbered, own, read_all, read_cursor, retry, settle, share, take
+from tests.support.workers import (
+    GROUP,
+    HANDLER,
+    new,
+    numbered,
+    own,
+    read_all,
+    read_cursor,
+    read_state,
+    retry,
+    settle,
+    share,
+    take,
+)
 
 PENDING: Final = 10_000 if RUNS <= 2 else 100_000
 
@@ -197,7 +210,7 @@ async def test_odd_keys_and_handlers_stay_apart_and_in_their_partitions_slot(sit
                 await consumer.commit(settle(records, position=position, state=dict(state)))
                 for record in records:
                     key = record.raw_key or b""
-                    assert (await consumer.read_state([key]))[key] == {name: state[key, name]}
+                    assert (await read_state(consumer, [key]))[key] == {name: state[key, name]}
             await session.close()
         entries = await broker.list_state(group=GROUP)
         assert len({(entry.handler, entry.key, entry.name) for entry in entries}) == 4

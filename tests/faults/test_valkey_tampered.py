@@ -80,7 +80,7 @@ async def test_a_key_whose_state_is_forgotten_is_not_listed_as_one_that_has_some
         batch = await take_batch(member.consumer, 1)
         await member.consumer.commit(settle(batch.records, position=batch.end, state=state))
         kept = [entry.name for entry in await stage.broker.list_state()]
-        assert stage.call("SCARD", f"pspf:{{{TOPIC}}}:keys:{GROUP}:{HANDLER}") == (1 if kept else 0)
+        assert stage.call("SCARD", f"pspf:{{{TOPIC}}}:spaces:{GROUP}:{HANDLER}") == (1 if kept else 0)
     assert not kept
 
 

@@ -8,30 +8,30 @@ import pytest
 from pspf import Count, Stream, TumblingWindow
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.errors import CommitFenced, CommitStale
-from pspf.records import Commit, Cursor, WindowChanges, WindowPlace
+from pspf.records import Commit, Cursor, EntryPlace
 from tests.faults.valkey import SECONDS_MS, Site, scripts
 from tests.integration.running import drain, read_events, running
 from tests.support.proxy import Loss
 from tests.support.waiting import wait_until
-from tests.support.windows import by_slot
+from tests.support.windows import by_slot, with_windows
 from tests.support.workers import GROUP, HANDLER, TOPIC, Member, numbered, own, settle, take_batch
 
 CURSOR = Cursor(TOPIC, GROUP, HANDLER, 0)
 
 
-def windows(states: dict[WindowPlace, bytes | None], *dropped: int) -> Commit:
+def windows(states: dict[EntryPlace, bytes | None], *dropped: int) -> Commit:
     """Return a commit that does nothing else."""
-    return replace(settle(), windows=WindowChanges(5, b"{}", dropped, by_slot(states)))
+    return with_windows(settle(), 5, b"{}", dropped, by_slot(states))
 
 
 def window_keys(site: Site) -> list[bytes]:
     """Return the keys on the server that windows and their states have."""
-    kinds = (b":win:", b":wkeys:", b":slots:")
+    kinds = (b":ent:", b":order:", b":spaces:")
     return sorted(key for key in site.server.call("KEYS", "*", database=site.database) if any(k in key for k in kinds))
 
 
 async def has_no_windows(member: Member) -> bool:
-    return await member.consumer.read_progress() is None and not await member.consumer.read_slots()
+    return await member.consumer.read_progress() is None and not await member.consumer.list_namespaces()
 
 
 async def test_a_commit_that_comes_between_leaves_nothing_behind_a_reset(site: Site) -> None:
@@ -73,7 +73,7 @@ async def test_windows_go_with_the_stream_that_they_came_from(site: Site) -> Non
         await broker.append(TOPIC, numbered(2))
         member = await own(broker)
         batch = await take_batch(member.consumer)
-        states: dict[WindowPlace, bytes | None] = {(slot, b"a"): b"1" for slot in range(1_200)}
+        states: dict[EntryPlace, bytes | None] = {(slot, b"a"): b"1" for slot in range(1_200)}
         await member.consumer.commit(replace(windows(states), position=batch.end))
         site.server.call("DEL", TOPIC, database=site.database)
         with pytest.raises(CommitStale):

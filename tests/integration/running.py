@@ -84,7 +84,7 @@ async def drain(*streams: Stream, within_ms: int = 5_000) -> None:
         found = {(info.cursor.topic, info.cursor.group, info.cursor.handler) for info in mine}
         if found != wanted or any(info.lag != 0 for info in mine):
             return False
-        return not any(read_standing(kept.progress).has_more for kept in await broker.list_windows())
+        return not any(read_standing(kept.progress).has_more for kept in await broker.list_operators())
 
     await broker.connect()
     await wait_until(nothing_is_left, within_ms=within_ms)

@@ -12,9 +12,10 @@ import pytest
 
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
-from pspf.connectors.sqlite.storage import FORMAT
+from pspf.connectors.sqlite.formats import FORMAT
 from pspf.errors import BackendCorrupt, BackendUnavailable, DiskFull
 from pspf.records import NewRecord
+from tests.support.old_formats import make_older
 from tests.support.waiting import wait_until
 
 
@@ -153,31 +154,20 @@ async def test_a_long_reader_does_not_let_the_log_grow_for_ever(tmp_path: Path) 
     assert wal_bytes < 80 << 20
 
 
-@pytest.mark.parametrize(
-    ("version", "tables"),
-    [
-        (1, ("windows", "operators", "window_log", "replayed")),
-        (2, ("window_log", "replayed")),
-        (3, ("replayed",)),
-    ],
-)
-async def test_a_file_of_an_older_format_is_brought_up_to_date_with_what_it_holds(
-    tmp_path: Path, version: int, tables: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("version", range(1, FORMAT))
+async def test_a_file_of_an_older_format_is_brought_up_to_date_with_what_it_holds(tmp_path: Path, version: int) -> None:
     path = tmp_path / "broker.db"
     async with SQLiteBroker(path) as broker:
         await broker.append("orders", records(2))
-    connection = apsw.Connection(str(path))
-    connection.execute("DROP TRIGGER replayed_is_done;" + "".join(f"DROP TABLE {table};" for table in tables))
-    connection.execute("UPDATE meta SET value = ? WHERE name = 'format'", (version,))
-    connection.close()
+    make_older(path, version)
     async with SQLiteBroker(path) as broker:
         assert len(await broker.read("orders", 0, offset=0, max_records=10)) == 2
         await broker.list_cursors()
     connection = apsw.Connection(str(path))
     assert connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchall() == [(FORMAT,)]
     known = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-    assert {"windows", "operators", "window_log", "replayed"} <= known
+    assert {"entries", "operators", "entry_log", "replayed"} <= known
+    assert not {"state", "windows", "window_log"} & known
     connection.close()
 
 

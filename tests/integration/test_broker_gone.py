@@ -15,9 +15,11 @@ import pytest
 from pspf.admin.broker import BrokerDesk
 from pspf.admin.http_error import HttpError
 from pspf.connectors.sqlite import SQLiteBroker
-from pspf.connectors.sqlite.storage import FORMAT, LOOK_EVERY_S
+from pspf.connectors.sqlite.formats import FORMAT
+from pspf.connectors.sqlite.storage import LOOK_EVERY_S
 from pspf.errors import BackendCorrupt, BackendGone
 from pspf.records import NewRecord
+from tests.support.old_formats import make_older
 from tests.support.waiting import wait_until
 
 ONE = [NewRecord(None, b"{}")]
@@ -114,14 +116,17 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from pspf.connectors.contract.limits import Limits
+from pspf.connectors.sqlite import formats
 from pspf.connectors.sqlite.storage import Storage
 
-class Killed(Storage):
-    def _update(self, version):
-        super()._update(version)
-        os.kill(os.getpid(), signal.SIGKILL)
+update = formats._update
 
-Killed(Path(sys.argv[1]), Limits()).open()
+def update_and_end(connection, version):
+    update(connection, version)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+formats._update = update_and_end
+Storage(Path(sys.argv[1]), Limits()).open()
 """
 
 
@@ -129,13 +134,12 @@ async def test_an_update_of_the_format_that_was_killed_is_done_again(tmp_path: P
     path = tmp_path / "b.db"
     async with SQLiteBroker(path) as broker:
         await broker.append("orders", ONE)
+    make_older(path, 2)
     connection = apsw.Connection(str(path))
-    newer = "DROP TRIGGER replayed_is_done; DROP TABLE replayed; DROP TABLE window_log;"
-    connection.execute(f"{newer} UPDATE meta SET value = 2 WHERE name = 'format'").fetchall()
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, str(path))
     assert await process.wait() == -signal.SIGKILL
     assert connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchall() == [(2,)]
-    assert connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'window_log'").fetchall() == []
+    assert connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entry_log'").fetchall() == []
     connection.close()
     async with SQLiteBroker(path) as broker:
         await broker.append("orders", ONE)

@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite import SQLiteBroker
 from pspf.errors import PSPFError
-from pspf.records import Cursor, WindowChanges
+from pspf.records import Cursor
+from tests.support.windows import with_windows
 from tests.support.workers import GROUP, TOPIC, Member, numbered, offsets, own, read_lag, retry, settle, share, take
 
 CURSOR = Cursor(TOPIC, GROUP, None, 0)
@@ -82,12 +82,11 @@ async def test_windows_are_read_as_they_were_committed(broker: Broker, fault: st
     with pytest.raises(PSPFError):
         await _write_window(member, 2, b"two")
     expected = b"one" if fault == BEFORE else b"two"
-    assert await member.consumer.read_windows([(0, b"k")]) == {(0, b"k"): expected}
+    assert await member.consumer.read_entries([(0, b"k")]) == {(0, b"k"): expected}
 
 
 async def _write_window(member: Member, position: int, state: bytes) -> None:
-    changes = WindowChanges(None, b"progress", states={0: {b"k": state}})
-    await member.consumer.commit(replace(settle(position=position), windows=changes))
+    await member.consumer.commit(with_windows(settle(position=position), None, b"progress", (), {0: {b"k": state}}))
 
 
 async def test_a_roster_that_was_not_made_is_made_by_the_next(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pspf import BaseEvent, Count, SessionWindow, Stream
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.membership import Session
-from pspf.records import Commit, Cursor, WindowChanges
+from pspf.records import Commit, Cursor
 from pspf.windowing.session_rows import PAGE_BYTES, ROWS, TOGETHER, before_rows, row_key, split_row_key
 from tests.integration.running import read_events, run_until_drained
+from tests.support.windows import with_windows
 
 KEYS = st.none() | st.text(max_size=6) | st.sampled_from(["", "\0", "a", "a\0", "ab"])
 
@@ -44,9 +45,9 @@ async def send(stream: Stream, times: list[float], **fields: Any) -> None:
 
 async def rows_of(stream: Stream) -> dict[bytes, bytes]:
     """Return what is stored of sessions, none of it together."""
-    (kept,) = await stream.broker.list_windows()
-    assert list(kept.slots) in ([ROWS], [])
-    return dict(await stream.broker.scan_windows(kept.cursor, ROWS, after=None, max_entries=1_000))
+    (kept,) = await stream.broker.list_operators()
+    assert list(kept.namespaces) in ([ROWS], [])
+    return dict(await stream.broker.scan_entries(kept.cursor, ROWS, after=None, max_entries=1_000))
 
 
 async def results(stream: Stream) -> list[tuple[int, int, int]]:
@@ -99,7 +100,7 @@ async def test_sessions_that_were_stored_with_their_keys_others_are_read_and_get
 ) -> None:
     options: dict[str, Any] = {"emit": "final", "watermark_delay_ms": 10_000}
     await send(make(backend, fold, **options), [10, 14])
-    (kept,) = await backend.broker.list_windows()
+    (kept,) = await backend.broker.list_operators()
     records = await backend.broker.read("ticks", 0, offset=0, max_records=10)
     together = b""
     for record, at_ms in zip(records, (10_000, 14_000), strict=True):
@@ -108,7 +109,7 @@ async def test_sessions_that_were_stored_with_their_keys_others_are_read_and_get
             lengths = (len(record.raw_key or b""), -1, len(record.value))
             together += RECORD.pack(record.offset.to_bytes(16, "big"), record.timestamp_ms, *lengths)
             together += (record.raw_key or b"") + record.value
-    rows = dict(await backend.broker.scan_windows(kept.cursor, ROWS, after=None, max_entries=10))
+    rows = dict(await backend.broker.scan_entries(kept.cursor, ROWS, after=None, max_entries=10))
     session: Session = await backend.broker.open_session()
     consumer = None
     while consumer is None:
@@ -116,8 +117,8 @@ async def test_sessions_that_were_stored_with_their_keys_others_are_read_and_get
     assert consumer.lease is not None
     older = orjson.dumps({**orjson.loads(kept.progress), "version": 1})
     states: dict[int, dict[bytes, bytes | None]] = {TOGETHER: {b"=k": together}, ROWS: dict.fromkeys(rows)}
-    changes = WindowChanges(4_000, older, (), states)
-    await consumer.commit(Commit(b"0" * 12, position=consumer.lease.position, windows=changes))
+    commit = Commit(b"0" * 12, position=consumer.lease.position)
+    await consumer.commit(with_windows(commit, 4_000, older, (), states))
     await consumer.release()
     await session.close()
     stream = make(backend, fold, **options)

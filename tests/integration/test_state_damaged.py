@@ -6,9 +6,10 @@ from pspf import BaseEvent, Context, Stream, Sum, TumblingWindow
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.membership import Session
 from pspf.connectors.views import as_json_entry
-from pspf.records import Commit, Cursor, WindowChanges
+from pspf.records import Commit, Cursor, OperatorProgress
 from pspf.runtime.worker.monitor import Monitor
 from tests.integration.running import read_letters, run_until_drained, running, until
+from tests.support.workers import state_changes
 
 
 async def overwrite(backend: StreamingBackend, topic: str, handler: str, **changes: Any) -> None:
@@ -44,7 +45,7 @@ async def test_a_damaged_value_makes_dead_letters_of_its_key_alone_at_once_with_
     stream = counting(backend, seen)
     await stream.emit_many([{"key": key} for key in "ab"], "orders")
     await run_until_drained(stream)
-    await overwrite(backend, "orders", "total", state={(b"a", "n"): b'{"n": '})
+    await overwrite(backend, "orders", "total", changes=state_changes({(b"a", "n"): b'{"n": '}))
     seen.clear()
     await stream.emit_many([{"key": key} for key in "aabb"], "orders")
     await run_until_drained(stream)
@@ -60,7 +61,7 @@ async def test_a_damaged_value_is_shown_as_its_bytes(backend: StreamingBackend) 
     stream = counting(backend, [])
     await stream.emit({"key": "a"}, "orders")
     await run_until_drained(stream)
-    await overwrite(backend, "orders", "total", state={(b"a", "n"): b"{"})
+    await overwrite(backend, "orders", "total", changes=state_changes({(b"a", "n"): b"{"}))
     (entry,) = await stream.broker.list_state()
     shown = as_json_entry(entry)
     assert (shown["value"], shown["raw"]) == (None, "ew==")
@@ -71,7 +72,7 @@ async def test_a_handler_that_stands_still_is_named_by_readiness(backend: Stream
     stream.window("ticks", TumblingWindow(10_000), name="w", emit="final", to="out")(Sum("v"))
     await stream.emit({"timestamp": 1, "v": 1, "key": "k"}, "ticks")
     await run_until_drained(stream)
-    await overwrite(backend, "ticks", "w", windows=WindowChanges(0, b"{", (), {}))
+    await overwrite(backend, "ticks", "w", progress=OperatorProgress(0, b"{"))
     monitor = Monitor(stream, lambda: "running", lambda subscription: True)
     async with running(stream):
         await until(lambda: bool(monitor.take_pulse().unread))

@@ -18,7 +18,7 @@ from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.engine.solo_gate import SoloGate
 from pspf.errors import BackendUnavailable
-from pspf.records import Batch, Commit, Cursor
+from pspf.records import Batch, Commit, Cursor, EntryPlace
 from pspf.subscription import Ordering
 from tests.integration.running import (
     GROUP,
@@ -71,9 +71,9 @@ class TroubledConsumer(Consumer):
         self._trouble.strike("intend")
         await self._consumer.intend(offsets, is_alone=is_alone)
 
-    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
-        self._trouble.strike("read_state")
-        return await self._consumer.read_state(keys)
+    async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
+        self._trouble.strike("read_entries")
+        return await self._consumer.read_entries(places)
 
     async def release(self) -> None:
         self._trouble.strike("release")

@@ -37,7 +37,7 @@ def build(drawn: list[tuple[str, int, int]]) -> list[Input]:
 async def is_done(stream: Stream) -> bool:
     """Return whether no record is left, and no result of a window that is due."""
     lags = [info.lag for info in await stream.broker.list_cursors()]
-    standings = [read_standing(kept.progress) for kept in await stream.broker.list_windows()]
+    standings = [read_standing(kept.progress) for kept in await stream.broker.list_operators()]
     return bool(lags) and not any(lags) and not any(standing.has_more for standing in standings)
 
 

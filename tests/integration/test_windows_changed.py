@@ -25,9 +25,10 @@ from pspf import (
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.membership import Session
 from pspf.errors import ConfigurationError
-from pspf.records import Commit, Cursor, WindowChanges
+from pspf.records import Commit, Cursor
 from pspf.windowing.definitions import Window
 from tests.integration.running import drain, read_events, read_letters, run_until_drained, running, until, wait_until
+from tests.support.windows import with_windows
 
 TICKS = [(1, 5), (2, 7), (12, 1), (25, 2), (46, 4)]
 WINDOWS = [TumblingWindow(10_000), SlidingWindow(10_000, 5_000), SessionWindow(3_000)]
@@ -54,7 +55,7 @@ async def run(stream: Stream, ticks: Sequence[tuple[float, int]], *, key: str = 
 
 async def finish(stream: Stream) -> None:
     async def is_finished() -> bool:
-        kept = await stream.broker.list_windows()
+        kept = await stream.broker.list_operators()
         if all(orjson.loads(each.progress)["is_finished"] for each in kept):
             return True
         stream.finish()
@@ -315,8 +316,8 @@ async def write(backend: StreamingBackend, progress: bytes, states: dict[int, di
         while consumer is None:
             consumer = await session.acquire(Cursor("ticks", backend.group_name, "w", 0))
         assert consumer.lease is not None
-        changes = WindowChanges(46_000, progress, (), states)
-        await consumer.commit(Commit(b"0" * 12, position=consumer.lease.position, windows=changes))
+        commit = Commit(b"0" * 12, position=consumer.lease.position)
+        await consumer.commit(with_windows(commit, 46_000, progress, (), states))
         await consumer.release()
     finally:
         await session.close()
@@ -327,7 +328,7 @@ async def test_progress_that_is_damaged_stops_its_handler_alone(
     backend: StreamingBackend, damage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     await run(make(backend, TumblingWindow(10_000), **FINAL), TICKS)
-    good = orjson.loads((await backend.broker.list_windows())[0].progress)
+    good = orjson.loads((await backend.broker.list_operators())[0].progress)
     await write(backend, damage if isinstance(damage, bytes) else orjson.dumps(good | damage), {})
     assert "--reset-state" in await refused(make(backend, TumblingWindow(10_000), **FINAL), caplog)
 
@@ -344,7 +345,7 @@ async def test_a_state_that_is_damaged_stops_its_handler_alone(
     backend: StreamingBackend, window: Window, fold: Any, slot: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     await run(make(backend, window, fold, **FINAL), TICKS)
-    good = (await backend.broker.list_windows())[0].progress
+    good = (await backend.broker.list_operators())[0].progress
     await write(backend, good, {slot: {b"=k": b"{"}})
     stream = make(backend, window, fold, **FINAL)
     await stream.emit({"timestamp": 47, "v": 1, "key": "k"}, "ticks")

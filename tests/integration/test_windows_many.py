@@ -28,7 +28,7 @@ async def test_records_in_many_windows_are_in_as_many_commits_as_their_states_ne
     if emit == "updates":
         assert len(await read_events(stream.broker, "out")) == 8 * windows
     else:
-        assert sum([len(kept.slots) for kept in await stream.broker.list_windows()]) == windows
+        assert sum([len(kept.namespaces) for kept in await stream.broker.list_operators()]) == windows
 
 
 @pytest.mark.parametrize(

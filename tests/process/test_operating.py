@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pspf.connectors.sqlite.broker import SQLiteBroker
-from pspf.connectors.sqlite.storage import FORMAT
+from pspf.connectors.sqlite.formats import FORMAT
 from tests.process.commands import Folder, wait_until
 from tests.support.servers import hall
 

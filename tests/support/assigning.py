@@ -22,10 +22,10 @@ from pspf.connectors.contract.values import (
     START,
     ConsumerInfo,
     CursorInfo,
-    CursorWindows,
     Lease,
     StateEntry,
     StoredDeadLetter,
+    StoredOperator,
 )
 from pspf.connectors.identity import make_session_id
 from pspf.connectors.letters import check_size, encode_letter, scan_letters
@@ -35,9 +35,9 @@ from pspf.records import (
     Batch,
     Commit,
     Cursor,
+    EntryPlace,
     NewRecord,
     Retry,
-    WindowPlace,
     check_name,
     parse_id,
 )
@@ -160,16 +160,16 @@ class AssigningBroker(LogInMemory):
     ) -> Sequence[StateEntry]:
         return []
 
-    async def list_windows(
+    async def list_operators(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
-    ) -> Sequence[CursorWindows]:
+    ) -> Sequence[StoredOperator]:
         return []
 
-    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+    async def read_entries(self, cursor: Cursor, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         raise lacking("entries")
 
-    async def scan_windows(
-        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    async def scan_entries(
+        self, cursor: Cursor, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         raise lacking("entries")
 
@@ -341,7 +341,7 @@ class TurnConsumer(Consumer):
         place = self._place
         if commit.commit_id == place.commit_id:
             return ()
-        if commit.state or commit.windows is not None:
+        if commit.changes or commit.progress is not None:
             raise lacking("entries")
         for emit in commit.emits:
             check_name("topic", emit.topic)
@@ -361,9 +361,6 @@ class TurnConsumer(Consumer):
         return ()
 
     async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None: ...
-
-    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
-        raise lacking("entries")
 
     async def release(self) -> None:
         if self._place.owner is self._session and self._place.epoch == self._epoch:

@@ -9,11 +9,10 @@ import orjson
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.operators.operator import Item, Operator
 from pspf.engine.operators.registry import OperatorKind, register
-from pspf.records import NewRecord
+from pspf.records import EntryChanges, NewRecord
 from pspf.windowing.event_time import Key, decode_key, encode_key
 from pspf.windowing.operator_definition import OperatorDefinition
 from pspf.windowing.spans import NEVER
-from pspf.windowing.table import Changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +54,11 @@ class Debouncer(Operator):
             run.send(source, self.definition.to or "", NewRecord(encode_key(key), result))
         return True
 
-    def take_changes(self) -> Changes:
+    def take_changes(self) -> EntryChanges:
         kept = self.waiting
         entries = {encode_key(key): orjson.dumps(kept[key]) if key in kept else None for key in self.changed}
         self.changed.clear()
-        return Changes((), {0: entries} if entries else {})
+        return EntryChanges((), {0: entries} if entries else {})
 
 
 register("debounce", OperatorKind(Debouncer))

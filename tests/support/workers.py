@@ -9,7 +9,22 @@ from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import CursorInfo
 from pspf.connectors.leases.leases import Leases
-from pspf.records import Batch, Commit, Cursor, DeadLetter, Emit, NewRecord, Record, Retry, StateKey, partition_of
+from pspf.records import (
+    STATE,
+    Batch,
+    Commit,
+    Cursor,
+    DeadLetter,
+    Emit,
+    EntryChanges,
+    NewRecord,
+    Record,
+    Retry,
+    StateKey,
+    partition_of,
+    split_state_key,
+    state_key,
+)
 
 TOPIC: Final = "orders"
 GROUP: Final = "billing"
@@ -110,6 +125,21 @@ async def take_batch(consumer: Consumer, max_records: int = 1_000) -> Batch:
     return await consumer.poll(max_records=max_records, timeout_ms=0)
 
 
+def state_changes(state: Mapping[StateKey, bytes | None]) -> EntryChanges:
+    """Return values of `ctx.state` as a commit has them."""
+    return EntryChanges((), {STATE: {state_key(*place): value for place, value in state.items()}} if state else {})
+
+
+async def read_state(consumer: Consumer, keys: Iterable[bytes]) -> dict[bytes, dict[str, bytes]]:
+    """Return the values of record keys that a cursor remembers, by name."""
+    wanted, found = set(keys), dict[bytes, dict[str, bytes]]()
+    for stored_key, value in await consumer.scan_entries(STATE, max_entries=100_000):
+        key, name = split_state_key(stored_key)
+        if key in wanted:
+            found.setdefault(key, {})[name] = value
+    return found
+
+
 def settle(
     done: Iterable[Record] = (),
     *,
@@ -123,7 +153,7 @@ def settle(
     """Return a commit with an id of its own; the records of `dead` are done as well."""
     finished = [*offsets(done), *(letter.record.offset for letter in dead)]
     commit_id = next(_commit_ids).to_bytes(16, "big")
-    return Commit(commit_id, finished, retries, position, dead, emits, dict(state or {}), whole)
+    return Commit(commit_id, finished, retries, position, dead, emits, whole, state_changes(state or {}))
 
 
 def retry(record: Record, *, due_ms: int | None, attempts: int = 1, error: str = "ValueError: no") -> Retry:

@@ -135,9 +135,6 @@ class Idle(Consumer):
     async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:
         raise NotImplementedError
 
-    async def read_state(self, keys: Sequence[bytes]) -> dict[bytes, dict[str, bytes]]:
-        raise NotImplementedError
-
     async def release(self) -> None:
         raise NotImplementedError
 

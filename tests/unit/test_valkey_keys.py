@@ -19,21 +19,24 @@ def test_a_topic_of_one_partition_is_the_stream_of_its_name() -> None:
     assert stream_name("orders", 3, 16) == b"orders:3"
 
 
-@given(st.text(), st.binary())
-def test_all_keys_of_a_partition_are_in_the_slot_of_its_stream(handler: str, key: bytes) -> None:
+@given(st.text(), st.integers())
+def test_all_keys_of_a_partition_are_in_the_slot_of_its_stream(handler: str, namespace: int) -> None:
     keys = PartitionKeys(b"orders:3")
     cursor = keys.cursor("billing", handler)
     every = [keys.meta, keys.cursors, keys.sessions, keys.floors, keys.live("s"), *keys.dedup()]
-    every += [cursor.meta, cursor.due, cursor.retry, cursor.keys, cursor.state(key)]
+    every += [cursor.meta, cursor.due, cursor.retry, cursor.spaces]
+    every += [cursor.entries(namespace), cursor.order(namespace)]
     assert {hash_tag(name) for name in every} == {hash_tag(b"orders:3")}
     assert len(set(every)) == len(every)
 
 
-@given(st.text(min_size=1), st.binary(), st.text(min_size=1), st.binary())
-def test_state_of_two_handlers_or_keys_is_apart(handler: str, key: bytes, other: str, other_key: bytes) -> None:
+@given(st.text(min_size=1), st.integers(), st.text(min_size=1), st.integers())
+def test_entries_of_two_handlers_or_namespaces_are_apart(
+    handler: str, namespace: int, other: str, other_namespace: int
+) -> None:
     keys = PartitionKeys(b"orders")
-    one, two = keys.cursor("g", handler).state(key), keys.cursor("g", other).state(other_key)
-    assert (one == two) == ((handler, key) == (other, other_key))
+    one, two = keys.cursor("g", handler).entries(namespace), keys.cursor("g", other).entries(other_namespace)
+    assert (one == two) == ((handler, namespace) == (other, other_namespace))
 
 
 def test_a_shared_cursor_is_the_consumer_group_of_its_name() -> None:

@@ -8,9 +8,9 @@ import orjson
 
 from pspf.cli.console import format_time
 from pspf.connectors.contract.broker import Broker
-from pspf.connectors.contract.values import CursorWindows
+from pspf.connectors.contract.values import StoredOperator
 from pspf.engine.operators.registry import read_view
-from pspf.records import Cursor, WindowPlace
+from pspf.records import Cursor, EntryKind, EntryPlace, kind_of
 from pspf.windowing.event_time import encode_key
 from pspf.windowing.inspect import StoredWindow, View
 
@@ -19,7 +19,7 @@ from pspf.windowing.inspect import StoredWindow, View
 class WindowedCursor:
     """A cursor that has windows, and how they are read."""
 
-    stored: CursorWindows
+    stored: StoredOperator
     view: View
 
     @property
@@ -55,7 +55,7 @@ async def find_windows(
     broker: Broker, *, handler: str | None = None, group: str | None = None, topic: str | None = None
 ) -> list[WindowedCursor]:
     """Return the cursors that have windows, by group, topic, handler and partition; `handler` is a whole name."""
-    stored = await broker.list_windows(handler=handler, group=group, topic=topic)
+    stored = await broker.list_operators(handler=handler, group=group, topic=topic)
     views = [(one, read_view(one.progress)) for one in stored]
     return [WindowedCursor(one, view) for one, view in views if view is not None]
 
@@ -71,7 +71,8 @@ async def each_window(
     """Give the open windows of a cursor, of one key or all: by start and key, sessions by key and start."""
     states = _States(broker, found.cursor)
     stored_key = None if key is None else encode_key(key)
-    async for window in found.view.each(states, found.stored.slots, stored_key, also_closed=also_closed):
+    slots = [each for each in found.stored.namespaces if kind_of(each) == EntryKind.WINDOWS]
+    async for window in found.view.each(states, slots, stored_key, also_closed=also_closed):
         yield window
 
 
@@ -82,10 +83,10 @@ class _States:
     broker: Broker
     cursor: Cursor
 
-    async def read_entries(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        return await self.broker.read_windows(self.cursor, places)
+    async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
+        return await self.broker.read_entries(self.cursor, places)
 
     async def scan_entries(
         self, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        return await self.broker.scan_windows(self.cursor, namespace, after=after, max_entries=max_entries)
+        return await self.broker.scan_entries(self.cursor, namespace, after=after, max_entries=max_entries)

@@ -40,5 +40,5 @@ async def check_idle(broker: Broker, hops: list[str], *, reset_state: bool) -> N
     for hop in hops:
         if any(info.lag != 0 for info in await broker.list_cursors(topic=hop)):
             raise Refused(f"internal topic {hop!r} has records that are not done: let the worker drain it")
-        if not reset_state and any(kept.slots for kept in await broker.list_windows(topic=hop)):
+        if not reset_state and any(kept.namespaces for kept in await broker.list_operators(topic=hop)):
             raise Refused(f"windows behind {hop!r} remember something: forget it with --reset-state")

@@ -11,7 +11,7 @@ from pspf.records import (
     Batch,
     Commit,
     Cursor,
-    WindowPlace,
+    EntryPlace,
 )
 
 
@@ -65,33 +65,32 @@ class Consumer(ABC):
         nothing is remembered.
         """
 
-    @abstractmethod
-    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
-        """Return the committed state of record keys, by name; a key without state may be missing."""
-
-    # Windows: the states of an ordered cursor by slot and key, as commits left them
+    # Entries: what an operator keeps in an ordered cursor, `(namespace, key) -> bytes`, as commits left it
 
     async def read_progress(self) -> bytes | None:
-        """Return the last `WindowChanges.progress`, None before the first.
+        """Return the `OperatorProgress.stored` of the last commit that had one, None before the first.
 
         Raises:
-            NotAvailable: The cursor is a shared one (as in all calls about windows).
+            NotAvailable: The cursor is a shared one (as in all calls about entries).
         """
-        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+        raise self._has_no_entries()
 
-    async def read_slots(self) -> Sequence[int]:
-        """Return the slots that have states, in order."""
-        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+    async def list_namespaces(self) -> Sequence[int]:
+        """Return the namespaces that have entries, in order."""
+        raise self._has_no_entries()
 
-    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        """Return the states at places; what is not there is missing."""
-        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+    async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
+        """Return the entries at places; what is not there is missing. One round trip."""
+        raise self._has_no_entries()
 
-    async def scan_windows(
-        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    async def scan_entries(
+        self, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
-        raise NotAvailable(f"{self.cursor}: windows are kept in ordered mode only")
+        """Return the first (key, value) of a namespace behind the key `after`, in order of key; fewer at its end."""
+        raise self._has_no_entries()
+
+    def _has_no_entries(self) -> NotAvailable:
+        return NotAvailable(f"{self.cursor}: state and windows are kept in ordered mode only")
 
     @abstractmethod
     async def release(self) -> None:

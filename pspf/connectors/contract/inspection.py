@@ -1,4 +1,4 @@
-"""Inspection of a broker: progress of groups, dead letters, state, windows."""
+"""Inspection of a broker: progress of groups, dead letters, state, operators and their entries."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -7,13 +7,13 @@ from pspf.connectors.contract.capabilities import lacking
 from pspf.connectors.contract.values import (
     ConsumerInfo,
     CursorInfo,
-    CursorWindows,
     StateEntry,
     StoredDeadLetter,
+    StoredOperator,
 )
 from pspf.records import (
     Cursor,
-    WindowPlace,
+    EntryPlace,
 )
 
 
@@ -71,20 +71,20 @@ class Inspection(ABC):
     ) -> Sequence[StateEntry]:
         """Return what handlers remember, by handler, topic, key, name and partition; the first `max_entries` of it."""
 
-    # Windows, seen from outside: what commits left, no snapshot over several calls
+    # Operators and their entries, seen from outside: what commits left, no snapshot over several calls
 
     @abstractmethod
-    async def list_windows(
+    async def list_operators(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
-    ) -> Sequence[CursorWindows]:
-        """Return what cursors keep of windows, by group, topic, handler and partition; those that have some."""
+    ) -> Sequence[StoredOperator]:
+        """Return what cursors remember of operators, by group, topic, handler and partition; those that have some."""
 
     @abstractmethod
-    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        """Return the states at places; what is not there is missing."""
+    async def read_entries(self, cursor: Cursor, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
+        """Return the entries at places; what is not there is missing."""
 
     @abstractmethod
-    async def scan_windows(
-        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    async def scan_entries(
+        self, cursor: Cursor, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        """Return the first (key, state) of a slot behind the key `after`, in the order of keys; fewer at its end."""
+        """Return the first (key, value) of a namespace behind the key `after`, in order of key; fewer at its end."""

@@ -123,13 +123,13 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class CursorWindows:
-    """What an ordered cursor keeps of its windows, as of its last commit.
+class StoredOperator:
+    """What an ordered cursor remembers of its operator, as of its last commit.
 
-    `progress` is `WindowChanges.progress`; `slots` are those that have states, in order.
+    `progress` is `OperatorProgress.stored`; `namespaces` are those that have entries, in order.
     """
 
     cursor: Cursor
     watermark_ms: int | None
     progress: bytes
-    slots: Sequence[int]
+    namespaces: Sequence[int]

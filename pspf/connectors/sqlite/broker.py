@@ -13,10 +13,10 @@ from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import (
     ConsumerInfo,
     CursorInfo,
-    CursorWindows,
     PartitionInfo,
     StateEntry,
     StoredDeadLetter,
+    StoredOperator,
     TopicInfo,
 )
 from pspf.connectors.identity import make_session_id
@@ -33,8 +33,9 @@ from pspf.connectors.sqlite.reaper import Reaper
 from pspf.connectors.sqlite.roster import SQLRoster
 from pspf.connectors.sqlite.session import SQLiteSession
 from pspf.connectors.sqlite.storage import Storage
+from pspf.connectors.state_entries import list_state
 from pspf.errors import ConfigurationError, EmitUnknown
-from pspf.records import Appended, Cursor, NewRecord, Record, WindowPlace, check_name, companion_source
+from pspf.records import Appended, Cursor, EntryPlace, NewRecord, Record, check_name, companion_source
 
 
 class SQLBroker(Broker):
@@ -70,7 +71,7 @@ class SQLBroker(Broker):
         self._renewal = Renewal(liveness, engine.clock, limits.renew_ms)
         self.operations = SQLOperations(engine, liveness)
         self.roster = SQLRoster(engine)
-        self._window_logs = entries.Logs()
+        self._logs = entries.Logs()
         self._sessions: list[SQLiteSession] = []
         reaper = Reaper(liveness, self._renewal, engine.clock, limits, boot_id)
         engine.add_chore(self._renewal)
@@ -182,31 +183,30 @@ class SQLBroker(Broker):
         name: str | None = None,
         max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
-        return await self._engine.read(
-            lambda storage: inspect.list_state(storage, handler, group, key, name, max_entries)
-        )
+        cursors = await self._engine.read(lambda storage: inspect.list_ordered(storage, handler, group))
+        return await list_state(self, cursors, key, name, max_entries)
 
-    async def list_windows(
+    async def list_operators(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
-    ) -> Sequence[CursorWindows]:
+    ) -> Sequence[StoredOperator]:
         return await self._engine.read(
-            lambda storage: entries.list_windows(storage, self._window_logs, handler, group, topic)
+            lambda storage: entries.list_operators(storage, self._logs, handler, group, topic)
         )
 
-    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        def read(storage: Storage) -> Mapping[WindowPlace, bytes]:
+    async def read_entries(self, cursor: Cursor, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
+        def read(storage: Storage) -> Mapping[EntryPlace, bytes]:
             cursor_id = entries.find_cursor(storage, cursor)
-            return entries.read_windows(storage, cursor_id, self._window_logs.overlay(storage, cursor_id), places)
+            return entries.read_entries(storage, cursor_id, self._logs.overlay(storage, cursor_id), places)
 
         return await self._engine.read(read)
 
-    async def scan_windows(
-        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    async def scan_entries(
+        self, cursor: Cursor, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         def scan(storage: Storage) -> Sequence[tuple[bytes, bytes]]:
             cursor_id = entries.find_cursor(storage, cursor)
-            overlay = self._window_logs.overlay(storage, cursor_id)
-            return entries.scan_windows(storage, cursor_id, overlay, slot, after, max_entries)
+            overlay = self._logs.overlay(storage, cursor_id)
+            return entries.scan_entries(storage, cursor_id, overlay, namespace, after, max_entries)
 
         return await self._engine.read(scan)
 

@@ -14,8 +14,9 @@ from pspf.connectors.contract.operations import BrokerInfo, Check, Status
 from pspf.connectors.sqlite.counters import DROPPED, LOST, read_counter
 from pspf.connectors.sqlite.engine.base import Engine
 from pspf.connectors.sqlite.filesystem import FileSystem, find_filesystem
+from pspf.connectors.sqlite.formats import FORMAT
 from pspf.connectors.sqlite.seek import IsDead
-from pspf.connectors.sqlite.storage import FORMAT, OLDEST_SQLITE, Storage
+from pspf.connectors.sqlite.storage import OLDEST_SQLITE, Storage
 from pspf.connectors.sqlite.writers import STUCK_MS
 
 IDLE_MS: Final = 14 * 24 * 3_600_000

@@ -1,59 +1,74 @@
-"""The windows of ordered cursors: functions of one transaction.
+"""The entries of ordered cursors: functions of one transaction.
 
-Their states are rows, and on top of them a log of what the last commits did (entry_log.py). Who reads takes an
-`Overlay` of the log; `load` gives it.
+They are rows, and on top of them a log of what the last commits did (entry_log.py). Who reads takes an `Overlay` of
+the log; `load` gives it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from pspf.connectors.contract.values import CursorWindows
+import apsw
+
+from pspf.connectors.contract.values import StoredOperator
 from pspf.connectors.sqlite.entry_log import Overlay, Pool, decode, encode
 from pspf.connectors.sqlite.storage import Storage
-from pspf.records import Cursor, WindowChanges, WindowPlace
+from pspf.records import Cursor, EntryChanges, EntryPlace, OperatorProgress
 
 _READ_PLACES: Final = 400
+_MANY: Final = 16
+"""So many keys of one namespace have a statement of their own."""
 
 
 def load(storage: Storage, cursor_id: int, pool: Pool | None = None) -> Overlay:
     """Return what the log of a cursor says, among others of the same worker."""
     overlay = Overlay(pool)
-    for (changes,) in storage.rows("SELECT changes FROM window_log WHERE cursor_id = ? ORDER BY number", (cursor_id,)):
-        overlay.add(*decode(changes), len(changes))
+    _read_on(storage, cursor_id, overlay, 0)
     return overlay
 
 
-def write_windows(storage: Storage, cursor_id: int, overlay: Overlay, changes: WindowChanges) -> int | None:
-    """Write what a batch did to a cursor's windows, late records aside.
+def _read_on(storage: Storage, cursor_id: int, overlay: Overlay, last: int) -> int:
+    """Put what the log says behind the number `last` on an overlay; return the last number."""
+    for number, changes in storage.rows(
+        "SELECT number, changes FROM entry_log WHERE cursor_id = ? AND number > ? ORDER BY number", (cursor_id, last)
+    ):
+        overlay.add(decode(changes), len(changes))
+        last = number
+    return last
+
+
+def write_progress(storage: Storage, cursor_id: int, progress: OperatorProgress) -> None:
+    """Write what the operator of a cursor remembers beside its entries."""
+    storage.run(
+        "INSERT OR REPLACE INTO operators (cursor_id, watermark_ms, progress) VALUES (?, ?, ?)",
+        (cursor_id, progress.watermark_ms, progress.stored),
+    )
+
+
+def write_entries(storage: Storage, cursor_id: int, number: int, overlay: Overlay, changes: EntryChanges) -> int | None:
+    """Write what a batch did to a cursor's entries; `number` is greater than that of any earlier commit.
 
     Return its size in the log, None where the log was written as rows instead; `overlay` is as it was before,
     for the transaction may fail.
     """
-    storage.run(
-        "INSERT OR REPLACE INTO operators (cursor_id, watermark_ms, progress) VALUES (?, ?, ?)",
-        (cursor_id, changes.watermark_ms, changes.progress),
-    )
-    if not changes.dropped and not changes.states:
-        return 0
-    encoded = encode(changes.dropped, changes.states)
-    if overlay.has_room(len(encoded), sum(map(len, changes.states.values()))):
-        storage.run("INSERT INTO window_log (cursor_id, changes) VALUES (?, ?)", (cursor_id, encoded))
+    encoded = encode(changes)
+    if overlay.has_room(len(encoded), sum(map(len, changes.entries.values()))):
+        storage.run("INSERT INTO entry_log (cursor_id, number, changes) VALUES (?, ?, ?)", (cursor_id, number, encoded))
         return len(encoded)
     last = Overlay()
-    last.add(changes.dropped, changes.states, 0)
+    last.add(changes, 0)
     for each in (overlay, last):
         _write_rows(storage, cursor_id, each)
-    storage.run("DELETE FROM window_log WHERE cursor_id = ?", (cursor_id,))
+    storage.run("DELETE FROM entry_log WHERE cursor_id = ?", (cursor_id,))
     return None
 
 
 def _write_rows(storage: Storage, cursor_id: int, overlay: Overlay) -> None:
-    for slot in sorted(overlay.dropped):
-        storage.run("DELETE FROM windows WHERE cursor_id = ? AND slot = ?", (cursor_id, slot))
-    storage.insert("windows", 4, overlay.rows(cursor_id), verb="INSERT OR REPLACE")
+    for namespace in sorted(overlay.dropped):
+        storage.run("DELETE FROM entries WHERE cursor_id = ? AND namespace = ?", (cursor_id, namespace))
+    storage.insert("entries", 4, overlay.rows(cursor_id), verb="INSERT OR REPLACE")
     gone = overlay.gone(cursor_id)
     if gone:
-        storage.connection.executemany("DELETE FROM windows WHERE cursor_id = ? AND slot = ? AND key = ?", gone)
+        storage.connection.executemany("DELETE FROM entries WHERE cursor_id = ? AND namespace = ? AND key = ?", gone)
 
 
 def read_progress(storage: Storage, cursor_id: int) -> bytes | None:
@@ -62,99 +77,122 @@ def read_progress(storage: Storage, cursor_id: int) -> bytes | None:
     return None if row is None else row[0]
 
 
-def read_slots(storage: Storage, cursor_id: int, overlay: Overlay) -> list[int]:
-    """Return the slots of a cursor that have a state, in order; each is a step or two, whatever it holds."""
+def list_namespaces(storage: Storage, cursor_id: int, overlay: Overlay) -> list[int]:
+    """Return the namespaces of a cursor that have an entry, in order; each is a step or two, whatever it holds."""
     rows = storage.rows(
-        "WITH RECURSIVE slots (slot) AS (SELECT min(slot) FROM windows WHERE cursor_id = ?1 UNION ALL"
-        " SELECT (SELECT min(w.slot) FROM windows w WHERE w.cursor_id = ?1 AND w.slot > slots.slot) FROM slots"
-        " WHERE slots.slot IS NOT NULL) SELECT slot FROM slots WHERE slot IS NOT NULL",
+        "WITH RECURSIVE known (namespace) AS (SELECT min(namespace) FROM entries WHERE cursor_id = ?1 UNION ALL"
+        " SELECT (SELECT min(e.namespace) FROM entries e WHERE e.cursor_id = ?1 AND e.namespace > known.namespace)"
+        " FROM known WHERE known.namespace IS NOT NULL) SELECT namespace FROM known WHERE namespace IS NOT NULL",
         (cursor_id,),
     )
-    stored = {slot for (slot,) in rows} - overlay.dropped
+    stored = {namespace for (namespace,) in rows} - overlay.dropped
     return sorted(
-        slot
-        for slot in stored | overlay.slots.keys()
-        if slot not in overlay.slots or scan_windows(storage, cursor_id, overlay, slot, None, 1)
+        namespace
+        for namespace in stored | overlay.namespaces.keys()
+        if namespace not in overlay.namespaces or scan_entries(storage, cursor_id, overlay, namespace, None, 1)
     )
 
 
-def read_windows(
-    storage: Storage, cursor_id: int, overlay: Overlay, places: Sequence[WindowPlace]
-) -> Mapping[WindowPlace, bytes]:
-    """Return the states at places; what is not there is missing."""
-    found: dict[WindowPlace, bytes] = {}
-    left: list[WindowPlace] = []
+def read_entries(
+    storage: Storage, cursor_id: int, overlay: Overlay, places: Sequence[EntryPlace]
+) -> Mapping[EntryPlace, bytes]:
+    """Return the entries at places; what is not there is missing."""
+    found: dict[EntryPlace, bytes] = {}
+    left: dict[int, list[bytes]] = {}
     for place in places:
-        slot, key = place
-        keys = overlay.slots.get(slot)
+        namespace, key = place
+        keys = overlay.namespaces.get(namespace)
         if keys is not None and key in keys:
-            state = keys[key]
-            if state is not None:
-                found[place] = state
-        elif slot not in overlay.dropped:
-            left.append(place)
-    for begin in range(0, len(left), _READ_PLACES):
-        some = sorted(left[begin : begin + _READ_PLACES])
-        rows = storage.rows(
-            f"WITH wanted (slot, key) AS (VALUES {','.join(['(?,?)'] * len(some))})"  # noqa: S608 (marks alone)
-            " SELECT w.slot, w.key, w.state FROM wanted CROSS JOIN windows w"
-            " ON w.cursor_id = ? AND w.slot = wanted.slot AND w.key = wanted.key",
-            (*(value for place in some for value in place), cursor_id),
-        )
-        found.update({(slot, key): state for slot, key, state in rows})
+            value = keys[key]
+            if value is not None:
+                found[place] = value
+        elif namespace not in overlay.dropped:
+            left.setdefault(namespace, []).append(key)
+    few: list[EntryPlace] = []
+    for namespace, wanted in left.items():
+        if len(wanted) < _MANY:
+            few += [(namespace, key) for key in wanted]
+        else:
+            found.update(_read_many(storage, cursor_id, namespace, wanted))
+    few.sort()
+    for begin in range(0, len(few), _READ_PLACES):
+        found.update(_read_few(storage, cursor_id, few[begin : begin + _READ_PLACES]))
     return found
 
 
-def scan_windows(
-    storage: Storage, cursor_id: int, overlay: Overlay, slot: int, after: bytes | None, max_entries: int
+def _read_many(
+    storage: Storage, cursor_id: int, namespace: int, keys: Iterable[bytes]
+) -> Iterable[tuple[EntryPlace, bytes]]:
+    """Return the entries at keys of one namespace, by one statement, however many they are."""
+    rows = storage.rows(
+        "SELECT e.key, e.value FROM carray(?) c CROSS JOIN entries e"
+        " ON e.cursor_id = ? AND e.namespace = ? AND e.key = c.value",
+        (apsw.carray(tuple(sorted(keys))), cursor_id, namespace),
+    )
+    return [((namespace, key), value) for key, value in rows]
+
+
+def _read_few(storage: Storage, cursor_id: int, places: Sequence[EntryPlace]) -> Iterable[tuple[EntryPlace, bytes]]:
+    """Return the entries at places of many namespaces."""
+    rows = storage.rows(
+        f"WITH wanted (namespace, key) AS (VALUES {','.join(['(?,?)'] * len(places))})"  # noqa: S608 (marks alone)
+        " SELECT e.namespace, e.key, e.value FROM wanted CROSS JOIN entries e"
+        " ON e.cursor_id = ? AND e.namespace = wanted.namespace AND e.key = wanted.key",
+        (*(part for place in places for part in place), cursor_id),
+    )
+    return [((namespace, key), value) for namespace, key, value in rows]
+
+
+def scan_entries(
+    storage: Storage, cursor_id: int, overlay: Overlay, namespace: int, after: bytes | None, max_entries: int
 ) -> list[tuple[bytes, bytes]]:
-    """Return the first (key, state) of a slot behind a key, in the order of keys; fewer only where it ends."""
-    changed = overlay.slots.get(slot, {})
+    """Return the first (key, value) of a namespace behind a key, in order of key; fewer only where it ends."""
+    changed = overlay.namespaces.get(namespace, {})
     found: list[tuple[bytes, bytes]] = []
     while True:
-        rows = [] if slot in overlay.dropped else _scan_rows(storage, cursor_id, slot, after, max_entries)
+        rows = [] if namespace in overlay.dropped else _scan_rows(storage, cursor_id, namespace, after, max_entries)
         is_last = len(rows) < max_entries
         page: dict[bytes, bytes | None] = dict(rows)
         last = None if is_last else rows[-1][0]
-        page.update((key, changed[key]) for key in overlay.keys_between(slot, after, last))
-        found += [(key, state) for key, state in sorted(page.items()) if state is not None]
+        page.update((key, changed[key]) for key in overlay.keys_between(namespace, after, last))
+        found += [(key, value) for key, value in sorted(page.items()) if value is not None]
         if is_last or len(found) >= max_entries:
             return found[:max_entries]
         after = last
 
 
 def _scan_rows(
-    storage: Storage, cursor_id: int, slot: int, after: bytes | None, max_entries: int
+    storage: Storage, cursor_id: int, namespace: int, after: bytes | None, max_entries: int
 ) -> list[tuple[bytes, bytes]]:
     return [
-        (key, state)
-        for key, state in storage.rows(
-            "SELECT key, state FROM windows WHERE cursor_id = ? AND slot = ? AND key >= ? ORDER BY key LIMIT ?",
+        (key, value)
+        for key, value in storage.rows(
+            "SELECT key, value FROM entries WHERE cursor_id = ? AND namespace = ? AND key >= ? ORDER BY key LIMIT ?",
             # The least key that is greater than `after`; the empty one is the least of all.
-            (cursor_id, slot, b"" if after is None else after + b"\0", max_entries),
+            (cursor_id, namespace, b"" if after is None else after + b"\0", max_entries),
         )
     ]
 
 
-def count_windows(storage: Storage, cursor_id: int) -> int:
-    """Return how many states a cursor has."""
+def count_entries(storage: Storage, cursor_id: int) -> int:
+    """Return how many entries a cursor has."""
     overlay = load(storage, cursor_id)
-    row = storage.row("SELECT count(*) FROM windows WHERE cursor_id = ?", (cursor_id,))
+    row = storage.row("SELECT count(*) FROM entries WHERE cursor_id = ?", (cursor_id,))
     assert row is not None
     if overlay.is_empty:
         return int(row[0])
     count = 0
-    for slot in read_slots(storage, cursor_id, overlay):
+    for namespace in list_namespaces(storage, cursor_id, overlay):
         after: bytes | None = None
-        while page := scan_windows(storage, cursor_id, overlay, slot, after, 10_000):
+        while page := scan_entries(storage, cursor_id, overlay, namespace, after, 10_000):
             count += len(page)
             after = page[-1][0]
     return count
 
 
-def forget_windows(storage: Storage, cursor_id: int) -> None:
-    """Remove all windows of a cursor, and what its operator remembers."""
-    for table in ("windows", "window_log", "operators"):
+def forget_entries(storage: Storage, cursor_id: int) -> None:
+    """Remove all entries of a cursor, and what its operator remembers."""
+    for table in ("entries", "entry_log", "operators"):
         storage.run(f"DELETE FROM {table} WHERE cursor_id = ?", (cursor_id,))  # noqa: S608 (one of these)
 
 
@@ -162,29 +200,36 @@ def forget_windows(storage: Storage, cursor_id: int) -> None:
 
 
 class Logs:
-    """The log of the cursor that was looked at last: who reads a window by pages does not read the log each time."""
+    """The log of the cursor that was looked at last, kept so that each look reads only what came since."""
 
     def __init__(self) -> None:
-        self._version: tuple[int, int, bytes | None] | None = None
+        self._cursor_id = 0
         self._overlay = Overlay()
+        self._last = 0
 
     def overlay(self, storage: Storage, cursor_id: int) -> Overlay:
         """Return what the log of a cursor says now."""
-        # With the commit's id, for the number of a cursor that was deleted may come to be another's.
-        row = storage.row("SELECT sequence, commit_id FROM cursors WHERE cursor_id = ?", (cursor_id,))
-        version = None if row is None else (cursor_id, *row)
-        if version is None or version != self._version:
-            self._overlay, self._version = load(storage, cursor_id), version
+        if cursor_id != self._cursor_id or not self._is_continued(storage):
+            self._cursor_id, self._overlay, self._last = cursor_id, Overlay(), 0
+        self._last = _read_on(storage, cursor_id, self._overlay, self._last)
         return self._overlay
 
+    def _is_continued(self, storage: Storage) -> bool:
+        """Return whether the log still has what was read last: no number comes again."""
+        sql = "SELECT 1 FROM entry_log WHERE cursor_id = ? AND number = ?"
+        return storage.row(sql, (self._cursor_id, self._last)) is not None
 
-def list_windows(
+
+def list_operators(
     storage: Storage, logs: Logs, handler: str | None, group: str | None, topic: str | None
-) -> list[CursorWindows]:
-    """Return what cursors keep of windows, by group, topic, handler and partition."""
+) -> list[StoredOperator]:
+    """Return what cursors remember of operators, by group, topic, handler and partition."""
     return [
-        CursorWindows(
-            Cursor(*place), watermark_ms, progress, read_slots(storage, cursor_id, logs.overlay(storage, cursor_id))
+        StoredOperator(
+            Cursor(*place),
+            watermark_ms,
+            progress,
+            list_namespaces(storage, cursor_id, logs.overlay(storage, cursor_id)),
         )
         for *place, cursor_id, watermark_ms, progress in storage.rows(
             "SELECT t.topic, c.group_name, c.handler, p.partition, c.cursor_id, o.watermark_ms, o.progress"
@@ -198,7 +243,7 @@ def list_windows(
 
 
 def find_cursor(storage: Storage, cursor: Cursor) -> int:
-    """Return the number of a cursor; 0, which has no windows, where it is gone."""
+    """Return the number of a cursor; 0, which has no entries, where it is gone."""
     row = storage.row(
         "SELECT c.cursor_id FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
         " WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?",

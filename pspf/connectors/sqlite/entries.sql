@@ -1,16 +1,17 @@
--- The states of windowed handlers, new in format 2. Run once, in one transaction, when a file is made, and
--- when one of format 1 is opened. Caller: pspf/connectors/sqlite/storage.py.
+-- The entries of operators. Run once, in one transaction, when a file is made, and when one of format 1 is opened;
+-- format 2 to 4 call this table `windows` and have state in a table of its own.
+-- Caller: pspf/connectors/sqlite/formats.py.
 
--- slot: a window's start, or that of a slice that windows share; 0 where sessions are kept by key alone.
-CREATE TABLE windows (
+-- namespace: as pspf/records.py makes it; of windows a window's start, or that of a slice that windows share.
+CREATE TABLE entries (
     cursor_id INTEGER NOT NULL,
-    slot INTEGER NOT NULL,
+    namespace INTEGER NOT NULL,
     key BLOB NOT NULL,
-    state BLOB NOT NULL,
-    PRIMARY KEY (cursor_id, slot, key)
+    value BLOB NOT NULL,
+    PRIMARY KEY (cursor_id, namespace, key)
 ) WITHOUT ROWID;
 
--- What a windowed handler remembers beside its states; progress is opaque here.
+-- What an operator remembers beside its entries; progress is opaque here.
 CREATE TABLE operators (
     cursor_id INTEGER PRIMARY KEY,
     watermark_ms INTEGER,

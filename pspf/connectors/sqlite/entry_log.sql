@@ -1,11 +1,11 @@
--- What commits did to the windows of a cursor, on top of the rows in `windows`; new in format 3. Run once, in one
--- transaction, when a file is made, and when one of an older format is opened. Caller: pspf/connectors/sqlite/storage.py.
+-- What commits did to the entries of a cursor, on top of the rows in `entries`. Run once, in one transaction, when a
+-- file is made, and when one of an older format is opened. Caller: pspf/connectors/sqlite/formats.py.
 
--- changes: as pspf/connectors/sqlite/entry_log.py has it, in the order of number.
-CREATE TABLE window_log (
-    number INTEGER PRIMARY KEY,
+-- number: the cursor's sequence after the commit, so that it grows for ever. changes: as entry_log.py has them.
+CREATE TABLE entry_log (
     cursor_id INTEGER NOT NULL,
+    number INTEGER NOT NULL,
     changes BLOB NOT NULL
 );
 
-CREATE INDEX window_log_cursor ON window_log (cursor_id, number);
+CREATE UNIQUE INDEX entry_log_cursor ON entry_log (cursor_id, number);

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pspf.clock import Clock
 from pspf.connectors.contract.limits import Limits
-from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
+from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, PartitionInfo, TopicInfo
 from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import OFFSET_BITS, Topic, get_topic
@@ -104,23 +104,14 @@ def list_consumers(
     ]
 
 
-def list_state(
-    storage: Storage,
-    handler: str | None,
-    group: str | None,
-    key: bytes | None,
-    name: str | None,
-    max_entries: int | None,
-) -> list[StateEntry]:
-    """Return remembered values, by handler, topic, key, name and partition."""
+def list_ordered(storage: Storage, handler: str | None, group: str | None) -> list[Cursor]:
+    """Return the ordered cursors of a handler and a group, or of all."""
     return [
-        StateEntry(*row)
+        Cursor(*row)
         for row in storage.rows(
-            "SELECT c.handler, t.topic, c.group_name, p.partition, s.key, s.name, s.value FROM state s"
-            " JOIN cursors c USING (cursor_id) JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)"
-            " WHERE (?1 IS NULL OR c.handler = ?1) AND (?2 IS NULL OR c.group_name = ?2) AND (?3 IS NULL OR s.key = ?3)"
-            " AND (?4 IS NULL OR s.name = ?4) ORDER BY c.handler, t.topic, s.key, s.name, p.partition"
-            " LIMIT ?5",
-            (handler, group, key, name, -1 if max_entries is None else max_entries),
+            "SELECT t.topic, c.group_name, c.handler, p.partition FROM cursors c JOIN partitions p USING (partition_id)"
+            " JOIN topics t USING (topic_id) WHERE c.handler <> '' AND (?1 IS NULL OR c.handler = ?1)"
+            " AND (?2 IS NULL OR c.group_name = ?2)",
+            (handler, group),
         )
     ]

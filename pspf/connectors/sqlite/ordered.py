@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import apsw
-
 from pspf import faults
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import Lease
@@ -28,7 +26,7 @@ from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
 from pspf.loggers import get_logger
-from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowChanges, WindowPlace, offset_of
+from pspf.records import Batch, Commit, Cursor, EntryChanges, EntryPlace, Record, Retry, offset_of
 
 logger = get_logger(__name__)
 
@@ -117,8 +115,8 @@ class OrderedConsumer(Consumer):
         self._read_position = grant.lease.position
         self._pool = pool
         self._overlay: Overlay | None = None
-        """What the log of the windows says; read by the first who needs it, on the engine's thread."""
-        self._unlogged: tuple[WindowChanges, int | None] | None = None
+        """What the log of its entries says; read by the first who needs it, on the engine's thread."""
+        self._unlogged: tuple[EntryChanges, int | None] | None = None
         """What the last commit did to them, and its size in the log: known to be there, not in the overlay yet."""
         self._is_overlay_in_doubt = False
         """Whether a commit has changed the log, or written it as rows, and its outcome is not known."""
@@ -199,12 +197,12 @@ class OrderedConsumer(Consumer):
             self._sequence += 1
             if self._suspicion is not None:
                 self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
-        if commit.windows is not None:
-            self._unlogged = commit.windows, logged_bytes
+        if commit.changes:
+            self._unlogged = commit.changes, logged_bytes
         return ()
 
     def _apply(self, storage: Storage, commit: Commit) -> int | None:
-        """Check and write a commit; return what its windows take in their log, None where it was sent before."""
+        """Check and write a commit; return what its entries take in their log, None where it was sent before."""
         row = storage.row(
             "SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,)
         )
@@ -223,23 +221,28 @@ class OrderedConsumer(Consumer):
             " last_commit_ms = ? WHERE cursor_id = ?",
             (commit.commit_id, commit.position, _at_rest(rest), self._engine.clock.now_ms(), self._cursor_id),
         )
-        self._write_state(storage, commit)
         self._write_retries(storage, commit)
-        logged_bytes: int | None = 0
-        if commit.windows is not None:
-            overlay = self._log(storage)
-            self._is_overlay_in_doubt = True
-            self._engine.after_commit.append(self._end_doubt)
-            logged_bytes = entries.write_windows(storage, self._cursor_id, overlay, commit.windows)
-            self._effects.write_late(storage, self.cursor, commit.windows.late)
+        logged_bytes = self._write_entries(storage, commit, sequence + 1)
+        if commit.late:
+            self._effects.write_late(storage, self.cursor, commit.late)
         self._effects.write(storage, self._partition_id, commit, ordered=True)
         return logged_bytes
+
+    def _write_entries(self, storage: Storage, commit: Commit, number: int) -> int | None:
+        if commit.progress is not None:
+            entries.write_progress(storage, self._cursor_id, commit.progress)
+        if not commit.changes:
+            return 0
+        overlay = self._log(storage)
+        self._is_overlay_in_doubt = True
+        self._engine.after_commit.append(self._end_doubt)
+        return entries.write_entries(storage, self._cursor_id, number, overlay, commit.changes)
 
     def _end_doubt(self) -> None:
         self._is_overlay_in_doubt = False
 
     def _log(self, storage: Storage) -> Overlay:
-        """Return what the log of the windows says, the last commit included. On the engine's thread."""
+        """Return what the log of the entries says, the last commit included. On the engine's thread."""
         unlogged, self._unlogged = self._unlogged, None
         if self._overlay is None or self._is_overlay_in_doubt:
             self._is_overlay_in_doubt = False
@@ -249,18 +252,8 @@ class OrderedConsumer(Consumer):
             if logged_bytes is None:
                 self._overlay.clear()
             elif logged_bytes:
-                self._overlay.add(changes.dropped, changes.states, logged_bytes)
+                self._overlay.add(changes, logged_bytes)
         return self._overlay
-
-    def _write_state(self, storage: Storage, commit: Commit) -> None:
-        kept = [(self._cursor_id, key, name, value) for (key, name), value in commit.state.items() if value is not None]
-        if kept:
-            storage.insert("state", 4, kept, verb="INSERT OR REPLACE")
-        for (key, name), value in commit.state.items():
-            if value is None:
-                storage.run(
-                    "DELETE FROM state WHERE cursor_id = ? AND key = ? AND name = ?", (self._cursor_id, key, name)
-                )
 
     def _write_retries(self, storage: Storage, commit: Commit) -> None:
         if storage.row("SELECT 1 FROM retries WHERE cursor_id = ? LIMIT 1", (self._cursor_id,)) is not None:
@@ -287,35 +280,26 @@ class OrderedConsumer(Consumer):
         await self._engine.write(mark, durable=False)
         self._suspicion = intent
 
-    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
-        def read(storage: Storage) -> dict[bytes, dict[str, bytes]]:
-            found: dict[bytes, dict[str, bytes]] = {}
-            for key, name, value in storage.rows(
-                "SELECT s.key, s.name, s.value FROM carray(?) c CROSS JOIN state s"
-                " ON s.cursor_id = ? AND s.key = c.value",
-                (apsw.carray(tuple(keys)), self._cursor_id),
-            ):
-                found.setdefault(key, {})[name] = value
-            return found
-
-        return await self._engine.read(read) if keys else {}
-
     async def read_progress(self) -> bytes | None:
         return await self._engine.read(lambda storage: entries.read_progress(storage, self._cursor_id))
 
-    async def read_slots(self) -> Sequence[int]:
-        return await self._engine.read(lambda storage: entries.read_slots(storage, self._cursor_id, self._log(storage)))
-
-    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+    async def list_namespaces(self) -> Sequence[int]:
         return await self._engine.read(
-            lambda storage: entries.read_windows(storage, self._cursor_id, self._log(storage), places)
+            lambda storage: entries.list_namespaces(storage, self._cursor_id, self._log(storage))
         )
 
-    async def scan_windows(
-        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
+        return await self._engine.read(
+            lambda storage: entries.read_entries(storage, self._cursor_id, self._log(storage), places)
+        )
+
+    async def scan_entries(
+        self, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         return await self._engine.read(
-            lambda storage: entries.scan_windows(storage, self._cursor_id, self._log(storage), slot, after, max_entries)
+            lambda storage: entries.scan_entries(
+                storage, self._cursor_id, self._log(storage), namespace, after, max_entries
+            )
         )
 
     async def release(self) -> None:

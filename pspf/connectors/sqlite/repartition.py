@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pspf.connectors.sqlite.engine.base import Engine
-from pspf.connectors.sqlite.entries import count_windows
+from pspf.connectors.sqlite.entries import count_entries
 from pspf.connectors.sqlite.seek import IsDead, delete_cursor, live_members
 from pspf.connectors.sqlite.storage import Row, Storage
 from pspf.connectors.sqlite.topics import (
@@ -53,13 +53,12 @@ def _refuse_busy(storage: Storage, topic: Topic, reset_state: bool, is_dead: IsD
     sessions = live_members(storage, is_dead, topic_id=topic.topic_id)
     if sessions:
         raise Refused(f"topic {topic.topic!r} is in use by {', '.join(sessions[:3])}: stop its workers first")
-    for group, handler, partition, is_behind, values, cursor_id in storage.rows(
+    for group, handler, partition, is_behind, cursor_id in storage.rows(
         "SELECT c.group_name, c.handler, p.partition,"
         " EXISTS (SELECT 1 FROM records r WHERE r.place >= (p.partition_id << ?2) + max(c.position, p.first_offset)"
         "  AND r.place < (p.partition_id << ?2) + p.next_offset)"
         " OR EXISTS (SELECT 1 FROM retries r WHERE r.cursor_id = c.cursor_id)"
-        " OR EXISTS (SELECT 1 FROM claims m WHERE m.cursor_id = c.cursor_id),"
-        " (SELECT count(*) FROM state s WHERE s.cursor_id = c.cursor_id), c.cursor_id"
+        " OR EXISTS (SELECT 1 FROM claims m WHERE m.cursor_id = c.cursor_id), c.cursor_id"
         " FROM cursors c JOIN partitions p USING (partition_id) WHERE p.topic_id = ?1"
         " ORDER BY c.group_name, c.handler, p.partition",
         (topic.topic_id, OFFSET_BITS),
@@ -69,7 +68,7 @@ def _refuse_busy(storage: Storage, topic: Topic, reset_state: bool, is_dead: IsD
                 f"group {group!r} has not finished partition {partition} of {topic.topic!r}; records change places\n"
                 "  let its workers finish (pspf worker --burst), or give the rest up (pspf groups seek --to end)"
             )
-        values += count_windows(storage, cursor_id)
+        values = count_entries(storage, cursor_id)
         if values and not reset_state:
             raise Refused(
                 f"handler {handler!r} of group {group!r} remembers {values:,} values in partition {partition} of"

@@ -1,6 +1,6 @@
 -- Records that are replayed from their dead letters since they were trimmed from the topic, new in format 4. Run once,
 -- in one transaction, when a file is made, and when one of an older format is opened.
--- Caller: pspf/connectors/sqlite/storage.py.
+-- Caller: pspf/connectors/sqlite/formats.py.
 
 -- What the record was; its row in `retries` says how far the cursor is with it.
 CREATE TABLE replayed (

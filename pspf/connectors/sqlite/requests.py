@@ -14,7 +14,7 @@ from typing import Any
 
 from pspf.clock import Clock
 from pspf.connectors.sqlite.engine.base import Job, OutcomeUnknown, Poll, Write, finish
-from pspf.connectors.sqlite.storage import BUSY_MS
+from pspf.connectors.sqlite.lock_wait import BUSY_MS
 from pspf.loggers import get_logger
 
 logger = get_logger(__name__)

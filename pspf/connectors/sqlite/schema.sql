@@ -1,5 +1,5 @@
--- The embedded broker's file. Run once, in one transaction, by storage.py; `format` guards it.
--- Caller: pspf/connectors/sqlite/storage.py. All times are milliseconds since the epoch.
+-- The embedded broker's file. Run once, in one transaction; `format` guards it.
+-- Caller: pspf/connectors/sqlite/formats.py. All times are milliseconds since the epoch.
 
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,
@@ -131,14 +131,6 @@ CREATE TABLE claims (
     is_started INTEGER NOT NULL DEFAULT 0,
     crashes INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (cursor_id, first)
-) WITHOUT ROWID;
-
-CREATE TABLE state (
-    cursor_id INTEGER NOT NULL,
-    key BLOB NOT NULL,
-    name TEXT NOT NULL,
-    value BLOB NOT NULL,
-    PRIMARY KEY (cursor_id, key, name)
 ) WITHOUT ROWID;
 
 CREATE INDEX retries_due ON retries (cursor_id, due_ms);

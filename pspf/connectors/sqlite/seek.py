@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from pspf.connectors.contract.operations import Seek, describe_missing, describe_taken
 from pspf.connectors.sqlite.engine.base import Engine
-from pspf.connectors.sqlite.entries import count_windows, forget_windows
+from pspf.connectors.sqlite.entries import count_entries, forget_entries
 from pspf.connectors.sqlite.replayed import FIRST_CLAIM, FIRST_RETRY
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.topics import ids_used_once
@@ -20,8 +20,7 @@ SELECT c.cursor_id, c.partition_id, t.topic_id, p.first_offset, p.next_offset, c
     (SELECT count(*) FROM retries r WHERE r.cursor_id = c.cursor_id AND NOT EXISTS
         (SELECT 1 FROM claims m WHERE m.cursor_id = r.cursor_id AND r.offset BETWEEN m.first AND m.last)),
     (SELECT coalesce(sum(last - first + 1), 0) FROM claims m WHERE m.cursor_id = c.cursor_id),
-    (SELECT count(*) FROM state s WHERE s.cursor_id = c.cursor_id)
-        + (SELECT count(*) FROM operators o WHERE o.cursor_id = c.cursor_id)
+    (SELECT count(*) FROM operators o WHERE o.cursor_id = c.cursor_id)
 FROM cursors c JOIN partitions p USING (partition_id) JOIN topics t USING (topic_id)
 WHERE t.topic = ? AND p.partition = ? AND c.group_name = ? AND c.handler = ?
 """  # noqa: S608 (texts of ours)
@@ -35,7 +34,7 @@ def plan_seek(
     if row is None:
         raise NotFound(f"no cursor {cursor}")
     cursor_id, partition_id, topic_id, first, end, position, first_retry, first_claim, waiting, claimed, values = row
-    values += count_windows(storage, cursor_id)
+    values += count_entries(storage, cursor_id)
     before = min(place for place in (position, first_retry, first_claim) if place is not None)
     consumers = live_members(storage, is_dead, topic_id=topic_id, group=cursor.group, handler=cursor.handler or "")
     seek = Seek(cursor, max(before, first), min(max(offset, first), end), waiting + claimed, values, consumers)
@@ -52,8 +51,7 @@ def move(storage: Storage, engine: Engine, cursor_id: int, partition_id: int, of
     """Move a cursor. Its lease ends: an owner with nothing to do would not find out by a commit."""
     _forget_unfinished(storage, cursor_id)
     if reset:
-        storage.run("DELETE FROM state WHERE cursor_id = ?", (cursor_id,))
-        forget_windows(storage, cursor_id)
+        forget_entries(storage, cursor_id)
     storage.run(
         "UPDATE cursors SET position = ?, sequence = sequence + 1, session = NULL, token = NULL, is_clean = 1,"
         " intent = NULL WHERE cursor_id = ?",
@@ -144,8 +142,7 @@ def delete_cursors(
 def delete_cursor(storage: Storage, cursor_id: int) -> None:
     """Remove a cursor and all that is its own."""
     _forget_unfinished(storage, cursor_id)
-    storage.run("DELETE FROM state WHERE cursor_id = ?", (cursor_id,))
-    forget_windows(storage, cursor_id)
+    forget_entries(storage, cursor_id)
     storage.run("DELETE FROM cursors WHERE cursor_id = ?", (cursor_id,))
 
 

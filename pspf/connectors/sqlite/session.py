@@ -43,7 +43,7 @@ class SQLiteSession(LeasedSession):
         self._membership = membership
         self._liveness = liveness
         self._renewal = renewal
-        self._window_logs = Pool()
+        self._logs = Pool()
         self._partitions: dict[str, int] = {}
         """How many each joined topic had: what is deleted is made again as it was, so that no key changes its
         partition."""
@@ -137,7 +137,7 @@ class SQLiteSession(LeasedSession):
         if grant is None:
             return None
         faults.reach("lease.acquired")
-        return OrderedConsumer(self._engine, self._effects, cursor, grant, self._window_logs)
+        return OrderedConsumer(self._engine, self._effects, cursor, grant, self._logs)
 
     async def share(self, cursor: Cursor) -> Consumer:
         def find(storage: Storage) -> tuple[int, int]:

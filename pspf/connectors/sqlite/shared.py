@@ -4,7 +4,7 @@ The gate of a commit is each record's own claim: a consumer that lost it writes 
 """
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import apsw
@@ -259,7 +259,7 @@ class SharedConsumer(Consumer):
 
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._engine.limits)
-        if commit.state:
+        if commit.changes:
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         lost: frozenset[int] = await self._engine.write(lambda storage: self._apply(storage, commit))
         return sorted(lost)
@@ -333,9 +333,6 @@ class SharedConsumer(Consumer):
                 )
 
         await self._engine.write(mark, durable=False)
-
-    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
-        raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
 
     async def release(self) -> None:
         faults.reach("release")

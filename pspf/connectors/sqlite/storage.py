@@ -8,44 +8,27 @@ file itself: closing it would drop the process's POSIX locks.
 import ctypes
 import time
 from collections.abc import Sequence
-from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
 import apsw
 
-from pspf import faults
 from pspf.connectors.contract.limits import Limits
-from pspf.connectors.sqlite import forks
+from pspf.connectors.sqlite import forks, formats
+from pspf.connectors.sqlite.checkpoints import Checkpoints
 from pspf.connectors.sqlite.forks import FileId
-from pspf.connectors.sqlite.holders import LockHolder, command_of, find_readers
+from pspf.connectors.sqlite.lock_wait import BUSY_MS, LockWait
 from pspf.connectors.sqlite.ownership import refuse_denied
 from pspf.connectors.sqlite.place import DatabaseFiles, check_file, find_id
 from pspf.connectors.sqlite.writers import WritersQueue
 from pspf.errors import BackendCorrupt, BackendGone, BackendUnavailable, ConfigurationError, DiskFull, PSPFError
-from pspf.loggers import get_logger
-
-logger = get_logger(__name__)
-
-FORMAT: Final = 4
-"""Written into each file; a file of a newer format is refused, one of an older is brought up to date."""
 
 OLDEST_SQLITE: Final = 3_051_003
-BUSY_MS: Final = 4_500
-"""How long a call waits for a lock of others: less than a command's 5 s, so that it can say whose it is."""
-_BUSY_STEP_S: Final = 0.002
 _STATEMENTS: Final = 200
 """How many prepared statements a connection keeps."""
-_CHECKPOINT_PAGES: Final = 1_000
-_OVERDUE_PAGES: Final = 4_000
-"""A log so long was not started anew by a checkpoint beside the writers: one of them makes the next in its turn."""
-_TRUNCATE_PAGES: Final = 64 * 1024 * 1024 // 4096
-_WARN_EVERY_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.01
 """How long what was seen of the file's place is taken for granted (decision 0024)."""
-_OURS: Final = {"meta", "topics", "records", "cursors"}
-
 Row = tuple[Any, ...]
 
 
@@ -83,13 +66,8 @@ class Storage:
         self._checked_state = -1
         """SQLite's number of the state in which the format was read, or that our own commits made of it."""
         self._is_inherited = False
-        self._is_hasty = False
-        """Whether nothing is waited for: a lock of others is an error at once."""
-        self._busy_until = 0.0
-        self._wal_pages = 0
-        self._next_checkpoint = _CHECKPOINT_PAGES
-        self._overdue_at = _OVERDUE_PAGES
-        self._warned_at = -_WARN_EVERY_S
+        self._wait = LockWait()
+        self.checkpoints = Checkpoints(self.name, path, self._wait)
 
     @property
     def is_open(self) -> bool:
@@ -108,11 +86,11 @@ class Storage:
             raise BackendCorrupt(
                 f"SQLite {apsw.sqlitelibversion()} can corrupt a shared file; apsw 3.51.3 or newer is needed"
             )
-        self._is_inherited, self._synchronous, self._wal_pages = False, "", 0
+        self._is_inherited, self._synchronous = False, ""
         self._looked_at, self._checked_state = 0.0, -1
         try:
             self._connection = self._connect()
-            self._connection.set_busy_handler(self._wait_for_lock)
+            self._connection.set_busy_handler(self._wait)
             forks.watch(self)
             self._prepare()
         except OSError as error:
@@ -148,48 +126,21 @@ class Storage:
                 " or open the broker after the fork only"
             )
 
-    def _wait_for_lock(self, tries: int) -> bool:
-        """Be SQLite's busy handler: return whether it is to try again."""
-        if self._is_hasty:
-            return False
-        now = time.monotonic()
-        if tries == 0:
-            self._busy_until = now + BUSY_MS / 1000
-        time.sleep(_BUSY_STEP_S)
-        return now < self._busy_until
-
     def _prepare(self) -> None:
-        is_ready = self._look_whose()
+        is_ready = formats.look_whose(self.connection, self.name) and (
+            self.path is None or self.rows("PRAGMA journal_mode") == [("wal",)]
+        )
         if self.queue is not None:
             self.queue.open()
         if not is_ready:
             self._make()
         self.rows("PRAGMA cache_size=-65536")
         self.rows("PRAGMA temp_store=MEMORY")
-        self.connection.set_wal_hook(self._after_commit)
+        self.checkpoints.watch(self.connection)
         self._set_synchronous(durable=True)
         if self.path is not None:
             self._place = DatabaseFiles.of(self.path)
             self.file = self.file or self._place.database
-
-    def _look_whose(self) -> bool:
-        """Return whether the database has all that it needs; nothing is written.
-
-        Raises:
-            BackendCorrupt: It is another program's, or of a newer format.
-        """
-        try:
-            tables = {name for (name,) in self.rows("SELECT name FROM sqlite_schema")}
-            if tables and not tables >= _OURS:
-                raise BackendCorrupt(f"{self.name}: a database of another program; give PSPF a file of its own")
-            found = self.row("SELECT value FROM meta WHERE name = 'format'") if tables else (0,)
-            if found is None or found[0] > FORMAT:
-                version = "unknown" if found is None else found[0]
-                raise BackendCorrupt(f"{self.name}: format {version}, this version reads {FORMAT}; use a newer PSPF")
-        except (apsw.Error, BackendCorrupt):
-            self.connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)  # it is left as it is
-            raise
-        return found[0] == FORMAT and (self.path is None or self.rows("PRAGMA journal_mode") == [("wal",)])
 
     def _make(self) -> None:
         """Make the tables, or bring them up to date, in one transaction: all of it is done, or nothing."""
@@ -199,12 +150,7 @@ class Storage:
             self.rows("PRAGMA journal_mode=WAL")
             self.rows("BEGIN IMMEDIATE")
             try:
-                tables = self.rows("SELECT 1 FROM sqlite_schema LIMIT 1")
-                version = self.rows("SELECT value FROM meta WHERE name = 'format'")[0][0] if tables else 0
-                if not tables:
-                    self._create()
-                elif version < FORMAT:
-                    self._update(version)
+                formats.make(self.connection, self.name)
             except BaseException:
                 self.rollback()
                 raise
@@ -212,27 +158,6 @@ class Storage:
         finally:
             if self.queue is not None:
                 self.queue.leave()
-
-    def _create(self) -> None:
-        self._run_script("schema.sql")
-        self._run_script("entries.sql")
-        self._run_script("entry_log.sql")
-        self._run_script("replayed.sql")
-        self.run("INSERT INTO meta VALUES ('format', ?)", (FORMAT,))
-
-    def _update(self, version: int) -> None:
-        """Bring an older file up to date: 1 has no tables of windows, 2 no log of theirs, 3 no replayed records."""
-        logger.info("%s: format %d becomes %d", self.name, version, FORMAT)
-        if version < 2:
-            self._run_script("entries.sql")
-        if version < 3:
-            self._run_script("entry_log.sql")
-        self._run_script("replayed.sql")
-        self.run("UPDATE meta SET value = ? WHERE name = 'format'", (FORMAT,))
-
-    def _run_script(self, name: str) -> None:
-        script = files("pspf.connectors.sqlite").joinpath(name).read_text(encoding="utf-8")
-        self.connection.execute(script).fetchall()
 
     def close(self) -> None:
         """Close the connection and the queue; safe to call twice."""
@@ -307,13 +232,9 @@ class Storage:
         if self.connection.in_transaction:
             self.rollback()
         self._set_synchronous(durable=durable)
-        if self._wal_pages >= self._overdue_at:
-            self._finish_checkpoint()
-        self._is_hasty = True
-        try:
+        self.checkpoints.finish_if_overdue()
+        with self._wait.skipped():
             self.rows("BEGIN IMMEDIATE")
-        finally:
-            self._is_hasty = False
 
     def check(self) -> None:
         """Make sure that what is written is found by others: the file in its place, the format as it was.
@@ -330,11 +251,12 @@ class Storage:
         state = self.connection.data_version()
         if state == self._checked_state:  # nobody else has committed since
             return
-        found = self.row("SELECT value FROM meta WHERE name = 'format'")
-        if found is None or found[0] != FORMAT:
-            version = "unknown" if found is None else found[0]
+        found = formats.read_format(self.connection)
+        if found != formats.FORMAT:
+            version = "unknown" if found is None else found
             raise BackendGone(
-                f"{self.name}: format {version} by now, this version writes {FORMAT}: another PSPF has updated it\n"
+                f"{self.name}: format {version} by now, this version writes {formats.FORMAT}:"
+                " another PSPF has updated it\n"
                 "  start this process again with that version"
             )
         self._checked_state = state
@@ -353,57 +275,6 @@ class Storage:
         if wanted != self._synchronous:
             self.rows(f"PRAGMA synchronous={wanted}")
             self._synchronous = wanted
-
-    def _after_commit(self, _connection: apsw.Connection, _database: str, pages: int) -> int:
-        self._wal_pages = pages
-        if pages < _OVERDUE_PAGES:
-            self._overdue_at = _OVERDUE_PAGES
-        return apsw.SQLITE_OK
-
-    def checkpoint_if_due(self) -> None:
-        """Copy the log into the database when it has grown. Beside the writers, who go on; nothing is waited for."""
-        if self._wal_pages < _CHECKPOINT_PAGES:
-            self._next_checkpoint = _CHECKPOINT_PAGES
-        if self._wal_pages >= self._next_checkpoint:
-            self._next_checkpoint = self._wal_pages + _CHECKPOINT_PAGES
-            faults.reach("checkpoint")
-            self._checkpoint(apsw.SQLITE_CHECKPOINT_PASSIVE)
-
-    def _finish_checkpoint(self) -> None:
-        """Copy the rest of a long log, in a turn: no other writer adds to it, so that it can be started anew."""
-        mode = apsw.SQLITE_CHECKPOINT_PASSIVE
-        if self._wal_pages >= _TRUNCATE_PAGES:
-            mode = apsw.SQLITE_CHECKPOINT_TRUNCATE
-        self._overdue_at = self._wal_pages + _CHECKPOINT_PAGES
-        pages, copied = self._checkpoint(mode)
-        if pages >= _TRUNCATE_PAGES and copied < pages:
-            self._warn_of_readers(pages)
-
-    def _checkpoint(self, mode: int) -> tuple[int, int]:
-        """Return how many pages the log has and how many of them the database; zeros where another is at it."""
-        self._is_hasty = True
-        try:
-            return self.connection.wal_checkpoint(mode=mode)
-        except apsw.BusyError:  # by another writer, a checkpoint of another process, or a reader
-            return (self._wal_pages, 0)
-        except apsw.Error as error:  # what was committed stays committed; the next commit tries again
-            logger.warning("%s: no checkpoint: %s", self.name, error)
-            return (0, 0)
-        finally:
-            self._is_hasty = False
-
-    def _warn_of_readers(self, pages: int) -> None:
-        now = time.monotonic()
-        if now - self._warned_at < _WARN_EVERY_S or self.path is None:
-            return
-        self._warned_at = now
-        readers = ", ".join(str(LockHolder(pid, command_of(pid))) for pid in find_readers(self.path))
-        logger.warning(
-            "%s: a long read keeps its log from being emptied, at %d MB: %s; end it, or the log grows on",
-            self.name,
-            pages * 4096 >> 20,
-            readers or "by a process that can't be told",
-        )
 
     def data_version(self) -> int:
         """Return a number that changes when another connection has committed."""

@@ -11,13 +11,14 @@ from pspf.connectors.contract.membership import Session
 from pspf.connectors.contract.values import (
     ConsumerInfo,
     CursorInfo,
-    CursorWindows,
     PartitionInfo,
     StateEntry,
     StoredDeadLetter,
+    StoredOperator,
     TopicInfo,
 )
 from pspf.connectors.identity import make_session_id
+from pspf.connectors.state_entries import list_state
 from pspf.connectors.valkey.connection.acl import refuse_unpermitted
 from pspf.connectors.valkey.connection.checks import check_server
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
@@ -25,6 +26,7 @@ from pspf.connectors.valkey.connection.wire import BLOCK_MARGIN_MS, Lane
 from pspf.connectors.valkey.consume import entries
 from pspf.connectors.valkey.consume.liveness import Member, Renewal
 from pspf.connectors.valkey.consume.session import ValkeySession
+from pspf.connectors.valkey.consume.upgrade import upgrade
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.keys import stream_name
 from pspf.connectors.valkey.log.log import Log, read_range
@@ -37,9 +39,9 @@ from pspf.records import (
     COMPANION_SUFFIXES,
     Appended,
     Cursor,
+    EntryPlace,
     NewRecord,
     Record,
-    WindowPlace,
     check_name,
     companion_source,
 )
@@ -100,7 +102,9 @@ class ValkeyBroker(Broker):
         if self._warnings is not None:
             return
         try:
-            self._warnings = await check_server(self._core.commands)
+            warnings = await check_server(self._core.commands)
+            await upgrade(self._core)
+            self._warnings = warnings
         except BaseException:
             await self._core.pool.close()
             raise
@@ -203,24 +207,25 @@ class ValkeyBroker(Broker):
         name: str | None = None,
         max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
-        return await inspect.list_state(self._core, handler, group, key, name, max_entries)
+        cursors = await inspect.list_ordered(self._core, handler, group)
+        return await list_state(self, cursors, key, name, max_entries)
 
-    async def list_windows(
+    async def list_operators(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
-    ) -> Sequence[CursorWindows]:
-        return await entries.list_windows(self._core, handler, group, topic)
+    ) -> Sequence[StoredOperator]:
+        return await entries.list_operators(self._core, handler, group, topic)
 
-    async def read_windows(self, cursor: Cursor, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+    async def read_entries(self, cursor: Cursor, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         keys = await entries.find_keys(self._core, cursor)
-        return {} if keys is None else await entries.read_windows(self._core.lane_for(keys.meta), keys, places)
+        return {} if keys is None else await entries.read_entries(self._core.lane_for(keys.meta), keys, places)
 
-    async def scan_windows(
-        self, cursor: Cursor, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    async def scan_entries(
+        self, cursor: Cursor, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         keys = await entries.find_keys(self._core, cursor)
         if keys is None:
             return []
-        return await entries.scan_windows(self._core.lane_for(keys.meta), keys, slot, after, max_entries)
+        return await entries.scan_entries(self._core.lane_for(keys.meta), keys, namespace, after, max_entries)
 
 
 class ValkeyStreamBackend(StreamingBackend):

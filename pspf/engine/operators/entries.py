@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pspf.connectors.contract.cursors import Consumer
-from pspf.records import WindowPlace
+from pspf.records import EntryKind, EntryPlace, kind_of
 
 if TYPE_CHECKING:
     from pspf.engine.operators.context import RetryingCall
@@ -38,19 +38,19 @@ class Entries:
         """Return the stored progress, None before the first commit."""
         return await self._ask(self._consumer.read_progress)
 
-    async def list_namespaces(self) -> Sequence[int]:
-        """Return the namespaces that have entries, in order."""
-        return await self._ask(self._consumer.read_slots)
+    async def list_namespaces(self, kind: EntryKind) -> Sequence[int]:
+        """Return the namespaces of a kind that have entries, in order."""
+        return [each for each in await self._ask(self._consumer.list_namespaces) if kind_of(each) == kind]
 
-    async def read_entries(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
+    async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         """Return the entries at places; what is not there is missing."""
-        return await self._ask(lambda: self._consumer.read_windows(places))
+        return await self._ask(lambda: self._consumer.read_entries(places))
 
     async def scan_entries(
         self, namespace: int, *, after: bytes | None = None, max_entries: int = _PAGE
     ) -> Sequence[tuple[bytes, bytes]]:
         """Return the first (key, value) of a namespace behind the key `after`, by key; fewer at its end."""
-        return await self._ask(lambda: self._consumer.scan_windows(namespace, after=after, max_entries=max_entries))
+        return await self._ask(lambda: self._consumer.scan_entries(namespace, after=after, max_entries=max_entries))
 
     async def read_all(self, namespace: int) -> list[tuple[bytes, bytes]]:
         """Return all (key, value) of a namespace, by key."""

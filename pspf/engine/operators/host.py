@@ -21,7 +21,7 @@ from pspf.engine.operators.context import OperatorContext
 from pspf.engine.operators.operator import Operator
 from pspf.engine.operators.sections import SectionReader
 from pspf.errors import ConfigurationError, StateUnreadable
-from pspf.records import Record, WindowChanges
+from pspf.records import OperatorProgress, Record
 from pspf.windowing.progress import HostProgress, read_due_after_ms, read_part
 from pspf.windowing.spans import BEGINNING, NEVER
 
@@ -236,7 +236,8 @@ class OperatorHost(Executor):
         )
         progress = orjson.dumps({**self._told, **host.as_json(), **operator.progress()})
         watermark_ms = None if time.watermark_ms == BEGINNING else time.watermark_ms
-        run.windows = WindowChanges(watermark_ms, progress, changes.dropped, changes.states, context.late.take())
+        run.changes, run.progress = changes, OperatorProgress(watermark_ms, progress)
+        run.late_records = context.late.take()
 
 
 def _drive(work: Coroutine[Any, Any, T]) -> T:

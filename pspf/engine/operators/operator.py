@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.idleness import IdleTracker
-from pspf.records import Record
+from pspf.records import EntryChanges, Record
 from pspf.windowing.event_time import Key
 from pspf.windowing.spans import NEVER
-from pspf.windowing.table import Changes
 
 if TYPE_CHECKING:
     from pspf.engine.operators.context import OperatorContext
@@ -78,7 +77,7 @@ class Operator(ABC):
         """Take over what the last commit stored: its progress, None before the first one, and its entries."""
 
     @abstractmethod
-    def take_changes(self) -> Changes:
+    def take_changes(self) -> EntryChanges:
         """Return the entries that changed since the last call, by namespace and key."""
 
     def progress(self) -> Mapping[str, Any]:

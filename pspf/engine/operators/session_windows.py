@@ -14,7 +14,7 @@ from pspf.engine.operators.growth import StateGrowth
 from pspf.engine.operators.operator import Aside, Item, Operator, TooLate
 from pspf.engine.operators.window_results import WindowResults
 from pspf.errors import StateUnreadable
-from pspf.records import Record
+from pspf.records import EntryChanges, Record
 from pspf.windowing.definitions import Windowing
 from pspf.windowing.event_time import Key, decode_key, encode_key
 from pspf.windowing.folds import HandlerFold
@@ -22,7 +22,7 @@ from pspf.windowing.progress import Progress, read_part
 from pspf.windowing.session_rows import ROWS, TOGETHER, decode_sessions, read_rows, rows_of
 from pspf.windowing.sessions import SessionIndex, SessionSpan
 from pspf.windowing.spans import BEGINNING, NEVER
-from pspf.windowing.table import LARGE_BYTES, Changes
+from pspf.windowing.table import LARGE_BYTES
 
 _T = TypeVar("_T")
 
@@ -269,7 +269,7 @@ class SessionWindows(Operator):
 
     # For the commit
 
-    def take_changes(self) -> Changes:
+    def take_changes(self) -> EntryChanges:
         sessions = self._sessions
         states: dict[int, dict[bytes, bytes | None]] = {}
         for key in {key for key in sessions.dirty.values() if key in self._together} if self._together else ():
@@ -284,7 +284,7 @@ class SessionWindows(Operator):
         if rows:
             states[ROWS] = rows
         sessions.dirty.clear()
-        return Changes((), states)
+        return EntryChanges((), states)
 
     def progress(self) -> Mapping[str, Any]:
         watermark_ms = self.context.time.watermark_ms

@@ -12,11 +12,10 @@ from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.idleness import IdleTracker
 from pspf.engine.operators.context import OperatorContext
 from pspf.engine.operators.operator import Item, Operator
-from pspf.records import partition_of
+from pspf.records import NO_CHANGES, EntryChanges, partition_of
 from pspf.windowing.progress import read_part
 from pspf.windowing.shuffle import keys_of_partitions, mark, send_on
 from pspf.windowing.spans import BEGINNING
-from pspf.windowing.table import Changes
 
 _FIRST_LOOK_MS: Final = 100
 _LAST_LOOK_MS: Final = 500
@@ -47,8 +46,8 @@ class ShuffleSender(Operator):
         if stored is not None:
             self._highest_ms = read_part(self.context.name, lambda: int(stored["highest_ms"]))
 
-    def take_changes(self) -> Changes:
-        return Changes((), {})
+    def take_changes(self) -> EntryChanges:
+        return NO_CHANGES
 
     def progress(self) -> Mapping[str, Any]:
         return {"highest_ms": self._highest_ms, "is_finished": True}  # nothing is open here: that is downstream

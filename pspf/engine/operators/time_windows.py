@@ -19,13 +19,13 @@ from pspf.engine.operators.span_state import SpanState
 from pspf.engine.operators.span_updates import SpanUpdates
 from pspf.engine.operators.window_results import WindowResults
 from pspf.errors import StateUnreadable, TooManyEffects
-from pspf.records import Record
+from pspf.records import EntryChanges, EntryKind, Record
 from pspf.windowing.definitions import Windowing
 from pspf.windowing.event_time import Key
 from pspf.windowing.folds import HandlerFold, ReadyFold
 from pspf.windowing.progress import Progress, read_part
 from pspf.windowing.spans import BEGINNING
-from pspf.windowing.table import Changes, SlotEntries
+from pspf.windowing.table import SlotEntries
 
 _LOADED_RECORDS: Final = 1_000
 """The most records of a section whose states may have to be loaded: a read costs more than what it reads."""
@@ -60,7 +60,7 @@ class TimeWindows(Operator):
     async def restore(self, stored: Mapping[str, Any] | None) -> None:
         context, state = self.context, self._state
         progress = Progress() if stored is None else read_part(context.name, lambda: Progress.read(stored))
-        slots = [] if stored is None else await context.entries.list_namespaces()
+        slots = [] if stored is None else await context.entries.list_namespaces(EntryKind.WINDOWS)
         closed_ms = max(progress.closed_ms, progress.gone_ms) if self._windowing.closes else progress.closed_ms
         state.reset(slots, closed_ms)
         spans = state.spans
@@ -99,7 +99,7 @@ class TimeWindows(Operator):
             table.slots[slot].dirty.update(entries)
             table.touched.add(slot)
 
-    def take_changes(self) -> Changes:
+    def take_changes(self) -> EntryChanges:
         return self._state.table.take_changes()
 
     def progress(self) -> Mapping[str, Any]:

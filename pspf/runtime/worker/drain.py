@@ -130,7 +130,7 @@ async def _read_standings(broker: Broker, operators: Sequence[CursorName]) -> Ma
     owners = _with_hops(operators)
     return {
         kept.cursor: read_standing(kept.progress)
-        for kept in await broker.list_windows()
+        for kept in await broker.list_operators()
         if name_of(kept.cursor) in owners
     }
 

@@ -19,7 +19,7 @@ from pspf.engine.operators.host import OperatorHost
 from pspf.engine.operators.registry import find_kind
 from pspf.errors import ConfigurationError, StateUnreadable
 from pspf.events.decoding import make_decoder
-from pspf.records import Batch, Commit, Cursor, Record, WindowPlace
+from pspf.records import Batch, Commit, Cursor, EntryPlace, Record
 from pspf.subscription import Subscription
 from pspf.windowing.spans import NEVER
 from tests.support.debounce import Debounce
@@ -35,19 +35,21 @@ class Stored:
 
     def __init__(self) -> None:
         self.progress: bytes | None = None
-        self.entries: dict[WindowPlace, bytes] = {}
+        self.entries: dict[EntryPlace, bytes] = {}
 
     async def read_progress(self) -> bytes | None:
         return self.progress
 
-    async def scan_windows(self, slot: int, *, after: bytes | None, max_entries: int) -> Sequence[tuple[bytes, bytes]]:
-        found = sorted((key, value) for (at, key), value in self.entries.items() if at == slot)
+    async def scan_entries(
+        self, namespace: int, *, after: bytes | None, max_entries: int
+    ) -> Sequence[tuple[bytes, bytes]]:
+        found = sorted((key, value) for (at, key), value in self.entries.items() if at == namespace)
         return [(key, value) for key, value in found if after is None or key > after][:max_entries]
 
     def write(self, commit: Commit) -> None:
-        assert commit.windows is not None
-        self.progress = commit.windows.progress
-        for slot, states in commit.windows.states.items():
+        assert commit.progress is not None
+        self.progress = commit.progress.stored
+        for slot, states in commit.changes.entries.items():
             for key, state in states.items():
                 self.entries.pop((slot, key), None)
                 if state is not None:

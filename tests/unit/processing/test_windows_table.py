@@ -27,7 +27,7 @@ def test_memory_holds_no_more_than_it_may_however_many_keys_there_are() -> None:
     for batch in range(200):
         for n in range(500):
             put(table, batch % 7, f"key-{batch}-{n}")
-        stored.update(by_place(table.take_changes().states))
+        stored.update(by_place(table.take_changes().entries))
         assert in_memory(table) <= MOST
     assert len(stored) == 100_000
 
@@ -36,7 +36,7 @@ def test_what_had_to_go_is_told_to_be_missing_and_comes_back_as_it_was_stored() 
     table, stored = make_table(), {}
     for n in range(3 * MOST):
         put(table, 0, f"key-{n}")
-    stored.update(by_place(table.take_changes().states))
+    stored.update(by_place(table.take_changes().entries))
     missing = table.missing([(0, f"key-{n}") for n in range(3 * MOST)])
     assert len(missing) == 3 * MOST - in_memory(table)
     table.fill({place: stored[place] or b"" for place in missing})
@@ -48,4 +48,4 @@ def test_nothing_that_a_commit_has_not_stored_has_to_go() -> None:
     for n in range(3 * MOST):
         put(table, 0, f"key-{n}")
     assert table.missing([(0, f"key-{n}") for n in range(3 * MOST)]) == []
-    assert set(by_place(table.take_changes().states)) == {(0, encode_key(f"key-{n}")) for n in range(3 * MOST)}
+    assert set(by_place(table.take_changes().entries)) == {(0, encode_key(f"key-{n}")) for n in range(3 * MOST)}

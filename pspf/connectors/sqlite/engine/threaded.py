@@ -17,9 +17,10 @@ from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import forks
 from pspf.connectors.sqlite.engine.base import TICK_MS, Engine, Job, Nothing, Poll, Write
 from pspf.connectors.sqlite.engine.stand_in import StandIn
+from pspf.connectors.sqlite.lock_wait import BUSY_MS
 from pspf.connectors.sqlite.polls import Polls
 from pspf.connectors.sqlite.requests import EngineRequest, Requests, make_request
-from pspf.connectors.sqlite.storage import BUSY_MS, Storage
+from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.sqlite.wakeups import WakeUps
 from pspf.errors import BackendGone, BackendUnavailable, PSPFError
 from pspf.loggers import get_logger
@@ -208,7 +209,7 @@ class ThreadEngine(Engine):
         self._work(grown, is_any)
         self._requests.deliver()
         if self.storage.is_open and self._broken is None:
-            self.storage.checkpoint_if_due()  # whoever waits has got the answer
+            self.storage.checkpoints.run_if_due()  # whoever waits has got the answer
         return next_tick_ms
 
     def _tick(self) -> bool:

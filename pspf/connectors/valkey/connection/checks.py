@@ -13,7 +13,7 @@ OLDEST_VALKEY: Final = (7, 2)
 
 
 async def check_server(lane: Lane) -> list[str]:
-    """Look at the server and its format; return what a worker should be warned about.
+    """Look at the server and its format, which may be older; return what a worker should be warned about.
 
     Raises:
         NotAvailable: It is too old, or part of a Cluster.
@@ -79,8 +79,6 @@ async def _check_format(lane: Lane) -> None:
         raise BackendCorrupt(
             f"{lane.name} holds format {int(raw)}, and this version of PSPF knows {FORMAT}: use a newer PSPF"
         )
-    if int(raw) < FORMAT:  # 1 has no windows, 2 no replayed records: who knows no other would lose them
-        await lane.call("SET", FORMAT_KEY, FORMAT)
 
 
 async def _describe_loss(lane: Lane, info: dict[str, str]) -> str | None:

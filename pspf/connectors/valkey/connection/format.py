@@ -2,7 +2,7 @@
 
 from typing import Final
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Written into each database; one of a newer format is refused, one of an older is brought up to date."""
 
 FORMAT_KEY: Final = b"pspf:format"

@@ -8,7 +8,7 @@ from pspf.connectors.letters import encode_letter
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.log.fields import format_entry_id, pack_records, pack_retry
-from pspf.connectors.valkey.log.keys import CursorKeys, PartitionKeys
+from pspf.connectors.valkey.log.keys import PartitionKeys
 from pspf.connectors.valkey.log.topics import Topic
 from pspf.errors import BackendUnavailable
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX, Commit, Cursor, NewRecord, Retry, check_name
@@ -69,7 +69,7 @@ async def pack_effects(core: "Core", cursor: Cursor, commit: Commit, numbers: Ma
     Raises:
         ConfigurationError: A topic's name is not one; nothing was made.
     """
-    late = () if commit.windows is None else commit.windows.late
+    late = commit.late
     if not commit.emits and not commit.dead and not late:
         return NO_EFFECTS
     by_topic: dict[str, tuple[list[NewRecord], list[int]]] = {}
@@ -185,20 +185,3 @@ def pack_waiting(commit: Commit, waiting: set[int]) -> tuple[Sequence[Argument],
             pack_retry(retry.attempts, None, retry.key, retry.error),
         )
     return done, retries
-
-
-def pack_state(commit: Commit, keys: CursorKeys) -> tuple[Sequence[bytes], Sequence[Argument]]:
-    """Return the state that an ordered commit changes: the hashes, and per record key what changes in it."""
-    kept: dict[bytes, list[Argument]] = {}
-    forgotten: dict[bytes, list[Argument]] = {}
-    for (key, name), value in commit.state.items():
-        names = kept.setdefault(key, [])
-        if value is None:
-            forgotten.setdefault(key, []).append(name.encode())
-        else:
-            names += (name.encode(), value)
-    arguments: list[Argument] = []
-    for key, names in kept.items():
-        gone = forgotten.get(key, [])
-        arguments += (key, len(names) // 2, *names, len(gone), *gone)
-    return [keys.state(key) for key in kept], arguments

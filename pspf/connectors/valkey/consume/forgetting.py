@@ -1,4 +1,4 @@
-"""Deletion of a cursor's state in bounded steps."""
+"""Deletion of a cursor's entries in bounded steps: by namespace, whatever it holds."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume.cursor_keys import read_some
 from pspf.connectors.valkey.log.keys import CursorKeys
 
-_FORGET: Final = load_script("forget_state")
+_FORGET: Final = load_script("forget_entries")
 _AT_ONCE: Final = 1_000
 
 
@@ -25,5 +25,4 @@ async def _forget(lane: Lane, keys: CursorKeys, only_marked: str) -> None:
     left = 1
     while left > 0:
         some = await read_some(lane, keys, _AT_ONCE)
-        names = [keys.meta, keys.keys, keys.slots, *some.names]
-        left = await lane.run(_FORGET, names, [only_marked, *some.arguments])
+        left = await lane.run(_FORGET, [keys.meta, keys.spaces, *some.names], [only_marked, *some.namespaces])

@@ -23,10 +23,10 @@ async def forget_cursor(member: Member, keys: CursorKeys, group: bytes) -> None:
     """
     lane = member.lane_for(keys.partition)
     waiting = (keys.due, keys.retry, keys.key(b"suspects"), keys.lent)
-    fixed = (keys.partition.stream, keys.meta, *waiting, keys.keys, keys.slots)
+    fixed = (keys.partition.stream, keys.meta, *waiting, keys.spaces)
     while True:
         some = await read_some(lane, keys, _STEP)
-        reply = await lane.run(_RESET, (*fixed, *some.names), (group, *some.arguments))
+        reply = await lane.run(_RESET, (*fixed, *some.names), (group, *some.namespaces))
         if reply == b"DONE" and member.may_tell_of(keys.registry_field.decode()):
             logger.error(
                 "%s: %s was deleted, or its stream was; the group starts again, without offsets and state",

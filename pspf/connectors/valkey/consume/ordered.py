@@ -4,7 +4,6 @@ Checks of a commit, in order: the lease (FENCED), the last commit id (a resent c
 sequence (STALE), types and sizes; then the writes, in one script.
 """
 
-import secrets
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,32 +20,26 @@ from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume import entries
 from pspf.connectors.valkey.consume.after_commit import after_commit
-from pspf.connectors.valkey.consume.commits import Effects, pack_state, pack_waiting, run_commit
-from pspf.connectors.valkey.consume.forgetting import finish_forgetting
+from pspf.connectors.valkey.consume.commits import Effects, pack_waiting, run_commit
 from pspf.connectors.valkey.consume.liveness import Member
-from pspf.connectors.valkey.consume.lost_stream import forget_cursor
 from pspf.connectors.valkey.consume.member_signal import ring
 from pspf.connectors.valkey.consume.refunds import refund
 from pspf.connectors.valkey.consume.replayed import read_replayed, unpack_replayed
-from pspf.connectors.valkey.consume.waiting import read_waiting, set_right
-from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id, make_retry, parse_entry_id
+from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id, parse_entry_id
 from pspf.connectors.valkey.log.keys import CursorKeys, escape
 from pspf.errors import CommitFenced, CommitStale
 from pspf.loggers import get_logger
-from pspf.records import Batch, Commit, Cursor, Record, Retry, WindowPlace
+from pspf.records import Batch, Commit, Cursor, EntryPlace, Record
 
 if TYPE_CHECKING:
     from pspf.connectors.valkey.log.core import Core
 
 logger = get_logger(__name__)
 
-_ACQUIRE: Final = load_script("acquire")
 _LOOK: Final = load_script("look_ordered")
 _COMMIT: Final = load_script("commit_ordered", "effects", "entries")
 _FORGET: Final = load_script("forget_deleted")
 _HOLD: Final = load_script("hold_ordered")
-_UNKNOWN_BATCH: Final = 1_000
-_TRIES: Final = 10
 _AGAIN_MS: Final = 100
 """How long what was given as due is not given again, unless a commit comes before."""
 
@@ -65,72 +58,6 @@ class Grant:
 def marker_group(cursor: Cursor) -> bytes:
     """Return the consumer group that marks the stream which an ordered cursor counts in."""
     return f"{cursor.group}/{escape(cursor.handler or '')}".encode()
-
-
-async def acquire(
-    core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, bells: Sequence[bytes]
-) -> "OrderedConsumer | None":
-    """Take the lease of a cursor, where it is free; None while its owner lives, or where there is no cursor.
-
-    `bells` are rung when it is given back.
-    """
-    lane = member.lane_for(keys.partition)
-    await member.ensure(keys.partition)
-    token = secrets.token_bytes(8)
-    owner, was_made = b"", False
-    sequence, waiting = b"", list[Retry]()
-    for _ in range(_TRIES):
-        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.live(owner)]
-        script_keys.append(keys.partition.meta)
-        arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
-        arguments.append(sequence)
-        reply = await lane.run(_ACQUIRE, script_keys, arguments)
-        if reply[0] == b"OK":
-            rows = sorted(_parse_waiting(reply) if reply[10] == b"" else waiting, key=_offset_of)
-            grant = _parse_grant(token, reply, await set_right(lane, keys, token, rows, core.clock.now_ms()))
-            if reply[5]:
-                logger.error("%s: %d records were trimmed before they were read", cursor, reply[5])
-            return OrderedConsumer(core, member, cursor, keys, grant, bells)
-        if reply[0] == b"HELD":
-            return None
-        if reply[0] == b"OWNER":
-            owner = reply[1]
-        elif reply[0] == b"MANY":
-            sequence, waiting = reply[1], await read_waiting(lane, keys)
-        elif reply[0] == b"FORGET":
-            await finish_forgetting(lane, keys)
-        elif was_made or not await _make_again(member, cursor, keys):
-            return None  # the next review tries again: it may be deleted again and again
-        else:
-            was_made = True
-    return None
-
-
-async def _make_again(member: Member, cursor: Cursor, keys: CursorKeys) -> bool:
-    """Make a cursor again whose stream is gone; False where this session never joined it."""
-    if not member.has_joined(cursor.topic, cursor.group, cursor.handler):
-        return False
-    await forget_cursor(member, keys, marker_group(cursor))
-    return await member.rejoin(cursor.topic, cursor.group, cursor.handler)
-
-
-def _parse_waiting(reply: Sequence[Any]) -> list[Retry]:
-    rows = reply[11:]
-    return [make_retry(*row) for row in zip(rows[::3], rows[2::3], rows[1::3], strict=True)]
-
-
-def _parse_grant(token: bytes, reply: Sequence[Any], waiting: Sequence[Retry]) -> Grant:
-    _, epoch, sequence, position, passed, _, limit, left, crashes, intent = reply[:10]
-    suspicion = None
-    if limit:
-        offsets = tuple(parse_entry_id(raw_id) for raw_id in intent.split())
-        suspicion = Suspicion(int(limit), int(left), offsets, int(crashes))
-    lease = Lease(int(epoch), parse_entry_id(position), tuple(waiting))
-    return Grant(token, int(sequence), int(passed) if passed else None, lease, suspicion)
-
-
-def _offset_of(retry: Retry) -> int:
-    return retry.offset
 
 
 class OrderedConsumer(Consumer):
@@ -287,8 +214,7 @@ class OrderedConsumer(Consumer):
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._core.limits)
         done, retries = pack_waiting(commit, self._waiting)
-        states, changes = pack_state(commit, self._keys)
-        packed = entries.pack_windows(commit.windows, self._keys)
+        packed = entries.pack_entries(commit, self._keys)
         finished = len(commit.done) + len(commit.retries)
         rest = None if self._suspicion is None else self._suspicion.after_commit(finished)
         number = 0 if commit.position is None else bisect_left(self._new, commit.position)
@@ -304,13 +230,12 @@ class OrderedConsumer(Consumer):
             "" if passed is None else passed,
             *_at_rest(rest),
         ]
-        rest_of_them = [*done, *retries, *changes, *packed.arguments]
+        rest_of_them = [*done, *retries, *packed.arguments]
         keys = self._keys
-        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.keys, keys.slots]
-        script_keys += [*states, *packed.keys]
+        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.spaces, *packed.keys]
 
         def make_call(effects: Effects) -> ScriptCall:
-            counts = (len(effects.topics), len(done), len(commit.retries), len(states))
+            counts = (len(effects.topics), len(done), len(commit.retries))
             head = (*counts, *packed.head, len(effects.arguments), "1" if self._is_at_end else "")
             return ScriptCall(
                 _COMMIT,
@@ -366,32 +291,19 @@ class OrderedConsumer(Consumer):
             raise self._fenced()
         self._suspicion = intent
 
-    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
-        if not keys:
-            return {}
-        lane = self._commits
-        replies = await lane.call_many([("HGETALL", self._keys.state(key)) for key in keys])
-        found: dict[bytes, dict[str, bytes]] = {}
-        for key, reply in zip(keys, replies, strict=True):
-            flat = lane.check(reply, "HGETALL")
-            if flat:
-                names = [name.decode() for name in flat[::2]]
-                found[key] = dict(zip(names, flat[1::2], strict=True))
-        return found
-
     async def read_progress(self) -> bytes | None:
         return await entries.read_progress(self._commits, self._keys)
 
-    async def read_slots(self) -> Sequence[int]:
-        return await entries.read_slots(self._commits, self._keys)
+    async def list_namespaces(self) -> Sequence[int]:
+        return await entries.list_namespaces(self._commits, self._keys)
 
-    async def read_windows(self, places: Sequence[WindowPlace]) -> Mapping[WindowPlace, bytes]:
-        return await entries.read_windows(self._commits, self._keys, places)
+    async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
+        return await entries.read_entries(self._commits, self._keys, places) if places else {}
 
-    async def scan_windows(
-        self, slot: int, *, after: bytes | None = None, max_entries: int = 1_000
+    async def scan_entries(
+        self, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
-        return await entries.scan_windows(self._commits, self._keys, slot, after, max_entries)
+        return await entries.scan_entries(self._commits, self._keys, namespace, after, max_entries)
 
     # Ending
 

@@ -9,11 +9,12 @@ from pspf.connectors.contract.values import END, START
 from pspf.connectors.leases.session import LeasedSession
 from pspf.connectors.valkey.connection.descriptors import count_open, describe_need
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
+from pspf.connectors.valkey.consume.acquiring import acquire
 from pspf.connectors.valkey.consume.liveness import Member, Renewal
 from pspf.connectors.valkey.consume.lost_stream import forget_cursor
 from pspf.connectors.valkey.consume.member_signal import MemberSignal, ring
 from pspf.connectors.valkey.consume.members import Roll, are_alive, forget_dead
-from pspf.connectors.valkey.consume.ordered import OrderedConsumer, acquire
+from pspf.connectors.valkey.consume.ordered import OrderedConsumer
 from pspf.connectors.valkey.consume.shared import SharedConsumer
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.fields import format_entry_id

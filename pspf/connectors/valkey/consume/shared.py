@@ -5,7 +5,7 @@ that are not done are in the cursor's `due`. The gate of a commit is each record
 lost it writes nothing for that record.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pspf import faults
@@ -269,7 +269,7 @@ class SharedConsumer(Consumer):
 
     async def commit(self, commit: Commit) -> Sequence[int]:
         check_size(commit, self._core.limits)
-        if commit.state:
+        if commit.changes:
             raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
         batch = sort_shared(commit, self._hand, self._noted)
         numbers = {offset: number for number, offset in enumerate(batch.others, 1)}
@@ -348,11 +348,6 @@ class SharedConsumer(Consumer):
         ids = [format_entry_id(offset) for offset in sorted(offsets)]
         keys = [self._keys.partition.stream, self._keys.meta, self._suspects, self._keys.lent]
         await self._commits.run(_INTEND, keys, [self._keys.group, self._member.session, label, *ids])
-
-    async def read_state(self, keys: Sequence[bytes]) -> Mapping[bytes, Mapping[str, bytes]]:
-        raise StateUnavailable(f"{self.cursor}: a shared cursor keeps no state")
-
-    # Ending
 
     async def release(self) -> None:
         faults.reach("release")

@@ -70,8 +70,8 @@ class CursorKeys:
     group: str
     handler: str | None
     meta: bytes = field(init=False)
-    """Hash: epoch token session seq commit_id position passed intent clean last_commit_ms start; with windows also
-    progress watermark_ms."""
+    """Hash: epoch token session seq commit_id position passed intent clean last_commit_ms start; of an
+    operator also progress watermark_ms."""
     due: bytes = field(init=False)
     """Sorted set of records not done and pending on no worker: id -> due time; +inf while it is held back (ordered),
     -1 where it was given back, -2 where its worker died (shared)."""
@@ -79,10 +79,8 @@ class CursorKeys:
     """Hash: id -> packed retry (fields.pack_retry); `+` and id -> packed record, of a replayed one (replayed.py)."""
     lent: bytes = field(init=False)
     """Hash: id -> session, of replayed records being handled (shared): the stream has no entry to be pending."""
-    keys: bytes = field(init=False)
-    """Set: the record keys that have state."""
-    slots: bytes = field(init=False)
-    """Set: the slots of windows that have states."""
+    spaces: bytes = field(init=False)
+    """Set: the namespaces that have entries."""
     bell: bytes = field(init=False)
     """Stream of one entry, of partition 0 alone: when a member of the handler last came, left or gave back; expires."""
 
@@ -92,8 +90,7 @@ class CursorKeys:
             ("due", b"due"),
             ("retry", b"retry"),
             ("lent", b"lent"),
-            ("keys", b"keys"),
-            ("slots", b"slots"),
+            ("spaces", b"spaces"),
             ("bell", b"bell"),
         )
         for name, kind in kinds:
@@ -116,17 +113,13 @@ class CursorKeys:
         """Return `pspf:{stream}:kind:group:handler[:part]`."""
         return self.partition.key(kind, self.group.encode(), escape(self.handler or "").encode(), *parts)
 
-    def state(self, key: bytes) -> bytes:
-        """Hash: name -> value of a record key's state."""
-        return self.key(b"st", key)
+    def entries(self, namespace: int | bytes) -> bytes:
+        """Hash: key -> value of the entries of a namespace (pspf/records.py)."""
+        return self.key(b"ent", namespace if isinstance(namespace, bytes) else b"%d" % namespace)
 
-    def window(self, slot: int | bytes) -> bytes:
-        """Hash: grouping key -> state of a slot of windows."""
-        return self.key(b"win", slot if isinstance(slot, bytes) else b"%d" % slot)
-
-    def window_keys(self, slot: int | bytes) -> bytes:
-        """Sorted set: the grouping keys of a slot, all with the same score, and so in the order of their bytes."""
-        return self.key(b"wkeys", slot if isinstance(slot, bytes) else b"%d" % slot)
+    def order(self, namespace: int | bytes) -> bytes:
+        """Sorted set: the keys of a namespace, all with the same score, and so in the order of their bytes."""
+        return self.key(b"order", namespace if isinstance(namespace, bytes) else b"%d" % namespace)
 
 
 def companion_stream(topic: str, suffix: str, partition: int, partitions: int) -> bytes:

@@ -16,7 +16,7 @@
 --       '1' where it is as the caller has read it, else '', id, due, packed retry of what waits ...}
 --       {'MANY', sequence} where the caller has to read what waits; {'FORGET'} state is to be forgotten first
 --       {'OWNER', session} of another than expected; {'HELD'}; {'GONE'} where cursor or stream are missing
--- Caller: ordered.py
+-- Caller: acquiring.py
 
 local FEW = 1000
 

@@ -2,27 +2,27 @@
 -- lease, a commit sent again, the sequence, the stream, the targets, the types, what the user may; behind them
 -- nothing fails but an append, and where one does all of them are taken back.
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 keys  6 slots  7.. state of the record keys in ARGV,
---       then the keys of the windows (entries.lua) and those of the effects (effects.lua); the partition's meta
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 spaces  6.. the keys of entries (entries.lua), then those of the
+--       effects (effects.lua); the partition's meta
 -- ARGV  1 now  2 the cursor's group on the stream  3 token  4 epoch  5 sequence  6 commit id
 --       7 position, or '' where it stays  8 the id before it  9 how many records passed, '' unknown
 --       10 limit  11 left of the suspicion ('' none)  12 number of streams of effects
---       13 number of records done, of those that waited  14 number of retries  15 number of record keys
---       16 number of slots of windows that are written, '' without windows  17 number of dropped ones
---       18 the watermark or ''  19 progress  20 number of arguments of the effects
+--       13 number of records done, of those that waited  14 number of retries
+--       15 number of namespaces that are written  16 number of dropped ones
+--       17 '1' where the operator's progress is written  18 its watermark or ''  19 progress
+--       20 number of arguments of the effects
 --       21 '1' to look whether records were removed from outside before they were read
---       then the ids done; per retry: id, due ('+inf' held back), packed; per record key: the key,
---       number of values, name and value of each, number of names to forget, each; then the windows
---       (entries.lua) and the effects (effects.lua)
+--       then the ids done; per retry: id, due ('+inf' held back), packed; then the entries (entries.lua) and the
+--       effects (effects.lua)
 -- Reply {'OK', sequence, how many records passed, '' unknown, how many of them were removed unread} {'FENCED'} {'STALE', sequence} {'GONE'}
 --       {'MOVED', numbers of the streams of effects whose topic has other partitions or is not there}
 -- Caller: ordered.py
 
-local stream, meta, due, retry, keys, slots = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local stream, meta, due, retry, spaces = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local commit_id, position = ARGV[6], ARGV[7]
-local streams, done, retries, states = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local windows, dropped = tonumber(ARGV[16]) or 0, tonumber(ARGV[17])
-local first_stream = 7 + states + 2 * (windows + dropped)
+local streams, done, retries = tonumber(ARGV[12]), tonumber(ARGV[13]), tonumber(ARGV[14])
+local written, dropped = tonumber(ARGV[15]), tonumber(ARGV[16])
+local first_stream = 6 + 2 * (written + dropped)
 
 local cursor = redis.call('HMGET', meta, 'token', 'epoch', 'commit_id', 'seq', 'position', 'passed')
 if not cursor[4] then return {'GONE'} end
@@ -36,15 +36,12 @@ local effects = #ARGV - tonumber(ARGV[20]) + 1
 local moved = find_moved(first_stream - 1, streams, effects)
 if moved then return moved end
 
-local first_window = 7 + states
 local wrong = check_keys(1, 1, 'stream', 'XGROUP SETID') or check_keys(2, 2, 'hash', 'HSET')
   or check_keys(3, 3, 'zset', 'ZADD', 'ZREM') or check_keys(4, 4, 'hash', 'HSET', 'HDEL')
-  or states > 0 and (check_keys(5, 5, 'set', 'SADD', 'SREM')
-    or check_keys(7, first_window - 1, 'hash', 'HSET', 'HDEL'))
-  or windows + dropped > 0 and (check_keys(6, 6, 'set', 'SADD', 'SREM')
-    or check_keys(first_window, first_window + windows - 1, 'hash', 'HSET', 'HDEL')
-    or check_keys(first_window + windows, first_window + 2 * windows - 1, 'zset', 'ZADD', 'ZREM')
-    or check_keys(first_window + 2 * windows, first_stream - 1, nil, 'UNLINK'))
+  or written + dropped > 0 and (check_keys(5, 5, 'set', 'SADD', 'SREM')
+    or check_keys(6, 5 + written, 'hash', 'HSET', 'HDEL')
+    or check_keys(6 + written, 5 + 2 * written, 'zset', 'ZADD', 'ZREM')
+    or check_keys(6 + 2 * written, first_stream - 1, nil, 'UNLINK'))
   or check_keys(first_stream, first_stream + streams - 1, 'stream', 'XADD', 'XDEL')
   or check_keys(#KEYS, #KEYS, 'hash', 'HINCRBY')
 if wrong then return wrong end
@@ -86,7 +83,7 @@ if position ~= '' then
     redis.call('XGROUP', 'SETID', stream, ARGV[2], ARGV[8])
   end
 end
-if ARGV[16] ~= '' then redis.call('HSET', meta, 'watermark_ms', ARGV[18], 'progress', ARGV[19]) end
+if ARGV[17] == '1' then redis.call('HSET', meta, 'watermark_ms', ARGV[18], 'progress', ARGV[19]) end
 
 if lost > 0 then redis.call('HINCRBY', KEYS[#KEYS], 'lost', lost) end
 
@@ -101,25 +98,5 @@ for _ = 1, retries do
   redis.call('HSET', retry, ARGV[at], ARGV[at + 2])
   at = at + 3
 end
-for number = 1, states do
-  local state, key, values = KEYS[6 + number], ARGV[at], tonumber(ARGV[at + 1])
-  at = at + 2
-  if values > 0 then
-    for from = at, at + 2 * values - 1, 4000 do
-      redis.call('HSET', state, unpack(ARGV, from, math.min(from + 3999, at + 2 * values - 1)))
-    end
-    redis.call('SADD', keys, key)
-    at = at + 2 * values
-  end
-  local forgotten = tonumber(ARGV[at])
-  at = at + 1
-  if forgotten > 0 then
-    for from = at, at + forgotten - 1, 4000 do
-      redis.call('HDEL', state, unpack(ARGV, from, math.min(from + 3999, at + forgotten - 1)))
-    end
-    at = at + forgotten
-    if redis.call('EXISTS', state) == 0 then redis.call('SREM', keys, key) end
-  end
-end
-write_windows(slots, 6 + states, windows, dropped, at)
+write_entries(spaces, 5, written, dropped, at)
 return {'OK', sequence, passed, lost}

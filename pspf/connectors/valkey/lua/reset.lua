@@ -3,9 +3,9 @@
 -- known of it is forgotten: offset and state together, a bounded part of the state a call.
 -- Does nothing where another worker has been here first.
 --
--- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 lent  7 keys  8 slots, then what is removed with the
---       record keys and slots in ARGV
--- ARGV  1 the cursor's group on the stream  2 number of record keys, then these, then slots
+-- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 lent  7 spaces, then what is removed with the
+--       namespaces in ARGV
+-- ARGV  1 the cursor's group on the stream  2.. namespaces
 -- Reply 'HERE' the cursor has its group; 'MADE' it was made again; 'STATE' more state is left; 'DONE'
 -- Caller: lost_stream.py
 
@@ -28,7 +28,7 @@ local function is_same()
 end
 
 local wrong = check_keys(1, 1, 'stream', 'XGROUP CREATE') or check_keys(2, 2, 'hash', 'HINCRBY', 'UNLINK')
-  or check_keys(3, 6, nil, 'UNLINK') or check_keys(7, 8, 'set', 'SREM') or check_keys(9, #KEYS, nil, 'UNLINK')
+  or check_keys(3, 6, nil, 'UNLINK') or check_keys(7, 7, 'set', 'SREM') or check_keys(8, #KEYS, nil, 'UNLINK')
 if wrong then return wrong end
 
 if is_same() then
@@ -43,9 +43,8 @@ if is_same() then
   return 'MADE'
 end
 
-for number = 9, #KEYS do redis.call('UNLINK', KEYS[number]) end
-local record_keys = tonumber(ARGV[2])
-for number = 3, #ARGV do redis.call('SREM', number <= record_keys + 2 and KEYS[7] or KEYS[8], ARGV[number]) end
-if redis.call('EXISTS', KEYS[7], KEYS[8]) > 0 then return 'STATE' end
+for number = 8, #KEYS do redis.call('UNLINK', KEYS[number]) end
+for number = 2, #ARGV do redis.call('SREM', KEYS[7], ARGV[number]) end
+if redis.call('EXISTS', KEYS[7]) == 1 then return 'STATE' end
 redis.call('UNLINK', KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6])
 return 'DONE'

@@ -1,5 +1,5 @@
 -- Moves a cursor: what it had not finished is forgotten, its lease ends. State that is to be forgotten is marked, and
--- nobody takes the cursor before it is (forget_state.lua).
+-- nobody takes the cursor before it is (forget_entries.lua).
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 suspects  6 the partition's floors  7 lent
 -- ARGV  1 the cursor's group on the stream  2 '1' in shared mode  3 the id wanted next  4 the id before it

@@ -4,12 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, PartitionInfo, StateEntry, TopicInfo
+from pspf.connectors.contract.values import ConsumerInfo, CursorInfo, PartitionInfo, TopicInfo
 from pspf.connectors.valkey.connection.failures import ReplyError
 from pspf.connectors.valkey.connection.pool import Lanes
 from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
-from pspf.connectors.valkey.consume.cursor_keys import scan_members
 from pspf.connectors.valkey.consume.members import Roll, are_alive
 from pspf.connectors.valkey.consume.waiting import find_first_waiting
 from pspf.connectors.valkey.log.core import Core
@@ -27,7 +26,6 @@ _SURVEY: Final = load_script("survey")
 _SURVEY_CURSOR: Final = load_script("survey_cursor")
 _COUNT: Final = load_script("count")
 _MOST_COUNTED: Final = 1_000_000
-_STATE_AT_ONCE: Final = 1_000
 
 
 async def list_topics(core: Core) -> list[TopicInfo]:
@@ -194,39 +192,10 @@ async def _read_pending(core: Core, topic: Topic, group: str) -> Counter[str]:
     return pending
 
 
-async def list_state(
-    core: Core, handler: str | None, group: str | None, key: bytes | None, name: str | None, max_entries: int | None
-) -> list[StateEntry]:
-    """Return remembered values, by handler, topic, key, name and partition."""
-    entries: list[StateEntry] = []
-    for cursor, keys in await find_cursors(core, group, None):
-        if cursor.handler is None or (handler is not None and cursor.handler != handler):
-            continue
-        lane = core.lane_for(keys.meta)
-        record_keys = [key] if key is not None else await _find_record_keys(lane, keys)
-        before = len(entries)
-        for start in range(0, len(record_keys), _STATE_AT_ONCE):
-            chosen = record_keys[start : start + _STATE_AT_ONCE]
-            replies = await lane.call_many([("HGETALL", keys.state(record_key)) for record_key in chosen])
-            for record_key, reply in zip(chosen, replies, strict=True):
-                raw = lane.check(reply, "HGETALL")
-                entries += [
-                    StateEntry(cursor.handler, cursor.topic, cursor.group, cursor.partition, record_key, found, value)
-                    for found, value in zip([item.decode() for item in raw[::2]], raw[1::2], strict=True)
-                    if name is None or found == name
-                ]
-            if max_entries is not None and len(entries) - before >= max_entries:
-                break  # the first of this cursor; the first of all are among them
-    entries.sort(key=lambda entry: (entry.handler, entry.topic, entry.key, entry.name, entry.partition))
-    return entries[:max_entries]
-
-
-async def _find_record_keys(lane: Lane, keys: CursorKeys) -> list[bytes]:
-    """Return the record keys that have state, in order."""
-    found: set[bytes] = set()
-    async for page in scan_members(lane, keys.keys):
-        found.update(page)
-    return sorted(found)
+async def list_ordered(core: Core, handler: str | None, group: str | None) -> list[Cursor]:
+    """Return the ordered cursors of a handler and a group, or of all."""
+    found = [cursor for cursor, _ in await find_cursors(core, group, None) if cursor.handler is not None]
+    return [cursor for cursor in found if handler in (None, cursor.handler)]
 
 
 async def _run_all(lanes: Lanes, calls: list[ScriptCall]) -> list[Any]:

@@ -4,7 +4,7 @@ from typing import Final
 
 from pspf.connectors.contract.operations import describe_missing, describe_taken
 from pspf.connectors.valkey.connection.scripts import load_script
-from pspf.connectors.valkey.consume.cursor_keys import StoredKeys, count_kept, read_all
+from pspf.connectors.valkey.consume.cursor_keys import StoredKeys, count_namespaces, read_all
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.cursors import find_cursors
 from pspf.connectors.valkey.log.keys import CursorKeys
@@ -13,7 +13,7 @@ from pspf.errors import BackendUnavailable, NotFound, Refused
 
 _RENAME: Final = load_script("rename_cursor")
 _MOST_KEPT: Final = 50_000
-"""Record keys and slots that one script renames: it takes as long as all others have to wait."""
+"""Namespaces that one script renames, as all others wait meanwhile. State is one, and so is each window or slice."""
 _TRIES: Final = 10
 
 
@@ -31,10 +31,10 @@ async def rename_handler(core: Core, group: str, old: str, new: str, topic: str 
     renamed = [keys.partition.cursor(group, new) for _, keys in mine]
     refuse_in_use(group, await live_consumers(core, [*(keys for _, keys in mine), *renamed]), force=None)
     for cursor, keys in mine:
-        kept = await count_kept(core.lane_for(keys.meta), keys)
+        kept = await count_namespaces(core.lane_for(keys.meta), keys)
         if kept > _MOST_KEPT:
             raise Refused(
-                f"{cursor} remembers {kept:,} record keys and windows; at most {_MOST_KEPT:,} are renamed, as the"
+                f"{cursor} has {kept:,} windows; at most {_MOST_KEPT:,} are renamed, as the"
                 f" server answers nobody meanwhile\n  keep its name in the code instead: name={old!r}"
             )
     if not dry_run:
@@ -50,7 +50,7 @@ async def _rename(core: Core, keys: CursorKeys, target: CursorKeys) -> None:
     arguments = [keys.registry_field, target.registry_field, keys.group_name, target.group_name]
     for _ in range(_TRIES):
         sequence, remembered = await read_all(lane, keys)
-        theirs = StoredKeys(target, remembered.record_keys, remembered.slots)
+        theirs = StoredKeys(target, remembered.namespaces)
         script_keys = [partition.stream, partition.meta, partition.cursors, *_all(keys), *remembered.names]
         reply = await lane.run(_RENAME, [*script_keys, *_all(target), *theirs.names], [*arguments, sequence])
         if reply == b"GONE":
@@ -63,4 +63,4 @@ async def _rename(core: Core, keys: CursorKeys, target: CursorKeys) -> None:
 
 
 def _all(keys: CursorKeys) -> list[bytes]:
-    return [keys.meta, keys.due, keys.retry, keys.keys, keys.slots, keys.bell]
+    return [keys.meta, keys.due, keys.retry, keys.spaces, keys.bell]

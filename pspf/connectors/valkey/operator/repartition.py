@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pspf.connectors.valkey.connection.scripts import Argument, load_script
-from pspf.connectors.valkey.consume.cursor_keys import count_values, read_all
+from pspf.connectors.valkey.consume.cursor_keys import count_entries, read_all
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.cursors import find_cursors
 from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id, parse_entry_id
@@ -60,7 +60,7 @@ async def _refuse_busy(core: Core, topic: Topic, reset_state: bool) -> None:
             )
     for cursor, keys in cursors:
         if cursor.handler is not None and not reset_state:
-            values = await count_values(core.lane_for(keys.meta), keys)
+            values = await count_entries(core.lane_for(keys.meta), keys)
             if values:
                 raise Refused(
                     f"handler {cursor.handler!r} of group {cursor.group!r} remembers {values:,} values in partition"
@@ -267,7 +267,6 @@ class _Copy:
             names += [keys.live(session) for session in sessions]
         for cursor in cursors:
             _, remembered = await read_all(self._core.lane_for(cursor.meta), cursor)
-            names += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects"), cursor.lent, cursor.keys]
-            names.append(cursor.slots)
+            names += [cursor.meta, cursor.due, cursor.retry, cursor.key(b"suspects"), cursor.lent, cursor.spaces]
             names += remembered.names
         return names

@@ -6,7 +6,7 @@ from typing import Final
 from pspf.connectors.contract.operations import Seek, describe_missing
 from pspf.connectors.valkey.connection.scripts import Argument, load_script
 from pspf.connectors.valkey.connection.wire import Lane
-from pspf.connectors.valkey.consume.cursor_keys import count_values
+from pspf.connectors.valkey.consume.cursor_keys import count_entries
 from pspf.connectors.valkey.consume.forgetting import finish_forgetting, forget_state
 from pspf.connectors.valkey.consume.members import Roll
 from pspf.connectors.valkey.consume.waiting import find_first_waiting
@@ -80,7 +80,7 @@ async def _run_seek(
 
 async def _count_values(lane: Lane, keys: CursorKeys) -> int:
     """Return how much a cursor remembers; how far its windows are is one more."""
-    return await count_values(lane, keys) + int(await lane.call("HEXISTS", keys.meta, "progress"))
+    return await count_entries(lane, keys) + int(await lane.call("HEXISTS", keys.meta, "progress"))
 
 
 async def delete_group(
@@ -120,7 +120,7 @@ async def delete_cursor(core: Core, keys: CursorKeys) -> None:
     lane, reply = core.lane_for(keys.meta), -1
     while reply < 0:
         await forget_state(lane, keys)
-        script_keys = [*fixed, keys.key(b"suspects"), keys.lent, keys.keys, keys.slots]
+        script_keys = [*fixed, keys.key(b"suspects"), keys.lent, keys.spaces]
         reply = await lane.run(_DELETE, script_keys, [keys.registry_field, keys.group_name])
 
 
