@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import uvloop
@@ -53,7 +54,7 @@ async def fill(place: str, topic: str, total: int, keys: int) -> dict[str, Any]:
 
 
 async def count(place: str, topic: str, total: int, group: str) -> dict[str, Any]:
-    """Count the events of each key; return the seconds from connecting to the last commit, and the last quarter's."""
+    """Count the events of each key; return the seconds from connecting to the last commit, and of CPU."""
     stream, complete, handled, times = open_stream(place, topic, group), asyncio.Event(), 0, list[float]()
 
     @stream.subscribe(topic, ordering="key", name="count")
@@ -66,10 +67,10 @@ async def count(place: str, topic: str, total: int, group: str) -> dict[str, Any
         if handled == total:
             complete.set()
 
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     await run_until(stream, complete)
     ended = time.perf_counter()
-    return {"seconds": ended - started, "last_quarter": ended - times[-2]}
+    return {"seconds": ended - started, "last_quarter": ended - times[-2], "cpu": time.process_time() - used}
 
 
 def measure(place: str, options: argparse.Namespace) -> list[Row]:
@@ -78,14 +79,16 @@ def measure(place: str, options: argparse.Namespace) -> list[Row]:
     for keys in options.keys:
         topic = f"{TOPIC}-{keys}"
         finish(start(MODULE, "fill", {"place": place, "topic": topic, "total": options.events, "keys": keys}))
-        all_of_it, late = [], []
+        all_of_it, late, used = [], [], []
         for run in range(options.runs):
             arguments = {"place": place, "topic": topic, "total": options.events, "group": f"run-{run}"}
             found = finish(start(MODULE, "count", arguments))
             all_of_it.append(options.events / found["seconds"])
             late.append(options.events / 4 / found["last_quarter"])
+            used.append(found["cpu"] * 1e6 / options.events)
         rows.append(rate_row(f"get and put, {keys:,} keys", all_of_it))
         rows.append(rate_row("  the last quarter", late))
+        rows.append(Row("  CPU of an event", f"{median(used):.1f} us", f"{min(used):.1f} to {max(used):.1f}", ""))
     return rows
 
 

@@ -14,6 +14,7 @@ from pspf.errors import ConfigurationError, StateUnreadable
 from pspf.windowing.definitions import Emission, Windowing
 from pspf.windowing.event_time import Key
 from pspf.windowing.folds import make_fold
+from pspf.windowing.shuffle import Source
 from pspf.windowing.spans import BEGINNING
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class HostProgress:
     held: Mapping[int, int] = field(default_factory=dict)
     has_more: bool = False
     is_finished: bool = False
-    source_times: Mapping[int, int] = field(default_factory=dict)
+    source_times: Mapping[Source, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return its fields as they are stored."""
@@ -46,19 +47,39 @@ class HostProgress:
             "held": {str(offset): watermark_ms for offset, watermark_ms in self.held.items()},
             "has_more": self.has_more,
             "is_finished": self.is_finished,
-            "source_times": {str(source): time_ms for source, time_ms in self.source_times.items()},
+            "source_times": _as_tree(self.source_times),
         }
 
     @classmethod
-    def read(cls, tree: Mapping[str, Any]) -> "HostProgress":
-        """Return what was stored; errors as `read_part` expects them."""
+    def read(cls, tree: Mapping[str, Any], topic: str) -> "HostProgress":
+        """Return what was stored; errors as `read_part` expects them.
+
+        Older versions stored the times of sources by partition alone: those of the only `topic`.
+        """
         return cls(
             watermark_ms=int(tree["watermark_ms"]),
             held={int(offset): int(at_ms) for offset, at_ms in tree.get("held", {}).items()},
             has_more=tree.get("has_more", False),
             is_finished=tree.get("is_finished", False),
-            source_times={int(source): int(time_ms) for source, time_ms in tree.get("source_times", {}).items()},
+            source_times=_read_times(tree.get("source_times", {}), topic),
         )
+
+
+def _as_tree(source_times: Mapping[Source, int]) -> dict[str, dict[str, int]]:
+    tree: dict[str, dict[str, int]] = {}
+    for (topic, partition), time_ms in source_times.items():
+        tree.setdefault(topic, {})[str(partition)] = time_ms
+    return tree
+
+
+def _read_times(tree: Mapping[str, Any], only_topic: str) -> dict[Source, int]:
+    times: dict[Source, int] = {}
+    for name, stored in tree.items():
+        if isinstance(stored, int):
+            times[only_topic, int(name)] = stored
+        else:
+            times.update({(name, int(partition)): int(time_ms) for partition, time_ms in stored.items()})
+    return times
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,8 @@ from pspf.windowing.event_time import Key
 from pspf.windowing.spans import BEGINNING
 
 _PREFIX: Final = "pspf-source-"
+_TOPIC: Final = _PREFIX + "topic"
+"""Missing where an older version wrote it: then it is the one that the handler reads."""
 _PARTITION: Final = _PREFIX + "partition"
 _OFFSET: Final = _PREFIX + "offset"
 _TIME: Final = _PREFIX + "time-ms"
@@ -32,13 +34,17 @@ _KEYLESS: Final = _PREFIX + "groups-without-key"
 _RAW_HEADERS: Final = _PREFIX + "headers"
 
 
+Source = tuple[str, int]
+"""(topic, partition) that records of a shuffle come from."""
+
+
 class Arrival(NamedTuple):
     """A record behind the hop: which source partition it tells the time of, and the record as it was there.
 
     A mark has no `record`. `key` is the grouping key.
     """
 
-    source: int
+    source: Source
     source_ms: int
     record: Record | None
     key: Key
@@ -50,7 +56,12 @@ def send_on(record: Record, key: Key, source_ms: int) -> NewRecord:
     Raises:
         SchemaError: Its own key is not UTF-8.
     """
-    headers = {_PARTITION: str(record.partition), _OFFSET: str(record.offset), _TIME: str(source_ms)}
+    headers = {
+        _TOPIC: record.topic,
+        _PARTITION: str(record.partition),
+        _OFFSET: str(record.offset),
+        _TIME: str(source_ms),
+    }
     own_key = record.key
     if own_key is not None:
         headers[_KEY] = own_key
@@ -65,9 +76,10 @@ def send_on(record: Record, key: Key, source_ms: int) -> NewRecord:
     return NewRecord(raw_key, record.value, compact(orjson.dumps(headers)), record.timestamp_ms)
 
 
-def mark(source: int, source_ms: int, raw_key: bytes) -> NewRecord:
+def mark(source: Source, source_ms: int, raw_key: bytes) -> NewRecord:
     """Return what tells a partition the time of a source; `raw_key` is one that leads there."""
-    headers = {_PARTITION: str(source), _TIME: str(source_ms)}
+    topic, partition = source
+    headers = {_TOPIC: topic, _PARTITION: str(partition), _TIME: str(source_ms)}
     return NewRecord(raw_key, b'{"event_type":"Watermark"}', compact(orjson.dumps(headers)))
 
 
@@ -90,7 +102,7 @@ def receive(record: Record, topic: str) -> Arrival:
     """
     headers = decode_headers(record.raw_headers)
     try:
-        source, source_ms = int(headers.pop(_PARTITION)), int(headers.pop(_TIME))
+        source, source_ms = (headers.pop(_TOPIC, topic), int(headers.pop(_PARTITION))), int(headers.pop(_TIME))
         offset = headers.pop(_OFFSET, None)
         if offset is None:
             return Arrival(source, source_ms, None, None)
@@ -98,8 +110,7 @@ def receive(record: Record, topic: str) -> Arrival:
         is_keyless = headers.pop(_KEYLESS, None) is not None
         raw_headers = headers.pop(_RAW_HEADERS, None)
         original = Record(
-            topic,
-            source,
+            *source,
             int(offset),
             None if own_key is None else own_key.encode(),
             record.value,
@@ -117,7 +128,7 @@ class SourceTimes:
 
     __slots__ = ("_lowest_ms", "_sources", "heard")
 
-    def __init__(self, sources: int, heard: Mapping[int, int]) -> None:
+    def __init__(self, sources: int, heard: Mapping[Source, int]) -> None:
         self._sources = sources
         self.heard = dict(heard)
         self._lowest_ms = self._find()
@@ -125,7 +136,7 @@ class SourceTimes:
     def copy(self) -> "SourceTimes":
         return SourceTimes(self._sources, self.heard)
 
-    def hear(self, source: int, source_ms: int) -> None:
+    def hear(self, source: Source, source_ms: int) -> None:
         """Take in the time of a source, which never goes back."""
         before_ms = self.heard.get(source)
         if before_ms is None or source_ms > before_ms:

@@ -61,7 +61,7 @@ async def test_a_burst_waits_for_what_is_behind_the_hop_and_finishes_it(stream: 
 async def test_lag_counts_what_is_on_its_way(stream: Stream) -> None:
     await work_through(stream)
     assert await read_lag(stream.broker, [MINE]) == 0
-    await stream.broker.append(THROUGH, [mark(0, 1, b"k")])
+    await stream.broker.append(THROUGH, [mark((TOPIC, 0), 1, b"k")])
     assert await read_lag(stream.broker, [MINE]) == 1
 
 

@@ -225,7 +225,8 @@ class OperatorHost(Executor):
             self._check(stored)
         except ConfigurationError as error:  # since this worker has begun: another version of the app is at work
             raise StateUnreadable(str(error)) from error
-        return read_part(self._context.name, lambda: ((tree := orjson.loads(stored)), HostProgress.read(tree)))
+        topic = self._context.source.topic
+        return read_part(self._context.name, lambda: ((tree := orjson.loads(stored)), HostProgress.read(tree, topic)))
 
     def _store(self, run: BatchRun) -> None:
         context, operator, time = self._context, self._operator, self._context.time

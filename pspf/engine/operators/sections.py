@@ -10,8 +10,7 @@ from pspf.events.timestamps import FutureGuard, find_latest_ms, time_of
 from pspf.records import Record
 from pspf.subscription import Subscription
 from pspf.windowing.event_time import KeyReader, make_key_reader, make_strict_key_reader
-from pspf.windowing.shuffle import SourceTimes, receive
-from pspf.windowing.spans import BEGINNING
+from pspf.windowing.shuffle import Source, SourceTimes, receive
 
 Section = tuple[list[Item], int, bool]
 """Records to fold one after the other, as nothing is due between them; a watermark; whether something is due there.
@@ -88,11 +87,11 @@ class SectionReader:
     def note_taken(self, count: int) -> None:
         """Note how many records of the last section were taken."""
 
-    def restore(self, source_times: dict[int, int]) -> None:
+    def restore(self, source_times: dict[Source, int]) -> None:
         """Take over what the last commit stored."""
 
     @property
-    def source_times(self) -> dict[int, int]:
+    def source_times(self) -> dict[Source, int]:
         """The times of the source partitions of a shuffle, for the commit."""
         return {}
 
@@ -104,21 +103,22 @@ class DownstreamReader(SectionReader):
         super().__init__(context, _read_nothing, operator)
         self._decode = decode
         self._times = SourceTimes(1, {})  # until `restore`
-        self._heard: list[tuple[int, int]] = []
-        """What each record of the last section tells of its source: the partition and its time."""
+        self._heard: list[tuple[Source, int] | None] = []
+        """What each record of the last section tells of its source and its time; None where it can't be read."""
 
-    def restore(self, source_times: dict[int, int]) -> None:
+    def restore(self, source_times: dict[Source, int]) -> None:
         shuffle = self._context.subscription.repartition
         assert shuffle is not None
         self._times = SourceTimes(shuffle.partitions, source_times)
 
     @property
-    def source_times(self) -> dict[int, int]:
+    def source_times(self) -> dict[Source, int]:
         return self._times.heard
 
     def read(self, records: Sequence[Record], begin: int) -> Section:
         items: list[Item] = []
-        self._heard = heard = []
+        heard: list[tuple[Source, int] | None] = []
+        self._heard = heard
         times, time, operator = self._times.copy(), self._context.time, self._operator
         delay_ms, watermark_ms = self._context.definition.watermark_delay_ms, time.watermark_ms
         topic = self._context.source.topic
@@ -130,7 +130,7 @@ class DownstreamReader(SectionReader):
                 time_ms = 0 if arrival.record is None else time_of(event, arrival.record)
             except BaseException as error:  # the boundary of the record: it fails when its turn comes
                 items.append((record, None, None, Broken(error), max(watermark_ms, time.floor_ms)))
-                heard.append((0, BEGINNING))
+                heard.append(None)
                 continue
             watermark_ms = max(watermark_ms, times.watermark_ms(delay_ms))
             if watermark_ms >= operator.due_watermark_ms() and (items or watermark_ms > time.watermark_ms):
@@ -142,8 +142,9 @@ class DownstreamReader(SectionReader):
         return items, watermark_ms, False
 
     def note_taken(self, count: int) -> None:
-        for source, source_ms in self._heard[:count]:
-            self._times.hear(source, source_ms)
+        for told in self._heard[:count]:
+            if told is not None:
+                self._times.hear(*told)
 
 
 def _read_nothing(records: Sequence[Record]) -> Sequence[Any]:

@@ -72,7 +72,8 @@ class ShuffleSender(Operator):
         self._note(BEGINNING)
         source_ms = self.context.time.watermark_ms
         if source_ms != BEGINNING:
-            own = self.context.scope.consumer.cursor.partition
+            cursor = self.context.scope.consumer.cursor
+            own = cursor.topic, cursor.partition
             for partition, raw_key in enumerate(self._keys):
                 if self._told.get(partition) != source_ms:
                     run.send(source, self._shuffle.topic, mark(own, source_ms, raw_key))
