@@ -1,7 +1,7 @@
 """The entries of ordered cursors: functions of one transaction.
 
-They are rows, and on top of them a log of what the last commits did (entry_log.py). Who reads takes an `Overlay` of
-the log; `load` gives it.
+They are rows, and on top of them a log of what the last commits did (entry_log.py), which becomes rows in slices
+(row_writing.py). Who reads takes an `Overlay` of the log; `load` gives it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +11,7 @@ import apsw
 
 from pspf.connectors.contract.values import StoredOperator
 from pspf.connectors.sqlite.entry_log import Overlay, Pool, decode, encode
+from pspf.connectors.sqlite.row_writing import OwnLog
 from pspf.connectors.sqlite.storage import Storage
 from pspf.records import Cursor, EntryChanges, EntryPlace, OperatorProgress
 
@@ -44,31 +45,16 @@ def write_progress(storage: Storage, cursor_id: int, progress: OperatorProgress)
     )
 
 
-def write_entries(storage: Storage, cursor_id: int, number: int, overlay: Overlay, changes: EntryChanges) -> int | None:
+def write_entries(storage: Storage, cursor_id: int, number: int, log: OwnLog, changes: EntryChanges) -> int:
     """Write what a batch did to a cursor's entries; `number` is greater than that of any earlier commit.
 
-    Return its size in the log, None where the log was written as rows instead; `overlay` is as it was before,
-    for the transaction may fail.
+    Return its size in the log. `log` is noted of it once it is known to have taken effect; where it is not, `log` is
+    of no use any more.
     """
     encoded = encode(changes)
-    if overlay.has_room(len(encoded), sum(map(len, changes.entries.values()))):
-        storage.run("INSERT INTO entry_log (cursor_id, number, changes) VALUES (?, ?, ?)", (cursor_id, number, encoded))
-        return len(encoded)
-    last = Overlay()
-    last.add(changes, 0)
-    for each in (overlay, last):
-        _write_rows(storage, cursor_id, each)
-    storage.run("DELETE FROM entry_log WHERE cursor_id = ?", (cursor_id,))
-    return None
-
-
-def _write_rows(storage: Storage, cursor_id: int, overlay: Overlay) -> None:
-    for namespace in sorted(overlay.dropped):
-        storage.run("DELETE FROM entries WHERE cursor_id = ? AND namespace = ?", (cursor_id, namespace))
-    storage.insert("entries", 4, overlay.rows(cursor_id), verb="INSERT OR REPLACE")
-    gone = overlay.gone(cursor_id)
-    if gone:
-        storage.connection.executemany("DELETE FROM entries WHERE cursor_id = ? AND namespace = ? AND key = ?", gone)
+    storage.run("INSERT INTO entry_log (cursor_id, number, changes) VALUES (?, ?, ?)", (cursor_id, number, encoded))
+    log.write_rows(storage, cursor_id, number, changes, len(encoded))
+    return len(encoded)
 
 
 def read_progress(storage: Storage, cursor_id: int) -> bytes | None:
@@ -215,9 +201,12 @@ class Logs:
         return self._overlay
 
     def _is_continued(self, storage: Storage) -> bool:
-        """Return whether the log still has what was read last: no number comes again."""
-        sql = "SELECT 1 FROM entry_log WHERE cursor_id = ? AND number = ?"
-        return storage.row(sql, (self._cursor_id, self._last)) is not None
+        """Return whether the log still has what was read last, and most of what was read before."""
+        has_last, commits = storage.rows(
+            "SELECT coalesce(sum(number = ?2), 0), count(*) FROM entry_log WHERE cursor_id = ?1",
+            (self._cursor_id, self._last),
+        )[0]
+        return bool(has_last) and self._overlay.commits <= 2 * int(commits)
 
 
 def list_operators(

@@ -106,6 +106,9 @@ class Pool:
     def enter(self, overlay: "Overlay") -> None:
         self._overlays.add(overlay)
 
+    def leave(self, overlay: "Overlay") -> None:
+        self._overlays.discard(overlay)
+
     def has_room(self, size_bytes: int, entries: int) -> bool:
         """Whether so much more fits."""
         for overlay in self._overlays:
@@ -124,7 +127,7 @@ class Overlay:
         """What the log takes."""
         self.entries = 0
         """What would be written as rows."""
-        self._commits = 0
+        self.commits = 0
         self._changes = 0
         self._pool = pool or Pool()
         self._pool.enter(self)
@@ -133,18 +136,18 @@ class Overlay:
 
     @property
     def is_empty(self) -> bool:
-        return not self._commits
+        return not self.commits
 
     def has_room(self, size_bytes: int, entries: int) -> bool:
         """Whether one more commit of this size can go into the log."""
         most = self._pool.most
         if self.size_bytes >= most.size_bytes // 4 and self.entries * _FEW <= self._changes:
             return False  # now it costs next to nothing: most of it was dropped since
-        return self._commits < most.commits and self._pool.has_room(size_bytes, entries)
+        return self.commits < most.commits and self._pool.has_room(size_bytes, entries)
 
     def add(self, changes: EntryChanges, size_bytes: int) -> None:
         """Take in a commit that is in the log with so many bytes."""
-        self._commits += 1
+        self.commits += 1
         self.size_bytes += size_bytes
         namespaces = self.namespaces
         for namespace in changes.dropped:
@@ -162,12 +165,12 @@ class Overlay:
             self.entries += len(keys) - before
             self._changes += len(changed)
 
-    def clear(self) -> None:
-        """Forget all: it is in the rows."""
-        self.namespaces.clear()
-        self.dropped.clear()
-        self._ordered.clear()
-        self._commits = self._changes = self.size_bytes = self.entries = 0
+    def join(self, before: "Overlay") -> "Overlay":
+        """Take the place of an overlay among those of its worker; return this one."""
+        self._pool = before._pool
+        self._pool.leave(before)
+        self._pool.enter(self)
+        return self
 
     def keys_between(self, namespace: int, after: bytes | None, last: bytes | None) -> Sequence[bytes]:
         """Return the keys of a namespace behind `after`, up to and with `last` (None: its end), in order."""
@@ -179,22 +182,3 @@ class Overlay:
             ordered = self._ordered[namespace] = sorted(keys)
         begin = 0 if after is None else bisect_right(ordered, after)
         return ordered[begin : len(ordered) if last is None else bisect_right(ordered, last)]
-
-    def rows(self, cursor_id: int) -> list[tuple[int, int, bytes, bytes]]:
-        """Return the entries that there are, as rows in the order of their pages."""
-        return [
-            (cursor_id, namespace, key, value)
-            for namespace in sorted(self.namespaces)
-            for key, value in sorted(self.namespaces[namespace].items())
-            if value is not None
-        ]
-
-    def gone(self, cursor_id: int) -> list[tuple[int, int, bytes]]:
-        """Return the places whose rows are to be removed, beside those of dropped namespaces."""
-        return [
-            (cursor_id, namespace, key)
-            for namespace, keys in self.namespaces.items()
-            if namespace not in self.dropped
-            for key, value in keys.items()
-            if value is None
-        ]

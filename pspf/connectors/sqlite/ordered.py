@@ -17,11 +17,12 @@ from pspf.connectors.sqlite import entries
 from pspf.connectors.sqlite.effects import Effects, forget_retries
 from pspf.connectors.sqlite.endings import CLEAN, SILENT
 from pspf.connectors.sqlite.engine.base import MEMBERS, Engine, Nothing, Poll
-from pspf.connectors.sqlite.entry_log import Overlay, Pool
+from pspf.connectors.sqlite.entry_log import Pool
 from pspf.connectors.sqlite.log import read_new
 from pspf.connectors.sqlite.membership import Membership
 from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.replayed import read_waiting
+from pspf.connectors.sqlite.row_writing import OwnLog
 from pspf.connectors.sqlite.storage import Storage
 from pspf.connectors.suspicion import Suspicion
 from pspf.errors import CommitFenced, CommitStale
@@ -114,11 +115,11 @@ class OrderedConsumer(Consumer):
         self._suspicion = grant.suspicion
         self._read_position = grant.lease.position
         self._pool = pool
-        self._overlay: Overlay | None = None
+        self._own_log: OwnLog | None = None
         """What the log of its entries says; read by the first who needs it, on the engine's thread."""
-        self._unlogged: tuple[EntryChanges, int | None] | None = None
+        self._unlogged: tuple[EntryChanges, int] | None = None
         """What the last commit did to them, and its size in the log: known to be there, not in the overlay yet."""
-        self._is_overlay_in_doubt = False
+        self._is_log_in_doubt = False
         """Whether a commit has changed the log, or written it as rows, and its outcome is not known."""
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
@@ -197,7 +198,7 @@ class OrderedConsumer(Consumer):
             self._sequence += 1
             if self._suspicion is not None:
                 self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
-        if commit.changes:
+        if commit.changes and logged_bytes is not None:
             self._unlogged = commit.changes, logged_bytes
         return ()
 
@@ -210,7 +211,7 @@ class OrderedConsumer(Consumer):
             raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
         sequence: int = row[3]
         if row[2] == commit.commit_id:  # sent again: it has taken effect, and the log is read anew
-            self._overlay = None
+            self._own_log = None
             return None
         if sequence != self._sequence:
             raise CommitStale(f"{self.cursor}: moved to sequence {sequence} while {self._sequence} was in hand")
@@ -233,27 +234,23 @@ class OrderedConsumer(Consumer):
             entries.write_progress(storage, self._cursor_id, commit.progress)
         if not commit.changes:
             return 0
-        overlay = self._log(storage)
-        self._is_overlay_in_doubt = True
+        log = self._log(storage)
+        self._is_log_in_doubt = True
         self._engine.after_commit.append(self._end_doubt)
-        return entries.write_entries(storage, self._cursor_id, number, overlay, commit.changes)
+        return entries.write_entries(storage, self._cursor_id, number, log, commit.changes)
 
     def _end_doubt(self) -> None:
-        self._is_overlay_in_doubt = False
+        self._is_log_in_doubt = False
 
-    def _log(self, storage: Storage) -> Overlay:
+    def _log(self, storage: Storage) -> OwnLog:
         """Return what the log of the entries says, the last commit included. On the engine's thread."""
         unlogged, self._unlogged = self._unlogged, None
-        if self._overlay is None or self._is_overlay_in_doubt:
-            self._is_overlay_in_doubt = False
-            self._overlay = entries.load(storage, self._cursor_id, self._pool)
+        if self._own_log is None or self._is_log_in_doubt:
+            self._is_log_in_doubt = False
+            self._own_log = OwnLog(entries.load(storage, self._cursor_id, self._pool))
         elif unlogged is not None:
-            changes, logged_bytes = unlogged
-            if logged_bytes is None:
-                self._overlay.clear()
-            elif logged_bytes:
-                self._overlay.add(changes, logged_bytes)
-        return self._overlay
+            self._own_log.note(*unlogged)
+        return self._own_log
 
     def _write_retries(self, storage: Storage, commit: Commit) -> None:
         if storage.row("SELECT 1 FROM retries WHERE cursor_id = ? LIMIT 1", (self._cursor_id,)) is not None:
@@ -285,12 +282,12 @@ class OrderedConsumer(Consumer):
 
     async def list_namespaces(self) -> Sequence[int]:
         return await self._engine.read(
-            lambda storage: entries.list_namespaces(storage, self._cursor_id, self._log(storage))
+            lambda storage: entries.list_namespaces(storage, self._cursor_id, self._log(storage).overlay)
         )
 
     async def read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         return await self._engine.read(
-            lambda storage: entries.read_entries(storage, self._cursor_id, self._log(storage), places)
+            lambda storage: entries.read_entries(storage, self._cursor_id, self._log(storage).overlay, places)
         )
 
     async def scan_entries(
@@ -298,7 +295,7 @@ class OrderedConsumer(Consumer):
     ) -> Sequence[tuple[bytes, bytes]]:
         return await self._engine.read(
             lambda storage: entries.scan_entries(
-                storage, self._cursor_id, self._log(storage), namespace, after, max_entries
+                storage, self._cursor_id, self._log(storage).overlay, namespace, after, max_entries
             )
         )
 
@@ -313,6 +310,6 @@ class OrderedConsumer(Consumer):
             )
             if changed:
                 self._engine.grown |= {self._partition_id, MEMBERS}
-            self._overlay = self._unlogged = None
+            self._own_log = self._unlogged = None
 
         await self._engine.write(give_back, durable=False)
