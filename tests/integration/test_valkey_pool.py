@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pspf.connectors.contract.limits import Limits
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.pool import ConnectionPool
@@ -123,6 +124,24 @@ async def test_both_modes_poll_and_commit_by_the_lanes_of_their_partition(broker
     assert await session.read_free(TOPIC, GROUP, HANDLER) == []  # type: ignore[attr-defined]
     await session.close()
     assert [info.owner for info in await broker.list_cursors()] == [None] * 2 * PARTITIONS
+
+
+async def test_leases_are_renewed_on_the_server_of_each_partition(
+    servers: list[ValkeyConnector], halves: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    limits = Limits(lease_ms=500, renew_ms=100)
+    async with ValkeyBroker(servers[0], limits) as broker:
+        await broker.create_topic(TOPIC, partitions=PARTITIONS)
+        session = await broker.open_session()
+        await session.register(TOPIC, GROUP, HANDLER)
+        for number in range(PARTITIONS):
+            assert await session.acquire(Cursor(TOPIC, GROUP, HANDLER, number))  # type: ignore[attr-defined]
+        await asyncio.sleep(3 * limits.lease_ms / 1000)
+        assert {info.owner for info in await broker.list_cursors()} == {session.id}
+        assert session.lease_left_ms is not None
+        assert 0 < session.lease_left_ms <= limits.lease_ms
+        await session.close()
+    assert [record.getMessage() for record in caplog.records if "lease" in record.getMessage()] == []
 
 
 async def test_a_poll_that_waits_is_called_back_by_the_lane_of_its_partition(broker: ValkeyBroker) -> None:

@@ -16,6 +16,7 @@ from redis.exceptions import BusyLoadingError, MasterDownError, ReadOnlyError, R
 from pspf import faults
 from pspf.backoff import Backoff, Sparing
 from pspf.concurrency.background import attempt, keep_running
+from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.scripts import Command, ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.connectors.valkey.consume.healing import Healing
@@ -194,32 +195,35 @@ class Renewal:
 
     def _renew_until(self, stop: threading.Event) -> None:
         limits = self._core.limits
-        connection: Any = None
+        links: dict[ValkeyConnector, Any] = {}
         is_told = False
         again = Backoff(max(10, limits.renew_ms // 4), max(10, limits.renew_ms // 2))
         wait_ms = limits.renew_ms
+        server = self._core.connector
         try:  # before reads take what descriptors there are
-            connection = self._core.connector.make_blocking()
+            connection = server.make_blocking()
             connection.connect()
+            links[server] = connection
         except (RedisError, OSError) as error:
-            logger.debug("%s: no connection for leases yet: %s", self._core.connector.name, error)
-            connection = None
+            logger.debug("%s: no connection for leases yet: %s", server.name, error)
         while not stop.wait(wait_ms / 1000):
             try:
-                if connection is None:
-                    connection = self._core.connector.make_blocking()
-                    self._enter(connection)
-                self._renew(connection, stop)
+                by_server = self._by_server()
+                for server, seats in by_server.items():
+                    if server not in links:
+                        links[server] = server.make_blocking()
+                        self._enter(links[server], seats)
+                    self._renew(links[server], seats, stop)
+                self._note_renewed([each for seats in by_server.values() for each in seats])
                 is_told, wait_ms = False, limits.renew_ms
                 again.reset()
             except Exception as error:  # whatever it is: without renewals all leases end
                 if isinstance(error, _NO_PRIMARY):
-                    self._core.connector.distrust()  # reads, which a replica answers, would not find it out
+                    server.distrust()  # reads, which a replica answers, would not find it out
                 is_told = is_told or self._tell(error)
                 wait_ms = again.next_ms()
-                _close(connection)
-                connection = None
-        _close(connection)
+                _close(links)
+        _close(links)
 
     def _tell(self, error: Exception) -> bool:
         """Say it, unless something else of this process was said just now; return whether it was."""
@@ -232,18 +236,20 @@ class Renewal:
         )
         return True
 
-    def _enter(self, connection: Any) -> None:
-        """Show all sessions again on a new connection: the server behind it may have gone back in time."""
-        calls = [member.make_enter(seat.keys) for member, seat in self._seats()]
-        if calls:
-            first, *others = calls
-            _exchange(connection, [first.script.command_with_text(first.keys, first.arguments)])  # alone: it may fail
-            _exchange(connection, [call.script.command(call.keys, call.arguments) for call in others])
+    def _by_server(self) -> dict[ValkeyConnector, list[tuple[Member, _Seat]]]:
+        """Return what is to be renewed on each server."""
+        found: dict[ValkeyConnector, list[tuple[Member, _Seat]]] = {}
+        for member, seat in self._seats():
+            found.setdefault(self._core.pool.server_of(seat.keys.stream), []).append((member, seat))
+        return found
 
-    def _renew(self, connection: Any, stop: threading.Event) -> None:
-        seats = self._seats()
-        if not seats:
-            return
+    def _enter(self, connection: Any, seats: Sequence[tuple[Member, _Seat]]) -> None:
+        """Show all sessions again on a new connection: the server behind it may have gone back in time."""
+        first, *others = [member.make_enter(seat.keys) for member, seat in seats]
+        _exchange(connection, [first.script.command_with_text(first.keys, first.arguments)])  # alone: it may fail
+        _exchange(connection, [call.script.command(call.keys, call.arguments) for call in others])
+
+    def _renew(self, connection: Any, seats: Sequence[tuple[Member, _Seat]], stop: threading.Event) -> None:
         faults.reach("renew")
         lease_ms = self._core.limits.lease_ms
         replies = _exchange(
@@ -255,14 +261,17 @@ class Renewal:
                 logger.warning("%s: the lease of %s had ended", seat.keys.stream.decode(), member.session)
                 call = member.make_enter(seat.keys)
                 _exchange(connection, [call.script.command_with_text(call.keys, call.arguments)])
+
+    def _note_renewed(self, seats: Sequence[tuple[Member, _Seat]]) -> None:
         now_ms = self._core.clock.monotonic_ms()
         for member, _ in seats:
             member.renewed_ms = now_ms
 
 
-def _close(connection: Any) -> None:
-    if connection is not None:
+def _close(links: dict[ValkeyConnector, Any]) -> None:
+    for connection in links.values():
         attempt("closing the connection of the leases", connection.disconnect)
+    links.clear()
 
 
 def _exchange(connection: Any, commands: Sequence[Command]) -> list[Any]:
