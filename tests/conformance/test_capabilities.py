@@ -46,6 +46,10 @@ REFUSALS: dict[str, list[tuple[type, str, Callable[[Any], Awaitable[object]]]]] 
         (Roster, "send", lambda it: it.send("w", b"")),
         (Roster, "take_commands", lambda it: it.take_commands("w")),
     ],
+    "entries": [
+        (Inspection, "read_entries", lambda it: it.read_entries(CURSOR, [])),
+        (Inspection, "scan_entries", lambda it: it.scan_entries(CURSOR, 0)),
+    ],
     "shared": [(Session, "share", lambda it: it.share(CURSOR))],
 }
 

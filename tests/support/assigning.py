@@ -4,7 +4,7 @@ It is written for the tests on its own, in plain dictionaries, and lives in one 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,9 +23,7 @@ from pspf.connectors.contract.values import (
     ConsumerInfo,
     CursorInfo,
     Lease,
-    StateEntry,
     StoredDeadLetter,
-    StoredOperator,
 )
 from pspf.connectors.identity import make_session_id
 from pspf.connectors.letters import check_size, encode_letter, scan_letters
@@ -35,7 +33,6 @@ from pspf.records import (
     Batch,
     Commit,
     Cursor,
-    EntryPlace,
     NewRecord,
     Retry,
     check_name,
@@ -148,30 +145,6 @@ class AssigningBroker(LogInMemory):
             purged += len(log.records) - len(kept)
             log.records, log.times_ms = [log.records[n] for n in kept], [log.times_ms[n] for n in kept]
         return purged
-
-    async def list_state(
-        self,
-        *,
-        handler: str | None = None,
-        group: str | None = None,
-        key: bytes | None = None,
-        name: str | None = None,
-        max_entries: int | None = None,
-    ) -> Sequence[StateEntry]:
-        return []
-
-    async def list_operators(
-        self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
-    ) -> Sequence[StoredOperator]:
-        return []
-
-    async def read_entries(self, cursor: Cursor, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
-        raise lacking("entries")
-
-    async def scan_entries(
-        self, cursor: Cursor, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
-    ) -> Sequence[tuple[bytes, bytes]]:
-        raise lacking("entries")
 
 
 class AssigningOperations(Operations):

@@ -57,9 +57,8 @@ class Inspection(ABC):
     async def purge_dead_letters(self, letters: Sequence[StoredDeadLetter]) -> int:
         """Forget dead letters; return how many were still there."""
 
-    # State
+    # State; none where the broker keeps no entries
 
-    @abstractmethod
     async def list_state(
         self,
         *,
@@ -70,21 +69,22 @@ class Inspection(ABC):
         max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
         """Return what handlers remember, by handler, topic, key, name and partition; the first `max_entries` of it."""
+        return []
 
     # Operators and their entries, seen from outside: what commits left, no snapshot over several calls
 
-    @abstractmethod
     async def list_operators(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
     ) -> Sequence[StoredOperator]:
         """Return what cursors remember of operators, by group, topic, handler and partition; those that have some."""
+        return []
 
-    @abstractmethod
     async def read_entries(self, cursor: Cursor, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         """Return the entries at places; what is not there is missing."""
+        raise lacking("entries")
 
-    @abstractmethod
     async def scan_entries(
         self, cursor: Cursor, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
     ) -> Sequence[tuple[bytes, bytes]]:
         """Return the first (key, value) of a namespace behind the key `after`, in order of key; fewer at its end."""
+        raise lacking("entries")
