@@ -210,3 +210,8 @@ def test_the_limits_are_looked_at() -> None:
         "tests/unit/test_house.py: A",
         "tests/unit/test_house.py: f",
     ]
+
+
+def test_a_decisions_number_is_its_own() -> None:
+    numbers = [path.name[:4] for path in (ROOT / "docs/decisions").glob("0*.md")]
+    assert sorted(set(numbers)) == sorted(numbers)
