@@ -51,7 +51,7 @@ def run_children(
     loaded: LoadedApp, plan: AppPlan, request: WorkerRequest, base: ForkServer | None, say: Callable[[str], None]
 ) -> int:
     """Run a worker's processes, its admin and its place in the roster, to the end; return the exit code."""
-    spawner = Spawner(base, _make_nursery(loaded, base), say)
+    spawner = Spawner(base, _fork_app_server(loaded, base), say)
     front = open_front(request)
     for line in front.describe(request.options.log_format):
         say(line)
@@ -139,7 +139,7 @@ def _watch_files(folder: Path, supervisor: Supervisor) -> AbstractContextManager
     return FileWatcher(folder, on_save)
 
 
-def _make_nursery(loaded: LoadedApp, base: ForkServer | None) -> ForkServer | None:
+def _fork_app_server(loaded: LoadedApp, base: ForkServer | None) -> ForkServer | None:
     """Return where processes with the app come from; None where they have to import it by themselves."""
     if base is None:
         return None

@@ -145,7 +145,7 @@ async def test_after_the_supervisor_is_killed_nothing_is_left_and_another_machin
     one = fleet.start("one")
     await fleet.wait_for_lag()
     family = one.family()
-    assert {name_of(pid) for pid in family} == {"pspf jobs/runti", "pspf-nursery"}
+    assert {name_of(pid) for pid in family} == {"pspf jobs/runti", "pspf-forkserver"}
     one.signal(signal.SIGKILL)
     wait_until(lambda: not any(map(is_running, family)), within_s=2)
     async with fleet.open() as broker:

@@ -202,7 +202,7 @@ class Running:
 
     def children(self) -> list[int]:
         """Return the pids of its processes, without those that only fork others."""
-        return [pid for pid in self.family() if name_of(pid) not in ("pspf-nursery", "")]
+        return [pid for pid in self.family() if name_of(pid) not in ("pspf-forkserver", "")]
 
     def family(self) -> list[int]:
         """Return the pids of all processes that it started."""

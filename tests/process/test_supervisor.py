@@ -134,7 +134,7 @@ def test_a_worker_is_as_patient_as_it_was_told_at_first_and_forgets_crashes_in_t
         assert not worker.says("in a row")
 
 
-def test_a_worker_whose_nursery_is_killed_starts_processes_in_another_way(folder: Folder) -> None:
+def test_a_worker_whose_fork_server_is_killed_starts_processes_in_another_way(folder: Folder) -> None:
     folder.environment |= FAST
     folder.emit(do="sleep", seconds=0.1)
     with folder.worker() as worker:

@@ -1,10 +1,10 @@
 """Client of the fork server: a process with one thread and nothing open, which forks worker processes.
 
-    the command --fork, before the app is imported--> base --fork, imports the new app--> nursery --fork--> child
+    the command --fork, before the app is imported--> base --fork, imports the new app--> app_server --fork--> child
          |                                                    (a reload)
-         +------fork, with the app imported----------------------------------------------> nursery --fork--> child
+         +------fork, with the app imported----------------------------------------------> app_server --fork--> child
 
-A nursery shares what it has imported with its children, so that one starts in a few milliseconds and
+An app server shares what it has imported with its children, so that one starts in a few milliseconds and
 costs the memory that it changes. An app whose import leaves threads or sockets behind can't be forked;
 its children come from the base and import it by themselves.
 
@@ -33,7 +33,7 @@ MAX_MESSAGE_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What a nursery has imported: the plan, and why its children have to import the app again, None where not."""
+    """What an app server has imported: the plan, and why its children have to import the app again, None where not."""
 
     plan: AppPlan
     why_not_shared: str | None
@@ -41,25 +41,25 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Why a nursery could not import the app: the kind of error and its message."""
+    """Why an app server could not import the app: the kind of error and its message."""
 
     kind: str
     message: str
 
 
-class NurseryLost(PSPFError):
-    """The nursery has ended; start processes in another way."""
+class ForkServerLost(PSPFError):
+    """The app server has ended; start processes in another way."""
 
 
 class ForkServer:
-    """A nursery as the supervisor sees it. Linux only, and to be forked while the process has one thread."""
+    """An app server as the supervisor sees it. Linux only, and to be forked while the process has one thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
     @classmethod
     def fork(cls, serve: Callable[[socket.socket], None], *, beside: "ForkServer | None" = None) -> Self:
-        """Fork this process into a nursery, which does what `serve` does; it has nothing of one `beside` it."""
+        """Fork this process into an app server, which does what `serve` does; it has nothing of one `beside` it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _fork(lambda: serve(theirs), closing=[ours] if beside is None else [ours, beside._connection])
         theirs.close()
@@ -70,18 +70,18 @@ class ForkServer:
         return self._connection.fileno()
 
     def load(self, target: str, folder: Path, backend: str | None) -> "ForkServer":
-        """Ask a base for a nursery with an app; its first `answer` tells whether the import worked.
+        """Ask a base for an app server with an app; its first `answer` tells whether the import worked.
 
         `backend` is the URL of the broker that the app is to run on, None: the one that it names.
 
         Raises:
-            NurseryLost: The base has ended.
+            ForkServerLost: The base has ended.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._send({"load": {"target": target, "folder": str(folder), "backend": backend}}, [theirs.fileno()])
             self._receive()
-        except NurseryLost:
+        except ForkServerLost:
             ours.close()
             raise
         finally:
@@ -92,7 +92,7 @@ class ForkServer:
         """Return what came of `load`; waits for it.
 
         Raises:
-            NurseryLost: The import has ended the process.
+            ForkServerLost: The import has ended the process.
         """
         answer = self._receive()
         if "kind" in answer:
@@ -103,7 +103,7 @@ class ForkServer:
         """Fork a child that gets copies of these descriptors; return its pid: it is a child of this process.
 
         Raises:
-            NurseryLost: The nursery has ended.
+            ForkServerLost: The app server has ended.
             OSError: The system has no process for it.
         """
         self._send({"start": spec.to_json()}, [commands_fd, report_fd, stacks_fd])
@@ -120,15 +120,15 @@ class ForkServer:
         try:
             socket.send_fds(self._connection, [json.dumps(message).encode()], list(descriptors))
         except OSError as error:
-            raise NurseryLost(f"the process that forks the workers is gone: {error}") from error
+            raise ForkServerLost(f"the process that forks the workers is gone: {error}") from error
 
     def _receive(self) -> dict[str, Any]:
         try:
             answer = self._connection.recv(MAX_MESSAGE_BYTES)
         except OSError as error:
-            raise NurseryLost(f"the process that forks the workers is gone: {error}") from error
+            raise ForkServerLost(f"the process that forks the workers is gone: {error}") from error
         if not answer:
-            raise NurseryLost("the process that forks the workers has ended")
+            raise ForkServerLost("the process that forks the workers has ended")
         return dict(json.loads(answer))
 
 

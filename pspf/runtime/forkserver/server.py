@@ -20,7 +20,7 @@ from pspf.runtime.app.loader import LoadedApp, load_app
 from pspf.runtime.app.plan import ChildSpec
 from pspf.runtime.forkserver.client import MAX_MESSAGE_BYTES, Failed
 from pspf.runtime.worker.child import read_lines, run_child
-from pspf.runtime.worker.prctl import NURSERY, name_process
+from pspf.runtime.worker.prctl import FORK_SERVER, name_process
 
 _MAX_FDS: Final = 4
 _TASKS: Final = Path("/proc/self/task")
@@ -50,7 +50,7 @@ def _read_link(path: Path) -> str:
 def serve(connection: socket.socket, loaded: LoadedApp | None) -> None:
     """Serve requests to fork, until no client is left. Doesn't return but in a new child."""
     os.setpgid(0, 0)  # Ctrl-C is the supervisor's to see
-    name_process(NURSERY)
+    name_process(FORK_SERVER)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
     gc.collect()
@@ -110,7 +110,7 @@ def _start_in_between(spec: ChildSpec, descriptors: Sequence[int], loaded: Loade
 
 
 def _load(connection: socket.socket, wanted: dict[str, str], descriptor: int) -> None:
-    """Fork twice, into a nursery that imports the app and answers on `descriptor`."""
+    """Fork twice, into an app server that imports the app and answers on `descriptor`."""
     between = os.fork()
     if not between:
         if os.fork():

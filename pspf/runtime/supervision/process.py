@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pspf.runtime.app.plan import ChildSpec, Totals
-from pspf.runtime.forkserver.client import ForkServer, NurseryLost
+from pspf.runtime.forkserver.client import ForkServer, ForkServerLost
 from pspf.runtime.status.reports import STACKS_SIGNAL, Ending, Pulse, Tasks, decode_report
 
 YOUNG_MS: Final = 2_000
@@ -112,11 +112,11 @@ class Process:
 
 
 class Spawner:
-    """Starts processes: from the nursery with the app, else from the one without, else afresh."""
+    """Starts processes: from the app server with the app, else from the one without, else afresh."""
 
-    def __init__(self, base: ForkServer | None, nursery: ForkServer | None, say: Callable[[str], None]) -> None:
+    def __init__(self, base: ForkServer | None, app_server: ForkServer | None, say: Callable[[str], None]) -> None:
         self._base = base
-        self._nursery = nursery
+        self._app_server = app_server
         self._say = say
         self._afresh: dict[int, subprocess.Popen[bytes]] = {}
 
@@ -135,12 +135,12 @@ class Spawner:
         return Process(pid, told_fd, heard_fd, seen_fd)
 
     def _start(self, spec: ChildSpec, commands_fd: int, report_fd: int, stacks_fd: int, *, told_fd: int) -> int:
-        for nursery in (self._nursery, self._base):
-            if nursery is not None:
+        for app_server in (self._app_server, self._base):
+            if app_server is not None:
                 try:
-                    return nursery.start(spec, commands_fd, report_fd, stacks_fd)
-                except NurseryLost as error:
-                    self._lose(nursery, error)
+                    return app_server.start(spec, commands_fd, report_fd, stacks_fd)
+                except ForkServerLost as error:
+                    self._lose(app_server, error)
         process = subprocess.Popen(
             [sys.executable, "-m", "pspf.runtime.worker.child"],
             stdin=commands_fd,
@@ -159,15 +159,15 @@ class Spawner:
             return None
         try:
             return self._base.load(target, folder, backend)
-        except NurseryLost as error:
+        except ForkServerLost as error:
             self._lose(self._base, error)
             return None
 
-    def adopt(self, nursery: ForkServer | None) -> None:
-        """Take processes from this nursery from now on; without one they import the app by themselves."""
-        if self._nursery is not None:
-            self._nursery.close()
-        self._nursery = nursery
+    def adopt(self, app_server: ForkServer | None) -> None:
+        """Take processes from this app server from now on; without one they import the app by themselves."""
+        if self._app_server is not None:
+            self._app_server.close()
+        self._app_server = app_server
 
     def forget(self, pid: int, returncode: int) -> None:
         """Take note that a process was collected."""
@@ -177,17 +177,17 @@ class Spawner:
 
     def close(self) -> None:
         """Let the nurseries end."""
-        for nursery in (self._nursery, self._base):
-            if nursery is not None:
-                nursery.close()
+        for app_server in (self._app_server, self._base):
+            if app_server is not None:
+                app_server.close()
 
-    def _lose(self, nursery: ForkServer, error: NurseryLost) -> None:
+    def _lose(self, app_server: ForkServer, error: ForkServerLost) -> None:
         self._say(f"{error}; new processes import the app by themselves")
-        nursery.close()
-        if nursery is self._base:
+        app_server.close()
+        if app_server is self._base:
             self._base = None
         else:
-            self._nursery = None
+            self._app_server = None
 
 
 def _open_pipe(reader: contextlib.ExitStack, writer: contextlib.ExitStack) -> tuple[int, int]:

@@ -276,9 +276,9 @@ class Supervisor:
             self._tell(f"{why}: all processes start again, and import the app by themselves")
             self._replace_all()
 
-    def _take_over(self, specs: Sequence[ChildSpec], nursery: ForkServer | None) -> None:
-        """Run `specs` from now on, from `nursery`."""
-        self.spawner.adopt(nursery)
+    def _take_over(self, specs: Sequence[ChildSpec], app_server: ForkServer | None) -> None:
+        """Run `specs` from now on, from `app_server`."""
+        self.spawner.adopt(app_server)
         wanted = {(spec.label, number): spec for spec, number in number_specs(specs)}
         for slot in self._slots:
             spec = wanted.pop((slot.spec.label, slot.number), None)

@@ -4,7 +4,7 @@ import ctypes
 import sys
 from typing import Final
 
-NURSERY: Final = "pspf-nursery"
+FORK_SERVER: Final = "pspf-forkserver"
 
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
