@@ -7,7 +7,7 @@ from pspf.runtime.app.loader import LoadedApp
 from pspf.runtime.app.options import WorkerRequest
 from pspf.runtime.app.plan import AppPlan
 from pspf.runtime.control.commands import ProcessControl
-from pspf.runtime.control.listeners import open_front, showing
+from pspf.runtime.control.listeners import open_listeners, showing
 from pspf.runtime.control.presence import Presence
 from pspf.runtime.status.exit_status import STOPPED
 from pspf.runtime.worker.drain import add_up
@@ -48,8 +48,8 @@ def run_here(loaded: LoadedApp, plan: AppPlan, request: WorkerRequest, say: Call
     if can.multi_process and can.roster:
         presence = Presence(loaded.stream.broker, name, loaded.target, control.describe, control.obey)
         worker.companion = presence.run
-    front = open_front(request)
-    for line in front.describe(request.options.log_format):
+    listeners = open_listeners(request)
+    for line in listeners.describe(request.options.log_format):
         say(line)
-    with showing(front, loaded, plan.shapes, control, worker=name, log_format=request.options.log_format):
+    with showing(listeners, loaded, plan.shapes, control, worker=name, log_format=request.options.log_format):
         return run_process(_run_to_the_end(worker, loaded, plan, say), request.options.loop).code

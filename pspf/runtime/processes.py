@@ -15,7 +15,7 @@ from pspf.runtime.app.options import WorkerRequest, shape_plan
 from pspf.runtime.app.plan import AppPlan, ChildSpec, WorkerOptions
 from pspf.runtime.control.admin_process import AdminThread
 from pspf.runtime.control.commands import SupervisorControl
-from pspf.runtime.control.listeners import open_front, showing
+from pspf.runtime.control.listeners import open_listeners, showing
 from pspf.runtime.control.presence import Presence, PresenceThread
 from pspf.runtime.forkserver.client import IS_AVAILABLE, ForkServer
 from pspf.runtime.forkserver.server import serve, why_not_forkable
@@ -52,15 +52,15 @@ def run_children(
 ) -> int:
     """Run a worker's processes, its admin and its place in the roster, to the end; return the exit code."""
     spawner = Spawner(base, _fork_app_server(loaded, base), say)
-    front = open_front(request)
-    for line in front.describe(request.options.log_format):
+    listeners = open_listeners(request)
+    for line in listeners.describe(request.options.log_format):
         say(line)
     reloaded = _ReloadedApp(request)
     supervisor = _make_supervisor(plan, request, spawner, reloaded, say)
     worker, control = make_session_id(request.options.name or loaded.stream.name), SupervisorControl(supervisor)
     with ExitStack() as stack:
         reloaded.admin = stack.enter_context(
-            showing(front, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)
+            showing(listeners, loaded, plan.shapes, control, worker=worker, log_format=request.options.log_format)
         )
         try:
             identity = asyncio.run(meet_broker(loaded, plan, request.options, say))

@@ -158,7 +158,9 @@ def test_sums_hold_and_no_series_is_left_of_a_process_that_was_killed(folder: Fo
         folder.emit(50, n=100)
         total = {"handler": "app.total", "status": "processed"}
         audit = {"handler": "app.audit", "status": "processed"}
+        # Both: what a process did after its last report is lost with it.
         wait_until(lambda: client.sums("pspf_events_total", **audit) == 50, within_s=60)
+        wait_until(lambda: client.sums("pspf_events_total", **total) == 50, within_s=60)
         places = {process["place"]: process["pid"] for process in client.get("/status")["processes"]}
         for place in ("orders/billing#0", "large/audit#1"):
             os.kill(places[place], signal.SIGKILL)

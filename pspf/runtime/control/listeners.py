@@ -33,7 +33,7 @@ class Listeners:
     token: str = field(repr=False)
 
     @property
-    def listeners(self) -> list[Listener]:
+    def all(self) -> list[Listener]:
         """The sockets that there are."""
         return [listener for listener in (self.admin, self.metrics) if listener is not None]
 
@@ -50,11 +50,11 @@ class Listeners:
 
     def close(self) -> None:
         """Give the ports back."""
-        for listener in self.listeners:
+        for listener in self.all:
             listener.close()
 
 
-def open_front(request: WorkerRequest) -> Listeners:
+def open_listeners(request: WorkerRequest) -> Listeners:
     """Bind what was asked for, or by default; a burst has an admin only where it was asked for.
 
     Raises:
@@ -117,7 +117,7 @@ def _read_token(path: Path | None) -> str | None:
 
 @contextmanager
 def showing(
-    front: Listeners,
+    listeners: Listeners,
     loaded: LoadedApp,
     handlers: Sequence[HandlerShape],
     control: Control,
@@ -126,7 +126,7 @@ def showing(
     log_format: str,
 ) -> Iterator[AdminThread | None]:
     """Run the admin while the block runs; None where there is nothing to listen on."""
-    if not front.listeners:
+    if not listeners.all:
         yield None
         return
     broker = loaded.stream.broker
@@ -138,20 +138,20 @@ def showing(
         started_ms=time.time_ns() // 1_000_000,
         broker=broker.name,
         backend=broker.secret_url,
-        admin_fd=None if front.admin is None else front.admin.socket.fileno(),
-        metrics_fd=None if front.metrics is None else front.metrics.socket.fileno(),
-        is_exposed=front.admin is not None and not front.admin.address.is_loopback,
-        is_metrics_exposed=front.metrics is not None and not front.metrics.address.is_loopback,
+        admin_fd=None if listeners.admin is None else listeners.admin.socket.fileno(),
+        metrics_fd=None if listeners.metrics is None else listeners.metrics.socket.fileno(),
+        is_exposed=listeners.admin is not None and not listeners.admin.address.is_loopback,
+        is_metrics_exposed=listeners.metrics is not None and not listeners.metrics.address.is_loopback,
         hosts=_names(),
-        token=front.token,
+        token=listeners.token,
         level="INFO",
         log_format=log_format,
     )
     try:
-        with AdminThread(spec, control, handlers, [listener.socket for listener in front.listeners]) as thread:
+        with AdminThread(spec, control, handlers, [listener.socket for listener in listeners.all]) as thread:
             yield thread
     finally:
-        front.close()
+        listeners.close()
 
 
 def _names() -> tuple[str, ...]:

@@ -52,7 +52,7 @@ class ProcessEnds:
     say: Callable[[str], None]
     is_burst: bool
     waits_for_saves: bool
-    ledger: ProcessTotals = field(default_factory=ProcessTotals)
+    process_totals: ProcessTotals = field(default_factory=ProcessTotals)
     error: PSPFError | None = None
     """The first error that a process reported at its end."""
     returncodes: list[int] = field(default_factory=list)
@@ -68,7 +68,7 @@ class ProcessEnds:
         name = str(slot)
         slot.process = slot.kill_ms = None
         slot.totals += process.totals
-        self.ledger.close(process.pulse)
+        self.process_totals.close(process.pulse)
         slot.last_exit = describe_end(returncode)
         stop_signal = self.worker.stop_signal
         if stop_signal is not None:

@@ -21,14 +21,14 @@ def describe_slots(slots: Sequence[ProcessSlot], *, is_stopping: bool) -> Worker
     )
 
 
-def add_up(slots: Sequence[ProcessSlot], ledger: ProcessTotals) -> Tally:
-    """Return what the processes of these slots did, and those before them, of which the ledger knows."""
+def add_up(slots: Sequence[ProcessSlot], process_totals: ProcessTotals) -> Tally:
+    """Return what the processes of these slots did, and those before them, of which `process_totals` knows."""
     pulses = (slot.process.pulse for slot in slots if slot.process is not None)
     restarts: dict[tuple[str, str], int] = {}
     for slot in slots:
         key = (slot.spec.topic, slot.spec.group)
         restarts[key] = restarts.get(key, 0) + slot.restarts.total
     return Tally(
-        ledger.add_up(pulse for pulse in pulses if pulse is not None),
+        process_totals.add_up(pulse for pulse in pulses if pulse is not None),
         tuple((*key, count) for key, count in restarts.items()),
     )

@@ -15,7 +15,7 @@ Tell = Callable[[dict[str, str]], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Look:
+class _Question:
     """A question to some processes: `tell` receives the answers at `due_ms`."""
 
     slots: Sequence[ProcessSlot]
@@ -27,7 +27,7 @@ class StackDumps:
     """Questions that are not answered yet."""
 
     def __init__(self) -> None:
-        self._pending: list[_Look] = []
+        self._pending: list[_Question] = []
 
     @property
     def dues_ms(self) -> list[int]:
@@ -39,7 +39,7 @@ class StackDumps:
         for slot in slots:
             if slot.process is not None:
                 slot.process.ask_where()
-        self._pending.append(_Look(slots, now_ms() + _STACKS_MS, tell))
+        self._pending.append(_Question(slots, now_ms() + _STACKS_MS, tell))
 
     def tell_due(self) -> None:
         """Answer the questions whose time is up."""

@@ -73,7 +73,7 @@ class Supervisor:
     _wake_fd: int = -1
     _signals_passed_on: int = 0
     _first_signal: int = signal.SIGTERM
-    _looks: StackDumps = field(default_factory=StackDumps)
+    _stack_dumps: StackDumps = field(default_factory=StackDumps)
     _loading: Loading = field(init=False)
     _slots: ProcessSlots = field(init=False)
     _watch: Watch = field(init=False)
@@ -84,7 +84,7 @@ class Supervisor:
     def __post_init__(self) -> None:
         self._slots = ProcessSlots(self.spawner, self._selector)
         self._watch = Watch(
-            self._slots, self._looks, stall_ms=self.loop_stall_ms, drain_timeout_ms=self.drain_timeout_ms
+            self._slots, self._stack_dumps, stall_ms=self.loop_stall_ms, drain_timeout_ms=self.drain_timeout_ms
         )
         self._ends = ProcessEnds(self, self._slots, self._tell, self.is_burst, self.waits_for_saves)
         self._loading = Loading(self.app, self.spawner, self._selector, self._tell, self._take_over)
@@ -137,14 +137,14 @@ class Supervisor:
         self._collect()
         self._loading.tell_if_slow()
         self._watch.look_around(self.read_broker_answers_ms)
-        self._looks.tell_due()
+        self._stack_dumps.tell_due()
         self._slots.start_due()
         self._slots.enforce_deadlines()
         self._note_status()
 
     def _wait(self) -> None:
         """Wait for something to happen, and take it."""
-        dues = [*self._slots.dues_ms, *self._looks.dues_ms]
+        dues = [*self._slots.dues_ms, *self._stack_dumps.dues_ms]
         wait_ms = max(0, min(_CHECK_MS, *(due - now_ms() for due in dues), _CHECK_MS))
         for key, _ in self._selector.select(wait_ms / 1000):
             if not key.data():
@@ -231,7 +231,7 @@ class Supervisor:
 
     def look(self, slots: Sequence[ProcessSlot], tell: Callable[[dict[str, str]], None]) -> None:
         """Ask processes where their threads and coroutines are; `tell` gets the texts by name, soon."""
-        self._looks.begin(slots, tell)
+        self._stack_dumps.begin(slots, tell)
 
     def pause(self, slot: ProcessSlot) -> None:
         """Let a slot's process finish, and start no other; what it held goes to others."""
@@ -315,7 +315,7 @@ class Supervisor:
         if not self._slots.has_changed and now_ms() - self._noted_ms < _CHECK_MS:
             return
         self.status = describe_slots(self._slots.all, is_stopping=self._is_stopping)
-        self.tally = add_up(self._slots.all, self._ends.ledger)
+        self.tally = add_up(self._slots.all, self._ends.process_totals)
         self._noted_ms = now_ms()
         if self._slots.has_changed:
             self._slots.has_changed = False

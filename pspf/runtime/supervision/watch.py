@@ -19,9 +19,9 @@ _STALLED_DRAIN_MS: Final = 5_000
 class Watch:
     """Finds processes without progress, asks for their stacks, and replaces them."""
 
-    def __init__(self, slots: ProcessSlots, looks: StackDumps, *, stall_ms: int, drain_timeout_ms: int) -> None:
+    def __init__(self, slots: ProcessSlots, stack_dumps: StackDumps, *, stall_ms: int, drain_timeout_ms: int) -> None:
         self._slots = slots
-        self._looks = looks
+        self._stack_dumps = stack_dumps
         self._stall_ms = stall_ms
         self._drain_timeout_ms = drain_timeout_ms
 
@@ -42,7 +42,7 @@ class Watch:
             if trouble is not None:
                 slot.trouble = trouble
                 self._slots.move(slot, SlotState.STALLED)
-                self._looks.begin([slot], functools.partial(self._replace_stalled, slot))
+                self._stack_dumps.begin([slot], functools.partial(self._replace_stalled, slot))
 
     def _watch_start(self, slot: ProcessSlot, process: Process) -> None:
         """Log an import that does not end. It is not interrupted: a large model may take its time."""
@@ -51,7 +51,7 @@ class Watch:
             return
         slot.trouble = f"it has been importing the app for {age_ms / 1000:.1f} s"
         self._slots.has_changed = True
-        self._looks.begin([slot], functools.partial(self._tell_of_start, slot))
+        self._stack_dumps.begin([slot], functools.partial(self._tell_of_start, slot))
 
     def _tell_of_start(self, slot: ProcessSlot, stacks: dict[str, str]) -> None:
         if slot.state is SlotState.STARTING:

@@ -9,7 +9,7 @@ import pytest
 from pspf.errors import ConfigurationError
 from pspf.runtime.app.options import WorkerRequest
 from pspf.runtime.app.plan import WorkerOptions
-from pspf.runtime.control.listeners import Listeners, open_front
+from pspf.runtime.control.listeners import Listeners, open_listeners
 from pspf.settings import settings
 
 TOKEN = "a-token-of-16-characters-or-more"
@@ -36,7 +36,7 @@ def setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Setting]:
 @contextmanager
 def front(*, burst: bool = False, **asked: object) -> Iterator[Listeners]:
     request = WorkerRequest("app:stream", Path(), WorkerOptions(burst=burst), **asked)  # type: ignore[arg-type]
-    made = open_front(request)
+    made = open_listeners(request)
     yield made
     made.close()
 
@@ -74,14 +74,14 @@ def test_metrics_beyond_loopback_need_none(setting: Setting) -> None:
 
 def test_a_burst_has_an_admin_only_where_it_is_asked_for(setting: Setting) -> None:
     with front(burst=True) as silent, front(burst=True, admin=LOCAL) as asked:
-        assert silent.listeners == []
+        assert silent.all == []
         assert asked.admin is not None
 
 
 def test_an_option_comes_before_the_environment(setting: Setting) -> None:
     setting("PSPF_ADMIN", LOCAL)
     with front(admin="off") as made:
-        assert made.listeners == []
+        assert made.all == []
 
 
 def test_a_port_for_prometheus_adds_a_listener(setting: Setting) -> None:
