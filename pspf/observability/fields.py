@@ -1,14 +1,19 @@
-"""Frozen dataclasses as decoded JSON, and read from what another version of PSPF may have written."""
+"""Frozen dataclasses as decoded JSON, and read from what another version of PSPF may have written.
+
+A reader is made once per class from its type hints: a worker process reports every second.
+"""
 
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Self, TypeVar
 
 from pspf.errors import StatusUnreadable
 
 Value = TypeVar("Value")
+Read = Callable[[Any], Any]
+"""From a decoded value to the one that a field has. Raises `_Misfit`."""
 
 
 class Fields:
@@ -30,27 +35,31 @@ class Fields:
         return {name: _as_json(getattr(self, name)) for name in _hints_of(type(self))}
 
 
-def read_fields(kind: type[Value], fields: object, where: str = "") -> Value:
-    """Return a dataclass of `kind` from its fields, as `Fields.from_fields` does; `where` is what an error says first.
+def read_fields(kind: type[Value], fields: object) -> Value:
+    """Return a dataclass of `kind` from its fields, as `Fields.from_fields` does.
 
     Raises:
         StatusUnreadable: As there.
     """
-    if not isinstance(fields, Mapping):
-        raise _unfit(where or kind.__name__, "an object", fields)
-    found = {
-        name: _read(hint, fields[name], f"{where}.{name}" if where else name)
-        for name, hint in _hints_of(kind).items()
-        if name in fields
-    }
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]  # `kind` is a dataclass, which no type says
-        has_default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        if field.name not in found and not has_default:
-            raise StatusUnreadable(f"{where}.{field.name} is missing" if where else f"{field.name} is missing")
-    return kind(**found)
+    try:
+        found: Value = _reader_of(kind)(fields)
+    except _Misfit as misfit:
+        path = "".join(reversed(misfit.path)).lstrip(".") or kind.__name__
+        raise StatusUnreadable(f"{path} {misfit.why}") from None
+    return found
+
+
+class _Misfit(Exception):
+    """A value of another type; `path` leads from it to the outermost object."""
+
+    def __init__(self, why: str, path: str = "") -> None:
+        super().__init__(why)
+        self.why = why
+        self.path = [path] if path else []
 
 
 _hints: Final[dict[type, Mapping[str, Any]]] = {}
+_readers: Final[dict[Any, Read]] = {}
 
 
 def _hints_of(kind: type) -> Mapping[str, Any]:
@@ -59,46 +68,124 @@ def _hints_of(kind: type) -> Mapping[str, Any]:
     return _hints[kind]
 
 
-def _read(hint: Any, value: object, where: str) -> Any:
-    """Return a decoded value as `hint` has it."""
+def _reader_of(hint: Any) -> Read:
+    """Return what reads a value as `hint` has it."""
+    if hint not in _readers:
+        _readers[hint] = _make_reader(hint)
+    return _readers[hint]
+
+
+def _make_reader(hint: Any) -> Read:
     if hint is Any:
-        return value
+        return lambda value: value
     arguments = typing.get_args(hint)
     match typing.get_origin(hint):
         case types.UnionType:  # `X | None` is the only one that fields have
-            return None if value is None else _read(arguments[0], value, where)
+            read = _reader_of(arguments[0])
+            return lambda value: None if value is None else read(value)
+        case origin if origin is tuple and arguments[-1] is Ellipsis:
+            return _make_list_reader(_reader_of(arguments[0]))
         case origin if origin is tuple:
-            return _read_tuple(arguments, value, where)
+            return _make_row_reader([_reader_of(each) for each in arguments])
         case origin if origin is Mapping:
-            if not isinstance(value, Mapping):
-                raise _unfit(where, "an object", value)
-            return {key: _read(arguments[1], each, f"{where}.{key}") for key, each in value.items()}
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-        return read_fields(hint, value, where)
-    return _read_plain(hint, value, where)
+            return _make_mapping_reader(_reader_of(arguments[1]))
+    return _make_object_reader(hint) if dataclasses.is_dataclass(hint) else _make_plain_reader(hint)
 
 
-def _read_tuple(kinds: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise _unfit(where, "a list", value)
-    if kinds[-1] is Ellipsis:
-        kinds = kinds[:1] * len(value)
-    if len(kinds) != len(value):
-        raise StatusUnreadable(f"{where} has {len(value)} values, not {len(kinds)}")
-    return tuple(_read(kind, each, f"{where}[{n}]") for n, (kind, each) in enumerate(zip(kinds, value, strict=True)))
+def _make_object_reader(kind: Any) -> Read:
+    readers = {name: _reader_of(hint) for name, hint in _hints_of(kind).items()}
+    needed = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+
+    def read(fields: Any) -> Any:
+        if not isinstance(fields, Mapping):
+            raise _unfit("an object", fields)
+        found = {}
+        name = ""
+        try:
+            for name, reader in readers.items():
+                if name in fields:
+                    found[name] = reader(fields[name])
+        except _Misfit as misfit:
+            misfit.path.append(f".{name}")
+            raise
+        for name in needed:
+            if name not in found:
+                raise _Misfit("is missing", f".{name}")
+        return kind(**found)
+
+    return read
 
 
-def _read_plain(kind: type, value: object, where: str) -> Any:
-    """Return a value of one of JSON's own types: a whole number is also a `float`, and a `bool` is no number."""
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise _unfit(where, f"of type {kind.__name__}", value)
-    return value
+def _make_list_reader(item: Read) -> Read:
+    def read(values: Any) -> Any:
+        if not isinstance(values, list | tuple):
+            raise _unfit("a list", values)
+        found: list[Any] = []
+        try:
+            for each in values:
+                found.append(item(each))  # not a comprehension: an error names the place
+        except _Misfit as misfit:
+            misfit.path.append(f"[{len(found)}]")
+            raise
+        return tuple(found)
+
+    return read
 
 
-def _unfit(where: str, wanted: str, value: object) -> StatusUnreadable:
-    return StatusUnreadable(f"{where} is {value!r:.60}, not {wanted}")
+def _make_row_reader(items: list[Read]) -> Read:
+    def read(values: Any) -> Any:
+        if not isinstance(values, list | tuple):
+            raise _unfit("a list", values)
+        if len(values) != len(items):
+            raise _Misfit(f"has {len(values)} values, not {len(items)}")
+        found: list[Any] = []
+        try:
+            for item, each in zip(items, values, strict=True):
+                found.append(item(each))
+        except _Misfit as misfit:
+            misfit.path.append(f"[{len(found)}]")
+            raise
+        return tuple(found)
+
+    return read
+
+
+def _make_mapping_reader(item: Read) -> Read:
+    def read(values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            raise _unfit("an object", values)
+        name = ""
+        found = {}
+        try:
+            for name, each in values.items():
+                found[name] = item(each)
+        except _Misfit as misfit:
+            misfit.path.append(f".{name}")
+            raise
+        return found
+
+    return read
+
+
+def _make_plain_reader(kind: type) -> Read:
+    """Return a reader of one of JSON's own types: a whole number is also a `float`, and a `bool` is no number."""
+
+    def read(value: Any) -> Any:
+        if type(value) is kind:
+            return value
+        if kind is float and type(value) is int:
+            return float(value)
+        raise _unfit(f"of type {kind.__name__}", value)
+
+    return read
+
+
+def _unfit(wanted: str, value: object) -> _Misfit:
+    return _Misfit(f"is {value!r:.60}, not {wanted}")
 
 
 def _as_json(value: Any) -> Any:
