@@ -1,23 +1,26 @@
 """`ctx.state`, and the bounds of what a batch may do."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pspf import Context, RetryPolicy, Stream
 from pspf.connectors.contract.backend import StreamingBackend
+from pspf.connectors.sqlite import SQLiteBackend, SQLiteBroker, row_writing, session
+from pspf.connectors.sqlite.entry_log import Pool, Size
 from pspf.context import SyncContext
 from pspf.errors import BackendUnavailable
 from pspf.state.memory import MemoryStateStore
 from tests.integration.running import QUICK, TOPIC, Number, numbers, read_events, read_letters, run_until_drained
 
 
-@pytest.mark.parametrize("cache_keys", [0, 1, 100])
+@pytest.mark.parametrize("cache_entries", [0, 1, 100])
 @pytest.mark.parametrize("batch_size", [1, 7, None])
 async def test_state_counts_exactly_whatever_fails_and_however_little_is_cached(
-    backend: StreamingBackend, setting: Any, cache_keys: int, batch_size: int | None
+    backend: StreamingBackend, setting: Any, cache_entries: int, batch_size: int | None
 ) -> None:
-    setting("PSPF_STATE_CACHE_KEYS", cache_keys)
+    setting("PSPF_STATE_CACHE_ENTRIES", cache_entries)
     stream = Stream(backend)
     failed: set[int] = set()
 
@@ -35,6 +38,40 @@ async def test_state_counts_exactly_whatever_fails_and_however_little_is_cached(
     async with stream:
         for place, key in enumerate("abc"):
             assert await stream.read_state(handle, key, "seen") == list(range(place, 30, 3))
+
+
+async def test_state_counts_exactly_while_a_full_log_becomes_rows_under_changing_owners(
+    tmp_path: Path, setting: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting("PSPF_STATE_CACHE_ENTRIES", 1)
+    monkeypatch.setattr(session, "Pool", lambda: Pool(Size(commits=3, entries=6)))
+    for name, least in (("_LEAST_ROWS", 4), ("_ROWS", 2), ("_SORTED_AT_ONCE", 3), ("_DELETED_BYTES", 50)):
+        monkeypatch.setattr(row_writing, name, least)
+    events, seen = numbers(400, keys="abcdefghijklmnopqrst"), 0
+    for begin in range(0, 400, 100):
+        stream = Stream(SQLiteBackend(tmp_path / "b.db", stream_key=TOPIC))
+
+        @stream.subscribe(TOPIC, 5, ordering="key", name="count")
+        async def count(event: Number, ctx: Context) -> None:
+            nonlocal seen
+            if event.n % 7 == 0:
+                await ctx.state.delete("gone")
+            else:
+                await ctx.state.put("gone", event.n)
+            await ctx.state.put("n", await ctx.state.get("n", 0) + 1)
+            seen += 1
+
+        await stream.emit_many(events[begin : begin + 100])
+        await run_until_drained(stream, within_ms=20_000)
+    assert seen == 400
+    async with SQLiteBroker(tmp_path / "b.db") as broker:
+        found = {(entry.key, entry.name): entry.value for entry in await broker.list_state()}
+        logged = await broker._engine.read(lambda storage: storage.rows("SELECT count(*) FROM entry_log"))
+    assert {value for (_, name), value in found.items() if name == "n"} == {b"20"}
+    last = {event["key"]: event["n"] for event in events}
+    expected = {(key.encode(), "gone"): str(n).encode() for key, n in last.items() if n % 7}
+    assert {place: value for place, value in found.items() if place[1] == "gone"} == expected
+    assert logged[0][0] < 40, "of 80 commits: the others have become rows"
 
 
 async def test_a_call_sees_what_it_has_changed_and_a_failed_one_leaves_nothing(backend: StreamingBackend) -> None:

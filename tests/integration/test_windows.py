@@ -204,7 +204,7 @@ async def test_many_keys_of_which_few_are_hot_are_counted_where_few_states_stay_
     backend: StreamingBackend, setting: Callable[[str, object], None]
 ) -> None:
     """Most states are read back from the broker, and windows close page by page."""
-    setting("PSPF_STATE_CACHE_KEYS", 100)
+    setting("PSPF_WINDOW_CACHE_STATES", 100)
     rng = random.Random(7)
     keys = [f"key-{min(int(rng.paretovariate(0.5)), 3_000)}" for _ in range(6_000)]
     stream = Stream(backend)
