@@ -51,7 +51,7 @@ class Stream(Declarations):
     With `accepts_orphans` (or PSPF_ACCEPT_ORPHANS) it runs though its groups have cursors of handlers that it lacks.
 
     Raises:
-        ConfigurationError: No backend, and no topic or group (a ValueError).
+        ConfigurationError: No backend, and no topic or group, or a backend of another type (a ValueError).
     """
 
     def __init__(
@@ -69,6 +69,11 @@ class Stream(Declarations):
         if backend is None:
             if topic is None or group is None:
                 raise ConfigurationError("a Stream without a backend needs both topic= and group=")
+        elif not isinstance(backend, StreamingBackend):
+            raise ConfigurationError(  # without its value: a URL may have a password
+                f"a Stream's backend is a StreamingBackend, not of type {type(backend).__name__}; a topic is topic=,"
+                " a group is group=, and PSPF_BACKEND has the broker's URL"
+            )
         elif topic is not None or group is not None:
             backend = StreamingBackend(backend.broker, topic or backend.stream_key, group or backend.group_name)
         super().__init__(

@@ -21,6 +21,13 @@ def stream() -> Stream:
     return Stream(topic="out", group="g")
 
 
+@pytest.mark.parametrize("backend", ["orders", "valkey://u:s3cret@h", object()])
+def test_a_backend_of_another_type_is_refused_and_not_shown(backend: Any) -> None:
+    with pytest.raises(ConfigurationError, match="a topic is topic=") as refused:
+        Stream(backend)
+    assert "s3cret" not in str(refused.value)
+
+
 def timed(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap as a decorator does that knows no async functions."""
 
