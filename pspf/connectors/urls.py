@@ -134,7 +134,7 @@ def _explain_scheme(url: str) -> str:
     if "/" in scheme or "." in scheme or len(scheme) == 1:
         return f"{shown} is no URL; a file is sqlite:///rel.db or sqlite:////abs.db"
     near = get_close_matches(scheme.lower(), _SCHEMES, n=2)
-    hint = f"did you mean {' or '.join(near)}?" if near else "use sqlite:///path.db or memory://"
+    hint = f"did you mean {' or '.join(near)}?" if near else "use sqlite:///path.db, valkey://host:6379/0 or memory://"
     return f"{shown}: no broker is called {scheme[:40]!r}; {hint}"
 
 

@@ -151,6 +151,7 @@ def test_cluster_and_sentinel_are_not_available_and_the_password_not_shown(url: 
     [
         ("sqlit:///x.db", "did you mean sqlite"),
         ("kafka://host", "no broker is called 'kafka'"),
+        ("kafka://host", "use sqlite:///path.db, valkey://host:6379/0 or memory://"),
         ("sqlite:x.db", "three slashes"),
         ("sqlite://x.db", "three slashes"),
         ("sqlite:///x.db?sync=1", "no option 'sync'"),
