@@ -70,7 +70,7 @@ def _launch(request: WorkerRequest, run: Callable[[LoadedApp, AppPlan], int], sa
     if request.check:
         return 0
     if not plan.groups:
-        say(f"{loaded.target} has no handlers; nothing to do")
+        say(f"{loaded.target} has no handlers; nothing to do: decorate some with @stream.subscribe(...)")
         return 0
     note_app()
     return run(loaded, plan)

@@ -70,3 +70,8 @@ def test_the_plan_names_each_topic_and_group_once() -> None:
     lines = describe_plan(PLAN.with_processes("orders/bill=2"), broker="sqlite:///b.db", in_process=False)
     assert "topics: orders, clicks" in lines
     assert "processes: 4 (orders/bill x 2, orders/audit x 1, clicks/stats x 1)" in lines
+
+
+def test_the_plan_of_an_app_without_handlers_has_no_empty_lines() -> None:
+    plan = AppPlan("a:b", "/x", ())
+    assert describe_plan(plan, broker="sqlite:///b.db", in_process=False) == ["app: a:b", "broker: sqlite:///b.db"]

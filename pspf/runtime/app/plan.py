@@ -207,7 +207,10 @@ class Totals:
 
 
 def describe_plan(plan: AppPlan, *, broker: str, in_process: bool) -> Sequence[str]:
-    """Return the lines that a worker starts with."""
+    """Return the lines that a worker starts with; without handlers the app and the broker alone."""
+    head = [f"app: {plan.target}", f"broker: {broker}"]
+    if not plan.groups:
+        return head
     topics = ", ".join(dict.fromkeys(group.topic for group in plan.groups))
     groups = ", ".join(dict.fromkeys(group.group for group in plan.groups))
     if in_process:
@@ -215,13 +218,7 @@ def describe_plan(plan: AppPlan, *, broker: str, in_process: bool) -> Sequence[s
     else:
         each = ", ".join(f"{group.label} x {group.processes}" for group in plan.groups)
         processes = f"{sum(group.processes for group in plan.groups)} ({each})"
-    return [
-        f"app: {plan.target}",
-        f"broker: {broker}",
-        f"topics: {topics}",
-        f"groups: {groups}",
-        f"processes: {processes}",
-    ]
+    return [*head, f"topics: {topics}", f"groups: {groups}", f"processes: {processes}"]
 
 
 def _choose(counts: Mapping[str, int], group: TopicGroup) -> int:
