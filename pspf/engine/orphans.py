@@ -77,11 +77,11 @@ def refuse_orphans(orphans: Sequence[Orphan], subscriptions: Sequence[Subscripti
     if not orphans:
         return
     orphan, others = orphans[0], len(orphans) - 1
-    again = "the records that it has done" if orphan.done is None else f"{orphan.done:,} records that it has done"
+    done = "the records" if orphan.done is None else f"{orphan.done:,} record{'' if orphan.done == 1 else 's'}"
     raise OrphanedCursors(
         f"group {orphan.group!r} has {orphan} on topic {orphan.topic!r}, which this app lacks"
         f"{f' (and {others} more)' if others else ''}\n"
-        f"  another handler in its place would do {again} again, and start without what it remembers\n"
+        f"  another handler in its place would do {done} that it has done again, and start without what it remembers\n"
         f"{_way_out(orphan, subscriptions)}\n"
         f"  not needed any more? pspf groups delete {quote(orphan.group)} --topic {orphan.topic}"
         f" --handler {quote(orphan.handler or '')} --execute\n"

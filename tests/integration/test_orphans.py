@@ -51,6 +51,14 @@ async def test_a_renamed_handler_is_not_started(backend: Any) -> None:
     assert [info.cursor.handler for info in await backend.broker.list_cursors()] == ["before"]
 
 
+async def test_one_record_is_told_in_the_singular() -> None:
+    backend = MemoryBackend(stream_key=TOPIC, group_name=GROUP)
+    async with app(backend) as first:
+        await first.emit_many(numbers(1))
+        await run_until_drained(first)
+    assert "would do 1 record that it has done again" in await refusal(app(backend, "after"))
+
+
 async def test_a_renamed_window_is_not_started(backend: Any) -> None:
     stream = Stream(backend, group=GROUP)
     stream.window(TOPIC, TumblingWindow(1_000), emit="final", to="counts")(Count())
