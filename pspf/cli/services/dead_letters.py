@@ -70,13 +70,15 @@ async def select_one(broker: Broker, choice: LetterFilter) -> StoredDeadLetter:
 
     Raises:
         NotFound: There is none.
-        UsageError: Several topics have one with this id.
+        UsageError: There are several: topics that have one with this id, or handlers that gave the record up.
     """
     letters = await select(broker, choice)
     if len(letters) > 1:
-        places = ", ".join(sorted({f"{letter.topic} {letter.record.id}" for letter in letters}))
+        found = ", ".join(f"{letter.record.id} of {letter.topic} in {letter.handler}" for letter in letters)
+        first = letters[0]
         raise UsageError(
-            f"there are several dead letters {choice.ids[0]}: {places}; name one with --topic, or by its own id"
+            f"there are several dead letters {choice.ids[0]}: {found}\n"
+            f"  name one by its own id and topic: pspf dlq inspect {first.record.id} --topic {first.topic}"
         )
     return letters[0]
 
