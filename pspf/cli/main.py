@@ -8,7 +8,7 @@ from typing import Final, NoReturn, TextIO, cast
 import typer
 
 from pspf.cli.arguments import hide_arguments
-from pspf.cli.command import make_app
+from pspf.cli.command import Group, make_app
 from pspf.cli.commands import (
     broker,
     dev,
@@ -55,6 +55,8 @@ app.add_typer(info.config, name="config")
 
 _ParserError: Final = cast(type[typer.BadParameter], typer.BadParameter.__mro__[2])
 """What the argument parser raises for arguments that don't fit, whichever copy of click it brings."""
+_OF_COMMANDS: Final = ("--backend", "--json", "--verbose", "-v")
+"""Options of every command, which other tools take before it as well."""
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -81,6 +83,9 @@ def _run(arguments: list[str] | None) -> NoReturn:
         text = StringIO()
         error.show(text)
         say(text.getvalue().rstrip("\n"))
+        at_group = error.ctx is not None and isinstance(error.ctx.command, Group)
+        if at_group and getattr(error, "option_name", None) in _OF_COMMANDS:
+            say("It is an option of the commands, and stands behind them: pspf topics list --json")
         sys.exit(error.exit_code)
     except ClosedPipe:
         _silence(sys.stdout)

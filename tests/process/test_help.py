@@ -2,32 +2,25 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from pspf.cli.main import app
 from tests.process.commands import Folder
 
-COMMANDS = [
-    (),
-    ("worker",),
-    ("emit",),
-    ("tail",),
-    ("show",),
-    ("top",),
-    ("dev",),
-    ("init",),
-    ("version",),
-    *((group,) for group in ("topics", "groups", "pending", "dlq", "state", "broker", "config")),
-    *(("topics", name) for name in ("list", "inspect", "create", "trim", "delete", "repartition")),
-    *(("groups", name) for name in ("list", "inspect", "seek", "delete", "consumers")),
-    *(("pending", name) for name in ("list", "retry", "drop")),
-    *(("dlq", name) for name in ("list", "inspect", "replay", "purge", "export")),
-    *(("state", name) for name in ("list", "get", "dump")),
-    ("windows",),
-    ("windows", "list"),
-    *(("broker", name) for name in ("info", "doctor")),
-    ("config", "show"),
-]
+
+def _names(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Yield the words of a command and of all below it."""
+    yield path
+    for name, below in sorted(getattr(command, "commands", {}).items()):
+        yield from _names(below, *path, name)
+
+
+COMMANDS = list(_names(typer.main.get_command(app)))
 
 CLOSED = """
 import os, sys
@@ -42,6 +35,23 @@ def test_every_help_page_ends_with_examples_to_paste(folder: Folder) -> None:
         examples = page.partition("\nExamples:\n")[2].splitlines()
         assert 2 <= len(examples) <= 3, command
         assert all(line.startswith("  ") and "pspf" in line for line in examples), command
+
+
+def test_every_command_is_in_the_list_of_commands() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `pspf")]
+    rows = [words.removeprefix("pspf ").split() for cell in cells for words in cell.split("`")[1::2]]
+    groups = {path[:1] for path in COMMANDS if len(path) > 1}
+    for path in COMMANDS:
+        if path and path not in groups:
+            assert any(row[0] == path[0] and set(path) <= set(row) for row in rows), path
+
+
+def test_an_option_of_the_commands_that_stands_before_them_is_explained(folder: Folder) -> None:
+    for line in ("--backend memory:// topics list", "--json topics list", "-v emit orders {}", "topics --json list"):
+        assert "stands behind them" in folder.pspf(*line.split()).err, line
+    for line in ("--bckend memory:// topics list", "topics --nothing list", "emit --follow"):
+        assert "stands behind them" not in folder.pspf(*line.split()).err, line
 
 
 def test_help_loads_nothing_that_is_heavy(folder: Folder) -> None:
