@@ -5,10 +5,13 @@ from contextlib import suppress
 from typing import Final
 
 import pytest
+from redis.exceptions import ResponseError
 
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.valkey.connection.format import FORMAT
-from pspf.errors import BackendUnavailable
+from pspf.connectors.valkey.consume import upgrade
+from pspf.connectors.valkey.log.cursors import find_cursors
+from pspf.errors import BackendUnavailable, CommitFenced
 from pspf.records import STATE, EntryPlace, StateKey
 from tests.faults.large import Meter
 from tests.faults.valkey import Site, scripts
@@ -50,9 +53,11 @@ def make_older(site: Site, values: dict[StateKey, bytes], slots: set[int], versi
 
 
 def old_keys(site: Site) -> list[bytes]:
+    """Return where state and windows of an older format are; what seals a cursor is a string."""
     with site.server.client(database=site.database) as client:
-        kinds = ("keys", "st", "slots", "win", "wkeys")
-        return [found for kind in kinds for found in client.scan_iter(key(kind) + b"*", count=1_000)]
+        kinds = ("keys", "keys-old", "st", "slots", "slots-old", "win", "wkeys")
+        found = [found for kind in kinds for found in client.scan_iter(key(kind) + b"*", count=1_000)]
+        return [each for each in found if client.type(each) != b"string"]
 
 
 async def fill(site: Site) -> None:
@@ -98,7 +103,7 @@ async def test_very_much_of_an_older_format_is_moved_in_steps(site: Site) -> Non
             found = await look(broker)
     assert found == values
     steps = {name: ms for name, ms in meter.longest.items() if name.startswith("upgrade")}
-    assert set(steps) == {"upgrade_state", "upgrade_windows"}
+    assert set(steps) == {"upgrade_seal", "upgrade_state", "upgrade_windows"}
     assert max(steps.values()) < 40, steps  # twice what is aimed at: the processor's own speed is not ours
 
 
@@ -130,6 +135,49 @@ async def test_several_may_update_at_once(site: Site) -> None:
     assert await (await own(brokers[1])).consumer.read_entries(list(STATES)) == STATES
     for broker in brokers:
         await broker.close()
+    assert old_keys(site) == []
+
+
+async def test_a_worker_that_was_silent_during_the_update_keeps_nothing_in_the_old_place(site: Site) -> None:
+    async with site.broker() as older:
+        await older.append(TOPIC, numbered(3))
+        member = await own(older)
+        make_older(site, VALUES, set())
+        with site.server.client(database=site.database) as client:
+            client.delete(f"pspf:{{{TOPIC}}}:live:{member.session.id}")  # stopped for longer than its lease
+        async with site.broker() as broker:
+            with pytest.raises(CommitFenced):
+                await member.consumer.commit(settle(position=2))
+            with site.server.client(database=site.database) as client:
+                # Its next commit, under a lease of its own again, adds to these sets: the server refuses it.
+                for kind in ("keys", "slots"):
+                    with pytest.raises(ResponseError, match="WRONGTYPE"):
+                        client.sadd(key(kind), "a")
+                    assert client.ttl(key(kind)) > 86_400
+            assert await look(broker) == VALUES
+
+
+async def test_who_updates_beside_a_worker_of_now_leaves_it_its_lease(site: Site) -> None:
+    await fill(site)
+    make_older(site, VALUES, {slot for slot, _ in STATES})
+    async with site.broker() as broker:
+        consumer = (await own(broker)).consumer
+        for cursor, keys in await find_cursors(broker._core, None, None):  # as one does that has read the format before
+            assert cursor.handler == HANDLER
+            await upgrade.bring_up_to_date(broker._core.lane_for(keys.meta), keys)
+        await consumer.commit(settle(position=2, state={(b"b", "n"): b"6"}))
+        assert await look(broker) == {**VALUES, (b"b", "n"): b"6"}
+
+
+async def test_state_that_was_kept_after_a_seal_ran_out_is_moved_with_the_rest(site: Site) -> None:
+    await fill(site)
+    make_older(site, VALUES, set())
+    with site.server.client(database=site.database) as client:
+        client.rename(key("keys"), key("keys-old"))
+        client.sadd(key("keys"), b"late")
+        client.hset(key("st", b"late"), "n", b"7")
+    async with site.broker() as broker:
+        assert await look(broker) == {**VALUES, (b"late", "n"): b"7"}
     assert old_keys(site) == []
 
 

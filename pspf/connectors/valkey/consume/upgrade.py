@@ -2,6 +2,13 @@
 
 Each step is a script of its own. One that was interrupted is done again by whoever connects next, and several may do it
 at once: what is moved is moved. Nothing else is done before all of it is, and `pspf:format` says so.
+
+    workers of an older version live ──> refused
+    each ordered cursor: sealed ──> state moved ──> windows renamed
+    all of them ──> the format of now
+
+A worker of an older version that nobody saw alive, as it was stopped for longer than its lease, can't commit any state
+or windows to a cursor that is sealed.
 """
 
 from typing import Final
@@ -19,10 +26,13 @@ from pspf.records import STATE
 
 logger = get_logger(__name__)
 
+_SEAL: Final = load_script("upgrade_seal")
 _MOVE_STATE: Final = load_script("upgrade_state")
 _RENAME_WINDOWS: Final = load_script("upgrade_windows")
 _RECORD_KEYS: Final = 1_000
 _SLOTS: Final = 250
+_SEALED_S: Final = 30 * 86_400
+"""How long a cursor is sealed: a worker that was stopped does not go on after as much."""
 
 
 async def upgrade(core: Core) -> None:
@@ -38,9 +48,7 @@ async def upgrade(core: Core) -> None:
     logger.info("%s: format %d becomes %d", core.commands.name, int(raw), FORMAT)
     for cursor, keys in await find_cursors(core, None, None):
         if cursor.handler is not None:
-            lane = core.lane_for(keys.meta)
-            await _move_state(lane, keys)
-            await _rename_windows(lane, keys)
+            await bring_up_to_date(core.lane_for(keys.meta), keys)
     await core.commands.call("SET", FORMAT_KEY, FORMAT)
 
 
@@ -57,8 +65,20 @@ async def _refuse_workers(core: Core, version: int) -> None:
             )
 
 
+async def bring_up_to_date(lane: Lane, keys: CursorKeys) -> None:
+    """Move the state and the windows of an ordered cursor to where they are now; what is moved is left alone."""
+    await _seal(lane, keys)
+    await _move_state(lane, keys)
+    await _rename_windows(lane, keys)
+
+
+async def _seal(lane: Lane, keys: CursorKeys) -> None:
+    names = [keys.meta, keys.key(b"keys"), keys.key(b"keys-old"), keys.key(b"slots"), keys.key(b"slots-old")]
+    await lane.run(_SEAL, names, [f"moved: this is format {FORMAT} by now", _SEALED_S])
+
+
 async def _move_state(lane: Lane, keys: CursorKeys) -> None:
-    old, left = keys.key(b"keys"), 1
+    old, left = keys.key(b"keys-old"), 1
     while left and (record_keys := await lane.call("SRANDMEMBER", old, _RECORD_KEYS)):
         names = [old, keys.spaces, keys.entries(STATE), keys.order(STATE)]
         names += [keys.key(b"st", record_key) for record_key in record_keys]
@@ -66,7 +86,7 @@ async def _move_state(lane: Lane, keys: CursorKeys) -> None:
 
 
 async def _rename_windows(lane: Lane, keys: CursorKeys) -> None:
-    old, left = keys.key(b"slots"), 1
+    old, left = keys.key(b"slots-old"), 1
     while left and (slots := await lane.call("SRANDMEMBER", old, _SLOTS)):
         names = [old, keys.spaces]
         for slot in slots:
