@@ -294,6 +294,7 @@ class State:
         """Return the value of `name`, `default` where there is none."""
         self._context.check_open()
         if name not in self._context.changes and not self._source.is_loaded(self._key, name):
+            check_state_name(name)  # what is asked for is read for other records, too
             await self._source.load(self._key, name)
         return self._get(name, default)
 
@@ -310,6 +311,7 @@ class State:
         raw_key = key.encode()
         self._context.check_open()
         if not self._source.is_loaded(raw_key, name):
+            check_state_name(name)
             await self._source.load(raw_key, name)
         self._context.check_open()  # it may have ended while this waited
         return _decode(self._source.get(raw_key, name), default, raw_key, name)

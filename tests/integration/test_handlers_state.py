@@ -197,6 +197,34 @@ async def test_state_that_can_not_be_stored_is_its_records_failure(backend: Stre
         assert await stream.read_state(handle, "a", "n") == 2
 
 
+@pytest.mark.parametrize("name", ["\ud800", 5, None], ids=["no UTF-8", "number", "none"])
+@pytest.mark.parametrize("of", ["own", "other"])
+@pytest.mark.parametrize("is_plain", [False, True], ids=["async", "plain"])
+async def test_a_name_that_can_not_be_read_fails_its_own_record_and_no_other(
+    backend: StreamingBackend, name: Any, of: str, is_plain: bool
+) -> None:
+    stream = Stream(backend)
+
+    async def handle(event: Number, ctx: Context) -> None:
+        if event.n == 1:
+            await (ctx.state.get(name) if of == "own" else ctx.state.read("b", name))
+        await ctx.state.put("sum", await ctx.state.get("sum", 0) + event.n)
+
+    def handle_plain(event: Number, ctx: SyncContext) -> None:
+        if event.n == 1:
+            _ = ctx.state.get(name) if of == "own" else ctx.state.read("b", name)
+        ctx.state.put("sum", ctx.state.get("sum", 0) + event.n)
+
+    chosen = handle_plain if is_plain else handle
+    stream.subscribe(TOPIC, ordering="key", retry=QUICK, name="handle")(chosen)
+    await stream.emit_many(numbers(6))
+    await run_until_drained(stream)
+    (letter,) = await read_letters(backend.broker)
+    assert (letter.error_type, letter.attempts) == ("EventRejected", 1)
+    async with stream:
+        assert await stream.read_state(chosen, "a", "sum") == 14
+
+
 class Away(MemoryStateStore):
     """A store that is away for the first write."""
 
