@@ -3,13 +3,16 @@
 import asyncio
 import time
 
+import pytest
+
 from pspf.cli.parsing import TopicPosition
 from pspf.cli.services.start_positions import find_offsets
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
-from pspf.records import Appended
+from pspf.errors import NotFound
+from pspf.records import Appended, Cursor
 from tests.support.brokers import World, needs
-from tests.support.workers import TOPIC, new, numbered, retry, settle, share, take, values
+from tests.support.workers import GROUP, TOPIC, new, numbered, retry, settle, share, take, values
 
 
 async def test_read_starts_at_the_offset_and_stops_at_the_count(broker: Broker) -> None:
@@ -54,6 +57,25 @@ async def test_find_offset_is_the_first_record_stored_at_or_after_a_time(broker:
     assert await broker.find_offset(TOPIC, 0, at_ms=start_ms - 5_000) <= placed[0].offset
     assert await broker.find_offset(TOPIC, 0, at_ms=start_ms + 2_000) == placed[2].offset
     assert await broker.find_offset(TOPIC, 0, at_ms=start_ms + 2_001) == placed[3].offset
+
+
+async def test_find_offset_of_what_is_not_there_is_not_found(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=1)
+    for topic, partition in (("nowhere", 0), (TOPIC, 1)):
+        with pytest.raises(NotFound):
+            await broker.find_offset(topic, partition, at_ms=0)
+    assert [info.topic for info in await broker.list_topics()] == [TOPIC]
+
+
+@needs("shared")
+async def test_a_shared_cursor_that_was_not_registered_is_not_found(broker: Broker) -> None:
+    await broker.create_topic(TOPIC, partitions=1)
+    session = await broker.open_session()
+    for topic in ("nowhere", TOPIC):
+        with pytest.raises(NotFound):
+            await session.share(Cursor(topic, GROUP, None, 0))
+    await session.close()
+    assert [info.topic for info in await broker.list_topics()] == [TOPIC]
 
 
 async def test_find_offset_behind_the_last_record_is_the_end(broker: Broker, clock: ManualClock) -> None:

@@ -21,7 +21,8 @@ class Log(ABC):
     async def create_topic(self, topic: str, *, partitions: int | None = None, retention_ms: int | None = None) -> bool:
         """Make a topic; return False where it was there already.
 
-        `partitions=None` takes it as it is (1 where it is made).
+        `partitions=None` takes it as it is (1 where it is made). `retention_ms` counts only where it is made; None is
+        `Limits.retention_ms`, whatever that is later.
 
         Raises:
             TopicMismatch: It has another number of partitions.
@@ -67,8 +68,12 @@ class Log(ABC):
 
     @abstractmethod
     async def find_offset(self, topic: str, partition: int, *, at_ms: int) -> int:
-        """Return the first offset whose record was stored at or after `at_ms` (the end, if none was)."""
+        """Return the first offset whose record was stored at or after `at_ms` (the end, if none was).
+
+        Raises:
+            NotFound: There is no such topic or partition.
+        """
 
     @abstractmethod
     async def wait(self, topic: str, *, timeout_ms: int) -> None:
-        """Return when `topic` may have got new records, after `timeout_ms` at the latest."""
+        """Return when `topic` may have got new records, after `timeout_ms` at the latest; it need not be there yet."""

@@ -32,7 +32,8 @@ class Session(ABC):
     async def register(self, topic: str, group: str, handler: str | None, *, start: str = START) -> int:
         """Join a group: make the topic and its cursors where missing; return the number of partitions.
 
-        `start` is `start`, `end` or a record id, and counts only where a cursor is made.
+        The cursors are those of an ordered `handler`, the group's shared ones with None. `start` is `start`, `end` or a
+        record id, and counts only where a cursor is made.
 
         Raises:
             ConfigurationError: `start` is none of these.
@@ -53,7 +54,11 @@ class Session(ABC):
         raise lacking("ordered")
 
     async def share(self, cursor: Cursor) -> Consumer:
-        """Consume a shared cursor beside others."""
+        """Consume a shared cursor beside others.
+
+        Raises:
+            NotFound: There is no such cursor: `register` comes before.
+        """
         raise lacking("shared")
 
     @abstractmethod

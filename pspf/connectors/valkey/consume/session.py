@@ -226,7 +226,8 @@ class ValkeySession(LeasedSession):
         return consumer
 
     async def share(self, cursor: Cursor) -> Consumer:
-        topic = await self._core.topics.ensure(cursor.topic)
+        topics = self._core.topics
+        topic = topics.find_known(cursor.topic) or await topics.get(cursor.topic)
         keys = topic.partition(cursor.partition).cursor(cursor.group, None)
         if not await self._core.lane_for(keys.partition.cursors).call(
             "HEXISTS", keys.partition.cursors, keys.registry_field
