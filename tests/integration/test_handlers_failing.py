@@ -407,7 +407,7 @@ async def test_a_failure_tells_the_users_frames_once_and_then_a_line_each(
     lines = [record.getMessage() for record in caplog.records if record.name == "pspf.handlers"]
     assert len(lines) == 4
     assert "in run" in lines[0]
-    assert "pspf/execution" not in lines[0]
+    assert "pspf/engine" not in lines[0]
     assert "attempt 1/3 failed, next in" in lines[1]
     assert "dead after attempt 3/3: ValueError: 0 is not wanted; see: pspf dlq inspect numbers/" in lines[3]
     assert record_id in lines[3]

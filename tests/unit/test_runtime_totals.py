@@ -10,8 +10,8 @@ def pulse(handler: str, processed: int) -> Pulse:
     return Pulse("running", 0, 0, is_connected=True, is_at_work=True, session="s", subscriptions=(status,))
 
 
-def processed(ledger: ProcessTotals, *living: Pulse) -> dict[str, int]:
-    return {each.handler: each.processed for each in ledger.add_up(living)}
+def processed(totals: ProcessTotals, *living: Pulse) -> dict[str, int]:
+    return {each.handler: each.processed for each in totals.add_up(living)}
 
 
 def test_living_processes_are_added_up() -> None:
@@ -19,19 +19,19 @@ def test_living_processes_are_added_up() -> None:
 
 
 def test_a_process_that_ended_takes_nothing_with_it() -> None:
-    ledger = ProcessTotals()
-    ledger.close(pulse("a", 3))
-    assert processed(ledger, pulse("a", 0)) == {"a": 3}
-    assert processed(ledger, pulse("a", 2)) == {"a": 5}
+    totals = ProcessTotals()
+    totals.close(pulse("a", 3))
+    assert processed(totals, pulse("a", 0)) == {"a": 3}
+    assert processed(totals, pulse("a", 2)) == {"a": 5}
 
 
 def test_asking_twice_counts_once() -> None:
-    ledger = ProcessTotals()
-    ledger.close(pulse("a", 3))
-    assert processed(ledger, pulse("a", 2)) == processed(ledger, pulse("a", 2)) == {"a": 5}
+    totals = ProcessTotals()
+    totals.close(pulse("a", 3))
+    assert processed(totals, pulse("a", 2)) == processed(totals, pulse("a", 2)) == {"a": 5}
 
 
 def test_a_process_that_never_said_anything_did_nothing() -> None:
-    ledger = ProcessTotals()
-    ledger.close(None)
-    assert ledger.add_up(()) == ()
+    totals = ProcessTotals()
+    totals.close(None)
+    assert totals.add_up(()) == ()

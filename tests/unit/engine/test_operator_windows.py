@@ -20,7 +20,7 @@ from pspf.events.decoding import make_decoder
 from pspf.records import Batch, Commit, EntryPlace, Record
 from pspf.windowing.aggregations import Sum
 from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, Window
-from tests.unit.processing.test_operator_host import Stored, _ask, _read_nothing
+from tests.unit.engine.test_operator_host import Stored, _ask, _read_nothing
 
 WINDOWS = [TumblingWindow(10_000), SlidingWindow(10_000, 10_000), SessionWindow(5_000)]
 Event = tuple[str, int, int]

@@ -7,7 +7,7 @@ import pytest
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.crash_intent import Intent
 from pspf.errors import CommitFenced
-from tests.unit.processing.scripted import CURSOR, ScriptedConsumer, records
+from tests.unit.engine.scripted import CURSOR, ScriptedConsumer, records
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pspf.errors import BackendUnavailable
 from pspf.observability.telemetry import Activity
 from pspf.records import Batch, Retry
 from pspf.windowing.spans import NEVER
-from tests.unit.processing.scripted import CURSOR, IdleExecutor, ScriptedConsumer, let_run, records
+from tests.unit.engine.scripted import CURSOR, IdleExecutor, ScriptedConsumer, let_run, records
 
 MOST_HELD = 3
 FOUND = Batch(records(1, 2), 3)

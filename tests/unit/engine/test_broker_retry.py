@@ -7,7 +7,7 @@ import pytest
 from pspf.backoff import Outage
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.errors import BackendUnavailable, CommitFenced
-from tests.unit.processing.scripted import CURSOR, let_run
+from tests.unit.engine.scripted import CURSOR, let_run
 
 
 class Calls:

@@ -5,7 +5,7 @@ import pytest
 from pspf.engine.batch_outcome import Failure
 from pspf.engine.failure_log import FailureLog
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
-from tests.unit.processing.scripted import records
+from tests.unit.engine.scripted import records
 
 
 async def handle(event: object) -> None: ...

@@ -16,7 +16,7 @@ from pspf.observability.telemetry import TelemetryManager
 from pspf.records import Batch
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
 from tests.support.waiting import wait_until
-from tests.unit.processing.scripted import ScriptedConsumer, records
+from tests.unit.engine.scripted import ScriptedConsumer, records
 
 Handle = Callable[[dict[str, Any]], Awaitable[None]]
 

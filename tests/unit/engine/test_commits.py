@@ -16,7 +16,7 @@ from pspf.errors import BackendUnavailable, CommitFenced
 from pspf.observability.telemetry import HandlerCounters, TelemetryManager
 from pspf.records import Batch, Commit, Record
 from pspf.subscription import RetryPolicy, Subscription, inspect_handler
-from tests.unit.processing.scripted import CURSOR, ScriptedConsumer, let_run, records
+from tests.unit.engine.scripted import CURSOR, ScriptedConsumer, let_run, records
 
 
 async def handle(event: object) -> None: ...
