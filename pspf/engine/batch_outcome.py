@@ -248,7 +248,7 @@ class BatchRun:
         return True
 
     def send(self, source: int, topic: str, record: NewRecord) -> None:
-        """Emit a record that no handler's context emitted: what windows have come to."""
+        """Emit an operator's result, as an effect of the record at offset `source`."""
         self._emits.append(Emit(source, topic, record))
         self.count(1, len(record.value))
 

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.operators.operator import Item, Operator
 from pspf.engine.operators.registry import OperatorKind, register
-from pspf.records import EntryChanges, NewRecord
+from pspf.records import EntryChanges, NewRecord, make_namespace
 from pspf.windowing.event_time import Key, decode_key, encode_key
 from pspf.windowing.operator_definition import OperatorDefinition
 from pspf.windowing.spans import NEVER
+
+NAMESPACE: Final = make_namespace(kind=2, slot=0)
+"""Where its entries are: of a kind that is free for operators from outside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class Debouncer(Operator):
         return self.context.definition
 
     async def restore(self, stored: Mapping[str, Any] | None) -> None:
-        found = await self.context.entries.read_all(0)
+        found = await self.context.entries.read_all(NAMESPACE)
         self.waiting: dict[Key, tuple[int, Any, int]] = {decode_key(key): orjson.loads(entry) for key, entry in found}
         self.changed: set[Key] = set()
 
@@ -58,7 +61,7 @@ class Debouncer(Operator):
         kept = self.waiting
         entries = {encode_key(key): orjson.dumps(kept[key]) if key in kept else None for key in self.changed}
         self.changed.clear()
-        return EntryChanges((), {0: entries} if entries else {})
+        return EntryChanges((), {NAMESPACE: entries} if entries else {})
 
 
 register("debounce", OperatorKind(Debouncer))

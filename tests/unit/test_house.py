@@ -4,6 +4,7 @@ import ast
 import io
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,19 @@ TWINS = {
 def test_the_house_has_few_rooms() -> None:
     rooms = {path.stem for path in (ROOT / "pspf").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert len(rooms - {"__init__", "__main__"}) <= 25, sorted(rooms)
+
+
+def test_the_table_of_rooms_has_all_of_them_in_the_order_of_the_imports() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(each["layers"] for each in contracts if each.get("containers") == ["pspf"])
+    told = {
+        room: int(row)
+        for row, cell in re.findall(r"^\| (\d+) \| (.+?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+        for room in re.findall(r"`pspf/(\w+)(?:/|\.py)`", cell)
+    }
+    rows = [told.get(room, -1) for layer in layers for room in re.findall(r"\w+", layer)]
+    assert -1 not in rows
+    assert rows == sorted(rows, reverse=True)
 
 
 def test_no_name_stands_for_two_classes() -> None:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from pspf.connectors.contract.cursors import Consumer
-from pspf.records import EntryKind, EntryPlace, kind_of
+from pspf.records import EntryPlace, kind_of
 
 if TYPE_CHECKING:
     from pspf.engine.operators.context import RetryingCall
@@ -38,7 +38,7 @@ class Entries:
         """Return the stored progress, None before the first commit."""
         return await self._ask(self._consumer.read_progress)
 
-    async def list_namespaces(self, kind: EntryKind) -> Sequence[int]:
+    async def list_namespaces(self, kind: int) -> Sequence[int]:
         """Return the namespaces of a kind that have entries, in order."""
         return [each for each in await self._ask(self._consumer.list_namespaces) if kind_of(each) == kind]
 

@@ -53,7 +53,7 @@ class Operator(ABC):
     """An operator on one cursor. Its memory is what the last commit stored, or is about to.
 
     `restore`, `load`, `fold`, `on_watermark`, `on_due` and `end_batch` may wait for the broker (`context.entries`);
-    everything else returns at once. What needs no defaults of its own is abstract.
+    everything else returns at once. What has no sensible default is abstract.
     """
 
     effects_per_record: int = 1
@@ -74,11 +74,17 @@ class Operator(ABC):
 
     @abstractmethod
     async def restore(self, stored: Mapping[str, Any] | None) -> None:
-        """Take over what the last commit stored: its progress, None before the first one, and its entries."""
+        """Take over what the last commit stored, before any record.
+
+        `stored` is what `progress` returned, None before the first commit; entries are read from `context.entries`.
+        """
 
     @abstractmethod
     def take_changes(self) -> EntryChanges:
-        """Return the entries that changed since the last call, by namespace and key."""
+        """Return the entries that changed since the last call, by namespace and key.
+
+        Namespaces are of a kind that no other operator has (`EntryKind`).
+        """
 
     def progress(self) -> Mapping[str, Any]:
         """Return what to store beside the entries, as JSON."""

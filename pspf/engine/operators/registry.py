@@ -1,6 +1,7 @@
 """The registry of operators: what runs a definition, how that is described in stored progress, and how it is viewed.
 
-Nothing else asks of what kind an operator's definition is. A new kind is a definition, an operator and a line here.
+Nothing else asks of what kind an operator's definition is. A new kind is a definition, an operator and a
+line here, or a call of `register` from outside.
 """
 
 from collections.abc import Callable, Mapping
