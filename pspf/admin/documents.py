@@ -10,7 +10,7 @@ from pspf.admin.answers import Shape, as_schema, as_text
 
 _KINDS = {str: {"type": "string"}, bool: {"type": "boolean"}, list: {"type": "array", "items": {"type": "string"}}}
 _ERRORS = {
-    "400": "The request is none: a foreign Host, a parameter or a field that is unknown or too long.",
+    "400": "The request is wrong: a foreign Host, or a parameter or a field that is unknown or too long.",
     "401": "The token is missing or wrong.",
     "403": "It comes from another site's page.",
     "404": "What it names is not there.",
@@ -23,7 +23,7 @@ _ERRORS = {
 
 _BACKTICKS = re.compile(r"`([^`]+)`")
 _PROBES = ("/health", "/ready")
-"""They say no with the same names as yes."""
+"""Endpoints whose 503 has the same fields as their 200."""
 
 
 class Described(Protocol):
@@ -55,7 +55,7 @@ def as_openapi(endpoints: Sequence[Described]) -> dict[str, Any]:
         "info": {
             "title": "PSPF admin",
             "version": __version__,
-            "description": "What a worker is at, and its controls.",
+            "description": "State and controls of a worker.",
         },
         "paths": paths,
         "components": {
@@ -84,12 +84,15 @@ def _operation(endpoint: Described) -> dict[str, Any]:
             *({"name": name, "in": "query", "schema": {"type": "string"}} for name in endpoint.query),
         ],
         "responses": {
-            "200": {"description": "It is so.", "content": answer},
+            "200": {"description": "The answer.", "content": answer},
             **{code: {"description": text, "content": error} for code, text in _ERRORS.items()},
         },
     }
     if endpoint.path in _PROBES:
-        operation["responses"]["503"] = {"description": "It is not so.", "content": answer}
+        operation["responses"]["503"] = {
+            "description": "The same fields where it is not healthy or ready.",
+            "content": answer,
+        }
     if not endpoint.is_open:
         operation["security"] = [{"token": []}]
     if endpoint.body is not None:
@@ -100,7 +103,7 @@ def _operation(endpoint: Described) -> dict[str, Any]:
 
 
 def as_page(endpoints: Sequence[Described]) -> str:
-    """Return the page: one row an endpoint, in the dashboard's clothes."""
+    """Return the page: one row an endpoint, with the dashboard's style."""
     rows = "".join(
         f"<tr><td><code>{endpoint.method}</code></td><td><code>{html.escape(endpoint.path)}</code></td>"
         f"<td>{_says(endpoint)}{_takes(endpoint)}{_answers(endpoint)}</td></tr>"

@@ -1,7 +1,7 @@
 """Metrics of a worker in Prometheus's formats, built from a snapshot and the lag; nothing is counted here.
 
 Labels are topic, group and handler alone, so that the number of series depends on the app and on
-nothing that it reads. Counts are those of the worker's life: a process that ended takes none with it.
+nothing that it reads. Counts cover the worker's life, with its processes that ended.
 """
 
 import platform

@@ -70,7 +70,7 @@ async def test_orphans_that_end_in_a_container_are_collected(fleet: Fleet) -> No
     await fleet.wait_for_lag()
     pid = first_process(container)
     container.wait_for("orphan left")
-    # Two nurseries and the worker process; what the handler left came to process 1 and is gone.
+    # Two fork servers and the worker process; what the handler left came to process 1 and is gone.
     wait_until(lambda: len(states(pid)) == 3 and "Z" not in states(pid), within_s=5)
     os.kill(pid, signal.SIGTERM)
     assert container.end(within_s=10) == 0

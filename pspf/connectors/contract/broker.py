@@ -25,7 +25,7 @@ class Broker(Log, Inspection):
     capabilities: Capabilities
     """What it can do: the same for all brokers of a class, and known before one is opened."""
     operations: Operations
-    """What an operator may do."""
+    """What an administrator may do."""
     roster: Roster
     """Who works on it."""
 

@@ -28,7 +28,7 @@ class Inspection(ABC):
 
     @abstractmethod
     async def list_consumers(self, *, group: str | None = None) -> Sequence[ConsumerInfo]:
-        """Return the live workers of the groups."""
+        """Return the live workers of the groups, or of one group."""
 
     # Dead letters
 
@@ -36,7 +36,7 @@ class Inspection(ABC):
     async def list_dead_letters(
         self, *, topic: str | None = None, group: str | None = None
     ) -> Sequence[StoredDeadLetter]:
-        """Return dead letters, oldest first, of one source topic or all."""
+        """Return dead letters, oldest first, of one source topic and group or of all."""
 
     async def replay_dead_letters(self, letters: Sequence[StoredDeadLetter], *, to: str | None = None) -> int:
         """Give dead letters a new start; return how many were still there. One commit.

@@ -12,16 +12,23 @@ class Limits:
     """The settings that a broker needs. Sizes are bytes, times milliseconds."""
 
     lease_ms: int = 10_000
+    """After how long without a renewal others may take what a session holds."""
     renew_ms: int = 3_000
+    """How often a session is renewed."""
     dedup_window_ms: int = 3_600_000
     dedup_max_ids: int = 1_000_000
+    """How many event ids a partition keeps for the de-duplication at most."""
     retention_ms: int = 7 * 24 * 3_600_000
+    """For topics that were made without one of their own; -1: for ever, 0: until all groups are done."""
     emit_timeout_ms: int = 30_000
+    """How long an append may wait, for a lock or for the broker."""
     max_record_bytes: int = 1 << 20
     max_key_bytes: int = 1 << 10
     max_headers_bytes: int = 16 << 10
     max_crashes: int = 3
+    """How often a record may end its process before it is dead."""
     synchronous: str = "FULL"
+    """SQLite's: FULL or NORMAL."""
 
     def check_all(self, records: Sequence[NewRecord]) -> None:
         """Raise EventRejected where one of `records` is larger than a stored record may be."""

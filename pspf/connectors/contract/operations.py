@@ -135,7 +135,7 @@ class Check:
 
 
 class Operations(ABC):
-    """What an operator may do. `Refused` means that nothing was changed.
+    """What an administrator may do. `Refused` means that nothing was changed.
 
     With `dry_run` nothing is: the answer is what it would be, and it refuses what it would refuse.
     """

@@ -53,7 +53,11 @@ class Wake:
         self._others_at_ns = 0
 
     def tend(self, selector: selectors.BaseSelector, *, is_wanted: bool) -> None:
-        """Start to receive where it `is_wanted`, and again where somebody removed the socket. OSError: not now."""
+        """Start to receive where it `is_wanted`, and again where somebody removed the socket.
+
+        Raises:
+            OSError: It can't now; another call may.
+        """
         if self.is_listening and not os.path.lexists(self._path):
             selector.unregister(self._socket)
             self.is_listening = False

@@ -176,7 +176,7 @@ class Spawner:
             process.returncode = returncode  # so that it does not try to collect it again
 
     def close(self) -> None:
-        """Let the nurseries end."""
+        """Let the fork servers end."""
         for app_server in (self._app_server, self._base):
             if app_server is not None:
                 app_server.close()
