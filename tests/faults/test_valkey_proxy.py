@@ -22,7 +22,13 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator["redis.Redis"]:
-    with redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 0), socket_timeout=0.5) as opened:
+    with redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 0), socket_timeout=1) as opened:
+        yield opened
+
+
+@pytest.fixture
+def patient(proxy: Proxy) -> Iterator["redis.Redis"]:
+    with redis.Redis(port=proxy.port, retry=Retry(NoBackoff(), 0), socket_timeout=60) as opened:
         yield opened
 
 
@@ -31,20 +37,20 @@ def read() -> object:
     return hall("valkey").server.call("GET", "k")
 
 
-def test_it_passes_on_what_it_is_not_told_to_lose(proxy: Proxy, client: "redis.Redis") -> None:
-    with client.pipeline(transaction=False) as pipeline:
+def test_it_passes_on_what_it_is_not_told_to_lose(proxy: Proxy, patient: "redis.Redis") -> None:
+    with patient.pipeline(transaction=False) as pipeline:
         for n in range(5_000):
             pipeline.rpush("l", b"x\r\n%d" % n)
         assert pipeline.execute() == list(range(1, 5_001))
-    assert client.lrange("l", 0, -1) == [b"x\r\n%d" % n for n in range(5_000)]
+    assert patient.lrange("l", 0, -1) == [b"x\r\n%d" % n for n in range(5_000)]
     assert proxy.commands["RPUSH"] == 5_000
     assert [b"LRANGE", b"l", b"0", b"-1"] in proxy.seen
 
 
-def test_small_pieces_change_nothing(proxy: Proxy, client: "redis.Redis") -> None:
+def test_small_pieces_change_nothing(proxy: Proxy, patient: "redis.Redis") -> None:
     proxy.piece_bytes = 3
-    client.set("k", b"y" * 2_000)
-    assert client.get("k") == b"y" * 2_000
+    patient.set("k", b"y" * 2_000)
+    assert patient.get("k") == b"y" * 2_000
 
 
 def test_a_lost_request_was_not_done(proxy: Proxy, client: "redis.Redis") -> None:

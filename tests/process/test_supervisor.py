@@ -33,9 +33,16 @@ async def bad(order: dict):
 
 
 def pid_of(worker: Running, label: str) -> int:
-    """Return the pid of the process of a topic group."""
-    names = {name_of(pid): pid for pid in worker.children()}
-    return names[f"pspf {label}"[:15]]
+    """Return the pid of the process of a topic group, once it is seen: the system's list is no snapshot."""
+    name = f"pspf {label}"[:15]
+    names: dict[str, int] = {}
+
+    def is_there() -> bool:
+        names.update((name_of(pid), pid) for pid in worker.children())
+        return name in names
+
+    wait_until(is_there)
+    return names[name]
 
 
 def write_app(folder: Folder, crash: str, before: str = "") -> None:
