@@ -1,4 +1,4 @@
-"""A debounce by the wall clock, a toy operator from outside: a key's last event goes out when none came for so long."""
+"""A debounce by the wall clock, a toy operator: a key's last event goes out when none came for so long."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +14,7 @@ from pspf.windowing.event_time import Key, decode_key, encode_key
 from pspf.windowing.operator_definition import OperatorDefinition
 from pspf.windowing.spans import NEVER
 
-NAMESPACE: Final = make_namespace(kind=2, slot=0)
-"""Where its entries are: of a kind that is free for operators from outside."""
+NAMESPACE: Final = make_namespace(kind=2, slot=0)  # a kind that is free for operators from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +25,9 @@ class Debounce(OperatorDefinition):
 
 
 class Debouncer(Operator):
-    """Keeps, by key, when it is due, the value of its last event, and how many came."""
-
-    @property
-    def definition(self) -> Debounce:
-        assert isinstance(self.context.definition, Debounce)
-        return self.context.definition
-
     async def restore(self, stored: Mapping[str, Any] | None) -> None:
+        assert isinstance(self.context.definition, Debounce)
+        self.definition = self.context.definition
         found = await self.context.entries.read_all(NAMESPACE)
         self.waiting: dict[Key, tuple[int, Any, int]] = {decode_key(key): orjson.loads(entry) for key, entry in found}
         self.changed: set[Key] = set()
@@ -58,8 +52,7 @@ class Debouncer(Operator):
         return True
 
     def take_changes(self) -> EntryChanges:
-        kept = self.waiting
-        entries = {encode_key(key): orjson.dumps(kept[key]) if key in kept else None for key in self.changed}
+        entries = {encode_key(k): orjson.dumps(self.waiting[k]) if k in self.waiting else None for k in self.changed}
         self.changed.clear()
         return EntryChanges((), {NAMESPACE: entries} if entries else {})
 
