@@ -214,8 +214,12 @@ class Running:
         self.process.send_signal(number)
 
     def end(self, *, within_s: float = 30) -> int:
-        """Wait for its end; return the exit code."""
-        return self.process.wait(within_s)
+        """Wait for its end; return the exit code. Where it does not end, the error shows its log and its processes."""
+        try:
+            return self.process.wait(within_s)
+        except subprocess.TimeoutExpired as error:
+            family = {pid: (name_of(pid), state_of(pid)) for pid in (self.process.pid, *self.family())}
+            raise AssertionError(f"{error}; its processes: {family}; it said:\n{self.log.read_text()}") from error
 
 
 def name_of(pid: int) -> str:

@@ -17,6 +17,7 @@ PLANS = (
     ("groups", "seek", GROUP, "--to", "start", "--topic", "orders", "--reset-state"),
     ("groups", "delete", GROUP),
     ("topics", "trim", "orders", "--max-records", "0", "--drop-unread"),
+    ("groups", "rename-handler", "sums", "app.sum", "app.other"),
     ("topics", "delete", "orders", "--force"),
     ("topics", "repartition", "done", "--partitions", "4", "--reset-state"),
     ("dlq", "purge", "--all"),
@@ -53,6 +54,7 @@ async def fill(url: str) -> None:
         await broker.append(HOP, numbered(2))
         member = await own(broker, topic="orders")
         await member.session.register(HOP, GROUP, HANDLER)
+        await member.session.register("done", "sums", "app.sum")
         batch = await take_batch(member.consumer, 4)
         bad, waiting, *done = batch.records
         commit = settle(
