@@ -50,11 +50,12 @@ def url(request: pytest.FixtureRequest, folder: Folder) -> str:
 async def fill(url: str) -> None:
     async with make_broker(url) as broker:
         await broker.append("done", numbered(3))
+        await broker.append("kept", numbered(1))
         await broker.append("orders", numbered(6, keys=["a", "b"]))
         await broker.append(HOP, numbered(2))
         member = await own(broker, topic="orders")
         await member.session.register(HOP, GROUP, HANDLER)
-        await member.session.register("done", "sums", "app.sum")
+        await member.session.register("kept", "sums", "app.sum")
         batch = await take_batch(member.consumer, 4)
         bad, waiting, *done = batch.records
         commit = settle(
