@@ -29,7 +29,7 @@ from pspf.cli.commands import (
     workers,
 )
 from pspf.cli.console import ClosedPipe, say
-from pspf.cli.exit_codes import ExitCode, code_of, explain
+from pspf.cli.exit_codes import ExitCode, UsageError, code_of, explain
 from pspf.cli.options import verbosity
 from pspf.runtime.worker.leaving import bound_exit
 
@@ -91,13 +91,23 @@ def _run(arguments: list[str] | None) -> NoReturn:
         _silence(sys.stdout)
         sys.exit(ExitCode.OK)
     except Exception as error:
-        say(explain(error, verbose=verbosity.on))
-        sys.exit(code_of(error))
+        told = _blame_argument(error, sys.argv[1:] if arguments is None else arguments)
+        say(explain(told, verbose=verbosity.on))
+        sys.exit(code_of(told))
     except SystemExit:
         _flush_stdout()
         raise
     _flush_stdout()
     sys.exit(code or ExitCode.OK)
+
+
+def _blame_argument(error: Exception, arguments: list[str]) -> Exception:
+    """Return the usage error of an argument that is not UTF-8, where that could not be encoded; else `error`."""
+    if isinstance(error, UnicodeEncodeError):
+        for argument in arguments:
+            if any("\udc80" <= character <= "\udcff" for character in argument):
+                return UsageError(f"the argument {os.fsencode(argument)!r:.80} is not UTF-8: keys and names are text")
+    return error
 
 
 def _open_what_is_closed() -> None:

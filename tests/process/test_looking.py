@@ -192,3 +192,13 @@ def test_state_is_listed_and_dumped(folder: Folder) -> None:
     assert folder.ok("state", "list", "total", "--key", "ann", "--json").json == {"state": [entry]}
     assert folder.ok("state", "dump").json_lines == [entry]
     assert folder.ok("state", "get", "total", "ann", "sum").out == "6\n"
+
+
+def test_an_argument_that_is_not_utf8_is_named(folder: Folder) -> None:
+    fill(folder)
+    for words in (("tail", "k\udcff"), ("topics", "inspect", "k\udcff"), ("groups", "inspect", "k\udcff")):
+        found = folder.look(*words)
+        assert (found.code, found.err.splitlines()[-1]) == (
+            2,
+            r"error: the argument b'k\xff' is not UTF-8: keys and names are text",
+        )
