@@ -300,8 +300,8 @@ STATE: Final = make_namespace(EntryKind.STATE, 0)
 def state_key(record_key: bytes, name: str) -> bytes:
     """Return the key of a value of `ctx.state`: in order of record keys, then of names.
 
-    A zero byte of the record key is followed by 0xFF; 0x00 0x01 ends it; then comes the name in UTF-8. No key is
-    the beginning of another one, so that all names of a record key are one range.
+    A zero byte of the record key is followed by 0xFF; 0x00 0x01 ends it; then comes the name in UTF-8. What stands
+    before the name is the beginning of no other record key's, so that all names of a record key are one range.
     """
     return state_prefix(record_key) + name.encode()
 

@@ -92,10 +92,20 @@ async def test_a_stop_behind_a_bad_command_is_obeyed(bad: bytes) -> None:
                 await task
 
 
-async def test_a_worker_that_can_not_be_described_once_is_shown_later(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("errors", "has_traceback"),
+    [
+        ((KeyError("a mistake"), KeyError("a mistake")), True),
+        ((ConfigurationError("not permitted"), BackendCorrupt("no number")), False),
+    ],
+    ids=["a mistake", "the roster refuses"],
+)
+async def test_a_worker_that_can_not_be_shown_for_a_while_is_shown_later(
+    caplog: pytest.LogCaptureFixture, errors: tuple[Exception, ...], *, has_traceback: bool
+) -> None:
     async with MemoryBackend().broker as broker:
         worker = Worker()
-        worker.failing_looks = [KeyError("a mistake"), KeyError("a mistake")]
+        worker.failing_looks = [*errors]
         task = asyncio.create_task(Presence(broker, "w", "app", worker.describe, worker.obey).run())
         try:
 
@@ -104,25 +114,7 @@ async def test_a_worker_that_can_not_be_described_once_is_shown_later(caplog: py
 
             await wait_until(is_shown)
             assert caplog.text.count("can't show this worker") == 1
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-
-async def test_a_worker_whose_roster_refuses_for_a_while_is_shown_later(caplog: pytest.LogCaptureFixture) -> None:
-    async with MemoryBackend().broker as broker:
-        worker = Worker()
-        worker.failing_looks = [ConfigurationError("not permitted"), BackendCorrupt("no number")]
-        task = asyncio.create_task(Presence(broker, "w", "app", worker.describe, worker.obey).run())
-        try:
-
-            async def is_shown() -> bool:
-                return bool(await read_status(broker))
-
-            await wait_until(is_shown)
-            assert caplog.text.count("can't show this worker") == 1
-            assert "Traceback" not in caplog.text
+            assert ("Traceback" in caplog.text) == has_traceback
         finally:
             task.cancel()
             with suppress(asyncio.CancelledError):
