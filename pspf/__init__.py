@@ -29,6 +29,7 @@ _HOMES = {
     "Min": "pspf.windowing.aggregations",
     "PSPFError": "pspf.errors",
     "Record": "pspf.records",
+    "RetryLater": "pspf.errors",
     "RetryPolicy": "pspf.subscription",
     "SQLiteBackend": "pspf.connectors.sqlite",
     "SQLiteStateStore": "pspf.state",
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from pspf.connectors.valkey import ValkeyConnector, ValkeyStreamBackend
     from pspf.context import Context, SyncContext
     from pspf.engine.processor import BatchProcessor
-    from pspf.errors import BatchError, PSPFError
+    from pspf.errors import BatchError, PSPFError, RetryLater
     from pspf.observability.telemetry import TelemetryManager
     from pspf.records import Record
     from pspf.schema import BaseEvent, SchemaRegistry
@@ -84,6 +85,7 @@ __all__ = [
     "Min",
     "PSPFError",
     "Record",
+    "RetryLater",
     "RetryPolicy",
     "SQLiteBackend",
     "SQLiteStateStore",

@@ -25,14 +25,18 @@ PSPFError
 ├── HandlerTimeout              the handler took longer than its `timeout_ms`
 ├── HandlerCrashed              the handler ended its process `max_crashes` times
 ├── BatchError                  raised by a `list[Event]` handler to name the culprits
+├── RetryLater                  raised by a handler to say when its record runs again
 ├── ContextClosed               the handler had ended when its context was used
 └── NotSettled                  the app under a StreamTester is at work for too long (is a TimeoutError)
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Final
 
 _MAX_TEXT: Final = 1_000
+_LONGEST_RETRY_S: Final = 366 * 24 * 3_600
 
 
 class PSPFError(Exception):
@@ -157,6 +161,25 @@ class BatchError(PSPFError):
     def __init__(self, errors: Mapping[str, BaseException] | Mapping[str | None, BaseException]) -> None:
         super().__init__(f"{len(errors)} of the batch failed")
         self.errors = dict(errors)
+
+
+class RetryLater(PSPFError):
+    """Lets a handler's record run again after `seconds`, or a `timedelta`, instead of after its policy's wait.
+
+    It is an attempt as any failure: the last one that the policy allows makes a dead letter. The time is taken as it
+    is, without jitter, whatever the policy's longest wait; what has passed already means at once.
+
+    Raises:
+        ConfigurationError: `seconds` is no number, or more than 366 days.
+    """
+
+    def __init__(self, seconds: float | timedelta, reason: str = "") -> None:
+        given = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        if isinstance(given, bool) or not isinstance(given, int | float) or not given <= _LONGEST_RETRY_S:
+            raise ConfigurationError(f"RetryLater({seconds!r:.80}): give seconds, or a timedelta, of at most 366 days")
+        self.wait_ms = math.ceil(given * 1000) if given > 0 else 0
+        """How long to wait, in milliseconds."""
+        super().__init__(reason or f"again in {self.wait_ms / 1000:g} s")
 
 
 class ContextClosed(PSPFError):

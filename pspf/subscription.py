@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
 from pspf.decoration import check_model, is_async, refuse_async, refuse_hidden_coroutine, refuse_optional_context
-from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, StateUnreadable
+from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, RetryLater, StateUnreadable
 from pspf.events.event import BaseEvent
 from pspf.records import check_name
 from pspf.settings import settings
@@ -51,8 +51,10 @@ class RetryPolicy:
         is_final = isinstance(error, (*_FINAL, *self.give_up_on))
         return is_final or attempts >= self.max_attempts
 
-    def wait_ms(self, attempts: int) -> int:
-        """Return how long to wait after `attempts` runs failed."""
+    def wait_ms(self, attempts: int, error: BaseException | None = None) -> int:
+        """Return how long to wait after `attempts` runs failed, the last one with `error`."""
+        if isinstance(error, RetryLater):
+            return error.wait_ms
         wait_ms = min(self.max_ms, self.initial_ms << min(attempts - 1, 40))
         return round(wait_ms * random.uniform(1 - self.jitter, 1 + self.jitter))
 

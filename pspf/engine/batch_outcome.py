@@ -277,7 +277,7 @@ class BatchRun:
             self.bury(failure)
             self.succeed(record)
             return
-        wait_ms = policy.wait_ms(attempts)
+        wait_ms = policy.wait_ms(attempts, error)
         failure = Failure(record, error, attempts, wait_ms, text_of(error))
         self.failures.append(failure)
         self._not_done.add(record.offset)

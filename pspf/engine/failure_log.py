@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pspf.engine.batch_outcome import Failure
+from pspf.errors import RetryLater
 from pspf.loggers import get_logger
 from pspf.records import Cursor
 from pspf.subscription import Subscription
@@ -56,7 +57,7 @@ class FailureLog:
             "error_type": kind,
             "error": text,
         }
-        if kind not in self._known:
+        if kind not in self._known and not isinstance(error, RetryLater):  # that is meant: no place in the code to mend
             self._known.add(kind)
             frames = _user_frames(error)
             if frames:

@@ -12,10 +12,10 @@ from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.executor import Executor, drop_cancellations, ends_run, enter_call, leave, told_if_overdue
 from pspf.engine.handlers.isolation import OwnContext, in_own_context
 from pspf.engine.handlers.threads import THREAD_NAME, call_plain
-from pspf.errors import BatchError, HandlerTimeout
+from pspf.errors import BatchError, HandlerTimeout, RetryLater
 from pspf.events.decoding import Decoder
 from pspf.records import Record
-from pspf.subscription import Subscription
+from pspf.subscription import RetryPolicy, Subscription
 
 
 class _NotStartedError(Exception):
@@ -71,7 +71,7 @@ class WholeBatch(Executor):
         context.close()
         if isinstance(error, _NotStartedError):
             return [list(part)]
-        charged = find_culprits(part, error)
+        charged = find_culprits(part, error, self._subscription.retry)
         for record, reason in charged:
             run.fail(record, reason)
         if charged:
@@ -149,8 +149,16 @@ class WholeBatch(Executor):
         return HandlerTimeout(f"{self._subscription.name} took longer than {self._subscription.timeout_ms} ms")
 
 
-def find_culprits(part: Sequence[Record], error: BaseException) -> list[tuple[Record, BaseException]]:
-    """Return the records that a failed call is charged to, each with its error; none where that is not known yet."""
+def find_culprits(
+    part: Sequence[Record], error: BaseException, retry: RetryPolicy
+) -> list[tuple[Record, BaseException]]:
+    """Return the records that a failed call is charged to, each with its error; none where that is not known yet.
+
+    A call that asks for a later run is charged to all of them, except in the last attempt of one: there it is told
+    apart which of them makes it fail.
+    """
+    if isinstance(error, RetryLater) and not any(retry.gives_up(error, record.attempts + 1) for record in part):
+        return [(record, error) for record in part]
     named = error.errors if isinstance(error, BatchError) else {}
     charged = [(record, _as_error(named[record.id])) for record in part if record.id in named]
     return [(part[0], error)] if not charged and len(part) == 1 else charged

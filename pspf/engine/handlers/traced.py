@@ -74,7 +74,7 @@ class TracedWholeBatch(WholeBatch):
         with self._spans.many(part) as span, _calls_begin_in(span):
             error = await super().attempt(events, part, context, run)
             if error is not None:
-                span.fail(error, find_culprits(part, error))
+                span.fail(error, find_culprits(part, error, self._subscription.retry))
         return error
 
 
