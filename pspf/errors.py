@@ -174,7 +174,7 @@ class RetryLater(PSPFError):
     """
 
     def __init__(self, seconds: float | timedelta, reason: str = "") -> None:
-        given = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        given: object = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
         if isinstance(given, bool) or not isinstance(given, int | float) or not given <= _LONGEST_RETRY_S:
             raise ConfigurationError(f"RetryLater({seconds!r:.80}): give seconds, or a timedelta, of at most 366 days")
         self.wait_ms = math.ceil(given * 1000) if given > 0 else 0

@@ -80,9 +80,9 @@ async def test_it_is_an_attempt_and_the_last_one_makes_a_dead_letter(
 async def test_a_whole_list_runs_later_and_its_last_attempt_finds_the_one_that_never_can() -> None:
     stream = Stream(topic=TOPIC, group="g")
     waiting = Waiting({2: 9}, timedelta(minutes=1))
-    waiting.subscribe(stream, "batch")
+    waiting.subscribe(stream, "batch", ordering="key")
     async with StreamTester(stream) as tester:
-        await tester.send_many(TOPIC, numbers(4))
+        await tester.send_many(TOPIC, numbers(4, keys="abcd"))
         assert waiting.runs == [[0, 1, 2, 3]]
         await tester.advance(60_000)
         assert waiting.runs[1:] == [[0, 1, 2, 3]]
@@ -97,14 +97,14 @@ async def test_a_batch_error_gives_each_record_a_countdown_of_its_own() -> None:
     stream = Stream(topic=TOPIC, group="g")
     runs: list[list[int]] = []
 
-    @stream.subscribe(TOPIC, retry=SLOW)
+    @stream.subscribe(TOPIC, ordering="key", retry=SLOW)
     async def handle(events: list[Number]) -> None:
         runs.append([event.n for event in events])
         if len(runs) == 1:
             raise BatchError({event.offset: RetryLater(event.n) for event in events if event.n})
 
     async with StreamTester(stream) as tester:
-        await tester.send_many(TOPIC, numbers(3))
+        await tester.send_many(TOPIC, numbers(3, keys="abc"))
         await tester.advance(1_000)
         await tester.advance(1_000)
         assert runs == [[0, 1, 2], [0], [1], [2]]
