@@ -12,7 +12,7 @@ from pspf.connectors.valkey.consume import acquiring, forgetting, lost_stream, o
 from pspf.connectors.valkey.log import appends, retention
 from pspf.connectors.valkey.log.fields import format_entry_id
 from pspf.connectors.valkey.log.keys import CursorKeys
-from pspf.connectors.valkey.operator import dead_letters, repartition, seeking, trimming
+from pspf.connectors.valkey.operations import dead_letters, repartition, seeking, trimming
 from pspf.errors import CommitFenced, CommitStale, NotFound, Refused
 from pspf.records import Record
 from tests.faults.guards import ORDERED, SHARED, Guard, Stage, open_batch, refused, scenarios_of

@@ -20,7 +20,7 @@ from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.format import FORMAT_KEY
 from pspf.connectors.valkey.consume.refunds import refund
 from pspf.connectors.valkey.consume.upgrade import upgrade
-from pspf.connectors.valkey.operator import seeking
+from pspf.connectors.valkey.operations import seeking
 from pspf.errors import BackendCorrupt, CommitStale
 from pspf.records import Cursor
 from tests.faults.valkey import find_scripts

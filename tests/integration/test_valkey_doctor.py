@@ -11,7 +11,7 @@ from pspf.connectors.contract.operations import Check, Status
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from pspf.connectors.valkey.connection.format import FORMAT
-from pspf.connectors.valkey.operator.doctor import (
+from pspf.connectors.valkey.operations.doctor import (
     IDLE_MS,
     Server,
     check_eviction,

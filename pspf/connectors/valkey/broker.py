@@ -30,9 +30,9 @@ from pspf.connectors.valkey.consume.upgrade import upgrade
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.keys import stream_name
 from pspf.connectors.valkey.log.log import Log, read_range
-from pspf.connectors.valkey.operator import dead_letters, inspect
-from pspf.connectors.valkey.operator.operations import ValkeyOperations
-from pspf.connectors.valkey.operator.roster import ValkeyRoster
+from pspf.connectors.valkey.operations import dead_letters, inspect
+from pspf.connectors.valkey.operations.operations import ValkeyOperations
+from pspf.connectors.valkey.operations.roster import ValkeyRoster
 from pspf.errors import BackendUnavailable, ConfigurationError
 from pspf.loggers import get_logger
 from pspf.records import (

@@ -10,7 +10,7 @@ from pspf.connectors.valkey.consume.replayed import pack_replayed
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.fields import format_entry_id, pack_records, pack_retry
 from pspf.connectors.valkey.log.log import read_range
-from pspf.connectors.valkey.operator.inspect import leave_out
+from pspf.connectors.valkey.operations.inspect import leave_out
 from pspf.errors import BackendCorrupt, BackendUnavailable, NotFound
 from pspf.records import DEAD_LETTER_SUFFIX, parse_id
 

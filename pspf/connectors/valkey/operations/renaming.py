@@ -8,7 +8,7 @@ from pspf.connectors.valkey.consume.cursor_keys import StoredKeys, count_namespa
 from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.cursors import find_cursors
 from pspf.connectors.valkey.log.keys import CursorKeys
-from pspf.connectors.valkey.operator.seeking import delete_cursor, live_consumers, refuse_in_use
+from pspf.connectors.valkey.operations.seeking import delete_cursor, live_consumers, refuse_in_use
 from pspf.errors import BackendUnavailable, NotFound, Refused
 
 _RENAME: Final = load_script("rename_cursor")

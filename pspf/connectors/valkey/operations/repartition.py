@@ -16,9 +16,9 @@ from pspf.connectors.valkey.log.cursors import find_cursors
 from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id, parse_entry_id
 from pspf.connectors.valkey.log.keys import TOPICS_KEY, CursorKeys, PartitionKeys
 from pspf.connectors.valkey.log.topics import MAX_PARTITIONS, Topic, make_topic
-from pspf.connectors.valkey.operator.deleting import read_family
-from pspf.connectors.valkey.operator.inspect import list_cursors, read_topic
-from pspf.connectors.valkey.operator.seeking import live_consumers
+from pspf.connectors.valkey.operations.deleting import read_family
+from pspf.connectors.valkey.operations.inspect import list_cursors, read_topic
+from pspf.connectors.valkey.operations.seeking import live_consumers
 from pspf.errors import ConfigurationError, Refused
 from pspf.records import companion_source, partition_of
 

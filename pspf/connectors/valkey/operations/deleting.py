@@ -4,7 +4,7 @@ from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.cursors import find_cursors
 from pspf.connectors.valkey.log.keys import TOPICS_KEY, PartitionKeys
 from pspf.connectors.valkey.log.topics import Topic
-from pspf.connectors.valkey.operator.seeking import delete_cursor
+from pspf.connectors.valkey.operations.seeking import delete_cursor
 from pspf.errors import Refused
 from pspf.records import DEAD_LETTER_SUFFIX, LATE_SUFFIX, companion_source
 

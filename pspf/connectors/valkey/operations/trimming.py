@@ -11,7 +11,7 @@ from pspf.connectors.valkey.log.core import Core
 from pspf.connectors.valkey.log.fields import decode_entries, format_entry_id, parse_entry_id
 from pspf.connectors.valkey.log.keys import CursorKeys, PartitionKeys
 from pspf.connectors.valkey.log.retention import parse_cursor
-from pspf.connectors.valkey.operator.inspect import read_topic
+from pspf.connectors.valkey.operations.inspect import read_topic
 from pspf.records import Cursor
 
 _PLAN: Final = load_script("trim_plan", "standing")

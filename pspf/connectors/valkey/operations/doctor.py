@@ -13,7 +13,7 @@ from pspf.connectors.valkey.connection.checks import parse_info, read_version
 from pspf.connectors.valkey.connection.failures import ReplyError
 from pspf.connectors.valkey.connection.format import FORMAT_KEY
 from pspf.connectors.valkey.log.core import Core
-from pspf.connectors.valkey.operator.inspect import list_cursors, list_topics
+from pspf.connectors.valkey.operations.inspect import list_cursors, list_topics
 
 IDLE_MS: Final = 14 * 24 * 3_600_000
 """A group that has committed nothing for so long, though there is something to do, is reported."""

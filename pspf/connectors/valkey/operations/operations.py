@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from pspf.connectors.contract.operations import BrokerInfo, Check, Operations, PendingRecord, Seek, Trimmed
 from pspf.connectors.valkey.log.core import Core
-from pspf.connectors.valkey.operator import deleting, doctor, pending, seeking, trimming
-from pspf.connectors.valkey.operator.renaming import rename_handler
-from pspf.connectors.valkey.operator.repartition import repartition
+from pspf.connectors.valkey.operations import deleting, doctor, pending, seeking, trimming
+from pspf.connectors.valkey.operations.renaming import rename_handler
+from pspf.connectors.valkey.operations.repartition import repartition
 from pspf.records import Cursor
 
 
