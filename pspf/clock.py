@@ -87,7 +87,7 @@ class ManualClock:
         """Move both readings `by_ms` milliseconds on, a whole number of them.
 
         Raises:
-            ConfigurationError: It is none, or would go back.
+            ConfigurationError: It is no duration, or would go back.
         """
         given: object = by_ms
         whole = int(given) if isinstance(given, float) and given.is_integer() else given

@@ -340,7 +340,7 @@ class EntryChanges:
     """What a batch did to the entries of an ordered cursor.
 
     `dropped` namespaces go first, with all of their keys; then `entries` are written (None deletes), which may make
-    such a namespace anew.
+    such a namespace again.
     """
 
     dropped: Sequence[int] = ()

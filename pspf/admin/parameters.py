@@ -32,7 +32,7 @@ def text_of(request: Request, name: str) -> str | None:
 
 
 def number_of(request: Request, name: str, *, default: int, most: int) -> int:
-    """Return a query parameter from 0 to `most`. Trouble 400: it is none."""
+    """Return a query parameter from 0 to `most`. Trouble 400: it is no such number."""
     text = request.query_params.get(name)
     if text is None:
         return default
@@ -45,7 +45,7 @@ async def body_of(request: Request, allowed: Mapping[str, type]) -> dict[str, An
     """Return the JSON object of a body, `{}` where it is empty; a null field counts as missing.
 
     Raises:
-        Trouble: 400: it is none, or has a field of another name or type; 413: it is too large.
+        Trouble: 400: it is no JSON object, or has a field of another name or type; 413: it is too large.
     """
     raw = await read_body(request.receive)
     if not raw.strip():

@@ -1,6 +1,6 @@
 """Access control of the admin: host, origin and token are checked before an endpoint sees the request.
 
-A page of another site, open in the operator's browser, is the likeliest attacker: it can send requests to
+A page of another site, open in the administrator's browser, is the likeliest attacker: it can send requests to
 127.0.0.1. It can't set the Host of its choice (a rebound DNS name shows there), can't hide its Origin, and
 doesn't know the token, which every request that changes something has to carry.
 """
@@ -39,7 +39,7 @@ class HostRule:
     """By which names a request may call this host: those of the loopback, and `names`.
 
     Where the admin is exposed any address is one, too: health checks and scrapers go by it, and the
-    DNS name of an attacker's page is none.
+    DNS name of an attacker's page is not trusted.
     """
 
     is_exposed: bool
@@ -100,7 +100,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2].lower() != hosts[0].lower():
             raise HttpError(403, "requests from other sites' pages are refused")
-        # An image's or a script's request has no Origin; whoever follows a link to a page of ours asks for a document.
+        # An image's or a script's request has no Origin; a link to a page of ours asks for a document.
         is_link = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and not is_link:
             raise HttpError(403, "requests from other sites' pages are refused")

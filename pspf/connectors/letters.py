@@ -115,7 +115,7 @@ def decode_letter(record: Record) -> StoredDeadLetter | None:
 
 
 def _parse_number(text: str, *, most: int = _HIGHEST) -> int:
-    """Return a number that a letter of ours may hold; raise ValueError for any other, which is none of ours."""
+    """Return a number that a letter of ours may hold; raise ValueError for any other, which PSPF has not written."""
     number = int(text)
     if not 0 <= number <= most:
         raise ValueError(f"{number} is out of range")

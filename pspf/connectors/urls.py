@@ -41,7 +41,7 @@ def make_broker(url: str | None = None, *, clock: Clock | None = None) -> Broker
     `dev`; else the embedded broker of the project (see `find_default_file`). `clock` replaces its own.
 
     Raises:
-        ConfigurationError: The URL is none that we know.
+        ConfigurationError: The URL has an unknown scheme or is malformed.
         NotAvailable: It names a broker that this version does not have.
     """
     url = url or settings.BACKEND

@@ -33,7 +33,7 @@ _REFUSED_AGAIN_MS: Final = 5_000
 
 
 class Assignment:
-    """Runs the cursors of one subscription until told to stop."""
+    """Runs the cursors of one subscription until it is stopped."""
 
     def __init__(
         self, subscription: Subscription, broker: Broker, session: Session, processor: BatchProcessor, stop: Stop
@@ -42,7 +42,7 @@ class Assignment:
         self._stop = stop
 
     async def run(self) -> None:
-        """Run them, and anew where the topic comes back with another number of partitions."""
+        """Run them, and again where the topic comes back with another number of partitions."""
         while not self._stop.is_set:
             stop = Stop(self._stop)
             try:
@@ -103,7 +103,7 @@ class _Partitions:
         if count in (None, self._count) or self._stop.is_set:
             return
         logger.warning(
-            "topic %r has %d partitions now, and had %d: %s takes them up anew",
+            "topic %r has %d partitions now, and had %d: %s starts over with them",
             self._subscription.topic,
             count,
             self._count,

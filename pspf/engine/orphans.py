@@ -35,7 +35,7 @@ class Orphan:
 async def find_orphans(
     broker: Broker, subscriptions: Sequence[Subscription], places: Collection[Place]
 ) -> list[Orphan]:
-    """Return the cursors in `places` that are none of `subscriptions`, by topic, group and handler."""
+    """Return the cursors in `places` that belong to none of `subscriptions`, by topic, group and handler."""
     known = {(each.topic, each.group, each.cursor_handler) for each in subscriptions}
     cursors: dict[tuple[str, str, str | None], list[CursorInfo]] = {}
     for topic, group in sorted(places):

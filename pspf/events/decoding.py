@@ -211,7 +211,9 @@ decode_base_event: Final = _event_decoder("BaseEvent", BaseEvent)
 
 def _plain_decoder(name: str, model: Any, validator: Any, core_schema: Any) -> Decoder:
     if not takes_objects(core_schema):
-        raise ConfigurationError(f"events can't be read as {name}: an event is a JSON object, and that is none")
+        raise ConfigurationError(
+            f"events can't be read as {name}: an event is a JSON object, and that is another JSON value"
+        )
     strips_type = _refuses_event_type(model)
     computed = computed_names(core_schema)
     validate_json = validator.validate_json

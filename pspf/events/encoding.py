@@ -126,7 +126,7 @@ def _describe(event: object) -> str:
 
 
 def _field(event: BaseModel, name: str) -> Any:
-    """Return a field or extra field of a model, None without it (a method of the name is none)."""
+    """Return a field or extra field of a model, None without it (a method of the name does not count)."""
     value = event.__dict__.get(name)
     if value is None and event.__pydantic_extra__:
         value = event.__pydantic_extra__.get(name)

@@ -170,7 +170,7 @@ def _problem_of_value(kind: str, node: _Schema, config: _Schema) -> str | None:
         if written != read:
             return f"is bytes, written as {written} and read as {read}: set ser_json_bytes and val_json_bytes alike"
     if kind == "dict" and (node.get("keys_schema") or {}).get("type") in _KEYS_WITHOUT_WAY_BACK:
-        return "has keys that JSON writes as text, and that are none: use text keys, or a list of pairs"
+        return "has keys that are no text and that JSON writes as text: use text keys, or a list of pairs"
     return None
 
 

@@ -105,7 +105,7 @@ class EventKind:
         """Return the event of a payload that was refused, where it is one without what stands for nothing.
 
         Raises:
-            SchemaError: It is none; of what no Exception is, `error` itself.
+            SchemaError: It is invalid; `error` itself where that is no Exception.
         """
         if not isinstance(error, Exception):
             raise error

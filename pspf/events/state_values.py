@@ -12,7 +12,7 @@ from pspf.events import codec
 
 
 def encode_value(name: str, value: object, default: Callable[[Any], Any] | None = None) -> bytes:
-    """Return a state value as JSON; `default` turns into JSON what is none, where it is read back as what it was.
+    """Return a state value as JSON; `default` converts other values to JSON, where they are read back equal.
 
     Raises:
         EventRejected: JSON can't hold it.

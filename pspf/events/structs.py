@@ -3,7 +3,7 @@
 Imported where an app uses a Struct, and nowhere else: msgspec is the app's own choice.
 
 Undeclared fields are dropped, and checked only to be JSON. There is no coercion: text that
-looks like a number is none.
+looks like a number does not count as one.
 """
 
 from collections.abc import Callable

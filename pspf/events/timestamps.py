@@ -35,7 +35,7 @@ def time_of(event: Any, record: Record) -> int:
     A timestamp is a datetime (a naive one is UTC), ISO text, or seconds since the epoch.
 
     Raises:
-        SchemaError: The timestamp is none of these.
+        SchemaError: The timestamp has another form.
     """
     value = event.get("timestamp") if isinstance(event, dict) else getattr(event, "timestamp", None)
     if type(value) is datetime:
@@ -103,7 +103,7 @@ def ms_of(value: object) -> int:
     """Return a time as milliseconds: of a datetime (a naive one is UTC), ISO text, or seconds since the epoch.
 
     Raises:
-        SchemaError: It is none of these.
+        SchemaError: It has another form.
     """
     return _as_ms(value)
 

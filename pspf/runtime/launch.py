@@ -17,7 +17,7 @@ from pspf.runtime.worker.shutdown import end_quietly_on_signals
 from pspf.runtime.worker.stdio import show_prints
 
 _PRINT_PATIENCE_S: Final = 1.0
-"""A supervisor has signals to obey, whoever reads its log."""
+"""A supervisor obeys signals even if its log is not read."""
 
 __all__ = ["WorkerRequest", "launch"]
 

@@ -154,7 +154,7 @@ class SQLiteStateStore(StateStore):
         if self._find() in _inherited:
             raise ConfigurationError(
                 f"{self.path}: this process was forked from one that had it open; SQLite's locks don't hold here\n"
-                '  start it anew (multiprocessing.get_context("spawn") or "forkserver"),'
+                '  start a new process (multiprocessing.get_context("spawn") or "forkserver"),'
                 " or start the store after the fork only"
             )
         connection = self._connection = apsw.Connection(str(self.path))
@@ -225,5 +225,7 @@ def _translate(error: apsw.Error, path: Path) -> PSPFError:
     if isinstance(error, apsw.FullError):
         return DiskFull(f"{path}: the disk is full ({error})")
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return BackendCorrupt(f"{path}: damaged or no database ({error}); restore it, or move it away to start anew")
+        return BackendCorrupt(
+            f"{path}: damaged or no database ({error}); restore it, or move it away to start with an empty one"
+        )
     return BackendUnavailable(f"{path}: {error}")

@@ -131,7 +131,7 @@ class Declarations:
             retry, schema, name, start: As in `subscribe`.
 
         Raises:
-            ConfigurationError: The function or a value is none that this takes.
+            ConfigurationError: The function or a value does not fit.
         """
         check_topic("window", topic, "@stream.window('orders', ...)")
 

@@ -38,7 +38,7 @@ class Aggregation(ABC):
 
     @property
     def shape(self) -> Any:
-        """What it computes, as JSON: states of another shape are none of its own. A function is known by its name."""
+        """What it computes, as JSON: it can't read states of another shape. A function is known by its name."""
         return self.name
 
     changes_states: bool = False

@@ -148,7 +148,7 @@ class HandlerFold(Fold):
 
 
 def make_dumper(default: Callable[[Any], Any] | None) -> Callable[[Any], bytes | None]:
-    """Return the writer of a handler's state as JSON, None for none; `default` turns into JSON what is none.
+    """Return the writer of a handler's state as JSON, None for none; `default` converts other values to JSON.
 
     It raises EventRejected where JSON can't hold it.
     """

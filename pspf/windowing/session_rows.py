@@ -41,7 +41,7 @@ def split_row_key(stored_key: bytes) -> tuple[Key, int, int]:
     """Return the grouping key, the session's number and the row's.
 
     Raises:
-        ValueError, struct.error: It is none of ours.
+        ValueError, struct.error: PSPF has not written it.
     """
     stored, _, place = stored_key.partition(_END)
     number, row = _PLACE.unpack(place)

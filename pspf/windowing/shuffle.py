@@ -98,7 +98,7 @@ def receive(record: Record, topic: str) -> Arrival:
     """Return what arrived behind the hop; `topic` is the one it came from.
 
     Raises:
-        SchemaError: It is none of ours.
+        SchemaError: PSPF has not written it.
     """
     headers = decode_headers(record.raw_headers)
     try:

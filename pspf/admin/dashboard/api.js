@@ -61,7 +61,7 @@ async function request(method, path, body) {
   return answer;
 }
 
-/** Ask, again with another token where the one there is does not do; whoever gives up gets the refusal. */
+/** Ask, again with another token where the one there is does not do; who gives up gets the refusal. */
 async function authorized(method, path, body) {
   for (;;) {
     const used = token;

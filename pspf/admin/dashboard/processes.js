@@ -8,7 +8,7 @@ import { doing } from "./toast.js";
 
 const LONG_MS = 10_000;
 
-/** Show the processes; `soon()` is called when one of them was told something. */
+/** Show the processes; `soon()` is called after a command to one of them. */
 export function showProcesses(status, soon) {
   const found = status.processes;
   const empty = byId("processes-empty");

@@ -55,7 +55,7 @@ function counts(handler) {
 
 function partitions(handler) {
   if (handler.lags.length) return handler.lags.map(partitionsOf);
-  const note = make("p", { class: "muted" }, "The broker has not told anything of them yet.");
+  const note = make("p", { class: "muted" }, "The broker has reported nothing of them yet.");
   return [make("section", {}, make("h3", {}, "Partitions"), note)];
 }
 

@@ -16,7 +16,7 @@ export function tell(text) {
   }, SHOWN_MS);
 }
 
-/** Do something that a button stands for: the button waits, and what is refused is told. Return whether it was done. */
+/** Do something that a button stands for: the button waits, and a refusal is shown. Return whether it was done. */
 export async function doing(button, act) {
   button.disabled = true;
   try {

@@ -38,7 +38,7 @@ def dev(
     ] = None,
     accept_orphans: Annotated[
         bool,
-        typer.Option("--accept-orphans", help="Start though handlers were renamed or removed; new ones begin anew."),
+        typer.Option("--accept-orphans", help="Start though handlers were renamed or removed; new ones start over."),
     ] = False,
     log_level: Annotated[
         str | None,

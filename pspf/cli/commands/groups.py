@@ -194,7 +194,7 @@ async def delete(
         return
     write(f"{group} deleted" if handler is None else f"{group}: {handler or 'the shared cursor'} deleted")
     if busy := sum(len(g.consumers) for g in found):
-        say(f"{count_of(busy, 'worker')} of it ran: they begin anew, with what the topic has, as a new group does")
+        say(f"{count_of(busy, 'worker')} of it ran: they start over with what the topic has, as a new group does")
 
 
 @command(

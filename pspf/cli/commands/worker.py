@@ -116,7 +116,7 @@ class Arguments:
     loop: Annotated[Loop, typer.Option(help="The event loop.")] = Loop.AUTO
     accept_orphans: Annotated[
         bool,
-        typer.Option("--accept-orphans", help="Start though handlers were renamed or removed; new ones begin anew."),
+        typer.Option("--accept-orphans", help="Start though handlers were renamed or removed; new ones start over."),
     ] = False
     check: Annotated[bool, typer.Option("--check", help="Load the app, print the plan, exit.")] = False
 

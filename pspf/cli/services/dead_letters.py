@@ -37,7 +37,7 @@ async def select(broker: Broker, choice: LetterFilter, *, is_whole: bool = True)
 
     Raises:
         NotFound: A topic or an id that was named is not there.
-        ConfigurationError: An id is none.
+        ConfigurationError: An id is malformed.
     """
     for letter_id in choice.ids:
         parse_id(letter_id.rpartition("/")[2])
@@ -69,7 +69,7 @@ async def select_one(broker: Broker, choice: LetterFilter) -> StoredDeadLetter:
     """Return the one dead letter of `choice`.
 
     Raises:
-        NotFound: There is none.
+        NotFound: It does not exist.
         UsageError: There are several: topics that have one with this id, or handlers that gave the record up.
     """
     letters = await select(broker, choice)

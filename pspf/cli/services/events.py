@@ -48,7 +48,7 @@ def parse_event(text: str) -> dict[str, Any]:
     instead of silently rounded.
 
     Raises:
-        SchemaError: It is none; the message has the position and an excerpt.
+        SchemaError: It is no event; the message has the position and an excerpt.
     """
     try:
         event = json.loads(text, parse_constant=_refuse_constant)

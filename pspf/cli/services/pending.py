@@ -43,7 +43,7 @@ async def select(broker: Broker, choice: PendingFilter, *, with_in_hand: bool = 
 
     Raises:
         NotFound: There is no such group, or it is not on the topic, or a record that was named is done.
-        ConfigurationError: An id is none.
+        ConfigurationError: An id is malformed.
     """
     for record_id in choice.ids:
         parse_id(record_id.rpartition("/")[2])

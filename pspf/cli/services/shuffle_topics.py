@@ -1,6 +1,6 @@
 """Internal topics: what goes with a windowed handler whose grouping key is not its records' key.
 
-Its records go from its topic through one of these, on several partitions. What an operator does to the handler's
+Its records go from its topic through one of these, on several partitions. What an administrator does to the handler's
 topic or group is to be done to both.
 """
 

@@ -52,7 +52,7 @@ async def find_entry(
     """Return the one value that fits.
 
     Raises:
-        NotFound: There is none.
+        NotFound: It does not exist.
         UsageError: There are several.
     """
     entries = await find_entries(broker, handler=handler, group=group, key=key, name=name)

@@ -183,7 +183,7 @@ def make_printer(template: str | None, *, as_json: bool, as_json_lines: bool) ->
     """Return the printer for the output that was asked for.
 
     Raises:
-        UsageError: The template has a directive that is none.
+        UsageError: The template has an unknown directive.
     """
     if as_json:
         return _JsonDocument()

@@ -8,7 +8,7 @@ from pspf.errors import NotAvailable
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a broker claims. It is told without opening anything, and asked once, before an app starts.
+    """What a broker claims. Reading it opens nothing; it is asked once, before an app starts.
 
     What a broker does not claim, its methods refuse with `NotAvailable`.
     """

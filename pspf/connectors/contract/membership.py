@@ -41,7 +41,7 @@ class Session(ABC):
 
     @abstractmethod
     async def count_partitions(self, topic: str) -> int | None:
-        """Return how many partitions a topic has now: it may have been deleted and made anew. None where it is gone."""
+        """Return the partitions of a topic now: it may have been deleted and created again. None where it is gone."""
 
     def assigned(
         self, topic: str, group: str, handler: str, partitions: int, on_unread: Callable[[tuple[int, ...]], None]

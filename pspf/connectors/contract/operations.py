@@ -168,7 +168,7 @@ class Operations(ABC):
         """Forget a group, its progress and its state, on one topic or all; return how many cursors it had.
 
         With `handler` only the cursors of this ordered handler, with an empty one only the shared ones. Live
-        workers of it begin anew, or do nothing more until they are started again.
+        workers of it start over, or do nothing more until they are restarted.
 
         Raises:
             NotFound: There is no such group.
@@ -241,7 +241,7 @@ class Operations(ABC):
     async def delete_topic(self, topic: str, *, force: bool = False, dry_run: bool = False) -> Sequence[str]:
         """Remove a topic with its `-dlq` and `-late` and the groups on them; return what was removed.
 
-        Live workers of it begin anew, or do nothing more until they are started again.
+        Live workers of it start over, or do nothing more until they are restarted.
 
         Raises:
             NotFound: There is no such topic.
@@ -259,7 +259,7 @@ class Operations(ABC):
 
         Raises:
             NotFound: There is no such topic.
-            ConfigurationError: The number is none, or the topic is a companion.
+            ConfigurationError: The number is out of range, or the topic is a companion.
             Refused: A live worker is on it, a group has not finished all records, or a handler
                 remembers something and not `reset_state`.
         """

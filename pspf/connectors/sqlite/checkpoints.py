@@ -15,7 +15,7 @@ logger = get_logger(__name__)
 
 _CHECKPOINT_PAGES: Final = 1_000
 _OVERDUE_PAGES: Final = 4_000
-"""A log so long was not started anew by a checkpoint beside the writers: one of them makes the next in its turn."""
+"""A log of this length was not restarted by a checkpoint beside the writers: a writer makes the next one."""
 _TRUNCATE_PAGES: Final = 64 * 1024 * 1024 // 4096
 _WARN_EVERY_S: Final = 60.0
 
@@ -55,7 +55,7 @@ class Checkpoints:
             self._run(apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def finish_if_overdue(self) -> None:
-        """Copy the rest of a long log, in a writer's turn: no other adds to it, so that it can be started anew."""
+        """Copy the rest of a long log, in a writer's turn: no other writer adds to it, so that it can be restarted."""
         if self._wal_pages < self._overdue_at:
             return
         mode = apsw.SQLITE_CHECKPOINT_PASSIVE
@@ -88,5 +88,5 @@ class Checkpoints:
             "%s: a long read keeps its log from being emptied, at %d MB: %s; end it, or the log grows on",
             self._name,
             pages * 4096 >> 20,
-            readers or "by a process that can't be told",
+            readers or "by an unknown process",
         )

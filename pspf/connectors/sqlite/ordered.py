@@ -210,7 +210,7 @@ class OrderedConsumer(Consumer):
         if row is None or row[0] != self._token or row[1] != self._epoch:
             raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost; nothing was committed")
         sequence: int = row[3]
-        if row[2] == commit.commit_id:  # sent again: it has taken effect, and the log is read anew
+        if row[2] == commit.commit_id:  # sent again: it has taken effect, and the log is read again
             self._own_log = None
             return None
         if sequence != self._sequence:

@@ -1,4 +1,4 @@
-"""Ownership of files beside a database: whoever may use the database may use them as well.
+"""Ownership of files beside a database: who may use the database may use them as well.
 
 SQLite gives its log the database's owner and mode. What PSPF makes beside it follows the same rule: without it the
 worker that comes first decides who can work there, such as root in a folder of another user's.

@@ -13,7 +13,7 @@ CREATE TABLE replayed (
     PRIMARY KEY (cursor_id, offset)
 );
 
--- Whoever finishes, drops or forgets a retry, its bytes go with it. INSERT OR REPLACE fires no DELETE trigger
+-- When a retry is finished, dropped or forgotten, its bytes go with it. INSERT OR REPLACE fires no DELETE trigger
 -- (recursive_triggers is off): a record that fails again keeps them.
 CREATE TRIGGER replayed_is_done AFTER DELETE ON retries
 BEGIN

@@ -6,7 +6,7 @@
             ──> done: the log has what came since
 
 A reader is right at any point: what the log says goes before the rows, and the rest of a log that is read on top of
-all its rows gives the same again. So nothing is stored of how far this is: a new owner begins anew.
+all its rows gives the same again. So progress is not stored: a new owner starts over.
 """
 
 from collections.abc import Iterator, Mapping

@@ -57,7 +57,7 @@ def move(storage: Storage, engine: Engine, cursor_id: int, partition_id: int, of
         " intent = NULL WHERE cursor_id = ?",
         (offset, cursor_id),
     )
-    # What it passes again, it has passed now and not before: retention counts anew.
+    # What it passes again, it has passed now and not before: retention counts again.
     storage.run("DELETE FROM floors WHERE partition_id = ? AND floor > ?", (partition_id, offset))
     engine.grown.add(partition_id)
 

@@ -37,7 +37,9 @@ def translate(error: apsw.Error, name: str) -> Exception:
     if isinstance(error, apsw.FullError):
         return DiskFull(f"{name}: the disk is full ({error})")
     if isinstance(error, apsw.CorruptError | apsw.NotADBError):
-        return BackendCorrupt(f"{name}: damaged or no database ({error}); restore it, or move it away to start anew")
+        return BackendCorrupt(
+            f"{name}: damaged or no database ({error}); restore it, or move it away to start with an empty one"
+        )
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return BackendUnavailable(f"{name}: another program keeps it locked ({error})")
     if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError | apsw.PermissionsError | apsw.AuthError):
@@ -61,7 +63,7 @@ class Storage:
         self.queue = None if path is None else WritersQueue(path)
         self._place: DatabaseFiles | None = None
         self.file: FileId | None = None
-        """The database's file: what was opened first, or is to be. No other one is opened, and none is made anew."""
+        """The database's file: the one that was opened first. No other is opened, and no new one is created."""
         self._looked_at = 0.0
         self._checked_state = -1
         """SQLite's number of the state in which the format was read, or that our own commits made of it."""
@@ -122,7 +124,7 @@ class Storage:
         if found is not None and forks.is_inherited(found):
             raise ConfigurationError(
                 f"{self.name}: this process was forked from one that had it open; SQLite's locks don't hold here\n"
-                '  start it anew (multiprocessing.get_context("spawn") or "forkserver"),'
+                '  start a new process (multiprocessing.get_context("spawn") or "forkserver"),'
                 " or open the broker after the fork only"
             )
 
@@ -240,7 +242,7 @@ class Storage:
         """Make sure that what is written is found by others: the file in its place, the format as it was.
 
         Raises:
-            BackendGone: Whoever goes on would write where nobody reads, or what nobody reads.
+            BackendGone: Further writes would go to a file that nobody reads.
         """
         if self._place is None:
             return

@@ -55,7 +55,7 @@ def get_topic(storage: Storage, topic: str) -> Topic:
     """Return a topic.
 
     Raises:
-        NotFound: There is none.
+        NotFound: It does not exist.
     """
     found = find_topic(storage, topic)
     if found is None:
@@ -109,7 +109,7 @@ def ensure_topic(storage: Storage, topic: str, now_ms: int, partitions: int = 1)
 
 
 def insert_topic(storage: Storage, topic: str, partitions: int, retention_ms: int | None, now_ms: int) -> Topic:
-    """Make a topic; its name is taken as it is, and there is none of it."""
+    """Make a topic; its name is not checked, and no topic of that name exists."""
     storage.run(
         "INSERT INTO topics (topic, partitions, retention_ms, created_ms) VALUES (?, ?, ?, ?)",
         (topic, partitions, retention_ms, now_ms),

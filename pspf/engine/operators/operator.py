@@ -1,6 +1,6 @@
 """The protocol of an operator: keyed state that grows with the records of a cursor, and is due at some time.
 
-An operator has no loop, no admission, no commit of its own: its host (`host.py`) does all of that. It is told of
+An operator has no loop, no admission, no commit of its own: its host (`host.py`) does all of that. It gets
 records in their order, asked when something is due, and asked once a batch what to write.
 """
 

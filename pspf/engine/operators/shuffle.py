@@ -1,7 +1,7 @@
 """The sender of a shuffle: sends the records of one source partition on to the partitions of their grouping keys.
 
 It has a cursor of its own, so that a record is sent on exactly once; downstream the handler's operator reads the
-shuffle topic. A record whose grouping key can't be told is retried and dead-lettered here, and while it waits the
+shuffle topic. A record whose grouping key can't be computed is retried and dead-lettered here, and while it waits the
 time of this source stands still, so that nothing is closed over it.
 """
 
@@ -33,7 +33,7 @@ class ShuffleSender(Operator):
         self._shuffle = context.subscription.repartition
         self._keys = keys_of_partitions(self._shuffle.partitions)
         self._highest_ms = BEGINNING
-        """The highest event time that was read here; it is told unless a record waits that was read before."""
+        """The highest event time that was read here; it is passed on unless a record waits that was read before."""
         self._told: dict[int, int] = {}
         """The time of this source that each partition last heard of."""
         self._others: Mapping[int, int] = {}
@@ -91,7 +91,7 @@ class ShuffleSender(Operator):
         return 1 if self._is_behind_others and not len(self.context.scope.held) else self._look_ms
 
     async def on_idle(self, idle: IdleTracker) -> None:
-        """Take over the time of the others, where a read that began after they told it found nothing."""
+        """Take over the time of the others, where a read that began after they passed it on found nothing."""
         scope = self.context.scope
         if not idle.shown or len(scope.held):
             return

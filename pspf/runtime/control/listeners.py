@@ -58,7 +58,7 @@ def open_listeners(request: WorkerRequest) -> Listeners:
     """Bind what was asked for, or by default; a burst has an admin only where it was asked for.
 
     Raises:
-        ConfigurationError: A port is taken, an address is none, or there is no token where one is needed.
+        ConfigurationError: A port is taken, an address is malformed, or there is no token where one is needed.
     """
     admin_address, metrics_address = _admin_address(request), _metrics_address(request)
     file = request.token_file or settings.ADMIN_TOKEN_FILE

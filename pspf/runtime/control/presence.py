@@ -48,7 +48,7 @@ class WorkerCommand:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """Return the command of a decoded message. KeyError: it is none."""
+        """Return the command of a decoded message. KeyError: it is no command."""
         return cls(str(fields["id"]), str(fields["do"]), fields.get("process"), str(fields.get("level", "INFO")))
 
 

@@ -22,7 +22,7 @@ def find_trouble(pulse: Pulse, *, pulse_age_ms: int, broker_answers_ms: int, sta
         pulse_age_ms: The time since then; a process that is stopped, or stuck in C code, sends none.
         broker_answers_ms: For how long the broker has answered others without a failure; 0 while it doesn't.
             A broker that is down for all is waited for.
-        stall_ms: The longest silence that is none.
+        stall_ms: The longest silence that is not a stall.
     """
     silent_ms = 0 if pulse.loop_silent_ms is None else pulse.loop_silent_ms + max(0, pulse_age_ms - _BEAT_MS)
     if silent_ms > stall_ms:

@@ -59,7 +59,7 @@ def prepare_process(options: WorkerOptions) -> None:
     """Set up the process: log, fault points, descriptors, standard output, interpreter.
 
     Raises:
-        ConfigurationError: The log level, the log format or the fault is none.
+        ConfigurationError: The log level, the log format or the fault is unknown.
     """
     configure_logging(options.log_level, options.log_format)
     faults.arm(settings.FAULT)

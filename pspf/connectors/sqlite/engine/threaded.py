@@ -48,7 +48,7 @@ class ThreadEngine(Engine):
         self._polls = Polls(self, self._requests, self._wakeups)
         self._thread: threading.Thread | None = None
         self._ending: threading.Thread | None = None
-        """The thread that was told to end last; it may still have the connection."""
+        """The thread that was asked to end last; it may still have the connection."""
         self._is_closing = False
         self._is_forked = False
         self._stand_in = StandIn(storage, self._requests, self._polls, lambda: self.limits.emit_timeout_ms)
@@ -209,7 +209,7 @@ class ThreadEngine(Engine):
         self._work(grown, is_any)
         self._requests.deliver()
         if self.storage.is_open and self._broken is None:
-            self.storage.checkpoints.run_if_due()  # whoever waits has got the answer
+            self.storage.checkpoints.run_if_due()  # the callers have their answers
         return next_tick_ms
 
     def _tick(self) -> bool:

@@ -82,7 +82,7 @@ async def _check_format(lane: Lane) -> None:
 
 
 async def _describe_loss(lane: Lane, info: dict[str, str]) -> str | None:
-    """Return what would be lost with the server, None where it writes what it is told to a file."""
+    """Return what would be lost with the server, None where it writes all commands to a file."""
     if info.get("aof_enabled") == "1":
         return None
     reply = (await lane.call_many([("CONFIG", "GET", "save")]))[0]

@@ -90,7 +90,7 @@ class ValkeyConnector:
         self._distrusted_at = -_DISTRUST_S
 
     def distrust(self) -> None:
-        """Have all connections opened again, the name looked up anew: the server at their other end is no primary.
+        """Have all connections opened again and the name resolved again: the server at their other end is no primary.
 
         At most once in a few seconds: until the name leads to the new primary, new connections meet the old one.
         """

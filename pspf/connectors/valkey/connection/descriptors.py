@@ -1,6 +1,6 @@
 """File descriptors of a process: reads take one each and leave enough for leases and commits.
 
-Reads are not shared by cursors: a read that waits for many streams has to be called back and sent anew whenever one
+Reads are not shared by cursors: a read that waits for many streams has to be called back and sent again whenever one
 of them is to be read again, or no more.
 """
 
@@ -41,7 +41,7 @@ def refuse_crowding(name: str) -> None:
     """Return where there is room for one more connection that reads.
 
     Raises:
-        NoRoom: There is none.
+        NoRoom: No descriptor is left.
     """
     limit = read_limit()
     count = count_open()

@@ -34,7 +34,7 @@ _WAIT: Final = frozenset(
 )
 _NO_PRIMARY: Final = ("READONLY", "MASTERDOWN", "LOADING")
 _DEMOTED: Final = "instance state changed"
-"""In what a blocked read is told when its server becomes a replica."""
+"""Part of the error of a blocked read whose server becomes a replica."""
 _FULL: Final = frozenset({"OOM", "MISCONF"})
 _PERMIT: Final = frozenset({"NOAUTH", "WRONGPASS", "NOPERM"})
 _GROUP: Final = frozenset({"NOGROUP", "UNBLOCKED"})

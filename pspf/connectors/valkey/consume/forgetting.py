@@ -17,7 +17,7 @@ async def forget_state(lane: Lane, keys: CursorKeys) -> None:
 
 
 async def finish_forgetting(lane: Lane, keys: CursorKeys) -> None:
-    """Forget the state that a seek has marked; whoever takes the cursor finishes what an operator has not."""
+    """Forget the state that a seek has marked; the next owner finishes what an administrator's seek has not."""
     await _forget(lane, keys, "1")
 
 

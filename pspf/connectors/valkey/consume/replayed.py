@@ -33,7 +33,7 @@ def unpack_replayed(topic: str, partition: int, offset: int, packed: bytes) -> R
 
 
 async def read_replayed(lane: Lane, keys: CursorKeys, ids: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return the packed records of ids; those that are none of replayed ones are missing."""
+    """Return the packed records of ids; ids of records that were not replayed are missing."""
     if not ids:
         return {}
     found = await lane.call("HMGET", keys.retry, *[b"+" + raw_id for raw_id in ids])

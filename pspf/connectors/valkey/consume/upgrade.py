@@ -1,7 +1,7 @@
 """The update of a database's format: state and windows of formats 1 to 3 become entries, in bounded steps.
 
-Each step is a script of its own. One that was interrupted is done again by whoever connects next, and several may do it
-at once: what is moved is moved. Nothing else is done before all of it is, and `pspf:format` says so.
+Each step is a script of its own. One that was interrupted is done again by the next process that connects, and several
+may do it at once: what is moved is moved. Nothing else is done before all of it is, and `pspf:format` says so.
 
     workers of an older version live ──> refused
     each ordered cursor: sealed ──> state moved ──> windows renamed

@@ -61,7 +61,7 @@ async def count_waiting_before(lane: Lane, keys: CursorKeys, offset: int) -> int
 def find_wrong(rows: Sequence[Retry], now_ms: int) -> Iterator[Retry]:
     """Yield, as they are to be, those of the rows (in order) that wait for the wrong thing.
 
-    An operator took out or put in what they wait for: the first of a key is due at some time, and none before it.
+    An administrator removed or added what they wait for: the first of a key is due at some time, and none before it.
     """
     first_ms: dict[bytes, int] = {}
     for row in rows:

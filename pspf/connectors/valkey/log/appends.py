@@ -1,6 +1,6 @@
 """Batching of appends: what several tasks append at a moment travels together.
 
-Records for one partition go in one script call, all or none of them; no caller is told more than that
+Records for one partition go in one script call, all or none of them; no caller learns more than that
 their own records are stored, or are not, or may be.
 """
 

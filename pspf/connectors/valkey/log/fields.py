@@ -3,7 +3,7 @@
 Of ours, an entry has the fields `data` (the payload, JSON as a rule), `key`, `headers` (a JSON
 object) and `ts` (its time, where that is not when it was stored), the last three where there are
 any. An entry of another program that has other fields is read as one flat event: the JSON object of
-its fields, as text. One that has our fields, and a time that is none, is kept as text that says so, with
+its fields, as text. One that has our fields and an invalid time is kept as text that says so, with
 all of its fields: no decoder takes it for an event, and so it becomes a dead letter.
 
 An offset is an entry's id: the milliseconds above 64 bits of sequence number.
@@ -126,7 +126,7 @@ def _decode_rare(topic: str, partition: int, offset: int, fields: Sequence[bytes
 
 
 def _parse_time(raw: bytes) -> int | None:
-    """Return a time in milliseconds, None where it is none that a datetime can be."""
+    """Return a time in milliseconds, None where no datetime can hold it."""
     at_ms = int(raw) if _TIME.fullmatch(raw) else None
     return at_ms if at_ms is not None and EARLIEST_MS <= at_ms <= LATEST_MS else None
 

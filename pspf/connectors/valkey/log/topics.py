@@ -70,7 +70,7 @@ class Topics:
         """Return a topic as the server has it.
 
         Raises:
-            NotFound: There is none.
+            NotFound: It does not exist.
         """
         found = await self.find(name)
         if found is None:

@@ -6,7 +6,7 @@
 -- says what it runs.
 --
 -- Where much waits, the caller reads it first, in pages, and says at which sequence: until the lease is taken nobody but
--- an operator, or an owner that is alive after all, changes it, and each of them raises that. Nothing is written before.
+-- an administrator, or an owner that is alive after all, changes it, and each of them raises that. Nothing is written before.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 the `live` key of the owner that ARGV names
 --       6 the partition's meta

@@ -46,7 +46,7 @@ local wrong = check_keys(1, 1, 'stream', 'XGROUP SETID') or check_keys(2, 2, 'ha
   or check_keys(#KEYS, #KEYS, 'hash', 'HINCRBY')
 if wrong then return wrong end
 
--- How many records passed by now, where that can be told and some may have been removed from outside: behind the last
+-- How many records passed by now, where that can be known and some may have been removed from outside: behind the last
 -- one it is all that were ever added; else what was removed, and what is left before the position.
 local function count_passed()
   local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]

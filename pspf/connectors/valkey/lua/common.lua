@@ -21,7 +21,7 @@ local function text(number)
 end
 
 -- Returns the ms that the lease behind a `live` key has left, 0 or less where it ended. Its value is the
--- whole lease in ms: more than that can't be left unless the clock stepped back, and then it begins anew.
+-- whole lease in ms: more than that can't be left unless the clock stepped back, and then the full time counts again.
 local function ms_left(key, now_ms, shift)
   local left = redis.call('PEXPIRETIME', key) - shift - now_ms
   if left <= 0 then return left end

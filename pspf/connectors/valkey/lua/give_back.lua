@@ -1,4 +1,4 @@
--- Gives back what a group has in hand, uncharged and free at once, whoever has it: a bounded step.
+-- Gives back what a group has in hand, uncharged and free at once, from any worker: a bounded step.
 --
 -- KEYS  1 stream  2 cursor's meta  3 due  4 suspects
 -- ARGV  1 group

@@ -50,7 +50,7 @@ if passed then
 else
   redis.call('XGROUP', 'SETID', stream, group, before)
 end
--- What it passes again, it has passed now and not before: retention counts anew.
+-- What it passes again, it has passed now and not before: retention counts again.
 for _, id in ipairs(redis.call('ZRANGE', KEYS[6], 0, -1)) do
   if is_before(position, id) then redis.call('ZREM', KEYS[6], id) end
 end

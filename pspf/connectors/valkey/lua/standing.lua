@@ -1,4 +1,4 @@
--- How a cursor stands. Stands before the scripts of an operator.
+-- The position of a cursor. Part of the scripts of the administrator's operations.
 
 -- The first id that a cursor has in hand or has not read, its first unread id, how many of the delivered ones are
 -- not done, and how many of these are in hand. Nothing where cursor or stream are gone.
@@ -22,7 +22,7 @@ local function stand_of(stream, group, is_shared, cursor, due)
   return floor, position, unfinished + redis.call('ZCARD', due), unfinished
 end
 
--- Takes the records of a range out of the hands of whoever has them (shared); returns how many there were.
+-- Takes the records of a range from the workers that have them (shared); returns how many there were.
 local function take_away(stream, group, cursor, from, to)
   local count = 0
   while true do

@@ -107,7 +107,7 @@ for _, name in ipairs(all) do
     end
   end
 end
--- Whoever is not known may be dead, and what it had in hand comes first.
+-- A session that is not known may be dead, and what it had in hand comes first.
 if has_unknown then
   return {redis.call('HGET', meta, 'takes') or '0', -1, {}, {}, '0', 0, '1', names, 0, own}
 end
@@ -155,7 +155,7 @@ local function in_order(ids)
 end
 
 -- Suspects of one label, which ran together; others are for the next call. What dead sessions had in hand, and nobody
--- said that it would run, is of one label, whoever had it: together or apart, none of it is charged. Looks through pages while many of
+-- said that it would run, is of one label, from any session: together or apart, none of it is charged. Looks through pages while many of
 -- what it sees are of that label: with very many labels it would look at all of them for a few records each time.
 local to_look_at, crashes = STEP, 0
 local function choose_suspects()

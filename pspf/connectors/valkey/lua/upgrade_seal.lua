@@ -4,7 +4,7 @@
 --
 -- KEYS  1 cursor's meta  2 the set of record keys  3 that set while it is moved  4 the set of slots  5 that set meanwhile
 -- ARGV  1 what is in their place  2 for how many seconds
--- Reply 1; 0 where it is done already: whoever has the lease is of this version
+-- Reply 1; 0 where it is done already: the lease's owner is of this version
 -- Caller: upgrade.py
 
 if redis.call('TYPE', KEYS[2])['ok'] == 'string' then return 0 end
