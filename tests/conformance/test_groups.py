@@ -6,7 +6,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import END
 from pspf.errors import ConfigurationError
 from pspf.records import Cursor
-from tests.support.brokers import World, needs
+from tests.support.brokers import World, leased, needs
 from tests.support.workers import GROUP, HANDLER, TOPIC, Member, acquire, numbered, own, share, take_all, values
 
 
@@ -90,9 +90,9 @@ async def test_members_are_the_live_sessions_sorted(world: World) -> None:
     one, two = await share(world.broker), await share(await world.open_other())
     await own(world.broker)
     await share(world.broker, group="other")
-    assert await one.session.read_members(TOPIC, GROUP, None) == sorted([one.session.id, two.session.id])
+    assert await leased(one.session).read_members(TOPIC, GROUP, None) == sorted([one.session.id, two.session.id])
     await two.session.close()
-    assert await one.session.read_members(TOPIC, GROUP, None) == [one.session.id]
+    assert await leased(one.session).read_members(TOPIC, GROUP, None) == [one.session.id]
 
 
 @needs("ordered", "leases")
@@ -100,12 +100,12 @@ async def test_who_resigned_is_no_member_and_keeps_what_it_holds_until_it_is_giv
     await world.broker.append(TOPIC, numbered(1))
     leaving, other = await own(world.broker), await (await world.open_other()).open_session()
     await other.register(TOPIC, GROUP, HANDLER)
-    await leaving.session.resign(TOPIC, GROUP, HANDLER)
-    assert await other.read_members(TOPIC, GROUP, HANDLER) == [other.id]
-    assert await other.read_free(TOPIC, GROUP, HANDLER) == []
+    await leased(leaving.session).resign(TOPIC, GROUP, HANDLER)
+    assert await leased(other).read_members(TOPIC, GROUP, HANDLER) == [other.id]
+    assert await leased(other).read_free(TOPIC, GROUP, HANDLER) == []
     await take_all(leaving.consumer)
     await leaving.consumer.release()
-    assert await other.read_free(TOPIC, GROUP, HANDLER) == [0]
+    assert await leased(other).read_free(TOPIC, GROUP, HANDLER) == [0]
 
 
 @needs("shared", "leases")
@@ -114,7 +114,7 @@ async def test_an_abandoned_session_is_no_member_after_its_lease(world: World) -
     two.session.abandon()
     await world.expire_leases()
     await take_all(one.consumer)
-    assert await one.session.read_members(TOPIC, GROUP, None) == [one.session.id]
+    assert await leased(one.session).read_members(TOPIC, GROUP, None) == [one.session.id]
 
 
 @needs("shared", "ordered")

@@ -23,7 +23,7 @@ from pspf.connectors.contract.membership import Session
 from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Commit, Cursor, Record, Retry, parse_id
 from tests.conformance.model import Model, Outcome, Plan
-from tests.support.brokers import Kind, World, needs
+from tests.support.brokers import Kind, World, leased, needs
 from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, offsets, read_all, read_state, retry, settle
 
 pytestmark = needs(
@@ -307,7 +307,7 @@ class Interleavings(RuleBasedStateMachine):
         if partition in worker.ordered:
             return
         cursor = self.model.ordered[partition]
-        consumer = await worker.session.acquire(Cursor(TOPIC, GROUP, HANDLER, partition))
+        consumer = await leased(worker.session).acquire(Cursor(TOPIC, GROUP, HANDLER, partition))
         if consumer is None:
             assert cursor.owner is not None, f"partition {partition} is free, and was refused"
             return

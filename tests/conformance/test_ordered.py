@@ -11,7 +11,7 @@ from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.limits import Limits
 from pspf.errors import CommitFenced, ConfigurationError
 from pspf.records import Batch, Commit, Cursor, Emit
-from tests.support.brokers import World, needs
+from tests.support.brokers import World, leased, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -80,9 +80,9 @@ async def test_a_cursor_has_one_owner_at_a_time(world: World) -> None:
     for broker in (world.broker, await world.open_other()):
         other = await broker.open_session()
         await other.register(TOPIC, GROUP, HANDLER)
-        assert await other.acquire(CURSOR) is None
+        assert await leased(other).acquire(CURSOR) is None
         await world.expire_leases()
-        assert await other.acquire(CURSOR) is None
+        assert await leased(other).acquire(CURSOR) is None
     assert (await read_cursor(world.broker, CURSOR)).owner == owner.session.id
 
 
@@ -120,9 +120,9 @@ async def test_an_abandoned_cursor_is_free_after_the_lease_though_the_clock_step
     await session.register(TOPIC, GROUP, HANDLER)
     clock.set_wall(clock.now_ms() - 3_600_000)
     cursor = Cursor(TOPIC, GROUP, HANDLER, 0)
-    assert await session.acquire(cursor) is None
+    assert await leased(session).acquire(cursor) is None
     await world.expire_leases()
-    assert await session.acquire(cursor) is not None
+    assert await leased(session).acquire(cursor) is not None
 
 
 @needs("ordered")
@@ -302,7 +302,7 @@ async def test_a_lease_taken_again_by_the_same_session_fences_the_old_one(broker
     member = await own(broker)
     batch = await take_batch(member.consumer)
     await member.consumer.release()
-    assert await member.session.acquire(CURSOR) is not None
+    assert await leased(member.session).acquire(CURSOR) is not None
     with pytest.raises(CommitFenced):
         await member.consumer.commit(everything(broker, batch, "late"))
     await check_untouched(broker, lag=4)

@@ -6,7 +6,7 @@ from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced, NotFound, Refused
 from pspf.records import Cursor, Record
-from tests.support.brokers import World, needs
+from tests.support.brokers import World, leased, needs
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -157,7 +157,7 @@ async def test_an_owner_with_nothing_to_do_finds_out_by_its_poll(world: World) -
     with pytest.raises(CommitFenced):
         await take(member.consumer)
     await member.consumer.release()
-    again = await member.session.acquire(cursor_of(HANDLER))
+    again = await leased(member.session).acquire(cursor_of(HANDLER))
     assert again is not None
     assert values(await take(again)) == ["0", "1", "2"]
 

@@ -11,6 +11,7 @@ from pspf.records import Cursor
 from tests.faults.runs import make_events
 from tests.faults.valkey import Site
 from tests.process.each import run_here
+from tests.support.brokers import leased
 from tests.support.proxy import Proxy
 from tests.support.servers import Server
 from tests.support.workers import GROUP, HANDLER, letter, new, numbered, own, retry, settle, share, take
@@ -91,7 +92,7 @@ async def work(site: Site) -> None:
             failed = [retry(records[0], due_ms=None if position else 0), retry(records[1], due_ms=0)]
             dead = [letter(records[2], handler=HANDLER if position else "app.any")]
             await member.consumer.commit(settle(records[3:], retries=failed, dead=dead, position=position))
-            await member.session.read_members("orders", GROUP, HANDLER if position else None)
+            await leased(member.session).read_members("orders", GROUP, HANDLER if position else None)
             await take(member.consumer)
         dying = await share(broker, topic="orders", group="dying")
         await take(dying.consumer)
@@ -113,7 +114,7 @@ async def work(site: Site) -> None:
         session = await broker.open_session()
         await session.register("orders", "at-the-end", None, start="end")
         await session.register("orders", GROUP, "another")
-        assert await session.acquire(Cursor("orders", GROUP, "another", 0)) is not None
+        assert await leased(session).acquire(Cursor("orders", GROUP, "another", 0)) is not None
         await session.close()
 
 

@@ -13,6 +13,7 @@ from pspf.connectors.valkey.consume import acquiring, ordered, shared
 from pspf.errors import BackendCorrupt, CommitFenced, CommitStale, DiskFull
 from pspf.records import partition_of
 from tests.faults.guards import ORDERED, SHARED, Guard, Stage, lose_to_an_heir, open_batch, refused, scenarios_of
+from tests.support.brokers import leased
 from tests.support.windows import with_windows
 from tests.support.workers import (
     GROUP,
@@ -166,7 +167,7 @@ async def a_cursor_is_taken_from_the_dead_alone(stage: Stage) -> None:
     await stage.world.expire_leases()
     other = await (await stage.world.open_other()).open_session()
     await other.register(TOPIC, GROUP, HANDLER)
-    assert await other.acquire(ORDERED) is None
+    assert await leased(other).acquire(ORDERED) is None
     assert owner.consumer.lease is not None
 
 

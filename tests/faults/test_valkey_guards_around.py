@@ -16,6 +16,7 @@ from pspf.connectors.valkey.operations import dead_letters, repartition, seeking
 from pspf.errors import CommitFenced, CommitStale, NotFound, Refused
 from pspf.records import Record
 from tests.faults.guards import ORDERED, SHARED, Guard, Stage, open_batch, refused, scenarios_of
+from tests.support.brokers import leased
 from tests.support.workers import (
     GROUP,
     HANDLER,
@@ -49,7 +50,7 @@ async def wait_for_a_retry(stage: Stage, *, held: bool = False) -> tuple[Member,
 async def what_waited_behind_a_deleted_record_comes(stage: Stage) -> None:
     member, records = await wait_for_a_retry(stage, held=True)
     assert await refused(take(member.consumer), CommitStale)
-    again = await member.session.acquire(ORDERED)
+    again = await leased(member.session).acquire(ORDERED)
     assert again is not None
     assert values(await take(again)) == values(records[1:])
 
@@ -150,7 +151,7 @@ async def a_group_destroyed_from_outside_forgets_nothing(stage: Stage) -> None:
     position = stage.call("HGET", keys.meta, "position")
     stage.call("XGROUP", "DESTROY", TOPIC, f"{GROUP}/{HANDLER}")
     assert await refused(owner.consumer.commit(settle(state={(b"k", "n"): b"2"})), CommitStale)
-    heir = await owner.session.acquire(ORDERED)
+    heir = await leased(owner.session).acquire(ORDERED)
     assert heir is not None
     assert (stage.call("HGET", keys.meta, "position"), len(await stage.broker.list_state())) == (position, 1)
     assert not await refused(heir.commit(settle(state={(b"k", "n"): b"2"})), CommitFenced)
@@ -158,6 +159,7 @@ async def a_group_destroyed_from_outside_forgets_nothing(stage: Stage) -> None:
 
 async def what_lives_is_not_reset(stage: Stage) -> None:
     member, keys = await _have_state(stage)
+    assert isinstance(member.session, session.ValkeySession)
     forgetting = lost_stream.forget_cursor(member.session._member, keys, ordered.marker_group(ORDERED))
     assert not await refused(forgetting, Exception)
     assert len(await stage.broker.list_state()) == 1

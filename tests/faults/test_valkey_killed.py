@@ -4,6 +4,7 @@ import orjson
 
 from pspf.records import Cursor
 from tests.faults.valkey import Site
+from tests.support.brokers import leased
 from tests.support.workers import GROUP, HANDLER, TOPIC, numbered
 
 SESSIONS = "pspf:{%s}:sessions"
@@ -36,7 +37,7 @@ async def test_who_registers_removes_the_entries_of_sessions_that_were_killed(si
         session = await broker.open_session()
         await session.register(TOPIC, GROUP, None)
         assert [count_sessions(site, f"{TOPIC}:{partition}") for partition in range(3)] == [2, 2, 2]
-        assert await session.read_members(TOPIC, GROUP, None) == sorted([other.id, session.id])
+        assert await leased(session).read_members(TOPIC, GROUP, None) == sorted([other.id, session.id])
 
 
 async def test_the_members_of_a_handler_are_read_over_many_pages(site: Site) -> None:
@@ -45,6 +46,6 @@ async def test_the_members_of_a_handler_are_read_over_many_pages(site: Site) -> 
         session = await broker.open_session()
         await session.register(TOPIC, GROUP, HANDLER)
         put_sessions(site, MANY, TOPIC, live=True)
-        members = await session.read_members(TOPIC, GROUP, HANDLER)
+        members = await leased(session).read_members(TOPIC, GROUP, HANDLER)
         assert (len(members), session.id in members) == (MANY + 1, True)
-        assert await session.acquire(Cursor(TOPIC, GROUP, HANDLER, 0)) is not None
+        assert await leased(session).acquire(Cursor(TOPIC, GROUP, HANDLER, 0)) is not None

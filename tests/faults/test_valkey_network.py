@@ -17,6 +17,7 @@ from tests.faults.side_by_side import at_all_places
 from tests.faults.valkey import Site
 from tests.integration.running import running, until
 from tests.process.commands import state_of
+from tests.support.brokers import leased
 from tests.support.proxy import Proxy
 from tests.support.workers import GROUP, HANDLER, numbered, own
 
@@ -144,5 +145,5 @@ async def test_renewals_go_on_while_the_loop_is_blocked(site: Site) -> None:
         session = await other.open_session()
         await session.register(TOPIC, GROUP, HANDLER)
         time.sleep(3)  # noqa: ASYNC251 - a handler that blocks the loop for two leases
-        assert await session.acquire(consumer.cursor) is None
+        assert await leased(session).acquire(consumer.cursor) is None
         await session.close()

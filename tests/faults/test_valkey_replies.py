@@ -13,6 +13,7 @@ from pspf.errors import BackendUnavailable, CommitFenced, EmitUnknown
 from pspf.records import Cursor, Record, StateKey
 from tests.faults.runs import TOPIC, make_events
 from tests.faults.valkey import SECONDS_MS, Site, scripts
+from tests.support.brokers import leased
 from tests.support.proxy import Loss, named
 from tests.support.waiting import wait_until
 from tests.support.workers import GROUP, HANDLER, emit, numbered, own, read_all, read_state, settle, share, take, values
@@ -162,7 +163,7 @@ async def test_a_commit_that_arrives_after_the_next_owners_changes_nothing(site:
         taken: list[Consumer] = []
 
         async def takes_over() -> bool:
-            consumer = await successor.acquire(Cursor(TOPIC, GROUP, HANDLER, 0))
+            consumer = await leased(successor).acquire(Cursor(TOPIC, GROUP, HANDLER, 0))
             taken.extend([] if consumer is None else [consumer])
             return consumer is not None
 

@@ -16,6 +16,7 @@ from pspf.subscription import Ordering
 from tests.faults.runs import RUNS, TOPIC
 from tests.faults.valkey import QUICK, SECONDS_MS, Site
 from tests.integration.running import running, until
+from tests.support.brokers import leased
 from tests.support.waiting import wait_until
 from tests.support.workers import (
     GROUP,
@@ -131,7 +132,7 @@ async def test_a_retry_whose_record_was_deleted_holds_nobody_up(site: Site, mode
         try:
             assert not await take(consumer)
         except CommitFenced:  # an ordered cursor is to be taken anew
-            taken = await session.acquire(consumer.cursor)
+            taken = await leased(session).acquire(consumer.cursor)
             assert taken is not None
             assert not await take(taken)
         assert [info.lag for info in await broker.list_cursors()] == [0]
@@ -202,7 +203,7 @@ async def test_odd_keys_and_handlers_stay_apart_and_in_their_partitions_slot(sit
             session = await broker.open_session()
             await session.register(TOPIC, GROUP, handler)
             for partition in range(2):
-                consumer = await session.acquire(Cursor(TOPIC, GROUP, handler, partition))
+                consumer = await leased(session).acquire(Cursor(TOPIC, GROUP, handler, partition))
                 assert consumer is not None
                 records = await take(consumer)
                 state = {(record.raw_key or b"", name): record.value + handler.encode() for record in records}

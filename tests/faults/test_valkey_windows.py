@@ -11,6 +11,7 @@ from pspf.errors import CommitFenced, CommitStale
 from pspf.records import Commit, Cursor, EntryPlace
 from tests.faults.valkey import SECONDS_MS, Site, scripts
 from tests.integration.running import drain, read_events, running
+from tests.support.brokers import leased
 from tests.support.proxy import Loss
 from tests.support.waiting import wait_until
 from tests.support.windows import by_slot, with_windows
@@ -59,7 +60,7 @@ async def test_a_worker_that_comes_between_leaves_nothing_behind_a_delete(site: 
         held = site.proxy.lose(scripts("delete_cursor"), Loss.HOLD)
         delete = asyncio.create_task(operator.operations.delete_group(GROUP, force=True))
         await asyncio.to_thread(held.wait)
-        again = await member.session.acquire(CURSOR)
+        again = await leased(member.session).acquire(CURSOR)
         assert again is not None
         await again.commit(windows({(20, b"a"): b"2"}))
         site.proxy.release(held)
@@ -78,7 +79,7 @@ async def test_windows_go_with_the_stream_that_they_came_from(site: Site) -> Non
         site.server.call("DEL", TOPIC, database=site.database)
         with pytest.raises(CommitStale):
             await member.consumer.commit(windows({(0, b"a"): b"2"}))
-        again = await member.session.acquire(CURSOR)
+        again = await leased(member.session).acquire(CURSOR)
         assert again is not None
         assert await has_no_windows(Member(member.session, again))
         assert window_keys(site) == []

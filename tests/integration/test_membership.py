@@ -12,6 +12,7 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.membership import Session
 from pspf.connectors.urls import make_broker
 from pspf.records import Cursor
+from tests.support.brokers import leased
 from tests.support.servers import hall
 
 HEARD_S = 5
@@ -31,7 +32,7 @@ async def sessions(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         one, two = [await broker.open_session() for broker in brokers]
         await one.register(*PLACE)
         await two.register(*PLACE)
-        assert await one.acquire(Cursor(*PLACE, 0)) is not None
+        assert await leased(one).acquire(Cursor(*PLACE, 0)) is not None
         yield one, two
 
 
@@ -39,12 +40,12 @@ Change = Callable[[Session], Coroutine[Any, Any, None]]
 
 
 async def join(session: Session) -> None:
-    await session.resign(*PLACE)
+    await leased(session).resign(*PLACE)
     await session.register(*PLACE)
 
 
 async def resign(session: Session) -> None:
-    await session.resign(*PLACE)
+    await leased(session).resign(*PLACE)
 
 
 async def leave(session: Session) -> None:
@@ -56,21 +57,21 @@ async def test_a_member_that_comes_or_goes_is_heard_of(sessions: tuple[Session, 
     one, two = sessions
     await _settle(two)
     async with asyncio.timeout(HEARD_S), asyncio.TaskGroup() as group:
-        group.create_task(two.listen(*PLACE))
+        group.create_task(leased(two).listen(*PLACE))
         await asyncio.sleep(0.1)  # until it waits
         await change(one)
 
 
 async def test_a_partition_that_is_given_back_is_heard_of(sessions: tuple[Session, Session]) -> None:
     one, two = sessions
-    consumer = await two.acquire(Cursor(*PLACE, 0))
+    consumer = await leased(two).acquire(Cursor(*PLACE, 0))
     assert consumer is None, "it is the other's"
     await one.close()
-    mine = await two.acquire(Cursor(*PLACE, 0))
+    mine = await leased(two).acquire(Cursor(*PLACE, 0))
     assert mine is not None
     await _settle(two)
     async with asyncio.timeout(HEARD_S), asyncio.TaskGroup() as group:
-        group.create_task(two.listen(*PLACE))
+        group.create_task(leased(two).listen(*PLACE))
         await asyncio.sleep(0.1)  # until it waits
         await mine.release()
 
@@ -80,7 +81,7 @@ async def test_while_nothing_changes_there_is_nothing_to_hear(sessions: tuple[Se
     await _settle(two)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(1.5):
-            await two.listen(*PLACE)
+            await leased(two).listen(*PLACE)
 
 
 async def _settle(session: Session) -> None:
@@ -88,6 +89,6 @@ async def _settle(session: Session) -> None:
     try:
         while True:
             async with asyncio.timeout(0.3):
-                await session.listen(*PLACE)
+                await leased(session).listen(*PLACE)
     except TimeoutError:
         return

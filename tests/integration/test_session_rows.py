@@ -14,6 +14,7 @@ from pspf.connectors.contract.membership import Session
 from pspf.records import Commit, Cursor
 from pspf.windowing.session_rows import PAGE_BYTES, ROWS, TOGETHER, before_rows, row_key, split_row_key
 from tests.integration.running import read_events, run_until_drained
+from tests.support.brokers import leased
 from tests.support.windows import with_windows
 
 KEYS = st.none() | st.text(max_size=6) | st.sampled_from(["", "\0", "a", "a\0", "ab"])
@@ -113,7 +114,7 @@ async def test_sessions_that_were_stored_with_their_keys_others_are_read_and_get
     session: Session = await backend.broker.open_session()
     consumer = None
     while consumer is None:
-        consumer = await session.acquire(Cursor("ticks", backend.group_name, "w", 0))
+        consumer = await leased(session).acquire(Cursor("ticks", backend.group_name, "w", 0))
     assert consumer.lease is not None
     older = orjson.dumps({**orjson.loads(kept.progress), "version": 1})
     states: dict[int, dict[bytes, bytes | None]] = {TOGETHER: {b"=k": together}, ROWS: dict.fromkeys(rows)}

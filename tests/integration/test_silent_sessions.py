@@ -15,8 +15,10 @@ from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
 from pspf.connectors.sqlite import SQLiteBroker
+from pspf.connectors.sqlite.engine.threaded import ThreadEngine
 from pspf.connectors.sqlite.silence import Silences
 from pspf.errors import CommitFenced
+from tests.support.brokers import leased
 from tests.support.waiting import wait_until
 from tests.support.workers import (
     GROUP,
@@ -86,10 +88,10 @@ async def test_a_session_that_stood_still_takes_part_again_and_is_not_taken_for_
     with still(pair.one):
         await pair.pass_time(14_000, pair.other)
     assert await pair.other.list_consumers(group=GROUP) != []
-    assert await other.read_members(TOPIC, GROUP, None) == [other.id]
+    assert await leased(other).read_members(TOPIC, GROUP, None) == [other.id]
     for _ in range(3):
         await pair.pass_time(14_000, pair.one, pair.other)
-        assert await other.read_members(TOPIC, GROUP, None) == sorted([session.id, other.id])
+        assert await leased(other).read_members(TOPIC, GROUP, None) == sorted([session.id, other.id])
     assert os.listdir(f"{pair.path}-sessions").count(session.id) == 1
 
 
@@ -193,10 +195,12 @@ async def test_a_session_that_ended_without_reaching_the_file_is_removed_uncharg
     leaver = await share(pair.one)
     batch = await take_batch(leaver.consumer, 1)
     await leaver.consumer.intend(offsets(batch.records))
-    pair.one._engine._thread, thread = None, pair.one._engine._thread  # as where it can't be written to
+    engine = pair.one._engine
+    assert isinstance(engine, ThreadEngine)
+    engine._thread, thread = None, engine._thread  # as where it can't be written to
     with pytest.raises(Exception, match="not connected"):
         await leaver.session.close()
-    pair.one._engine._thread = thread
+    engine._thread = thread
     await pair.pass_time(14_000, pair.other)
     batch = await take_batch((await share(pair.other)).consumer, 1)
     assert (offsets(batch.records), batch.crashes) == ([1], 0)
@@ -217,7 +221,7 @@ async def test_while_nothing_can_be_written_nobody_is_taken_for_silent(tmp_path:
         blocker.close()
         await owner.consumer.commit(settle(records, position=2))
         await asyncio.sleep(1)
-        assert await owner.session.read_members(TOPIC, GROUP, HANDLER) == sorted(
+        assert await leased(owner.session).read_members(TOPIC, GROUP, HANDLER) == sorted(
             [owner.session.id, *[each.id for each in other._sessions]]
         )
 

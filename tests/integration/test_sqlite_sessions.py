@@ -76,6 +76,7 @@ async def test_a_session_that_renewed_while_it_was_taken_for_dead_keeps_what_it_
     batch = await take_batch(member.consumer)
     broker = world.broker
     assert isinstance(broker, SQLiteBroker)
+    engine = broker._engine
 
     def renew(storage: Storage) -> None:
         storage.run("UPDATE sessions SET renewals = renewals + 1")
@@ -84,9 +85,9 @@ async def test_a_session_that_renewed_while_it_was_taken_for_dead_keeps_what_it_
         """Says that a session is dead, which renews right then."""
 
         def look(self, session: str) -> Sign:
-            broker._engine.write_now(renew)
+            engine.write_now(renew)
             return Sign.DEAD
 
-    clock, late = broker._engine.clock, Late()
+    clock, late = engine.clock, Late()
     Reaper(late, Renewal(late, clock, 1_000), clock, world.limits, broker._boot_id).run(broker._engine)
     await member.consumer.commit(settle(batch.records, position=batch.end))

@@ -9,6 +9,7 @@ from pspf.connectors.views import as_json_entry
 from pspf.records import Commit, Cursor, OperatorProgress
 from pspf.runtime.worker.monitor import Monitor
 from tests.integration.running import read_letters, run_until_drained, running, until
+from tests.support.brokers import leased
 from tests.support.workers import state_changes
 
 
@@ -18,7 +19,7 @@ async def overwrite(backend: StreamingBackend, topic: str, handler: str, **chang
     try:
         consumer = None
         while consumer is None:
-            consumer = await session.acquire(Cursor(topic, backend.group_name, handler, 0))
+            consumer = await leased(session).acquire(Cursor(topic, backend.group_name, handler, 0))
         assert consumer.lease is not None
         await consumer.commit(Commit(b"0" * 12, position=consumer.lease.position, **changes))
         await consumer.release()

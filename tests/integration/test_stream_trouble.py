@@ -32,6 +32,7 @@ from tests.integration.running import (
     until,
     wait_until,
 )
+from tests.support.brokers import leased
 
 
 class Trouble:
@@ -187,7 +188,7 @@ async def take_over(session: Session, cursor: Cursor) -> Consumer:
     taken: list[Consumer] = []
 
     async def is_taken() -> bool:
-        taken.extend(filter(None, [await session.acquire(cursor)]))
+        taken.extend(filter(None, [await leased(session).acquire(cursor)]))
         return bool(taken)
 
     await wait_until(is_taken)

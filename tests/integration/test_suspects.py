@@ -16,6 +16,7 @@ from pspf.engine.solo_gate import SoloGate
 from pspf.records import Batch, Cursor
 from pspf.subscription import Ordering
 from tests.integration.running import GROUP, TOPIC, Number, numbers, running, until, wait_until
+from tests.support.brokers import leased
 
 MODES = pytest.mark.parametrize("ordering", ["none", "key"])
 
@@ -38,7 +39,7 @@ async def take_over(broker: MemoryBroker, ordering: Ordering) -> tuple[Session, 
     async def is_taken() -> bool:
         nonlocal consumer, batch
         if consumer is None:
-            consumer = await session.acquire(cursor) if cursor.handler else await session.share(cursor)
+            consumer = await leased(session).acquire(cursor) if cursor.handler else await session.share(cursor)
         if consumer is not None:
             batch = await consumer.poll(max_records=10, timeout_ms=0)
         return bool(batch.records)

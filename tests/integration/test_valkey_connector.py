@@ -21,6 +21,7 @@ from pspf.connectors.valkey.connection.scripts import ScriptCall, load_script
 from pspf.connectors.valkey.connection.wire import Lane
 from pspf.errors import BackendCorrupt, BackendUnavailable, ConfigurationError, DiskFull, EmitIncomplete, NotAvailable
 from pspf.records import Cursor, NewRecord
+from tests.support.brokers import leased
 from tests.support.servers import Server, find, hall, make_certificates
 from tests.support.workers import new, numbered, read_all, values
 
@@ -353,7 +354,7 @@ async def test_the_leases_are_renewed_while_a_handler_blocks_the_loop(connector:
         await dead.register("orders", "g", None)
         dead.abandon()
         time.sleep(1)  # noqa: ASYNC251  # the handler that blocks
-        assert await (await other.open_session()).read_members("orders", "g", None) == [session.id]
+        assert await leased(await other.open_session()).read_members("orders", "g", None) == [session.id]
 
 
 async def test_a_topic_is_a_stream_that_the_usual_tools_show(connector: ValkeyConnector) -> None:

@@ -28,6 +28,7 @@ from pspf.errors import ConfigurationError
 from pspf.records import Commit, Cursor
 from pspf.windowing.definitions import Window
 from tests.integration.running import drain, read_events, read_letters, run_until_drained, running, until, wait_until
+from tests.support.brokers import leased
 from tests.support.windows import with_windows
 
 TICKS = [(1, 5), (2, 7), (12, 1), (25, 2), (46, 4)]
@@ -314,7 +315,7 @@ async def write(backend: StreamingBackend, progress: bytes, states: dict[int, di
     try:
         consumer = None
         while consumer is None:
-            consumer = await session.acquire(Cursor("ticks", backend.group_name, "w", 0))
+            consumer = await leased(session).acquire(Cursor("ticks", backend.group_name, "w", 0))
         assert consumer.lease is not None
         commit = Commit(b"0" * 12, position=consumer.lease.position)
         await consumer.commit(with_windows(commit, 46_000, progress, (), states))

@@ -11,6 +11,8 @@ from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.capabilities import Capabilities
 from pspf.connectors.contract.limits import Limits
+from pspf.connectors.contract.membership import Session
+from pspf.connectors.leases.session import LeasedSession
 from pspf.connectors.memory import MemoryBroker
 from pspf.connectors.sqlite.broker import SQLiteBroker
 from pspf.connectors.valkey.broker import ValkeyBroker
@@ -21,6 +23,12 @@ from tests.support.servers import hall
 _NOTICE_MS: Final = 2_000
 """How long after its lease a dead session is noticed at the latest."""
 _STEP_MS: Final = 1_000
+
+
+def leased(session: Session) -> LeasedSession:
+    """Return a session whose ordered cursors are leases, which the brokers here have: it can acquire one by name."""
+    assert isinstance(session, LeasedSession)
+    return session
 
 
 @dataclass(frozen=True, slots=True)
