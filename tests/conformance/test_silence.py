@@ -5,7 +5,7 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import CommitFenced
-from tests.support.brokers import World, needs
+from tests.support.brokers import World, needs, still
 from tests.support.workers import (
     HANDLER,
     TOPIC,
@@ -47,12 +47,13 @@ async def test_whoever_stands_still_in_turn_with_a_record_in_hand_charges_it_wit
     batch = await take_batch(holder.consumer, 1)
     for turn in range(1, 8):
         working = brokers[turn % 2]
-        await pass_time(clock, world.limits.lease_ms + 6_000, working)  # the one with the record stands still
-        following = await join(working, handler)
-        taken = await take_batch(following.consumer, 1)
-        assert (len(taken.records), taken.suspect) == (1, True)
-        assert taken.crashes <= 1, f"{taken.crashes} crashes, and no process has ended"
-        await following.consumer.intend(offsets(taken.records))
+        async with still(brokers[(turn + 1) % 2]):  # the one with the record
+            await pass_time(clock, world.limits.lease_ms + 6_000, working)
+            following = await join(working, handler)
+            taken = await take_batch(following.consumer, 1)
+            assert (len(taken.records), taken.suspect) == (1, True)
+            assert taken.crashes <= 1, f"{taken.crashes} crashes, and no process has ended"
+            await following.consumer.intend(offsets(taken.records))
         position = batch.end if handler else None  # now the other goes on
         if handler:
             with pytest.raises(CommitFenced):

@@ -4,8 +4,7 @@ import asyncio
 import os
 import shutil
 import warnings
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import apsw
@@ -18,7 +17,7 @@ from pspf.connectors.sqlite import SQLiteBroker
 from pspf.connectors.sqlite.engine.threaded import ThreadEngine
 from pspf.connectors.sqlite.silence import Silences
 from pspf.errors import CommitFenced
-from tests.support.brokers import leased
+from tests.support.brokers import leased, still
 from tests.support.waiting import wait_until
 from tests.support.workers import (
     GROUP,
@@ -55,16 +54,6 @@ class Pair:
                 await _do_chores(broker)
 
 
-@contextmanager
-def still(broker: Broker) -> Iterator[None]:
-    """Have a process do nothing by itself, as one that is stopped."""
-    assert isinstance(broker, SQLiteBroker)
-    chores = dict(broker._engine._chores)
-    broker._engine._chores.clear()
-    yield
-    broker._engine._chores.update(chores)
-
-
 async def _do_chores(broker: Broker) -> None:
     assert isinstance(broker, SQLiteBroker)
     await broker._engine.read(lambda storage: broker._engine.run_chores())
@@ -85,7 +74,7 @@ async def join(broker: Broker, handler: str | None) -> Member:
 async def test_a_session_that_stood_still_takes_part_again_and_is_not_taken_for_gone_again(pair: Pair) -> None:
     session = (await share(pair.one)).session
     other = (await share(pair.other)).session
-    with still(pair.one):
+    async with still(pair.one):
         await pair.pass_time(14_000, pair.other)
     assert await pair.other.list_consumers(group=GROUP) != []
     assert await leased(other).read_members(TOPIC, GROUP, None) == [other.id]
@@ -103,7 +92,7 @@ async def test_a_record_whose_processes_stood_still_is_charged_with_no_crash(pai
     await take_batch(holder.consumer, 1)
     for _ in range(6):
         brokers = (candidate, pair.one if candidate is pair.other else pair.other)
-        with still(brokers[1]):
+        async with still(brokers[1]):
             await pair.pass_time(14_000, candidate)
             holder = await join(candidate, handler)
             batch = await take_batch(holder.consumer, 1)
@@ -125,7 +114,7 @@ async def test_a_record_whose_process_stood_still_and_then_ended_is_charged(pair
     batch = await take_batch(hangs.consumer, 1)
     assert batch.suspect
     await hangs.consumer.intend(offsets(batch.records))
-    with still(pair.one):
+    async with still(pair.one):
         await pair.pass_time(14_000, pair.other)
         hangs.session.abandon()
         await pair.pass_time(2_000, pair.other)
@@ -146,7 +135,7 @@ async def test_what_others_ran_beside_is_not_charged_where_its_process_stood_sti
     batch = await take_batch(hangs.consumer, 1)
     for is_alone in (True, False):
         await hangs.consumer.intend(offsets(batch.records), is_alone=is_alone)
-    with still(pair.one):
+    async with still(pair.one):
         await pair.pass_time(14_000, pair.other)
         hangs.session.abandon()
         await pair.pass_time(2_000, pair.other)
@@ -157,7 +146,7 @@ async def test_what_others_ran_beside_is_not_charged_where_its_process_stood_sti
 async def test_an_owner_that_stood_still_while_nobody_else_works_keeps_its_lease(pair: Pair) -> None:
     owner = await own(pair.one)
     records = await take(owner.consumer)
-    with still(pair.one):
+    async with still(pair.one):
         await pair.pass_time(30_000, pair.other)
     await owner.consumer.commit(settle(records, position=5))
 
@@ -166,7 +155,7 @@ async def test_an_owner_that_stood_still_is_fenced_where_another_works(pair: Pai
     owner = await own(pair.one)
     records = await take(owner.consumer)
     await (await pair.other.open_session()).register(TOPIC, GROUP, HANDLER)
-    with still(pair.one):
+    async with still(pair.one):
         await pair.pass_time(14_000, pair.other)
     with pytest.raises(CommitFenced):
         await owner.consumer.commit(settle(records, position=5))

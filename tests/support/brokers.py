@@ -1,6 +1,7 @@
 """The brokers under test. A new broker adds one `Kind` to `KINDS` and passes the same tests."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from pspf.connectors.contract.limits import Limits
 from pspf.connectors.contract.membership import Session
 from pspf.connectors.leases.session import LeasedSession
 from pspf.connectors.memory import MemoryBroker
-from pspf.connectors.sqlite.broker import SQLiteBroker
+from pspf.connectors.sqlite.broker import SQLBroker, SQLiteBroker
 from pspf.connectors.valkey.broker import ValkeyBroker
 from pspf.connectors.valkey.connection.connector import ValkeyConnector
 from tests.support.assigning import AssigningBroker
@@ -29,6 +30,22 @@ def leased(session: Session) -> LeasedSession:
     """Return a session whose ordered cursors are leases, which the brokers here have: it can acquire one by name."""
     assert isinstance(session, LeasedSession)
     return session
+
+
+@asynccontextmanager
+async def still(broker: Broker) -> AsyncIterator[None]:
+    """Have a process do nothing by itself, as one that is stopped: its thread looks at the clock in real time.
+
+    A server's brokers with a clock of the caller's have no thread.
+    """
+    if not isinstance(broker, SQLBroker):
+        yield
+        return
+    kept = broker._engine._chores
+    chores = dict(kept)
+    await broker._engine.read(lambda storage: kept.clear())  # on its thread, which may be at them
+    yield
+    await broker._engine.read(lambda storage: kept.update(chores))
 
 
 @dataclass(frozen=True, slots=True)
