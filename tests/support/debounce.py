@@ -7,7 +7,8 @@ from typing import Any, Final
 import orjson
 
 from pspf.engine.batch_outcome import BatchRun
-from pspf.engine.operators.operator import Item, Operator
+from pspf.engine.operators.operator import Operator
+from pspf.engine.operators.places import Item
 from pspf.engine.operators.registry import OperatorKind, register
 from pspf.records import EntryChanges, NewRecord, make_namespace
 from pspf.windowing.event_time import Key, decode_key, encode_key

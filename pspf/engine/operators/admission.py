@@ -7,7 +7,7 @@ from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.handlers.executor import ends_run
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.late import LateRecords
-from pspf.engine.operators.operator import Aside, Broken, Item, Operator, TooLate
+from pspf.engine.operators.places import Aside, Broken, Item, TooLate
 from pspf.errors import StateUnreadable
 from pspf.windowing.event_time import Key
 
@@ -31,12 +31,14 @@ class Admission:
         self._late = late
         self._keys: dict[int, bytes] = {}
         """The grouping keys of the records that are not done, by offset."""
-        self._operator: Operator
+        self._by_grouping_key: bool
+        self._check_states: Callable[[Item], None]
 
-    def serve(self, operator: Operator) -> None:
-        """Admit for `operator`: it says what a record holds back that is not done."""
-        self._operator = operator
-        if operator.orders_by_grouping_key:
+    def serve(self, check_states: Callable[[Item], None], *, by_grouping_key: bool) -> None:
+        """Admit for an operator: it says what a record holds back that is not done, and reads states that failed."""
+        self._check_states = check_states
+        self._by_grouping_key = by_grouping_key
+        if by_grouping_key:
             self.held.key_of = lambda record: self._keys.get(record.offset)
 
     def admitted(self, section: Sequence[Item], run: BatchRun, fits: Callable[[Item], bool]) -> Iterator[Item]:
@@ -72,7 +74,7 @@ class Admission:
         """Note a failure; the record keeps the watermark of its position for its next run."""
         if isinstance(error, StateUnreadable) or ends_run(error, run):
             raise error  # it is not the record's fault
-        self._operator.check_states(item)
+        self._check_states(item)
         self._note_key(item)
         run.fail(item[0], error)
         self._note_time(item)
@@ -90,7 +92,7 @@ class Admission:
             run.succeed(item[0])
 
     def _note_key(self, item: Item) -> None:
-        if self._operator.orders_by_grouping_key and not isinstance(item[3], Broken):
+        if self._by_grouping_key and not isinstance(item[3], Broken):
             self._keys[item[0].offset] = order_of(item[2])
 
     def _note_time(self, item: Item) -> None:

@@ -1,8 +1,8 @@
 """The parts that an operator's host gives to its operator."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 
 from pspf.clock import Clock
 from pspf.connectors.contract.cursors import Consumer
@@ -11,7 +11,7 @@ from pspf.engine.batch_outcome import EffectLimits
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.admission import Admission
 from pspf.engine.operators.budget import Budget
-from pspf.engine.operators.entries import Entries
+from pspf.engine.operators.entries import Entries, RetryingCall
 from pspf.engine.operators.late import LateRecords
 from pspf.engine.operators.results import Results
 from pspf.engine.operators.source import RecordSource
@@ -24,12 +24,6 @@ T = TypeVar("T")
 
 ReadTimes = Callable[[], Awaitable[Mapping[int, int]]]
 """From nothing to the watermarks of the handler's cursors on other partitions, by partition."""
-
-
-class RetryingCall(Protocol):
-    """Does something with the broker, and again while it is not there."""
-
-    def __call__(self, doing: str, act: Callable[[], Awaitable[T]], /) -> Coroutine[Any, Any, T]: ...
 
 
 @dataclass(frozen=True, slots=True)

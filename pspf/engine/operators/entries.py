@@ -1,25 +1,28 @@
 """Stored entries of one operator: `(namespace, key) -> bytes`, read here, written by the commit of a batch."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from pspf.connectors.contract.cursors import Consumer
 from pspf.records import EntryPlace, kind_of
-
-if TYPE_CHECKING:
-    from pspf.engine.operators.context import RetryingCall
 
 T = TypeVar("T")
 
 _PAGE: Final = 1_000
 
 
+class RetryingCall(Protocol):
+    """Does something with the broker, and again while it is not there."""
+
+    def __call__(self, doing: str, act: Callable[[], Awaitable[T]], /) -> Coroutine[Any, Any, T]: ...
+
+
 class Entries:
     """What the last commit left of an operator's entries. Waits while the broker is away; in a thread it blocks."""
 
-    def __init__(self, consumer: Consumer, insist: "RetryingCall") -> None:
+    def __init__(self, consumer: Consumer, insist: RetryingCall) -> None:
         self._consumer = consumer
         self._insist = insist
         self._loop: asyncio.AbstractEventLoop | None = None

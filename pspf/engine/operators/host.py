@@ -73,7 +73,7 @@ class OperatorHost(Executor):
         self._has_more = True  # of what the owner before has left: not known before it is read
         self._is_final = False
         self._is_finished = False
-        context.admission.serve(operator)
+        context.admission.serve(operator.check_states, by_grouping_key=operator.orders_by_grouping_key)
         context.budget.plan(operator.effects_per_record)
         context.scope.wake()
 

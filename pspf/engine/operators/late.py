@@ -1,7 +1,7 @@
 """Late records of an operator: they go to the companion topic of the one that they came from."""
 
 from pspf.engine.batch_outcome import BatchRun
-from pspf.engine.operators.operator import Item, TooLate
+from pspf.engine.operators.places import Item, TooLate
 from pspf.engine.operators.source import RecordSource
 from pspf.records import LATE_SUFFIX, NewRecord
 from pspf.subscription import Subscription

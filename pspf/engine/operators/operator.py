@@ -6,47 +6,15 @@ records in their order, asked when something is due, and asked once a batch what
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.idleness import IdleTracker
-from pspf.records import EntryChanges, Record
+from pspf.engine.operators.context import OperatorContext
+from pspf.engine.operators.places import Item
+from pspf.records import EntryChanges
 from pspf.windowing.event_time import Key
 from pspf.windowing.spans import NEVER
-
-if TYPE_CHECKING:
-    from pspf.engine.operators.context import OperatorContext
-
-Item = tuple[Record, Any, Key, Any, int]
-"""A record that is about to be folded: its event, key, where it belongs, and the watermark at its position."""
-
-
-class Aside:
-    """Where a record belongs that is not aggregated."""
-
-    __slots__ = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Broken(Aside):
-    """Where a record belongs that can't be read, with the reason."""
-
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class TooLate(Aside):
-    """Where a record belongs whose windows are all closed: the last of them, and by how much it missed it."""
-
-    start_ms: int
-    end_ms: int
-    by_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Mark(Aside):
-    """Where a record belongs that is in no window: in a gap between them, or one that tells the time of a source."""
 
 
 class Operator(ABC):
@@ -67,7 +35,7 @@ class Operator(ABC):
     runs_in_thread: bool = False
     """Whether batches run in a thread, as the handler is a plain function."""
 
-    def __init__(self, context: "OperatorContext") -> None:
+    def __init__(self, context: OperatorContext) -> None:
         self.context = context
 
     # What is stored

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pspf.engine.operators.context import OperatorContext
-from pspf.engine.operators.operator import Broken, Item, Mark, Operator
+from pspf.engine.operators.operator import Operator
+from pspf.engine.operators.places import Broken, Item, Mark
 from pspf.events.decoding import Decoder, SectionDecoder, Unreadable
 from pspf.events.timestamps import FutureGuard, find_latest_ms, time_of
 from pspf.records import Record

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.operators.context import OperatorContext
 from pspf.engine.operators.growth import StateGrowth
-from pspf.engine.operators.operator import Aside, Item, Operator, TooLate
+from pspf.engine.operators.operator import Operator
+from pspf.engine.operators.places import Aside, Item, TooLate
 from pspf.engine.operators.window_results import WindowResults
 from pspf.errors import StateUnreadable
 from pspf.records import EntryChanges, Record

@@ -11,7 +11,8 @@ from typing import Any, Final
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.idleness import IdleTracker
 from pspf.engine.operators.context import OperatorContext
-from pspf.engine.operators.operator import Item, Operator
+from pspf.engine.operators.operator import Operator
+from pspf.engine.operators.places import Item
 from pspf.records import NO_CHANGES, EntryChanges, partition_of
 from pspf.windowing.progress import read_part
 from pspf.windowing.shuffle import keys_of_partitions, mark, send_on

@@ -13,7 +13,8 @@ from pspf.engine.handlers.isolation import OwnContext
 from pspf.engine.operators.budget import SECTION_RECORDS
 from pspf.engine.operators.context import OperatorContext
 from pspf.engine.operators.growth import StateGrowth
-from pspf.engine.operators.operator import Aside, Broken, Item, Mark, Operator, TooLate
+from pspf.engine.operators.operator import Operator
+from pspf.engine.operators.places import Aside, Broken, Item, Mark, TooLate
 from pspf.engine.operators.span_closing import SpanClosing
 from pspf.engine.operators.span_state import SpanState
 from pspf.engine.operators.span_updates import SpanUpdates
