@@ -12,6 +12,7 @@ of which is an option.
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -125,8 +126,26 @@ def _write_epilog(epilog: str | None, formatter: Any) -> None:
             formatter.write(f"{line}\n")
 
 
+def summarize(text: str, limit: int) -> str:
+    """Return the first sentence of a help page; where that is longer than `limit`, only as far as a clause ends.
+
+    A colon or a semicolon ends the summary before a comma does. Words are cut off where there is no clause.
+    """
+    sentence = " ".join(text.strip().split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+    if len(sentence) < limit:
+        return f"{sentence}."
+    for pattern, which in (("[:;] ", 0), (", ", -1)):
+        ends = [match.start() for match in re.finditer(pattern, sentence[:limit])]
+        if ends:
+            return f"{sentence[: ends[which]]}."
+    return sentence[: limit - 3].rpartition(" ")[0] + "..."
+
+
 class CliCommand(TyperCommand):
     """A command whose help page keeps the lines of its examples."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return summarize(self.help or "", limit)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         _write_epilog(self.epilog, formatter)
@@ -134,6 +153,9 @@ class CliCommand(TyperCommand):
 
 class Group(TyperGroup):
     """A group of commands whose help page keeps the lines of its examples."""
+
+    def get_short_help_str(self, limit: int = 45) -> str:
+        return summarize(self.help or "", limit)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         _write_epilog(self.epilog, formatter)

@@ -23,6 +23,15 @@ def test_bad_json_is_refused_with_its_position_and_nothing_is_made(folder: Folde
     assert not (folder.path / ".pspf").exists()
 
 
+def test_a_topic_that_an_emit_makes_is_named_with_the_nearest_other(folder: Folder) -> None:
+    assert "topic 'orders' is new, with one partition\n" in folder.pspf("emit", "orders", '{"n": 1}').err
+    again, mistyped = folder.each(("emit", "orders", '{"n": 2}'), ("emit", "oders", '{"n": 1}'))
+    assert "is new" not in again.err
+    assert "topic 'oders' is new, with one partition; did you mean 'orders'?\n" in mistyped.err
+    many = folder.pspf("emit", "order", "-", stdin=b'{"n": 1}\n')
+    assert "topic 'order' is new, with one partition; did you mean 'orders'?\n" in many.err
+
+
 @pytest.mark.parametrize("text", ["[1]", "7", "null", '{"n": 1} x', "", '{"a": 1e400}', '{"a": "\\ud800"}', "[" * 5000])
 def test_what_is_no_event_ends_with_code_2_and_a_short_message(folder: Folder, text: str) -> None:
     ended = folder.look("emit", "orders", text)

@@ -37,6 +37,12 @@ def test_every_help_page_ends_with_examples_to_paste(folder: Folder) -> None:
         assert all(line.startswith("  ") and "pspf" in line for line in examples), command
 
 
+def test_no_summary_of_a_command_is_cut_off(folder: Folder) -> None:
+    groups = {path[:-1] for path in COMMANDS if path}
+    for page in folder.each(*((*group, "--help") for group in groups)):
+        assert "..." not in page.out.partition("\nCommands:\n")[2].partition("\n\n")[0]
+
+
 def test_every_command_is_in_the_list_of_commands() -> None:
     page = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
     cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `pspf")]

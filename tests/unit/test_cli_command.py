@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from pspf.cli.command import Invocation, command, make_app
+from pspf.cli.command import Invocation, command, make_app, summarize
 from pspf.cli.exit_codes import ExitCode, Interrupted
 from tests.unit.test_house import imports, sources
 
@@ -104,3 +104,17 @@ def test_no_command_declares_a_common_option_by_hand() -> None:
 
 def test_ctrl_c_ends_a_coroutine_as_an_ordinary_exception() -> None:
     assert isinstance(CliRunner().invoke(app, ["wait"]).exception, Interrupted)
+
+
+@pytest.mark.parametrize(
+    ("page", "summary"),
+    [
+        ("Count records.", "Count records."),
+        ("Count records. Prints a number.", "Count records."),
+        ("Count records: all that are\nnot done, or some.", "Count records."),
+        ("Count all records, done ones as well, and others", "Count all records."),
+        ("Count records that are not done yet", "Count records that are..."),
+    ],
+)
+def test_a_summary_ends_where_a_clause_does(page: str, summary: str) -> None:
+    assert summarize(page + "\n\nMore of it.", 27) == summary

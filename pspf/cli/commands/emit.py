@@ -51,6 +51,7 @@ async def emit(
 
     from pspf.cli.services.emit_many import Plan, emit_lines, open_source
     from pspf.cli.services.events import Recipe
+    from pspf.cli.services.new_topics import describe_new
     from pspf.connectors.urls import make_limits
     from pspf.records import check_name
 
@@ -69,7 +70,10 @@ async def emit(
     # Before the broker is opened: bad JSON must not even make its file.
     record = recipe.make_record(event)
     async with call.open_broker(makes=True) as broker:
+        notice = await describe_new(broker, topic)
         appended = (await broker.append(topic, [record]))[0]
+    if notice is not None:
+        say(notice)
     if appended.duplicate:
         say(f"event_id {record.event_id!r} was emitted before, as record {appended.id}; nothing stored")
     if call.as_json:

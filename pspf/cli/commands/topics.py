@@ -199,7 +199,7 @@ async def repartition(
     ] = False,
     execute: Execute = False,
 ) -> None:
-    """Copy a topic without workers into another number of partitions, in order; ids are new.
+    """Copy an idle topic into another number of partitions, in order; ids are new.
 
     All groups have to have finished it. Shows its plan, and does nothing without --execute.
     """

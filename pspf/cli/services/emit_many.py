@@ -16,6 +16,7 @@ from pspf.cli.console import say, write, write_json
 from pspf.cli.exit_codes import ExitCode, UsageError
 from pspf.cli.services.events import Recipe, decode_line
 from pspf.cli.services.lines import Line, read_lines
+from pspf.cli.services.new_topics import describe_new
 from pspf.concurrency.background import run_in_thread
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import PSPFError
@@ -111,11 +112,14 @@ async def emit_lines(backend: str | None, source: Source, plan: Plan) -> ExitCod
             say(f"nothing emitted: --strict, and {tally.failed} of the lines of {source.name} are bad")
             return ExitCode.USAGE
     async with open_broker(backend, makes=True) as broker:
+        notice = await describe_new(broker, plan.topic)
         try:
             with _progress(source) as advance:
                 await _emit_all(broker, source, plan, tally, advance)
         finally:
             tally.print(plan.as_json)
+            if notice is not None and tally.emitted:
+                say(notice)
     return ExitCode.PARTLY_DONE if tally.failed else ExitCode.OK
 
 
