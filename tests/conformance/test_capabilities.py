@@ -51,6 +51,7 @@ REFUSALS: dict[str, list[tuple[type, str, Callable[[Any], Awaitable[object]]]]] 
         (Inspection, "scan_entries", lambda it: it.scan_entries(CURSOR, 0)),
     ],
     "shared": [(Session, "share", lambda it: it.share(CURSOR))],
+    "joint_commits": [(Session, "take_beside", lambda it: it.take_beside(None, CURSOR))],
 }
 
 

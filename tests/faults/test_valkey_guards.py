@@ -278,11 +278,12 @@ async def a_slow_worker_keeps_its_own_while_it_lives(stage: Stage) -> None:
     assert not await slow.consumer.commit(settle(records))
 
 
-_FENCE: Final = "if cursor[1] ~= ARGV[3] or cursor[2] ~= ARGV[4] then return {'FENCED'} end"
-_STREAM: Final = "if not has_group(stream, ARGV[2]) then return {'GONE'} end"
+_FENCE: Final = "if found[1] ~= ARGV[at + 1] or found[2] ~= ARGV[at + 2] then return {'FENCED', number} end"
+_STREAM: Final = "if not has_group(KEYS[key], ARGV[at]) then return {'GONE', number} end"
 _TYPES: Final = "if wrong then return wrong end"
-_SPACES: Final = "check_keys(5, 5, 'set', 'SADD', 'SREM')\n    or "
-_ORDERS: Final = "or check_keys(6 + written, 5 + 2 * written, 'zset', 'ZADD', 'ZREM')"
+_SPACES: Final = "check_keys(1, 1, 'set', 'SADD', 'SREM')\n    or "
+_ENTRIES: Final = "check_keys(first_entries, first_entries + written - 1, 'hash', 'HSET', 'HDEL')\n    or "
+_ORDERS: Final = "or check_keys(first_entries + written, first_entries + 2 * written - 1, 'zset', 'ZADD', 'ZREM')"
 _MOVED: Final = "if moved then return moved end"
 _APPENDED: Final = "if failed then return failed end"
 _TAKES: Final = "redis.call('HINCRBY', meta, 'takes', 1)"
@@ -290,18 +291,18 @@ _IS_ALIVE: Final = "elseif not is_alive(live[name], now_ms, shift) then"
 
 GUARDS: Final = (
     Guard(ordered, "_COMMIT", _FENCE, "", a_zombie_commits_nothing),
-    Guard(ordered, "_COMMIT", "cursor[1] ~= ARGV[3] or ", "", who_gave_the_lease_back_commits_nothing),
+    Guard(ordered, "_COMMIT", "found[1] ~= ARGV[at + 1] or ", "", who_gave_the_lease_back_commits_nothing),
     Guard(
         ordered,
         "_COMMIT",
-        "if cursor[3] == commit_id then return {'OK', sequence, cursor[6] or '', 0} end",
+        "sent_before = sent_before + 1",
         "",
         a_commit_sent_again_is_a_success,
     ),
     Guard(
         ordered,
         "_COMMIT",
-        "if sequence ~= ARGV[5] then return {'STALE', sequence} end",
+        "if sequence ~= ARGV[at + 3] then return {'STALE', number, sequence} end",
         "",
         a_moved_cursor_takes_no_commit,
     ),
@@ -312,13 +313,7 @@ GUARDS: Final = (
     Guard(ordered, "_COMMIT", _MOVED, "", an_ordered_commit_follows_its_target_to_its_partitions),
     Guard(shared, "_COMMIT", _MOVED, "", a_shared_commit_follows_its_target_to_its_partitions),
     Guard(ordered, "_COMMIT", _SPACES, "", windows_kept_as_something_else_are_not_written_in_part),
-    Guard(
-        ordered,
-        "_COMMIT",
-        "check_keys(6, 5 + written, 'hash', 'HSET', 'HDEL')\n    or ",
-        "",
-        windows_kept_as_something_else_are_not_written_in_part,
-    ),
+    Guard(ordered, "_COMMIT", _ENTRIES, "", windows_kept_as_something_else_are_not_written_in_part),
     Guard(ordered, "_COMMIT", _ORDERS, "", windows_kept_as_something_else_are_not_written_in_part),
     Guard(
         ordered,
@@ -330,7 +325,7 @@ GUARDS: Final = (
     Guard(
         acquiring,
         "_ACQUIRE",
-        "if is_alive(KEYS[5], now_ms, shift) then return {'HELD'} end",
+        "if is_taken and not is_beside then return {'HELD'} end",
         "",
         a_cursor_is_taken_from_the_dead_alone,
     ),

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
@@ -24,10 +25,11 @@ from pspf.connectors.valkey.operations import seeking
 from pspf.errors import BackendCorrupt, CommitStale
 from pspf.records import Cursor
 from tests.faults.valkey import find_scripts
+from tests.support.joint import HOME, OTHER, own_both
 from tests.support.proxy import Command, Fault, Proxy
 from tests.support.servers import Server
 from tests.support.windows import with_windows
-from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, own, retry, settle, share, take
+from tests.support.workers import GROUP, HANDLER, TOPIC, emit, letter, new, own, retry, settle, share, take, take_batch
 
 SECRET: Final = "trial"
 CALLS_TRIED: Final = 2
@@ -149,7 +151,7 @@ async def test_a_script_that_fails_has_written_nothing(own_server: Callable[...,
     with Trials(server) as trials:
         broker = ValkeyBroker(ValkeyConnector("127.0.0.1", trials.port), Limits(retention_ms=0), None)
         async with broker:
-            await work(broker)
+            await work(broker, trials)
             await work_on_what_others_changed(broker, server)
     assert not trials.halves, "\n".join(trials.halves)
     assert set(trials.tried) == {script.name for script in find_scripts()}
@@ -203,7 +205,37 @@ async def work_on_replayed_records(broker: ValkeyBroker, trials: Trials) -> None
     await operations.delete_group(GROUP, topic=TOPIC, force=True)
 
 
-async def work(broker: ValkeyBroker) -> None:
+async def work_on_two_topics(broker: ValkeyBroker, trials: Trials) -> None:
+    """Do what runs a script on the cursors of a handler of several topics."""
+    for topic in (TOPIC, OTHER):
+        await broker.append(topic, [new(str(n), f"k{n}") for n in range(4)])
+    slow = await own_both(broker)
+    await broker.operations.seek(HOME, 0, keep_state=True, force=True)
+    tried = trials.tried.copy()
+    trials.tried.clear()
+    pair = await own_both(broker)
+    first, second = [await take_batch(consumer) for consumer in (pair.home, pair.beside)]
+    home = settle(
+        first.records[2:],
+        retries=[retry(first.records[0], due_ms=0), retry(first.records[1], due_ms=None)],
+        position=first.end,
+        emits=[emit(first.records[2], "c"), emit(first.records[3], "d", "bills")],
+        state={(b"k1", "total"): b"1"},
+    )
+    late = replace(settle(second.records[1:], position=second.end), late=(new("late"),))
+    await pair.home.commit_jointly(home, [(pair.beside, late)])
+    home = settle([first.records[0]], dead=[letter(second.records[0])])
+    beside = settle([second.records[0]], retries=[retry(second.records[1], due_ms=0)])
+    await pair.home.commit_jointly(home, [(pair.beside, beside)])
+    assert {"commit_ordered", "acquire"} <= set(trials.tried)
+    trials.tried.update(tried)
+    for member in (pair, slow):
+        await member.session.close()
+    letters = await broker.list_dead_letters(topic=OTHER)
+    assert await broker.purge_dead_letters(letters) == 1
+
+
+async def work(broker: ValkeyBroker, trials: Trials) -> None:
     """Do all that runs a script."""
     await broker.roster.publish("worker", b"{}", ttl_ms=10_000)
     await broker.append(TOPIC, [new(str(n), f"k{n % 3}", event_id=f"e{n}") for n in range(12)])
@@ -244,6 +276,7 @@ async def work(broker: ValkeyBroker) -> None:
     await broker.list_cursors()
     await owner.session.close()
 
+    await work_on_two_topics(broker, trials)
     await update_format(broker)
     cursor = Cursor(TOPIC, GROUP, HANDLER, 0)
     assert await broker.replay_dead_letters(await broker.list_dead_letters(group=GROUP)) == 2

@@ -64,6 +64,7 @@ class AssigningBroker(LogInMemory):
         ordered=True,
         leases=False,
         retries=True,
+        joint_commits=False,
         entries=False,
         crash_counts=False,
         dedup=False,

@@ -102,7 +102,9 @@ def test_what_a_broker_can_is_told_in_words_and_what_it_lacks_where_there_is_som
     all_of_it = Capabilities(**dict.fromkeys(Capabilities.__slots__, True))
     told = describe_all(all_of_it)
     assert told["partitions"] == "divided by leases among the workers"
-    assert told["can"].startswith("shared mode, ordered mode, retries, state and windows, ")
+    assert told["can"].startswith(
+        "shared mode, ordered mode, retries, several topics in one handler, state and windows, "
+    )
     assert "lacks" not in told
     told = describe_all(replace(all_of_it, leases=False, dedup=False, trim=False))
     assert (told["partitions"], told["lacks"]) == ("assigned by the broker", "de-duplication, trim")

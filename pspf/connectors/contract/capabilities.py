@@ -21,6 +21,8 @@ class Capabilities:
     """Partitions are leases that the sessions of a group divide among themselves. Else it assigns them by itself."""
     retries: bool
     """A record that failed is due again at a time of its own."""
+    joint_commits: bool
+    """One commit moves several ordered cursors, of different topics: what a handler of several topics needs."""
     entries: bool
     """A cursor of the ordered mode keeps state and windows, in the same commit as its position."""
     crash_counts: bool
@@ -50,6 +52,7 @@ class Capabilities:
 _SHOWN: Final = {
     "shared": "shared mode",
     "ordered": "ordered mode",
+    "joint_commits": "several topics in one handler",
     "entries": "state and windows",
     "crash_counts": "crash counts",
     "dedup": "de-duplication",

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+from pspf.connectors.contract.capabilities import lacking
 from pspf.connectors.contract.values import (
     Lease,
 )
@@ -13,6 +14,9 @@ from pspf.records import (
     Cursor,
     EntryPlace,
 )
+
+Beside = tuple["Consumer", Commit]
+"""Another ordered cursor of a joint commit, and what becomes of its records."""
 
 
 class Consumer(ABC):
@@ -55,6 +59,18 @@ class Consumer(ABC):
             CommitStale: The cursor was moved under its owner; nothing was written.
             TooManyEffects: The commit is larger than the broker takes; nothing was written.
         """
+
+    async def commit_jointly(self, commit: Commit, beside: "Sequence[Beside]") -> None:
+        """Apply all of `commit` and of what is `beside` it, or nothing, as `commit` does of an ordered cursor.
+
+        The cursors beside were taken by `Session.take_beside`. A part beside has `done`, `retries`, `position` and
+        `late`; all else that a handler did is in `commit`, whose id counts for all parts.
+
+        Raises:
+            NotAvailable: The broker has no `joint_commits`, or the cursor is a shared one.
+            CommitFenced, CommitStale, TooManyEffects: As in `commit`, of one of them.
+        """
+        raise lacking("joint_commits")
 
     @abstractmethod
     async def intend(self, offsets: Sequence[int], *, is_alone: bool = True) -> None:

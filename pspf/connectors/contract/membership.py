@@ -53,6 +53,17 @@ class Session(ABC):
         """
         raise lacking("ordered")
 
+    async def take_beside(self, home: Consumer, cursor: Cursor) -> Consumer | None:
+        """Take another ordered cursor for a handler of several topics; None where there is no such cursor.
+
+        `home` is the handler's cursor of its first topic, in this session's hands. Who has that has the others: they
+        are taken even where another live session holds them, which is fenced by that.
+
+        Raises:
+            CommitFenced: `home` is another worker's by now.
+        """
+        raise lacking("joint_commits")
+
     async def share(self, cursor: Cursor) -> Consumer:
         """Consume a shared cursor beside others.
 

@@ -46,6 +46,7 @@ class SQLBroker(Broker):
         ordered=True,
         leases=True,
         retries=True,
+        joint_commits=True,
         entries=True,
         crash_counts=True,
         dedup=True,

@@ -6,11 +6,11 @@ sequence (STALE), sizes; then the writes.
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pspf import faults
-from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.cursors import Beside, Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.sqlite import entries
@@ -34,8 +34,18 @@ logger = get_logger(__name__)
 _UNKNOWN_BATCH: Final = 1_000
 
 
-def acquire(storage: Storage, membership: Membership, cursor: Cursor) -> "Grant | None":
-    """Take the lease of a cursor, where it is free; the caller holds a write transaction."""
+def acquire(
+    storage: Storage, membership: Membership, cursor: Cursor, *, home: "OrderedConsumer | None" = None
+) -> "Grant | None":
+    """Take the lease of a cursor, where it is free; the caller holds a write transaction.
+
+    Beside a `home` it is taken from whoever holds it.
+
+    Raises:
+        CommitFenced: `home` is another worker's by now.
+    """
+    if home is not None:
+        home.check_lease(storage)
     row = storage.row(
         "SELECT c.cursor_id, c.partition_id, max(c.position, p.first_offset), c.position, c.sequence, c.epoch,"
         " c.is_clean, c.intent, c.session, EXISTS (SELECT 1 FROM sessions s WHERE s.session = c.session)"
@@ -47,13 +57,14 @@ def acquire(storage: Storage, membership: Membership, cursor: Cursor) -> "Grant 
         return None
     cursor_id, partition_id, position, stored, sequence, epoch, is_clean, intent, session, is_alive = row
     is_own = session == membership.session
-    if session is not None and is_alive and not is_own:
+    is_taken = session is not None and is_alive and not is_own
+    if is_taken and home is None:
         return None
     if position > stored:
         logger.error("%s: %d records were trimmed before they were read", cursor, position - stored)
     membership.ensure(storage)
     suspicion = Suspicion.parse(intent)
-    if is_clean != CLEAN and not is_own:
+    if is_clean != CLEAN and not is_own and not is_taken:
         before = suspicion or Suspicion(_UNKNOWN_BATCH, _UNKNOWN_BATCH)
         suspicion = before.after_silence() if is_clean == SILENT else before.after_crash()
     elif suspicion is not None:
@@ -137,10 +148,14 @@ class OrderedConsumer(Consumer):
         self._read_position = batch.end
         return batch
 
-    def _forget(self, storage: Storage, offsets: Sequence[int]) -> None:
+    def check_lease(self, storage: Storage) -> None:
+        """Raise CommitFenced where it is another's."""
         row = storage.row("SELECT token FROM cursors WHERE cursor_id = ?", (self._cursor_id,))
         if row is None or row[0] != self._token:
             raise CommitFenced(f"{self.cursor}: the lease of epoch {self._epoch} is lost")
+
+    def _forget(self, storage: Storage, offsets: Sequence[int]) -> None:
+        self.check_lease(storage)
         forget_removed(storage, self._engine, self._partition_id, offsets)
 
     def _look(self, storage: Storage, max_records: int, retries_only: bool) -> Nothing | Removed | Batch:
@@ -191,8 +206,34 @@ class OrderedConsumer(Consumer):
         return read_waiting(storage, self.cursor, self._cursor_id, self._partition_id, due)
 
     async def commit(self, commit: Commit) -> Sequence[int]:
-        check_size(commit, self._engine.limits)
-        logged_bytes = await self._engine.write(lambda storage: self._apply(storage, commit))
+        await self._commit([(self, commit)])
+        return ()
+
+    async def commit_jointly(self, commit: Commit, beside: Sequence[Beside]) -> None:
+        parts = [(self, commit)]
+        for consumer, part in beside:
+            assert isinstance(consumer, OrderedConsumer), "a consumer of this broker's, by take_beside"
+            parts.append((consumer, replace(part, commit_id=commit.commit_id)))
+        await self._commit(parts)
+
+    async def _commit(self, parts: "Sequence[tuple[OrderedConsumer, Commit]]") -> None:
+        """Commit all parts in one transaction: each is checked before the first write."""
+        for _, commit in parts:
+            check_size(commit, self._engine.limits)
+
+        def apply(storage: Storage) -> Sequence[int | None]:
+            sequences = [consumer._check(storage, commit) for consumer, commit in parts]
+            return [
+                None if sequence is None else consumer._write(storage, commit, sequence)
+                for (consumer, commit), sequence in zip(parts, sequences, strict=True)
+            ]
+
+        logged = await self._engine.write(apply)
+        for (consumer, commit), logged_bytes in zip(parts, logged, strict=True):
+            consumer._note(commit, logged_bytes)
+
+    def _note(self, commit: Commit, logged_bytes: int | None) -> None:
+        """Take in a commit that took effect."""
         if commit.commit_id != self._committed:  # what moved the cursor since is not counted: the next commit is STALE
             self._committed = commit.commit_id
             self._sequence += 1
@@ -200,10 +241,9 @@ class OrderedConsumer(Consumer):
                 self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
         if commit.changes and logged_bytes is not None:
             self._unlogged = commit.changes, logged_bytes
-        return ()
 
-    def _apply(self, storage: Storage, commit: Commit) -> int | None:
-        """Check and write a commit; return what its entries take in their log, None where it was sent before."""
+    def _check(self, storage: Storage, commit: Commit) -> int | None:
+        """Return the sequence that a commit is built on, None where it was sent before and has taken effect."""
         row = storage.row(
             "SELECT token, epoch, commit_id, sequence FROM cursors WHERE cursor_id = ?", (self._cursor_id,)
         )
@@ -215,6 +255,10 @@ class OrderedConsumer(Consumer):
             return None
         if sequence != self._sequence:
             raise CommitStale(f"{self.cursor}: moved to sequence {sequence} while {self._sequence} was in hand")
+        return sequence
+
+    def _write(self, storage: Storage, commit: Commit, sequence: int) -> int | None:
+        """Write a commit that was checked; return what its entries take in their log."""
         suspicion = self._suspicion
         rest = None if suspicion is None else suspicion.after_commit(len(commit.done) + len(commit.retries))
         storage.run(

@@ -133,7 +133,16 @@ class SQLiteSession(LeasedSession):
         return await self._engine.read(lambda storage: _free(storage, topic, group, handler))
 
     async def acquire(self, cursor: Cursor) -> Consumer | None:
-        grant = await self._engine.write(lambda storage: acquire(storage, self._membership, cursor), durable=False)
+        return await self._acquire(cursor, None)
+
+    async def take_beside(self, home: Consumer, cursor: Cursor) -> Consumer | None:
+        assert isinstance(home, OrderedConsumer), "a consumer of this broker's"
+        return await self._acquire(cursor, home)
+
+    async def _acquire(self, cursor: Cursor, home: OrderedConsumer | None) -> Consumer | None:
+        grant = await self._engine.write(
+            lambda storage: acquire(storage, self._membership, cursor, home=home), durable=False
+        )
         if grant is None:
             return None
         faults.reach("lease.acquired")

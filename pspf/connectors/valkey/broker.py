@@ -61,6 +61,7 @@ class ValkeyBroker(Broker):
         ordered=True,
         leases=True,
         retries=True,
+        joint_commits=True,
         entries=True,
         crash_counts=True,
         dedup=True,

@@ -14,6 +14,7 @@ from pspf.connectors.valkey.consume.ordered import Grant, OrderedConsumer, marke
 from pspf.connectors.valkey.consume.waiting import read_waiting, set_right
 from pspf.connectors.valkey.log.fields import make_retry, parse_entry_id
 from pspf.connectors.valkey.log.keys import CursorKeys
+from pspf.errors import CommitFenced
 from pspf.loggers import get_logger
 from pspf.records import Cursor, Retry
 
@@ -28,11 +29,19 @@ _TRIES: Final = 10
 
 
 async def acquire(
-    core: "Core", member: Member, cursor: Cursor, keys: CursorKeys, bells: Sequence[bytes]
+    core: "Core",
+    member: Member,
+    cursor: Cursor,
+    keys: CursorKeys,
+    bells: Sequence[bytes],
+    home: OrderedConsumer | None = None,
 ) -> "OrderedConsumer | None":
     """Take the lease of a cursor, where it is free; None while its owner lives, or where there is no cursor.
 
-    `bells` are rung when it is given back.
+    `bells` are rung when it is given back. Beside a `home` it is taken from whoever holds it.
+
+    Raises:
+        CommitFenced: `home` is another worker's by now.
     """
     lane = member.lane_for(keys.partition)
     await member.ensure(keys.partition)
@@ -42,8 +51,9 @@ async def acquire(
     for _ in range(_TRIES):
         script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.live(owner)]
         script_keys.append(keys.partition.meta)
+        script_keys += () if home is None else (home.meta,)
         arguments: list[Argument] = [core.now(), marker_group(cursor), member.session, token, owner, _UNKNOWN_BATCH]
-        arguments.append(sequence)
+        arguments += (sequence, b"" if home is None else home.token)
         reply = await lane.run(_ACQUIRE, script_keys, arguments)
         if reply[0] == b"OK":
             rows = sorted(_parse_waiting(reply) if reply[10] == b"" else waiting, key=_offset_of)
@@ -53,6 +63,8 @@ async def acquire(
             return OrderedConsumer(core, member, cursor, keys, grant, bells)
         if reply[0] == b"HELD":
             return None
+        if reply[0] == b"FENCED":
+            raise CommitFenced(f"{cursor}: the cursor that it is beside is another's by now")
         if reply[0] == b"OWNER":
             owner = reply[1]
         elif reply[0] == b"MANY":

@@ -36,6 +36,10 @@ NO_EFFECTS: Final = Effects((), (), ())
 _TRIES: Final = 5
 
 
+Late = tuple[Cursor, Sequence[NewRecord]]
+"""Records that came too late for a cursor."""
+
+
 async def run_commit(
     core: "Core",
     lane: Lane,
@@ -43,13 +47,14 @@ async def run_commit(
     commit: Commit,
     numbers: Mapping[int, int] | None,
     make_call: Callable[[Effects], ScriptCall],
+    late_beside: Sequence[Late] = (),
 ) -> Any:
     """Run the script of a commit, with what it appends where that belongs by now; return its reply.
 
     A topic that was deleted or repartitioned since we saw it is looked up again: the script writes nothing then.
     """
     for _ in range(_TRIES):
-        effects = await pack_effects(core, cursor, commit, numbers)
+        effects = await pack_effects(core, cursor, commit, numbers, late_beside)
         call = make_call(effects)
         reply = await lane.run(call.script, call.keys, call.arguments)
         if reply[0] != b"MOVED":
@@ -60,7 +65,13 @@ async def run_commit(
     raise BackendUnavailable(f"{cursor}: topics {sorted(moved)} vanish while it appends to them; nothing was committed")
 
 
-async def pack_effects(core: "Core", cursor: Cursor, commit: Commit, numbers: Mapping[int, int] | None) -> Effects:
+async def pack_effects(
+    core: "Core",
+    cursor: Cursor,
+    commit: Commit,
+    numbers: Mapping[int, int] | None,
+    late_beside: Sequence[Late] = (),
+) -> Effects:
     """Return the emits, late records and dead letters of a commit, each topic's in order.
 
     Topics are made where missing. `numbers` says which record of the commit an offset is, None where all
@@ -69,7 +80,7 @@ async def pack_effects(core: "Core", cursor: Cursor, commit: Commit, numbers: Ma
     Raises:
         ConfigurationError: A topic's name is not one; nothing was made.
     """
-    late = commit.late
+    late = [(of, records) for of, records in ((cursor, commit.late), *late_beside) if records]
     if not commit.emits and not commit.dead and not late:
         return NO_EFFECTS
     by_topic: dict[str, tuple[list[NewRecord], list[int]]] = {}
@@ -87,11 +98,11 @@ async def pack_effects(core: "Core", cursor: Cursor, commit: Commit, numbers: Ma
             place = _place(places, topic, partition)
             place.records.extend([records[at] for at in indices])
             place.sources.extend([sources[at] for at in indices])
-    if late:
-        topic = await core.topics.ensure(cursor.topic + LATE_SUFFIX)
-        place = _place(places, topic, cursor.partition % topic.count)
-        place.records.extend(late)
-        place.sources.extend([ALWAYS] * len(late))
+    for of, too_late in late:
+        topic = await core.topics.ensure(of.topic + LATE_SUFFIX)
+        place = _place(places, topic, of.partition % topic.count)
+        place.records.extend(too_late)
+        place.sources.extend([ALWAYS] * len(too_late))
     for letter in commit.dead:
         record = letter.record
         topic = await core.topics.ensure(record.topic + DEAD_LETTER_SUFFIX)

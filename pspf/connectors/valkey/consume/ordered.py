@@ -6,11 +6,11 @@ sequence (STALE), types and sizes; then the writes, in one script.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pspf import faults
-from pspf.connectors.contract.cursors import Consumer
+from pspf.connectors.contract.cursors import Beside, Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
 from pspf.connectors.suspicion import Suspicion
@@ -55,6 +55,18 @@ class Grant:
     suspicion: Suspicion | None
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a commit says of one cursor.
+
+    These are the script's arguments, the rest of its suspicion, and how many new records it passes.
+    """
+
+    arguments: Sequence[Argument]
+    rest: Suspicion | None
+    number: int
+
+
 def marker_group(cursor: Cursor) -> bytes:
     """Return the consumer group that marks the stream which an ordered cursor counts in."""
     return f"{cursor.group}/{escape(cursor.handler or '')}".encode()
@@ -78,7 +90,7 @@ class OrderedConsumer(Consumer):
         self._bells = bells
         self._group = marker_group(cursor)
         self._epoch = grant.lease.epoch
-        self._token = grant.token
+        self.token = grant.token
         self._sequence = grant.sequence
         self._committed: bytes | None = None
         """The id of the last commit that is known to have taken effect."""
@@ -147,7 +159,7 @@ class OrderedConsumer(Consumer):
         reply = await self._reads.look(
             _LOOK,
             [keys.partition.stream, keys.meta, keys.due, keys.retry],
-            [self._core.now(), self._group, self._token, limit],
+            [self._core.now(), self._group, self.token, limit],
         )
         if reply[0] == b"FENCED":
             raise self._fenced()
@@ -184,7 +196,7 @@ class OrderedConsumer(Consumer):
         keys = self._keys
         ids = [format_entry_id(offset) for offset in sorted(offsets)]
         where = [keys.partition.stream, keys.meta, keys.due, keys.retry]
-        if await self._commits.run(_FORGET, where, [self._token, *ids]) > 0:
+        if await self._commits.run(_FORGET, where, [self.token, *ids]) > 0:
             raise CommitStale(f"{self.cursor}: {len(ids)} records that waited for a retry were deleted")
 
     async def _read_new(self, limit: int, block_ms: int) -> list[Record]:
@@ -212,69 +224,118 @@ class OrderedConsumer(Consumer):
     # Committing
 
     async def commit(self, commit: Commit) -> Sequence[int]:
-        check_size(commit, self._core.limits)
-        done, retries = pack_waiting(commit, self._waiting)
+        await self._commit([(self, commit)])
+        return ()
+
+    async def commit_jointly(self, commit: Commit, beside: Sequence[Beside]) -> None:
+        parts = [(self, commit)]
+        for consumer, part in beside:
+            assert isinstance(consumer, OrderedConsumer), "a consumer of this broker's, by take_beside"
+            parts.append((consumer, replace(part, commit_id=commit.commit_id)))
+        await self._commit(parts)
+
+    async def _commit(self, parts: "Sequence[tuple[OrderedConsumer, Commit]]") -> None:
+        """Commit all parts in one script; entries and effects are the first one's, which is this consumer's."""
+        for _, part in parts:
+            check_size(part, self._core.limits)
+        commit = parts[0][1]
+        drafts = [consumer._draft(part) for consumer, part in parts]
         packed = entries.pack_entries(commit, self._keys)
+        of_cursors = [argument for draft in drafts for argument in draft.arguments]
+        script_keys = [self._keys.spaces, *[key for consumer, _ in parts for key in consumer._script_keys]]
+
+        def make_call(effects: Effects) -> ScriptCall:
+            counts = (len(parts), len(effects.topics), len(effects.arguments))
+            head = (self._core.now(), commit.commit_id, *counts, *packed.head)
+            return ScriptCall(
+                _COMMIT,
+                [*script_keys, *packed.keys, *effects.keys],
+                [*head, *of_cursors, *packed.arguments, *effects.arguments],
+            )
+
+        late = [(consumer.cursor, part.late) for consumer, part in parts[1:]] if len(parts) > 1 else ()
+        faults.reach("commit.sent")
+        for consumer, _ in parts:
+            consumer._is_committing = True
+        reply = await run_commit(self._core, self._commits, self.cursor, commit, None, make_call, late)
+        faults.reach("commit.reply")
+        for consumer, _ in parts:
+            consumer._is_committing = False
+        if reply[0] != b"OK":
+            await self._refuse(reply, [consumer for consumer, _ in parts])
+        for number, ((consumer, part), draft) in enumerate(zip(parts, drafts, strict=True)):
+            consumer._note(part, draft, *reply[3 * number + 2 : 3 * number + 4])
+        for consumer, part in parts:
+            await after_commit(
+                self._core,
+                self._commits,
+                consumer._reads,
+                consumer.cursor,
+                part,
+                is_more_due=consumer._has_given_due,
+            )
+
+    @property
+    def meta(self) -> bytes:
+        """The key of the cursor's meta."""
+        return self._keys.meta
+
+    @property
+    def _script_keys(self) -> tuple[bytes, ...]:
+        keys = self._keys
+        return keys.partition.stream, keys.meta, keys.due, keys.retry, keys.partition.meta
+
+    def _draft(self, commit: Commit) -> "Draft":
+        """Return what the script is told of this cursor."""
+        done, retries = pack_waiting(commit, self._waiting)
         finished = len(commit.done) + len(commit.retries)
         rest = None if self._suspicion is None else self._suspicion.after_commit(finished)
         number = 0 if commit.position is None else bisect_left(self._new, commit.position)
         passed = None if self._passed is None else self._passed + number
         arguments: list[Argument] = [
-            self._core.now(),
             self._group,
-            self._token,
+            self.token,
             self._epoch,
             self._sequence,
-            commit.commit_id,
             *_position_arguments(commit.position),
             "" if passed is None else passed,
             *_at_rest(rest),
+            "1" if self._is_at_end else "",
+            len(done),
+            len(commit.retries),
+            *done,
+            *retries,
         ]
-        rest_of_them = [*done, *retries, *packed.arguments]
-        keys = self._keys
-        script_keys = [keys.partition.stream, keys.meta, keys.due, keys.retry, keys.spaces, *packed.keys]
+        return Draft(arguments, rest, number)
 
-        def make_call(effects: Effects) -> ScriptCall:
-            counts = (len(effects.topics), len(done), len(commit.retries))
-            head = (*counts, *packed.head, len(effects.arguments), "1" if self._is_at_end else "")
-            return ScriptCall(
-                _COMMIT,
-                [*script_keys, *effects.keys, keys.partition.meta],
-                [*arguments, *head, *rest_of_them, *effects.arguments],
-            )
-
-        faults.reach("commit.sent")
-        self._is_committing = True
-        reply = await run_commit(self._core, self._commits, self.cursor, commit, None, make_call)
-        faults.reach("commit.reply")
-        self._is_committing = False
-        suspicion = self._suspicion
-        if reply[0] == b"FENCED" and suspicion is not None and len(suspicion.offsets) == 1 and suspicion.is_alone:
-            await refund(self._commits, self.cursor, self._keys.meta, None, suspicion.offsets[0])
-        self._check(reply)
-        if commit.commit_id != self._committed:  # what moved the cursor since is not counted: the next commit is STALE
-            self._committed = commit.commit_id
-            self._sequence += 1
-            self._suspicion = rest
-            self._passed = passed if commit.position is None else _passed(reply)
-            if reply[3]:
-                logger.error("%s: %d records were removed from outside before they were read", self.cursor, reply[3])
-            del self._new[:number]
-            self._waiting.difference_update(commit.done)
-            self._waiting.update([retry.offset for retry in commit.retries])
-        await after_commit(self._core, self._commits, self._reads, self.cursor, commit, is_more_due=self._has_given_due)
-        return ()
-
-    def _check(self, reply: Sequence[Any]) -> None:
-        """Raise CommitFenced or CommitStale where a commit did not take effect."""
-        status = reply[0]
-        if status == b"OK":
+    def _note(self, commit: Commit, draft: "Draft", passed: bytes, removed: int) -> None:
+        """Take in a commit that took effect."""
+        if commit.commit_id == self._committed:
             return
+        self._committed = commit.commit_id
+        self._sequence += 1  # what moved the cursor since is not counted: the next commit is STALE
+        self._suspicion = draft.rest
+        if commit.position is not None:
+            self._passed = int(passed) if passed else None
+        if removed:
+            logger.error("%s: %d records were removed from outside before they were read", self.cursor, removed)
+        del self._new[: draft.number]
+        self._waiting.difference_update(commit.done)
+        self._waiting.update([retry.offset for retry in commit.retries])
+
+    async def _refuse(self, reply: Sequence[Any], consumers: "Sequence[OrderedConsumer]") -> None:
+        """Raise CommitFenced or CommitStale: a commit did not take effect, because of one of its cursors."""
+        status, number = reply[0], int(reply[1])
+        which = consumers[number - 1]
         if status == b"FENCED":
-            raise self._fenced()
+            for each in consumers:
+                suspicion = each._suspicion
+                if suspicion is not None and len(suspicion.offsets) == 1 and suspicion.is_alone:
+                    await refund(self._commits, each.cursor, each._keys.meta, None, suspicion.offsets[0])
+            raise which._fenced()
         if status == b"GONE":
-            raise CommitStale(f"{self.cursor}: its group or its stream was deleted; nothing was committed")
-        raise CommitStale(f"{self.cursor}: moved to sequence {int(reply[1])} while {self._sequence} was in hand")
+            raise CommitStale(f"{which.cursor}: its group or its stream was deleted; nothing was committed")
+        raise CommitStale(f"{which.cursor}: moved to sequence {int(reply[2])} while {which._sequence} was in hand")
 
     def _fenced(self) -> CommitFenced:
         self.is_held = False
@@ -287,7 +348,7 @@ class OrderedConsumer(Consumer):
         intent = suspicion.while_running(offsets, is_alone=is_alone)
         running = b" ".join([format_entry_id(offset) for offset in offsets])
         fields = (*_fields(intent), "crashes", intent.crashes, "intent", running, "beside", "" if is_alone else "1")
-        if not await self._commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+        if not await self._commits.run(_HOLD, [self._keys.meta], [self.token, *fields]):
             raise self._fenced()
         self._suspicion = intent
 
@@ -310,7 +371,7 @@ class OrderedConsumer(Consumer):
     async def release(self) -> None:
         faults.reach("release")
         fields = ("session", "", "token", "", "clean", "1", "crashes", "0", "intent", "", *_fields(self._suspicion))
-        if await self._commits.run(_HOLD, [self._keys.meta], [self._token, *fields]):
+        if await self._commits.run(_HOLD, [self._keys.meta], [self.token, *fields]):
             await ring(self._member.lanes, self._bells)
         self.is_held = False
         await self._reads.close()
@@ -320,10 +381,6 @@ def _position_arguments(position: int | None) -> tuple[Argument, Argument]:
     if position is None:
         return "", ""
     return format_entry_id(position), format_entry_id(max(0, position - 1))
-
-
-def _passed(reply: Sequence[Any]) -> int | None:
-    return int(reply[2]) if reply[2] else None
 
 
 def _at_rest(suspicion: Suspicion | None) -> tuple[Argument, Argument]:

@@ -214,10 +214,18 @@ class ValkeySession(LeasedSession):
         return {each.partition for each in cursors if (each.topic, each.group, each.handler) == (topic, group, handler)}
 
     async def acquire(self, cursor: Cursor) -> Consumer | None:
+        return await self._acquire(cursor, None)
+
+    async def take_beside(self, home: Consumer, cursor: Cursor) -> Consumer | None:
+        assert isinstance(home, OrderedConsumer), "a consumer of this broker's"
+        return await self._acquire(cursor, home)
+
+    async def _acquire(self, cursor: Cursor, home: OrderedConsumer | None) -> Consumer | None:
         keys = (await self._core.topics.ensure(cursor.topic)).partition(cursor.partition)
         assert cursor.handler is not None
         bells = await self._bells_of(cursor.topic, cursor.group, cursor.handler)
-        consumer = await acquire(self._core, self._member, cursor, keys.cursor(cursor.group, cursor.handler), bells)
+        of_cursor = keys.cursor(cursor.group, cursor.handler)
+        consumer = await acquire(self._core, self._member, cursor, of_cursor, bells, home)
         if consumer is None:
             return None
         faults.reach("lease.acquired")

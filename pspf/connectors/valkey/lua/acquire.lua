@@ -8,14 +8,18 @@
 -- Where much waits, the caller reads it first, in pages, and says at which sequence: until the lease is taken nobody but
 -- an administrator, or an owner that is alive after all, changes it, and each of them raises that. Nothing is written before.
 --
+-- Beside another cursor of a handler of several topics it is taken from whoever holds it, while that one is the caller's.
+--
 -- KEYS  1 stream  2 cursor's meta  3 due  4 retry  5 the `live` key of the owner that ARGV names
---       6 the partition's meta
+--       6 the partition's meta  7 the meta of the cursor that this one is beside, where ARGV has its token
 -- ARGV  1 now  2 the cursor's group on the stream  3 session  4 token  5 the owner that is expected, or ''
 --       6 how many records to suspect where nothing is known  7 the sequence at which the caller has read what waits, or ''
+--       8 the token of the cursor that this one is beside, or ''
 -- Reply {'OK', epoch, sequence, position, passed, records lost, limit ('' not suspect), left, crashes, intent,
 --       '1' where it is as the caller has read it, else '', id, due, packed retry of what waits ...}
 --       {'MANY', sequence} where the caller has to read what waits; {'FORGET'} state is to be forgotten first
 --       {'OWNER', session} of another than expected; {'HELD'}; {'GONE'} where cursor or stream are missing
+--       {'FENCED'} where the cursor that this one is beside is another's
 -- Caller: acquiring.py
 
 local FEW = 1000
@@ -23,14 +27,18 @@ local FEW = 1000
 local stream, meta, due, retry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local now_ms, shift = read_clock(ARGV[1])
 local session = ARGV[3]
+local is_beside = ARGV[8] ~= ''
+if is_beside and redis.call('HGET', KEYS[7], 'token') ~= ARGV[8] then return {'FENCED'} end
 
 local cursor = redis.call('HMGET', meta, 'position', 'session', 'epoch', 'seq', 'clean', 'limit', 'left', 'crashes',
   'intent', 'passed', 'beside', 'forget')
 local position, owner, passed = cursor[1], cursor[2] or '', cursor[10] or ''
 if not position or not has_group(stream, ARGV[2]) then return {'GONE'} end
+local is_taken = false
 if owner ~= '' and owner ~= session then
   if owner ~= ARGV[5] then return {'OWNER', owner} end
-  if is_alive(KEYS[5], now_ms, shift) then return {'HELD'} end
+  is_taken = is_alive(KEYS[5], now_ms, shift)
+  if is_taken and not is_beside then return {'HELD'} end
 end
 if cursor[12] then return {'FORGET'} end
 
@@ -52,7 +60,7 @@ if first and is_before(position, first[1]) then
 end
 
 local limit, left, crashes, intent = cursor[6] or '', cursor[7] or '', cursor[8] or '0', cursor[9] or ''
-if cursor[5] == '0' and owner ~= session then
+if cursor[5] == '0' and owner ~= session and not is_taken then
   if limit == '' then limit, left = ARGV[6], ARGV[6] end
   local _, running = string.gsub(intent, '%S+', '')
   if running == 1 then
