@@ -3,9 +3,10 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from pspf import faults
+from pspf.concurrency.shielding import end
 from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.commits import CursorCommits
 from pspf.engine.crash_intent import Intent
@@ -84,7 +85,7 @@ class CursorLoop:
             self._is_given_up = True
             if self._run is not None:
                 self._run.give_up()
-            await _end(task)
+            await end(task)
             raise
         if task.cancelled() and not self._scope.is_abandoned:
             raise CommitStale(f"{self.cursor}: its task was cancelled by a handler, or a library in it")
@@ -270,16 +271,6 @@ class CursorLoop:
 
 def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
-
-
-async def _end(task: "asyncio.Task[None]") -> None:
-    """Cancel a task and wait for its end, however often this is cancelled itself meanwhile."""
-    while not task.done():
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # seen: what it raised on its way out is of no more use
 
 
 def _crashed(subscription: Subscription, crashes: int) -> HandlerCrashed:

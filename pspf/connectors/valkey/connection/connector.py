@@ -13,6 +13,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
+from pspf.concurrency.shielding import apart
 from pspf.connectors.valkey.connection.failures import translate_connect
 from pspf.errors import ConfigurationError
 
@@ -134,7 +135,7 @@ class ValkeyConnector:
         """
         connection = self._make_connection(f"pspf-{purpose}")
         try:
-            await connection.connect()
+            await apart(connection.connect())
         except BaseException as error:
             connection._close()
             if isinstance(error, RedisError | OSError):
