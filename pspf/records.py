@@ -257,18 +257,19 @@ EntryPlace = tuple[int, bytes]
 A namespace is a signed number of 64 bits: its kind in the upper byte, a slot in the rest. One of kind 0 is its slot.
 """
 
-
 StateKey = tuple[bytes, str]
 """(record key, name) of a value of `ctx.state`."""
 
 
 class EntryKind(IntEnum):
-    """What a namespace holds. Numbers are stored: they never change, and 2 to 127 are free for other operators."""
+    """What a namespace holds. Numbers are stored: they never change, and others up to 127 are free for operators."""
 
     WINDOWS = 0
     """One window, or a slice that windows share: the slot is its start in milliseconds, the key the grouping key."""
     STATE = 1
     """`ctx.state`: one namespace, of slot 0. The key is the record key, then the name of a value."""
+    STATE_EXPIRY = 4
+    """When values of `ctx.state` expire, in order of due time."""
 
 
 def make_namespace(kind: int, slot: int) -> int:

@@ -8,17 +8,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from pspf.cli.exit_codes import UsageError
+from pspf.events.durations import UNIT_MS, parse_duration
 
-_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d|w)?")
-_UNIT_MS: Final = {
-    "ms": 1,
-    "s": 1_000,
-    "m": 60_000,
-    "min": 60_000,
-    "h": 3_600_000,
-    "d": 86_400_000,
-    "w": 7 * 86_400_000,
-}
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)(?:/(s|m|min|h))?")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?b?|b)?", re.IGNORECASE)
 _UNIT_BYTES: Final[dict[str, int]] = {
@@ -26,7 +17,6 @@ _UNIT_BYTES: Final[dict[str, int]] = {
     **{f"{name}{end}": 1_000**n for n, name in enumerate("kmgt", 1) for end in ("", "b")},
     **{f"{name}i{end}": 1_024**n for n, name in enumerate("kmgt", 1) for end in ("", "b")},
 }
-_MAX_SPAN_MS: Final = 1 << 53
 
 
 def parse_span_ms(text: str) -> int:
@@ -35,13 +25,10 @@ def parse_span_ms(text: str) -> int:
     Raises:
         UsageError: It is no span.
     """
-    match = _SPAN.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"{text!r} is no span of time; write 500ms, 25s, 15m, 1h or 7d")
-    span_ms = float(match[1]) * _UNIT_MS[match[2] or "s"]
-    if span_ms > _MAX_SPAN_MS:
-        raise UsageError(f"{text!r} is longer than any span of time here")
-    return round(span_ms)
+    try:
+        return parse_duration(text, bare_unit="s")
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def parse_rate(text: str) -> float:
@@ -53,7 +40,7 @@ def parse_rate(text: str) -> float:
     match = _RATE.fullmatch(text.strip())
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{text!r} is no rate; write 200/s, 90/m or 1000/h")
-    return float(match[1]) * 1_000 / _UNIT_MS[match[2] or "s"]
+    return float(match[1]) * 1_000 / UNIT_MS[match[2] or "s"]
 
 
 def parse_size(text: str) -> int:

@@ -1,9 +1,11 @@
 """Values of `ctx.state` read from the entries of cursors, in bounded pages: what both brokers list."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from pspf.connectors.contract.values import StateEntry
+from pspf.events.expiring_values import unpack
 from pspf.records import STATE, Cursor, EntryPlace, before_state, split_state_key, state_key, state_prefix
 
 _PAGE: Final = 1_000
@@ -20,17 +22,25 @@ class EntryReader(Protocol):
 
 
 async def list_state(
-    reader: EntryReader, cursors: Sequence[Cursor], key: bytes | None, name: str | None, max_entries: int | None
+    reader: EntryReader,
+    cursors: Sequence[Cursor],
+    key: bytes | None,
+    name: str | None,
+    max_entries: int | None,
+    now_ms: int,
 ) -> list[StateEntry]:
     """Return the values of cursors, by handler, topic, key, name and partition; the first `max_entries` of them.
 
-    With `key` or `name` those of this record key or name alone.
+    Those that have expired at `now_ms` are left out. With `key` or `name` those of this record key or name alone.
     """
     found: list[StateEntry] = []
     for cursor in cursors:
         before = len(found)
         async for entry in _each_value(reader, cursor, key, name, max_entries):
-            found.append(entry)
+            value = unpack(entry.value, now_ms)
+            if value is None:
+                continue
+            found.append(entry if value is entry.value else replace(entry, value=value))
             if max_entries is not None and len(found) - before >= max_entries:
                 break  # the first of this cursor; the first of all are among them
     found.sort(key=lambda entry: (entry.handler, entry.topic, entry.key, entry.name, entry.partition))

@@ -2,17 +2,21 @@
 
 from pspf.context.call import Call, current_call
 from pspf.context.context import Context, SyncContext, describe_endless
-from pspf.context.scope import HandlerScope, StateSource
+from pspf.context.scope import HandlerScope, StatePage, StateSource
 from pspf.context.state import State, SyncState
+from pspf.context.typed_state import SyncTypedState, TypedState
 
 __all__ = [
     "Call",
     "Context",
     "HandlerScope",
     "State",
+    "StatePage",
     "StateSource",
     "SyncContext",
     "SyncState",
+    "SyncTypedState",
+    "TypedState",
     "current_call",
     "describe_endless",
 ]

@@ -142,6 +142,14 @@ class Context:
                 f" one record may have {self._around.max_operations:,} of {self._around.max_effect_bytes:,} bytes"
             )
 
+    def check_value(self, name: str, size_bytes: int) -> None:
+        """Raise TooManyEffects where a value of state is larger than what one record may do."""
+        if size_bytes > self._around.max_effect_bytes:
+            raise TooManyEffects(
+                f"state {name!r:.80} of {size_bytes:,} bytes; a value has at most {self._around.max_effect_bytes:,}:"
+                " put its parts under names of their own (ctx.state.scan reads them in order)"
+            )
+
     def check_open(self) -> None:
         """Raise ContextClosed once the call has ended."""
         if not self._is_open:

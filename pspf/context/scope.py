@@ -1,6 +1,7 @@
 """The scope of a handler: what the contexts of its calls share, and where their state comes from."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pspf.records import NewRecord
@@ -9,17 +10,58 @@ if TYPE_CHECKING:
     from pspf.observability.tracing import HandlerSpans
 
 
+@dataclass(slots=True)
+class StatePage:
+    """Stored values of a key whose names begin alike, in order of name."""
+
+    values: dict[str, bytes | None]
+    """By name; None where the batch has deleted it."""
+    last: str | None
+    """The last name that this page tells of; None: it tells of all behind the page before."""
+    after: str | None
+    """The last name of the page before."""
+    most: int
+    """How many values were asked for."""
+    size_bytes: int
+    names: Sequence[str] = ()
+    """The names to give, with those that the call has changed."""
+
+    def covers(self, name: str) -> bool:
+        """Return whether this page tells of a name."""
+        return (self.after is None or name > self.after) and (self.last is None or name <= self.last)
+
+
 class StateSource(Protocol):
     """Where a context's state comes from: the batch's view of the cursor's state."""
 
     def get(self, key: bytes, name: str) -> bytes | None:
-        """Return a value that is loaded, as the batch has left it so far."""
+        """Return a value that is loaded, as stored and as the batch has left it so far."""
         ...
 
     def is_loaded(self, key: bytes, name: str) -> bool: ...
 
-    async def load(self, key: bytes, name: str) -> None:
-        """Read a value, and with it what else the batch may ask for."""
+    async def load(self, key: bytes, *names: str) -> None:
+        """Read values, and with them what else the batch may ask for."""
+        ...
+
+    async def scan(self, key: bytes, prefix: str, after: str | None, most: int) -> StatePage:
+        """Return the values of names that begin with `prefix`, behind `after`: about `most`, as stored.
+
+        Raises:
+            NotAvailable: Values can't be listed here.
+        """
+        ...
+
+    def now_ms(self) -> int:
+        """Return the wall-clock time, which decides what has expired."""
+        ...
+
+    def forget(self, key: bytes, name: str) -> None:
+        """Forget a value that was seen as expired, with the batch's commit: a clock may step back."""
+        ...
+
+    def expect(self, due_ms: int) -> None:
+        """Note that the call has put a value that expires."""
         ...
 
 

@@ -15,7 +15,6 @@ from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.errors import SchemaError, text_of
 from pspf.records import (
     NO_CHANGES,
-    STATE,
     Batch,
     Commit,
     DeadLetter,
@@ -26,7 +25,6 @@ from pspf.records import (
     Record,
     Retry,
     offset_of,
-    state_key,
 )
 from pspf.subscription import Subscription
 from pspf.windowing.shuffle import receive
@@ -364,11 +362,10 @@ class BatchRun:
 
     def _all_changes(self) -> EntryChanges:
         """Return what the operator and `ctx.state` have changed."""
-        values = {} if self._state is None else self._state.get_changes()
-        if not values:
+        state = {} if self._state is None else self._state.as_entries()
+        if not state:
             return self.changes
-        state = {state_key(key, name): value for (key, name), value in values.items()}
-        return EntryChanges(self.changes.dropped, {**self.changes.entries, STATE: state})
+        return EntryChanges(self.changes.dropped, {**self.changes.entries, **state})
 
     def _move_on(self, held: KeyOrder, left: Sequence[Record]) -> int:
         """Return the first offset not read: new records come last in a batch, in order."""

@@ -19,6 +19,7 @@ from pspf.errors import BackendUnavailable, CommitStale, HandlerCrashed
 from pspf.loggers import get_logger
 from pspf.records import Batch, Commit, Record
 from pspf.subscription import Subscription, Takes
+from pspf.windowing.spans import NEVER
 
 logger = get_logger(__name__)
 
@@ -48,10 +49,11 @@ class CursorLoop:
         self._held = scope.held
         self._intent = Intent(scope.consumer, scope.insist)
         self._state = scope.make_state()
+        self._uses_state = self._state if subscription.handler.takes_context else None
         self._executor = scope.make_executor(self._state)
         self._size = scope.make_size()
         self._activity = scope.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
-        self._reads = scope.make_reads(self._executor, self._size, self._activity)
+        self._reads = scope.make_reads(self._executor, self._size, self._activity, lambda: self.due_ms)
         self._commits = CursorCommits(scope, self._state, self._activity)
         self._last: Batch
         self._left: Sequence[Record] = ()
@@ -149,7 +151,7 @@ class CursorLoop:
         self._taken = 0
         if not batch.records:
             await self._executor.on_idle(self._reads.silence)
-            if not self._executor.has_work:
+            if not self._executor.has_work and self._state_due_ms > self._scope.clock.now_ms():
                 return None
             if self._held is not None:  # nothing was read, be it that a poll said so or none was asked
                 batch = Batch((), self._held.position)
@@ -172,7 +174,9 @@ class CursorLoop:
         run.taken = self._taken = taken
         self._is_cut = run.is_cut
         self._left = self._give_back(batch.records[taken:], run)
-        if not taken and not run.failures and run.progress is None:
+        if self._uses_state is not None:
+            await self._uses_state.prepare()
+        if not taken and not run.failures and run.progress is None and not self._frees_state:
             return None
         commit = run.as_commit(batch.records[:taken], self._left, whole=self._subscription.handler.takes is Takes.BATCH)
         faults.reach("commit.built")
@@ -198,8 +202,8 @@ class CursorLoop:
         return left[:kept]
 
     def _begin(self, batch: Batch) -> BatchRun:
-        if self._state is not None and self._subscription.handler.takes_context:
-            self._state.begin([record.raw_key for record in batch.records])
+        if self._uses_state is not None:
+            self._uses_state.begin([record.raw_key for record in batch.records])
         run = BatchRun(
             self._subscription,
             batch,
@@ -239,8 +243,16 @@ class CursorLoop:
 
     @property
     def due_ms(self) -> int:
-        """The wall-clock time at which its operator has something to do."""
-        return self._executor.due_ms
+        """The wall-clock time at which its operator has something to do, or a value of its state expires."""
+        return min(self._executor.due_ms, self._state_due_ms)
+
+    @property
+    def _state_due_ms(self) -> int:
+        return NEVER if self._uses_state is None else self._uses_state.due_ms
+
+    @property
+    def _frees_state(self) -> bool:
+        return self._uses_state is not None and self._uses_state.frees
 
     @property
     def is_at_rest(self) -> bool:

@@ -77,8 +77,8 @@ class CursorScope:
     def make_state(self) -> BatchState | StoreState | None:
         """Return where `ctx.state` is: in the cursor (ordered), in the user's store (shared), nowhere."""
         if self.consumer.lease is not None:
-            return BatchState(self._read_entries, self.tuning.state_cache_entries)
-        return None if self.store is None else StoreState(self.store, self.subscription.name)
+            return BatchState(self._read_entries, self.tuning.state_cache_entries, self._scan_entries, self.clock)
+        return None if self.store is None else StoreState(self.store, self.subscription.name, self.clock)
 
     def make_size(self) -> BatchSize:
         """Return what learns how many records to read at once."""
@@ -91,8 +91,10 @@ class CursorScope:
             most_bytes=tuning.batch_bytes,
         )
 
-    def make_reads(self, executor: Executor, size: BatchSize, activity: Activity) -> Prefetch:
-        """Return what reads the cursor's batches."""
+    def make_reads(
+        self, executor: Executor, size: BatchSize, activity: Activity, due_ms: Callable[[], int]
+    ) -> Prefetch:
+        """Return what reads the cursor's batches; at the wall-clock time `due_ms` the loop is woken."""
         return Prefetch(
             self.consumer,
             executor,
@@ -103,6 +105,7 @@ class CursorScope:
             activity,
             self.insist,
             self.wake,
+            due_ms,
         )
 
     def make_executor(self, state: StateSource | None) -> Executor:
@@ -136,6 +139,11 @@ class CursorScope:
     async def _read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         # A broker that is away for a moment is no failure of the record.
         return await self.insist("read state", lambda: self.consumer.read_entries(places))
+
+    async def _scan_entries(self, namespace: int, after: bytes | None, most: int) -> Sequence[tuple[bytes, bytes]]:
+        return await self.insist(
+            "read state", lambda: self.consumer.scan_entries(namespace, after=after, max_entries=most)
+        )
 
     async def _read_other_times(self) -> Mapping[int, int]:
         """Return the watermarks of this handler's cursors on the other partitions, of those that have one."""

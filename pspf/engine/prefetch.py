@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -42,6 +43,8 @@ class Prefetch:
     activity: Activity
     insist: BrokerRetry
     wake: asyncio.Event
+    due_ms: Callable[[], int] | None = None
+    """Tells the wall-clock time at which the loop has work; None: when the executor has."""
     silence: IdleTracker = field(default_factory=IdleTracker)
     _upcoming: asyncio.Task[Batch] | None = None
     _starting: asyncio.Handle | None = None
@@ -77,8 +80,8 @@ class Prefetch:
         return upcoming.result()
 
     async def _wait(self) -> None:
-        """Return when `wake` is set; it is set as well when the executor has work by the wall clock."""
-        timer, due_ms = None, self.executor.due_ms
+        """Return when `wake` is set; it is set as well when the loop has work by the wall clock."""
+        timer, due_ms = None, self.executor.due_ms if self.due_ms is None else self.due_ms()
         if due_ms != NEVER and not self.wake.is_set():
             timer = self.clock.call_later(min(max(0, due_ms - self.clock.now_ms()), _LONGEST_TIMER_MS), self.wake.set)
         try:

@@ -11,8 +11,10 @@ from pspf.errors import EventRejected
 from pspf.events import codec
 
 
-def encode_value(name: str, value: object, default: Callable[[Any], Any] | None = None) -> bytes:
+def encode_value(name: str, value: object, default: Callable[[Any], Any] | None = None, *, hint: str = "") -> bytes:
     """Return a state value as JSON; `default` converts other values to JSON, where they are read back equal.
+
+    `hint` ends the error, where there is another way.
 
     Raises:
         EventRejected: JSON can't hold it.
@@ -23,7 +25,7 @@ def encode_value(name: str, value: object, default: Callable[[Any], Any] | None 
     except (orjson.JSONEncodeError, RecursionError) as error:
         raise EventRejected(
             f"state {name!r} can't be stored as JSON: {error.__cause__ or error}; store a number or text (a Decimal"
-            " as str(value)) and turn it back after get"
+            f" as str(value)) and turn it back after get{hint}"
         ) from error
     if encoded.find(b"null") >= 0:
         codec.check_finite({name: plain})

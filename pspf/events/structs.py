@@ -7,8 +7,11 @@ looks like a number does not count as one.
 """
 
 from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -69,6 +72,31 @@ def dump(event: Any) -> bytes:
         codec.check_finite(msgspec.to_builtins(event))
     codec.check_depth(value)
     return value
+
+
+_KEPT = (Decimal, datetime, date, time, timedelta, UUID, bytes)
+
+
+def value_functions(
+    name: str, model: Any
+) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any], Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return how a value that is no event is written, read, made of a tree, and turned into a tree to compare it.
+
+    Raises:
+        ConfigurationError: msgspec can't read `model`.
+    """
+    try:
+        read = msgspec.json.Decoder(model).decode
+    except (TypeError, NameError) as error:
+        raise ConfigurationError(f"state can't be read as {name}: {error}") from error
+
+    def validate(tree: Any) -> Any:
+        return read(msgspec.json.encode(tree))  # it may be such a value already
+
+    def as_tree(value: Any) -> Any:
+        return msgspec.to_builtins(value, builtin_types=_KEPT)
+
+    return msgspec.json.encode, read, validate, as_tree
 
 
 set_field = msgspec.structs.force_setattr

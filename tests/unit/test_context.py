@@ -9,7 +9,7 @@ import pytest
 
 from pspf import BaseEvent, Context
 from pspf.connectors.contract.limits import Limits
-from pspf.context import Call, StateSource
+from pspf.context import Call, StatePage, StateSource
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
 from pspf.records import NewRecord, Record
 
@@ -27,8 +27,20 @@ class Values:
     def is_loaded(self, key: bytes, name: str) -> bool:
         return self.loads > 0
 
-    async def load(self, key: bytes, name: str) -> None:
+    async def load(self, key: bytes, *names: str) -> None:
         self.loads += 1
+
+    async def scan(self, key: bytes, prefix: str, after: str | None, most: int) -> StatePage:
+        raise NotImplementedError
+
+    def now_ms(self) -> int:
+        return 0
+
+    def forget(self, key: bytes, name: str) -> None:
+        del self.values[key, name]
+
+    def expect(self, due_ms: int) -> None:
+        pass
 
 
 @dataclass
@@ -141,7 +153,7 @@ async def test_a_call_that_ends_while_it_waits_for_state_gets_none() -> None:
     ctx = make()
 
     class Late(Values):
-        async def load(self, key: bytes, name: str) -> None:
+        async def load(self, key: bytes, *names: str) -> None:
             ctx.close()
 
     ctx = make(Late({(b"k", "n"): b"1"}))

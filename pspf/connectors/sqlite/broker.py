@@ -185,7 +185,7 @@ class SQLBroker(Broker):
         max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
         cursors = await self._engine.read(lambda storage: inspect.list_ordered(storage, handler, group))
-        return await list_state(self, cursors, key, name, max_entries)
+        return await list_state(self, cursors, key, name, max_entries, self._engine.clock.now_ms())
 
     async def list_operators(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None

@@ -209,7 +209,7 @@ class ValkeyBroker(Broker):
         max_entries: int | None = None,
     ) -> Sequence[StateEntry]:
         cursors = await inspect.list_ordered(self._core, handler, group)
-        return await list_state(self, cursors, key, name, max_entries)
+        return await list_state(self, cursors, key, name, max_entries, self._core.clock.now_ms())
 
     async def list_operators(
         self, *, handler: str | None = None, group: str | None = None, topic: str | None = None
