@@ -1,4 +1,4 @@
-"""A group that is deleted while its workers run: they begin anew on every broker, and nobody is told anything else."""
+"""A group that is deleted while its workers run: they start over on every broker, and nobody is told anything else."""
 
 import json
 import signal
@@ -41,7 +41,7 @@ def test_workers_of_a_deleted_group_begin_anew(
     with folder.worker("counts:stream", "--admin", "off") as worker:
         worker.wait_for(said)
         deleted = folder.run("groups", "delete", group, "--force", "--execute")
-        assert "1 worker of it ran: they begin anew" in deleted.err
+        assert "1 worker of it ran: they start over" in deleted.err
         worker.wait_for(said, times=2)
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0

@@ -32,6 +32,7 @@ logger = get_logger(__name__)
 _ENTER: Final = load_script("enter")
 _LEAVE: Final = load_script("leave")
 _NO_PRIMARY: Final = (ReadOnlyError, MasterDownError, BusyLoadingError)
+_MOST_NAMED: Final = 8
 _STOP_STEPS: Final = 100
 _STOP_STEP_S: Final = 0.002
 
@@ -255,12 +256,19 @@ class Renewal:
         replies = _exchange(
             connection, [("PEXPIRE", seat.keys.live(member.session), lease_ms) for member, seat in seats]
         )
-        for (member, seat), reply in zip(seats, replies, strict=True):
-            if reply == 0 and member.session in self._members and not stop.is_set():
-                # It was taken for dead, or all was flushed: what it held may be another's by now.
-                logger.warning("%s: the lease of %s had ended", seat.keys.stream.decode(), member.session)
-                call = member.make_enter(seat.keys)
-                _exchange(connection, [call.script.command_with_text(call.keys, call.arguments)])
+        ended = [
+            (member, seat)
+            for (member, seat), reply in zip(seats, replies, strict=True)
+            if reply == 0 and member.session in self._members and not stop.is_set()
+        ]
+        if ended:  # it was taken for dead, or all was flushed: what it held may be another's by now
+            sessions = ", ".join(sorted({member.session for member, _ in ended}))
+            places = [seat.keys.stream.decode() for _, seat in ended]
+            more = f" and {len(places) - _MOST_NAMED} more" if len(places) > _MOST_NAMED else ""
+            logger.warning("the leases of %s had ended on %s%s", sessions, ", ".join(places[:_MOST_NAMED]), more)
+        for member, seat in ended:
+            call = member.make_enter(seat.keys)
+            _exchange(connection, [call.script.command_with_text(call.keys, call.arguments)])
 
     def _note_renewed(self, seats: Sequence[tuple[Member, _Seat]]) -> None:
         now_ms = self._core.clock.monotonic_ms()
