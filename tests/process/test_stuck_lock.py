@@ -137,6 +137,8 @@ def test_who_looks_is_told_who_keeps_the_lock_and_who_writes_ends_with_4(folder:
         by = f"by pid {pid} (python -c), which is stopped"
         looked = folder.ok("groups", "inspect")
         assert f"{STUCK}: sqlite:///{folder.path}/.pspf/broker.db: locked for writing {by}" in looked.err
+        for command in ("list", "ping"):
+            assert "no worker has shown itself lately, and none can now" in folder.ok("workers", command).err
         begun = time.monotonic()
         emitted = folder.look("emit", "orders", "{}")
         assert (emitted.code, by in emitted.err.splitlines()[-1]) == (4, True), emitted

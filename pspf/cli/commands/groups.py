@@ -123,7 +123,8 @@ async def seek(
 ) -> ExitCode:
     """Make OFFSET the next record that a group gets. Shows its plan, and does nothing without --execute.
 
-    What was pending, held back or waiting for a retry is forgotten: records before OFFSET count as done.
+    What was pending, held back or waiting for a retry is forgotten, a replayed dead letter as well: records before
+    OFFSET count as done.
     """
     import time
 

@@ -39,10 +39,11 @@ async def list_workers(
     host: Annotated[str | None, typer.Option("--host", help="Only workers of this host.")] = None,
 ) -> None:
     """List the running processes: host, pid, state, partitions, rate, last commit."""
-    from pspf.cli.services.roster import read_workers, remarks_on
+    from pspf.cli.services.roster import describe_none, read_workers, remarks_on
 
     async with call.open_broker() as broker:
         workers = [worker for worker in await read_workers(broker) if host in (None, worker.host)]
+        none = describe_none(broker)
     if call.as_json:
         write_json({"workers": [process for worker in workers for process in worker.as_processes()]})
         return
@@ -50,7 +51,7 @@ async def list_workers(
     write_table(
         ("worker", "host", "pid", "state", "handler", "topic", "partitions", "processed", "rate", "committed"),
         rows,
-        empty="no worker is running on this broker",
+        empty=none,
     )
     for line in (*remarks_on(workers), *_long_batches(workers)):
         say(line)
@@ -143,7 +144,7 @@ async def _send(
     call: Invocation, do: str, names: list[str] | None, timeout: str | None, *, is_for_all: bool
 ) -> ExitCode:
     """Send a command to workers, and print their answers."""
-    from pspf.cli.services.roster import ask, find_targets, read_workers
+    from pspf.cli.services.roster import ask, describe_none, find_targets, read_workers
 
     if not names and not is_for_all:
         raise UsageError(f"pspf workers {do} WORKER..., or --all; `pspf workers list` names them")
@@ -151,8 +152,9 @@ async def _send(
     async with call.open_broker() as broker:
         targets = find_targets(await read_workers(broker), names or [])
         answers = await ask(broker, targets, do, timeout_ms=timeout_ms)
+        none = describe_none(broker)
     if not answers:
-        say("no worker is running on this broker")
+        say(none)
     if call.as_json:
         write_json({"answers": [{"worker": t.worker, "process": t.process, "answer": a} for t, a in answers.items()]})
     else:

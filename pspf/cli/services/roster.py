@@ -35,6 +35,13 @@ async def read_workers(broker: Broker) -> list[ShownWorker]:
     return [_read_worker(info) for info in await broker.roster.list_workers()]
 
 
+def describe_none(broker: Broker) -> str:
+    """Return what to say where no worker is shown: those that run can't show themselves where nothing is stored."""
+    if broker.find_obstacle() is None:
+        return "no worker is running on this broker"
+    return "no worker has shown itself lately, and none can now: nothing can be stored"
+
+
 def _read_worker(info: WorkerInfo) -> ShownWorker:
     try:
         shown = ShownWorker.from_fields(json.loads(info.status))
