@@ -14,8 +14,10 @@ from pspf.context import Context, SyncContext
 from pspf.decoration import check_model, is_async, refuse_async, refuse_hidden_coroutine, refuse_optional_context
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, RetryLater, StateUnreadable
 from pspf.events.event import BaseEvent
+from pspf.events.fields import check_field
 from pspf.records import check_name
 from pspf.settings import settings
+from pspf.windowing.grouping import Grouping, GroupingKey
 from pspf.windowing.operator_definition import OperatorDefinition
 
 Ordering = Literal["none", "key"]
@@ -251,6 +253,7 @@ class Subscription:
     With `operator` the events go to an operator of that definition, and the handler is always ordered.
     `partitions` is how many its topic has, and `repartition` the shuffle that it needs then (`over`); both are
     known once it runs.
+    `key` is what an ordered handler groups by, a field's name or a function of the event; None: the record's own key.
     `emits_to` is where `ctx.emit` goes that names no topic, None: to the topic of the Stream that runs it.
     """
 
@@ -268,6 +271,7 @@ class Subscription:
     partitions: int = 1
     repartition: Shuffle | None = None
     emits_to: str | None = None
+    key: GroupingKey | None = None
 
     def __post_init__(self) -> None:
         check_name("topic", self.topic)
@@ -284,6 +288,8 @@ class Subscription:
                 refuse_async(function, f"{where}: {name}=")
         if self.ordering not in ("none", "key"):
             raise ConfigurationError(f"{where}: ordering={self.ordering!r}; use 'none' or 'key'")
+        if self.key is not None:
+            self._check_key(where)
         for parameter, value, least in (
             ("batch_size", self.batch_size, 1),
             ("concurrency", self.concurrency, 1),
@@ -297,6 +303,23 @@ class Subscription:
             raise ConfigurationError(
                 f"{where} takes whole batches; concurrency={self.concurrency} has no meaning there"
             )
+
+    def _check_key(self, where: str) -> None:
+        if not (callable(self.key) or (self.key and isinstance(self.key, str))):
+            raise ConfigurationError(f"{where}: key={self.key!r:.80}; use a field's name or a function of the event")
+        if not self.is_ordered:
+            raise ConfigurationError(
+                f'{where}: key= says whose records keep their order, and ordering="none" keeps none: pass'
+                ' ordering="key", or leave key= out'
+            )
+        refuse_async(self.key, f"{where}: key=")
+        if isinstance(self.key, str):
+            check_field(where, self.model, self.key)
+
+    @property
+    def grouping_key(self) -> GroupingKey | None:
+        """What records are grouped by, of a handler or of an operator; None: their own keys."""
+        return self.key if self.operator is None else self.operator.key
 
     @property
     def name(self) -> str:
@@ -314,11 +337,12 @@ class Subscription:
 
     def over(self, partitions: int) -> "tuple[Subscription, Subscription | None]":
         """Return it for a topic of so many partitions, and, with a shuffle, the subscription behind it."""
-        if partitions == 1 or self.operator is None or self.operator.key is None:
+        if partitions == 1 or self.grouping_key is None:
             return replace(self, partitions=partitions), None
         hop = Shuffle(self.topic, repartition_topic(self.group, self.name), partitions)
         here = replace(self, partitions=partitions, repartition=hop)
-        return here, replace(here, topic=hop.topic, start="start")
+        behind = replace(here, topic=hop.topic, start="start")
+        return here if self.key is None else replace(here, operator=Grouping(self.key)), behind
 
     @property
     def is_behind_hop(self) -> bool:

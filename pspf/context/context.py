@@ -14,7 +14,9 @@ from pspf.context.state import State, SyncState
 from pspf.errors import ConfigurationError, ContextClosed, StateUnavailable, TooManyEffects
 from pspf.events.encoding import encode_at
 from pspf.events.timestamps import latest_of
+from pspf.events.topic import find_declared
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
+from pspf.windowing.grouping import original_of
 
 T = TypeVar("T")
 
@@ -54,8 +56,13 @@ class Context:
 
     @property
     def key(self) -> str | None:
-        """The record's key."""
+        """The record's key; the grouping key where the subscription has `key=`."""
         return self.record.key
+
+    @property
+    def own_key(self) -> str | None:
+        """The key that the record was emitted under, whatever it is grouped by."""
+        return original_of(self.record).key
 
     def handles(self, events: Sequence[Any], records: Sequence[Record]) -> None:
         """Note what the call handles."""
@@ -88,7 +95,7 @@ class Context:
         event, or the latest of a batch.
 
         Raises:
-            EventRejected: It can't be encoded or is too large.
+            EventRejected: It can't be encoded, is too large, or does not fit what its topic is declared with.
             TooManyEffects: The call did more than one commit may hold.
             ConfigurationError: The topic's name is not one, or ends in `-dlq` or `-late`; or none is named and
                 the stream's is that of the record itself.
@@ -99,13 +106,16 @@ class Context:
         to = self._around.default_topic if topic is None else topic
         if topic is None and to == self.record.topic:
             raise ConfigurationError(describe_endless(None, to))
+        declared = find_declared(to, self._around.topics) if self._around.topics or type(to) is not str else None
         if companion_source(check_name("topic", to)) is not None:
             raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone")
         raw_headers = encode_headers(self._around.inject(to, dict(headers) if headers else None))
         record = encode_at(event, self.time_ms, key=key, raw_headers=raw_headers, timestamp=timestamp)
+        if declared is not None:
+            record = declared.finish(event, record, has_key=key is not None)
         self._around.check(record)
         self.count(len(record.value))
-        self._emits.append((to, record))
+        self._emits.append((str(to), record))
 
     @property
     def state(self) -> "State":
@@ -127,7 +137,8 @@ class Context:
             raise StateUnavailable(self._around.no_state)
         if self.record.raw_key is None:
             raise StateUnavailable(
-                f"{self.record.topic} {self.record.id} has no key, and state belongs to a key: emit with key=..."
+                f"{self.record.topic} {self.record.id} has no key, and state belongs to a key: emit with key=..., or"
+                ' subscribe(..., ordering="key", key="a_field")'
             )
         return source, self.record.raw_key
 

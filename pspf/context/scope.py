@@ -1,9 +1,10 @@
 """The scope of a handler: what the contexts of its calls share, and where their state comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class HandlerScope(Protocol):
     """What all contexts of a subscription share."""
 
     default_topic: str
+    topics: Mapping[str, DeclaredTopic]
+    """The topics that the app declares, by name."""
     max_operations: int
     max_effect_bytes: int
     state: StateSource | None

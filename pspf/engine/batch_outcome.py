@@ -27,6 +27,7 @@ from pspf.records import (
     offset_of,
 )
 from pspf.subscription import Subscription
+from pspf.windowing.grouping import GroupedRecord
 from pspf.windowing.shuffle import receive
 
 _MAX_TRACEBACK: Final = 8_000
@@ -329,6 +330,8 @@ class BatchRun:
         self._take_effects(1, len(failure.record.value))
 
     def _original_of(self, record: Record) -> Record:
+        if isinstance(record, GroupedRecord):
+            return record.original
         hop = self.subscription.repartition
         if hop is None or record.topic != hop.topic:
             return record

@@ -1,13 +1,16 @@
 """Choice of the executor of a subscription, made once per cursor."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from pspf import faults
 from pspf.context import HandlerScope
+from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.handlers.batches import WholeBatch
 from pspf.engine.handlers.coroutines import Calls, InTurn, PlainCoroutines, SideBySide
 from pspf.engine.handlers.executor import Executor
+from pspf.engine.handlers.grouped import GroupedExecutor
 from pspf.engine.handlers.threads import PlainCalls, ThreadedExecutor
 from pspf.engine.handlers.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch
 from pspf.engine.operators.context import OperatorScope
@@ -15,6 +18,7 @@ from pspf.engine.operators.registry import make_host
 from pspf.events.decoding import Decoder, SectionDecoder, make_section_decoder
 from pspf.records import Record
 from pspf.subscription import Subscription, Takes
+from pspf.windowing.grouping import GroupedRecord, Grouper
 
 
 def make_executor(
@@ -53,6 +57,29 @@ def make_operator(subscription: Subscription, decode: Decoder, around: HandlerSc
     """Return the executor for a subscription's operator."""
     decode = _armed_decoder(decode)
     return make_host(subscription, decode, _by_section(subscription, decode), around, scope)
+
+
+def make_grouped_executor(
+    subscription: Subscription,
+    decode: Decoder,
+    around: HandlerScope,
+    wake: Callable[[], None],
+    state: BatchState | StoreState | None,
+    read_progress: Callable[[], Awaitable[bytes | None]],
+) -> Executor:
+    """Return the executor for a handler that groups its records by another key than their own."""
+    key, shuffle = subscription.key, subscription.repartition
+    assert key is not None
+
+    def read(record: Record) -> Any:
+        assert isinstance(record, GroupedRecord)
+        return record.read(decode)
+
+    # Without a model, as events are read one by one here: for their keys.
+    inner = make_executor(replace(subscription, model=None), read, around, wake)
+    source = subscription.topic if shuffle is None else shuffle.source
+    grouper = Grouper(key, decode, source=source, is_behind_hop=subscription.is_behind_hop)
+    return GroupedExecutor(inner, grouper, key, state, read_progress)
 
 
 def _are_armed() -> bool:

@@ -12,13 +12,14 @@ from pspf.context import StateSource
 from pspf.engine.batch_size import BatchSize
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.broker_retry import BrokerRetry
-from pspf.engine.choice import make_executor, make_operator
+from pspf.engine.choice import make_executor, make_grouped_executor, make_operator
 from pspf.engine.handlers.executor import Executor
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.context import OperatorScope
 from pspf.engine.prefetch import Prefetch
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import make_decoder
+from pspf.events.topic import DeclaredTopic
 from pspf.observability.telemetry import Activity, TelemetryManager
 from pspf.records import EntryPlace, NewRecord
 from pspf.state.base import StateStore
@@ -36,6 +37,7 @@ class CursorHandlerScope:
     """What the contexts of one cursor share."""
 
     default_topic: str
+    topics: Mapping[str, DeclaredTopic]
     max_operations: int
     max_effect_bytes: int
     state: StateSource | None
@@ -63,6 +65,7 @@ class CursorScope:
     clock: Clock
     telemetry: TelemetryManager
     default_topic: str
+    topics: Mapping[str, DeclaredTopic]
     warned: set[str]
     store: StateStore | None
     held: KeyOrder | None
@@ -108,11 +111,12 @@ class CursorScope:
             due_ms,
         )
 
-    def make_executor(self, state: StateSource | None) -> Executor:
+    def make_executor(self, state: BatchState | StoreState | None) -> Executor:
         """Return what runs the handler."""
         subscription = self.subscription
         around = CursorHandlerScope(
             subscription.emits_to or self.default_topic,
+            self.topics,
             self.tuning.effects.record_operations,
             self.tuning.effects.record_effect_bytes,
             None if subscription.handler.takes is Takes.BATCH else state,
@@ -122,6 +126,8 @@ class CursorScope:
             *_make_spans(self.telemetry, subscription),
         )
         read = make_decoder(subscription.model)
+        if subscription.key is not None and subscription.operator is None:
+            return make_grouped_executor(subscription, read, around, self.wake.set, state, self._read_progress)
         if subscription.operator is None or self.held is None:
             return make_executor(subscription, read, around, self.wake.set)
         scope = OperatorScope(
@@ -135,6 +141,9 @@ class CursorScope:
             self._read_other_times,
         )
         return make_operator(subscription, read, around, scope)
+
+    async def _read_progress(self) -> bytes | None:
+        return await self.insist("read state", self.consumer.read_progress)
 
     async def _read_entries(self, places: Sequence[EntryPlace]) -> Mapping[EntryPlace, bytes]:
         # A broker that is away for a moment is no failure of the record.

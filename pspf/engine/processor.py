@@ -1,6 +1,6 @@
 """Processor of a Stream: runs the loops of its cursors, with the gate and the instruments that they share."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,7 @@ from pspf.engine.key_order import KeyOrder
 from pspf.engine.solo_gate import SoloGate
 from pspf.engine.stop import Stop
 from pspf.engine.tuning import Tuning
+from pspf.events.topic import DeclaredTopic
 from pspf.observability.telemetry import TelemetryManager
 from pspf.records import Cursor
 from pspf.state.base import StateStore
@@ -31,6 +32,8 @@ class BatchProcessor:
 
     telemetry: TelemetryManager
     default_topic: str
+    topics: Mapping[str, DeclaredTopic] = field(default_factory=dict)
+    """The topics that the app declares, by name."""
     tuning: Tuning = field(default_factory=Tuning)
     clock: Clock = field(default_factory=SystemClock)
     gate: SoloGate = field(default_factory=lambda: SoloGate(chance_s=_CHANCE_S))
@@ -89,6 +92,7 @@ class BatchProcessor:
             self.clock,
             self.telemetry,
             self.default_topic,
+            self.topics,
             self.warned,
             self.state_store,
             held=None if lease is None else KeyOrder(lease.held, lease.position),

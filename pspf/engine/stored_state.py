@@ -5,20 +5,44 @@ from collections.abc import Sequence
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import StoredOperator
 from pspf.engine.operators.registry import SHUFFLE, find_kind
-from pspf.errors import NotFound
+from pspf.errors import ConfigurationError, NotFound
 from pspf.subscription import Subscription, repartition_topic
+from pspf.windowing.grouping import check_grouped
 
 
 async def check_stored(broker: Broker, subscriptions: Sequence[Subscription]) -> None:
-    """Raise ConfigurationError where a handler has other windows in the broker than in the code."""
+    """Raise ConfigurationError where a handler has other windows in the broker than in the code, or another key=."""
     for subscription in subscriptions:
-        if subscription.operator is None:
+        if not subscription.is_ordered:
             continue
         kept = await broker.list_operators(handler=subscription.name, group=subscription.group)
-        if kept:
+        if subscription.operator is None:
+            await _check_grouping(broker, subscription, kept)
+        elif kept:
             is_sent_on = subscription.operator.key is not None and await _count(broker, subscription.topic) > 1
             for each in kept:
                 _check(subscription, each, is_sent_on=is_sent_on)
+
+
+async def _check_grouping(broker: Broker, subscription: Subscription, kept: Sequence[StoredOperator]) -> None:
+    """Raise ConfigurationError where what a handler remembers is by other keys than those that it groups by now."""
+    name, key, topic = subscription.name, subscription.key, subscription.topic
+    mine = [each for each in kept if each.cursor.topic == topic]
+    is_sent_on = bool(kept) and key is not None and await _count(broker, topic) > 1
+    for each in mine:
+        check_grouped(each.progress, key, name, is_sent_on=is_sent_on)
+    if key is None:
+        return
+    for each in kept:
+        if each.cursor.topic == repartition_topic(subscription.group, name):
+            check_grouped(each.progress, key, name, is_sent_on=False)
+    if not mine:
+        values = await broker.list_state(handler=name, group=subscription.group, max_entries=1)
+        if any(value.topic == topic for value in values):
+            raise ConfigurationError(
+                f"handler {name} has a key=, and had none when it began: what it remembers is by its records' own keys:"
+                " give it another name=, or seek with --reset-state"
+            )
 
 
 async def _count(broker: Broker, topic: str) -> int:

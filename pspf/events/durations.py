@@ -1,7 +1,13 @@
-"""Durations as text, such as `10s`."""
+"""Durations: `timedelta`, text such as `10s`, or whole milliseconds, read by one parser."""
 
 import re
+from datetime import timedelta
 from typing import Final
+
+from pspf.errors import ConfigurationError
+
+Duration = int | str | timedelta
+"""Whole milliseconds, text such as `500ms`, `25s`, `1.5h` or `7d`, or a timedelta."""
 
 UNIT_MS: Final = {
     "ms": 1,
@@ -33,3 +39,34 @@ def parse_duration(text: str, *, bare_unit: str | None = None) -> int:
     if span_ms > _LONGEST_MS:
         raise ValueError(f"{text!r:.80} is longer than any span of time here")
     return round(span_ms)
+
+
+def as_ms(where: str, name: str, value: object) -> int:
+    """Return a duration in milliseconds; `where` and `name` say in errors what it is.
+
+    Raises:
+        ConfigurationError: It is no `Duration`, or no whole number of milliseconds.
+    """
+    if type(value) is int:
+        return value
+    if isinstance(value, timedelta):
+        whole, rest = divmod(value, timedelta(milliseconds=1))
+        if rest:
+            raise ConfigurationError(f"{where}: {name}={value!r}; a duration is a whole number of milliseconds")
+        return whole
+    if isinstance(value, str):
+        try:
+            return parse_duration(value)
+        except ValueError as error:
+            raise ConfigurationError(f"{where}: {name}: {error}") from error
+    raise ConfigurationError(
+        f"{where}: {name}={value!r:.80}; use whole milliseconds, a timedelta, or text such as {EXAMPLES}"
+    )
+
+
+def describe_ms(value: int) -> str:
+    """Return a duration as text: `10s`, `6h`, `1500ms`."""
+    for unit in ("d", "h", "m", "s"):
+        if value and value % UNIT_MS[unit] == 0:
+            return f"{value // UNIT_MS[unit]}{unit}"
+    return f"{value}ms"

@@ -23,7 +23,7 @@ from pspf.stream.emitter import Emitter
 from pspf.stream.lifespans import Lifespans
 from pspf.stream.requirements import check_subscriptions
 from pspf.stream.runner import Places, Runner, StreamRun
-from pspf.subscription import Subscription
+from pspf.subscription import Subscription, repartition_topic
 from pspf.windowing.definitions import Window
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Stream(Declarations):
             backend.stream_key if backend is not None else check_name("topic", topic or ""),
             backend.group_name if backend is not None else check_name("group", group or ""),
             schema,
+            partitions,
         )
         self._backend = backend
         self.state_store = state_store
@@ -89,8 +90,8 @@ class Stream(Declarations):
         self._lifespans = Lifespans(None if lifespan is None else lambda: lifespan(self))
         self._hosts: list[Stream] = []
         """The Streams that included this one."""
-        self._connection = StreamConnection(lambda: self.broker, self._topic, partitions, state_store)
-        self._emitter = Emitter(self.telemetry, self._topic)
+        self._connection = StreamConnection(lambda: self.broker, self.topics_to_make, state_store)
+        self._emitter = Emitter(self.telemetry, self._topic, self._registry.topics.declared)
         self._runner = Runner(self._connection)
 
     @cached_property
@@ -100,7 +101,8 @@ class Stream(Declarations):
             BatchProcessor,  # start-up: who only declares handlers, or shows them, has no loop
         )
 
-        return BatchProcessor(self.telemetry, self._topic, state_store=self.state_store)
+        declared = self._registry.topics.declared
+        return BatchProcessor(self.telemetry, self._topic, declared, state_store=self.state_store)
 
     @property
     def backend(self) -> StreamingBackend:
@@ -303,7 +305,8 @@ class Stream(Declarations):
             )
         broker = await self._connected()
         entries = await broker.list_state(handler=chosen.name, group=chosen.group, key=key.encode(), name=name)
-        mine = [entry for entry in entries if entry.topic == chosen.topic]
+        topics = (chosen.topic, repartition_topic(chosen.group, chosen.name))
+        mine = [entry for entry in entries if entry.topic in topics]
         return orjson.loads(mine[0].value) if mine else None
 
     async def health(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pspf.concurrency.shielding import shielded
 from pspf.concurrency.turn import Turn
 from pspf.connectors.contract.broker import Broker
 from pspf.state.base import StateStore
+from pspf.stream.topics import TopicToMake, make_topics
 from pspf.subscription import Subscription
 
 _HEALTH_S: Final = 5.0
@@ -16,17 +17,19 @@ _HEALTH_S: Final = 5.0
 class StreamConnection:
     """The broker and the state store of a Stream, with the topics that it makes.
 
-    `included` are the connections of included Streams: their topics are made with this one's.
+    `included` are the connections of included Streams, whose topics are among `find_topics`.
     """
 
     def __init__(
-        self, find_broker: Callable[[], Broker], topic: str, partitions: int | None, state_store: StateStore | None
+        self,
+        find_broker: Callable[[], Broker],
+        find_topics: Callable[[], Sequence[TopicToMake]],
+        state_store: StateStore | None,
     ) -> None:
         self.is_open = False
         self.included: list[StreamConnection] = []
         self._find_broker = find_broker
-        self._topic = topic
-        self._partitions = partitions
+        self._find_topics = find_topics
         self._state_store = state_store
         self._turn = Turn()
         """Held while a task connects or disconnects."""
@@ -79,19 +82,13 @@ class StreamConnection:
 
     async def _prepare(self, broker: Broker) -> None:
         try:
-            await self._make_topics(broker)
+            await make_topics(broker, self._find_topics())
             if self._state_store is not None:
                 await self._state_store.start()
         except BaseException:
             await shielded(broker.leave(self))
             raise
         self.is_open = True
-
-    async def _make_topics(self, broker: Broker) -> None:
-        if self._partitions is not None:
-            await broker.create_topic(self._topic, partitions=self._partitions)
-        for each in self.included:
-            await each._make_topics(broker)
 
 
 async def register_cursors(broker: Broker, session_name: str | None, subscriptions: Sequence[Subscription]) -> None:

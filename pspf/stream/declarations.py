@@ -1,11 +1,15 @@
 """Decorators of a Stream: they register handlers, and need no broker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from pspf.events.durations import Duration
+from pspf.events.topic import DeclaredTopic, TopicKey
 from pspf.stream.registration import Registry, check_topic, make_subscription, make_windowed_subscription
+from pspf.stream.topics import TopicToMake
 from pspf.subscription import Ordering, RetryPolicy
 from pspf.windowing.definitions import HOUR_MS, Emission, Window, Windowing
+from pspf.windowing.grouping import GroupingKey
 from pspf.windowing.several import as_aggregation
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -15,12 +19,57 @@ W = TypeVar("W")
 class Declarations:
     """The handlers of a Stream, as they are declared. `schema` is the model of handlers that name none."""
 
-    def __init__(self, topic: str, group: str, schema: Any) -> None:
+    def __init__(self, topic: str, group: str, schema: Any, partitions: int | None = None) -> None:
         self.schema = schema
         self._topic = topic
         self._group = group
-        self._registry = Registry(topic)
+        self._registry = Registry(topic, partitions)
         self.subscriptions = self._registry.subscriptions
+
+    def topic(
+        self,
+        name: str,
+        *,
+        partitions: int | None = None,
+        retention: Duration | None = None,
+        key: TopicKey | None = None,
+        schema: Any = None,
+    ) -> DeclaredTopic:
+        """Declare a topic and return it: usable wherever a topic's name is, and made at the start where it is missing.
+
+            orders = stream.topic("orders", partitions=16, retention="7d", key="customer_id", schema=Order)
+
+        What is there with another number of partitions is refused. Another retention is warned about, and stays.
+
+        Args:
+            name: The topic's name.
+            partitions: How many it has; None takes it as it is, and makes it with 1.
+            retention: How long records stay after all groups are done with them: a duration (`"7d"`, a timedelta,
+                milliseconds), `"forever"`, or `"consumed"`. None leaves it to the broker's setting.
+            key: What an event is emitted under where no `key=` is passed: a field's name, or a function of the event.
+            schema: The model of handlers on it that name none, declared after it; what is emitted has to fit it.
+
+        Raises:
+            ConfigurationError: A value is none that this takes, or the topic is declared otherwise already.
+        """
+        return self._registry.topics.declare(
+            DeclaredTopic(name, partitions=partitions, retention=retention, key=key, schema=schema)
+        )
+
+    @property
+    def declared_topics(self) -> Sequence[DeclaredTopic]:
+        """The topics that are declared, by name."""
+        declared = self._registry.topics.declared
+        return [declared[name] for name in sorted(declared)]
+
+    def topics_to_make(self) -> Sequence[TopicToMake]:
+        """Return the topics that are made at the start where they are missing."""
+        return self._registry.topics.to_make()
+
+    def _default_schema(self, topic: str) -> Any:
+        """Return the model of handlers on a topic that name none."""
+        declared = topic if isinstance(topic, DeclaredTopic) else self._registry.topics.declared.get(topic)
+        return self.schema if declared is None or declared.schema is None else declared.schema
 
     def subscribe(
         self,
@@ -29,6 +78,7 @@ class Declarations:
         *,
         group: str | None = None,
         ordering: Ordering = "none",
+        key: GroupingKey | None = None,
         concurrency: int = 1,
         retry: RetryPolicy | None = None,
         timeout_ms: int | None = None,
@@ -43,6 +93,9 @@ class Declarations:
             batch_size: The most records that a batch takes; None adapts to the handler's speed.
             group: The consumer group, the Stream's unless given.
             ordering: `"none"`: every worker takes any record. `"key"`: in order per key, with `ctx.state`.
+            key: What an ordered handler groups by, a field's name or a function of the event, instead of the record's
+                key: `ctx.key`, order and `ctx.state` go by it. On several partitions records go through an internal
+                topic. `ctx.own_key` is the record's own.
             concurrency: Handlers of a batch that run side by side.
             retry: When a failed record runs again, and when it is given up; None takes the settings'.
             timeout_ms: The longest a call may take; None waits for ever.
@@ -53,17 +106,18 @@ class Declarations:
         Raises:
             ConfigurationError: The function fits no shape of handler, or a value is out of range.
         """
-        check_topic("subscribe", topic, "@stream.subscribe('orders')")
+        name_of_topic = check_topic("subscribe", topic, "@stream.subscribe('orders')")
 
         def register(function: F) -> F:
             subscription = make_subscription(
                 function,
                 name,
                 schema,
-                self.schema,
-                topic=topic,
+                self._default_schema(topic),
+                topic=name_of_topic,
                 group=group or self._group,
                 ordering=ordering,
+                key=key,
                 batch_size=batch_size,
                 concurrency=concurrency,
                 own_retry=retry,
@@ -133,14 +187,14 @@ class Declarations:
         Raises:
             ConfigurationError: The function or a value does not fit.
         """
-        check_topic("window", topic, "@stream.window('orders', ...)")
+        name_of_topic = check_topic("window", topic, "@stream.window('orders', ...)")
 
         def register(function: W) -> W:
             windowing = Windowing(
                 window=window,
                 aggregation=as_aggregation(function),
                 key=key,
-                to=to,
+                to=None if to is None else str(to),
                 emit=emit,
                 result=result,
                 merge=merge,
@@ -156,8 +210,8 @@ class Declarations:
                 windowing,
                 name,
                 schema,
-                self.schema,
-                topic=topic,
+                self._default_schema(topic),
+                topic=name_of_topic,
                 group=group or self._group,
                 batch_size=batch_size,
                 own_retry=retry,

@@ -10,16 +10,18 @@ from pspf.connectors.contract.broker import Broker
 from pspf.context import current_call, describe_endless
 from pspf.errors import BackendUnavailable, ConfigurationError, EmitUnknown
 from pspf.events.encoding import encode, identify
+from pspf.events.topic import DeclaredTopic, find_declared
 from pspf.observability.telemetry import TelemetryManager
 from pspf.records import Appended, NewRecord, encode_headers
 
 
 class Emitter:
-    """Appends events to topics; `default_topic` is where an event without a topic goes."""
+    """Appends events to topics; `default_topic` is where an event without a topic goes, `topics` are declared ones."""
 
-    def __init__(self, telemetry: TelemetryManager, default_topic: str) -> None:
+    def __init__(self, telemetry: TelemetryManager, default_topic: str, topics: Mapping[str, DeclaredTopic]) -> None:
         self._telemetry = telemetry
         self._default_topic = default_topic
+        self._topics = topics
 
     async def emit(
         self,
@@ -37,16 +39,17 @@ class Emitter:
             EmitUnknown: They may be stored or not.
             BackendUnavailable: They are not stored.
         """
-        to = topic or self._default_topic
+        declared = find_declared(topic or self._default_topic, self._topics)
+        to = str(topic or self._default_topic)
         call = current_call.get()
         if topic is None and call is not None and call.record is not None and call.record.topic == to:
             raise ConfigurationError(describe_endless(call.handler, to))
         spans = self._telemetry.find_spans()
         if spans is None:
-            records = _encode(events, key, headers)
+            records = _encode(events, key, headers, declared)
             return await _append(await connected(), records, to)
         with spans.sending(to, dict(headers) if headers else None, len(events)) as sending:
-            records = _encode(events, key, sending.headers)
+            records = _encode(events, key, sending.headers, declared)
             places = await _append(await connected(), records, to)
             sending.stored(places)
             return places
@@ -75,8 +78,18 @@ async def _append_again(
     raise unknown
 
 
-def _encode(events: Sequence[Any], key: str | None, headers: Mapping[str, str] | None) -> list[NewRecord]:
+def _encode(
+    events: Sequence[Any], key: str | None, headers: Mapping[str, str] | None, declared: DeclaredTopic | None
+) -> list[NewRecord]:
     """Return the records of events that are emitted at once; past a handler's commit with an id of ours."""
+    records = _encode_plainly(events, key, headers)
+    if declared is None:
+        return records
+    has_key = key is not None
+    return [declared.finish(event, record, has_key=has_key) for event, record in zip(events, records, strict=True)]
+
+
+def _encode_plainly(events: Sequence[Any], key: str | None, headers: Mapping[str, str] | None) -> list[NewRecord]:
     call = current_call.get()
     if key is None and not headers and call is None:
         return list(map(encode, events))

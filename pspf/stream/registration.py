@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pspf.errors import ConfigurationError, NotAvailable
+from pspf.stream.topics import TopicDeclarations
 from pspf.subscription import (
     Handler,
     Subscription,
@@ -21,8 +22,9 @@ from pspf.windowing.folds import make_loader
 class Registry:
     """The subscriptions of a Stream; those of the Streams that it includes among them, as they come."""
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, partitions: int | None = None) -> None:
         self.subscriptions: list[Subscription] = []
+        self.topics = TopicDeclarations(topic, partitions)
         self._topic = topic
         self._included: list[Registry] = []
         self._hosts: list[Registry] = []
@@ -43,12 +45,13 @@ class Registry:
         """Take in another's subscriptions, later ones as well.
 
         Raises:
-            ConfigurationError: It is this one or includes it, or was included before.
+            ConfigurationError: It is this one or includes it, was included before, or declares a topic otherwise.
         """
         if other in self._included or other._includes(self):
             raise ConfigurationError(
                 f"the Stream of topic {other._topic!r} is part of this one already, or this one of it: include it once"
             )
+        self.topics.include(other.topics)
         self._included.append(other)
         other._hosts.append(self)
         for each in other.subscriptions:
@@ -89,10 +92,15 @@ def make_windowed_subscription(
     return Subscription(handler=handler, model=model, ordering="key", operator=windowing, **options)
 
 
-def check_topic(method: str, topic: object, example: str) -> None:
-    """Raise ConfigurationError where a decorator got no topic's name: a function, by a forgotten call."""
+def check_topic(method: str, topic: object, example: str) -> str:
+    """Return a topic's plain name.
+
+    Raises:
+        ConfigurationError: A decorator got something else: a function, by a forgotten call.
+    """
     if not isinstance(topic, str):
         raise ConfigurationError(f"{method} takes a topic's name, not {topic!r:.80}: {example}")
+    return str(topic)
 
 
 def check_together(subscriptions: Sequence[Subscription], *, has_state_store: bool) -> None:

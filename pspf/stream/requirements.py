@@ -21,9 +21,10 @@ class Requirement:
 
 
 def _keeps_entries(subscription: Subscription) -> bool:
-    """Return whether a handler has windows, or a context by which it can ask for state."""
+    """Return whether a handler has windows or a grouping key, or a context by which it can ask for state."""
     takes_key = subscription.handler.takes_context and subscription.handler.takes is not Takes.BATCH
-    return subscription.operator is not None or (subscription.is_ordered and takes_key)
+    is_grouped = subscription.operator is not None or subscription.grouping_key is not None
+    return is_grouped or (subscription.is_ordered and takes_key)
 
 
 _REQUIREMENTS: Final = (

@@ -18,6 +18,7 @@ from pspf.connectors.contract.operations import PendingRecord
 from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.urls import make_broker
 from pspf.errors import ConfigurationError, NotAvailable, NotFound, NotSettled
+from pspf.events.topic import find_declared
 from pspf.records import LATE_SUFFIX, Record, encode_headers, format_ids
 from pspf.runtime.app.loader import LoadedApp
 from pspf.runtime.worker.drain import read_unfinished
@@ -68,6 +69,7 @@ class StreamTester:
         self._stream = stream
         self._backend = backend
         self._partitions = dict(partitions or {})
+        self._topics = {str(each): each for each in stream.declared_topics}
         self._timeout_ms = settle_timeout_ms
         self._plan = LoadedApp("the app", Path(), stream).make_plan()
         self._work = UnfinishedWork(stream, self._plan, self.pending)
@@ -171,7 +173,7 @@ class StreamTester:
         Args:
             topic: Where to.
             event: What `Stream.emit` takes, or bytes to be stored as they are.
-            key: The record's key, the event's own `key` unless given.
+            key: The record's key; unless given it is what the declared topic's `key=` says, else the event's `key`.
             timestamp: The event's time: a datetime (a naive one is UTC), ISO text or seconds since the epoch. Unless
                 given it is the event's own, where that was set, else the clock's.
             headers: The record's headers.
@@ -189,7 +191,8 @@ class StreamTester:
     ) -> list[str]:
         """Store events at once, so that handlers may get them in one batch, and settle; return their record ids."""
         raw_headers = encode_headers(headers)
-        records = [make_record(event, key, timestamp, raw_headers) for event in events]
+        declared = find_declared(topic, self._topics) if key is None else None
+        records = [make_record(event, key, timestamp, raw_headers, declared) for event in events]
         ids = format_ids(await self.broker.append(topic, records))
         await self.settle()
         return ids

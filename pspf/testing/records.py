@@ -8,17 +8,28 @@ import orjson
 from pspf.events.encoding import encode
 from pspf.events.event import BaseEvent
 from pspf.events.timestamps import datetime_of, ms_of
+from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord
 
 
 def make_record(
-    event: Any, key: str | None, timestamp: datetime | float | str | None, raw_headers: bytes | None
+    event: Any,
+    key: str | None,
+    timestamp: datetime | float | str | None,
+    raw_headers: bytes | None,
+    declared: DeclaredTopic | None,
 ) -> NewRecord:
-    """Return the record of an event; bytes are stored as they are. Without a `timestamp` it has the clock's."""
+    """Return the record of an event; bytes are stored as they are. Without a `timestamp` it has the clock's.
+
+    It goes under the key of a `declared` topic. Whether it fits the topic's schema is not asked: handlers are to be
+    tested with what does not.
+    """
     if isinstance(event, bytes):
         record = NewRecord(None if key is None else key.encode(), event, raw_headers)
     else:
         record = encode(event, key=key, raw_headers=raw_headers)
+        if declared is not None and declared.key is not None:
+            record = declared.under_key(event, record)
     if timestamp is not None:
         time_ms = ms_of(timestamp)  # rounded as that of an event is
         value = record.value if isinstance(event, bytes) else _with_timestamp(record.value, datetime_of(time_ms))

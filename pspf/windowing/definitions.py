@@ -4,17 +4,14 @@ A window is `[start, end)`, aligned to the epoch, before it too. Settings are in
 milliseconds; `assign_windows` speaks seconds, as a user who holds a timestamp does.
 """
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields, is_dataclass
-from difflib import get_close_matches
-from inspect import get_annotations
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import gcd, isfinite
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
-from pydantic import BaseModel
-from typing_extensions import is_typeddict
-
 from pspf.errors import ConfigurationError
+from pspf.events.durations import describe_ms
+from pspf.events.fields import check_field
 from pspf.records import check_name, companion_source
 from pspf.windowing.aggregation import Aggregation
 from pspf.windowing.aggregations import Count
@@ -147,29 +144,7 @@ class SessionWindow:
 Window = TumblingWindow | SlidingWindow | SessionWindow
 
 
-def describe_ms(value: int) -> str:
-    """Return a duration as text: `10s`, `6h`, `1500ms`."""
-    for unit_ms, unit in ((DAY_MS, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")):
-        if value and value % unit_ms == 0:
-            return f"{value // unit_ms}{unit}"
-    return f"{value}ms"
-
-
 _NOTHING: Final = Count()
-
-
-def _fields_of(model: Any) -> Collection[str] | None:
-    """Return the fields that events of a model have; None where they may have others, or that is unknown."""
-    if not isinstance(model, type):
-        return None
-    if issubclass(model, BaseModel):
-        return None if model.model_config.get("extra") == "allow" else model.model_fields
-    if is_dataclass(model):
-        return [field.name for field in fields(model)]
-    if is_typeddict(model):
-        return get_annotations(model)
-    found: Collection[str] | None = getattr(model, "__struct_fields__", None)
-    return found
 
 
 class WindowResult(NamedTuple):
@@ -271,15 +246,9 @@ class Windowing(OperatorDefinition):
 
     def check_fields(self, where: str, model: Any) -> None:
         """Raise ConfigurationError for a field's name that events of a model can't have."""
-        known = _fields_of(model)
-        if known is None:
-            return
         named = [*((self.key,) if isinstance(self.key, str) else ()), *(self.aggregation or _NOTHING).fields]
         for name in named:
-            if name not in known and not hasattr(model, name):
-                near = get_close_matches(name, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(sorted(known)):.200}"
-                raise ConfigurationError(f"{where}: {model.__name__} has no field {name!r}{hint}")
+            check_field(where, model, name)
 
     def _check_results(self, where: str) -> None:
         if self.emit not in (None, "final", "updates"):

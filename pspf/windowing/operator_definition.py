@@ -24,6 +24,11 @@ class OperatorDefinition(ABC):
         return None
 
     @property
+    def tells_time(self) -> bool:
+        """Whether what is behind a shuffle goes by the event time of all its sources."""
+        return True
+
+    @property
     def to(self) -> str | None:
         """The topic of the results."""
         return None

@@ -54,11 +54,22 @@ Encoder = Callable[[Key, int, int, bytes], NewRecord]
 """From key, start, end and the value's JSON to the record."""
 
 
-def make_encoder(result: Callable[..., Any] | None) -> Encoder:
+def make_encoder(result: Callable[..., Any] | None, check: Callable[[NewRecord], NewRecord] | None = None) -> Encoder:
     """Return what turns results into records: as they are, by the user's model, or by the user's function.
 
-    What it raises is the user's.
+    `check` gives each record back, or raises. What it raises is the user's.
     """
+    if check is None:
+        return _make_encoder(result)
+    encode, checked = _make_encoder(result), check
+
+    def encode_checked(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
+        return checked(encode(key, start_ms, end_ms, value))
+
+    return encode_checked
+
+
+def _make_encoder(result: Callable[..., Any] | None) -> Encoder:
     if result is None:
         return encode_result
     if isinstance(result, type) and issubclass(result, BaseModel):

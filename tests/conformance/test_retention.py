@@ -232,3 +232,19 @@ async def test_a_dead_letter_that_was_replayed_is_kept_until_it_is_done(
     await member.session.close()
     member = await join(broker, handler)
     assert "3" in values(await take_all(member.consumer))
+
+
+@MODES
+async def test_a_changed_retention_is_the_one_that_trims(
+    broker: Broker, clock: ManualClock, handler: str | None
+) -> None:
+    await broker.create_topic(TOPIC, retention_ms=FOREVER)
+    await broker.append(TOPIC, numbered(10))
+    member = await join(broker, handler)
+    await finish(member, 10)
+    await work_on(broker, [member], clock)
+    assert len(await read_all(broker, TOPIC)) == 13
+    await broker.operations.set_retention(TOPIC, 0)
+    await work_on(broker, [member], clock)
+    assert len(await read_all(broker, TOPIC)) < 10
+    await member.session.close()

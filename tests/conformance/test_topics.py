@@ -194,3 +194,26 @@ async def test_a_name_that_leaves_no_room_for_its_companions_is_refused(world: W
             await act
     assert await broker.list_topics() == []
     assert await broker.create_topic("a" * 195)
+
+
+@needs("trim")
+@pytest.mark.parametrize("retention_ms", [0, 5_000, FOREVER, None])
+async def test_a_topics_retention_is_changed(world: World, retention_ms: int | None) -> None:
+    broker = world.broker
+    await broker.create_topic(TOPIC, partitions=3, retention_ms=1_000)
+    assert await broker.operations.set_retention(TOPIC, retention_ms, dry_run=True) == 1_000
+    assert (await broker.read_topic(TOPIC))[0].retention_ms == 1_000
+    assert await broker.operations.set_retention(TOPIC, retention_ms) == 1_000
+    expected = broker.limits.retention_ms if retention_ms is None else retention_ms
+    assert (await broker.read_topic(TOPIC))[0].retention_ms == expected
+    assert not await broker.create_topic(TOPIC, partitions=3, retention_ms=9_000)
+    other = await world.open_other()
+    info, partitions = await other.read_topic(TOPIC)
+    assert (info.retention_ms, len(partitions)) == (expected, 3)
+
+
+@needs("trim")
+async def test_no_topic_has_no_retention(broker: Broker) -> None:
+    with pytest.raises(NotFound, match="nowhere"):
+        await broker.operations.set_retention("nowhere", 1_000)
+    assert await broker.list_topics() == []

@@ -371,7 +371,7 @@ async def test_the_time_of_others_is_taken_over_only_after_a_read_that_began_whe
     scope = OperatorScope(
         member.consumer, KeyOrder((), 0), ask, SystemClock(), EffectLimits(), 1_000, lambda: None, read_others
     )
-    around = CursorHandlerScope("", 1, 1, None, "", set(), backend.broker, None, lambda _, headers: headers)
+    around = CursorHandlerScope("", {}, 1, 1, None, "", set(), backend.broker, None, lambda _, headers: headers)
     hop = ShuffleSender(OperatorContext(subscription, definition, make_decoder(subscription.model), around, scope))
     silence = IdleTracker()
     silence.begin_read(0)

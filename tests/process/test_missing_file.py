@@ -28,6 +28,7 @@ LOOKS = (
     "top --once",
     "topics list",
     "topics inspect orders",
+    "topics alter orders --retention 1d --execute",
     "topics trim orders --max-records 1 --execute",
     "topics delete orders --execute",
     "topics repartition orders --partitions 2 --execute",

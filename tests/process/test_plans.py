@@ -18,6 +18,7 @@ PLANS = (
     ("groups", "delete", GROUP),
     ("topics", "trim", "orders", "--max-records", "0", "--drop-unread"),
     ("groups", "rename-handler", "sums", "app.sum", "app.other"),
+    ("topics", "alter", "orders", "--retention", "1h"),
     ("topics", "delete", "orders", "--force"),
     ("topics", "repartition", "done", "--partitions", "4", "--reset-state"),
     ("dlq", "purge", "--all"),
@@ -25,6 +26,7 @@ PLANS = (
 )
 LOOKS = (
     ("topics", "list"),
+    ("topics", "inspect", "orders"),
     ("groups", "inspect"),
     ("dlq", "list"),
     ("state", "list"),
@@ -73,7 +75,7 @@ def look(folder: Folder, url: str) -> list[Any]:
     """Return all that commands tell of the broker."""
     found = [folder.ok(*words, "--json", "--backend", url).json for words in LOOKS]
     assert all(any(answer.values()) for answer in found), "the broker has some of all"
-    for waiting in found[4]["pending"]:
+    for waiting in found[5]["pending"]:
         del waiting["age_ms"]
     return found
 

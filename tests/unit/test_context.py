@@ -1,7 +1,7 @@
 """What a handler's context takes, counts and refuses."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from pspf import BaseEvent, Context
 from pspf.connectors.contract.limits import Limits
 from pspf.context import Call, StatePage, StateSource
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
+from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord, Record
 
 
@@ -49,6 +50,7 @@ class Around:
 
     state: StateSource | None = None
     default_topic: str = "events"
+    topics: Mapping[str, DeclaredTopic] = field(default_factory=dict)
     max_operations: int = 5
     max_effect_bytes: int = 1_000
     no_state: str = "no state here"

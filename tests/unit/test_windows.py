@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from pspf import SessionWindow, SlidingWindow, TumblingWindow
 from pspf.errors import ConfigurationError
-from pspf.windowing.definitions import Windowing, describe_ms
+from pspf.events.durations import describe_ms
+from pspf.windowing.definitions import Windowing
 
 
 def test_a_tumbling_window_is_aligned_to_the_epoch_and_half_open() -> None:

@@ -28,24 +28,38 @@ def show(
 ) -> None:
     """Show an app's handlers with their topics, groups and policies."""
     from pspf.cli.services.project import find_app
-    from pspf.cli.services.topology import as_dot, as_json_handler, as_mermaid, as_row, hop_of
+    from pspf.cli.services.topology import (
+        as_dot,
+        as_json_handler,
+        as_json_topic,
+        as_mermaid,
+        as_row,
+        as_topic_row,
+        hop_of,
+    )
     from pspf.runtime.app.loader import load_app
 
     if graph is not None and call.as_json:
         raise UsageError("--graph and --json are two answers; choose one")
     loaded = load_app(*find_app(app))
-    subscriptions = loaded.stream.subscriptions
+    subscriptions, topics = loaded.stream.subscriptions, loaded.stream.declared_topics
     if graph is not None:
         for line in as_mermaid(subscriptions) if graph is Graph.MERMAID else as_dot(subscriptions):
             write(line)
     elif call.as_json:
-        write_json({"app": loaded.target, "handlers": [as_json_handler(s) for s in subscriptions]})
+        handlers = [as_json_handler(s) for s in subscriptions]
+        write_json({"app": loaded.target, "handlers": handlers, "topics": list(map(as_json_topic, topics))})
     else:
         say(f"app: {loaded.target}")
         headers = ("handler", "topic", "group", "ordering", "model", "batch", "concurrency", "attempts", "timeout")
         write_table(
             headers, [as_row(s) for s in subscriptions], empty="no handlers; decorate one with @stream.subscribe"
         )
+        if topics:
+            say("declared topics, made at the start where they are missing:")
+            write_table(
+                ("topic", "partitions", "retention", "key", "schema"), list(map(as_topic_row, topics)), empty=""
+            )
         for s in subscriptions:
             if hop := hop_of(s):
                 say(f"{s.name} has a grouping key: where {s.topic} has several partitions, by way of {hop}")

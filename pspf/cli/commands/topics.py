@@ -109,6 +109,39 @@ async def create(
 
 @command(
     app,
+    "pspf topics alter orders --retention 30d",
+    "pspf topics alter orders --retention 30d --execute",
+)
+async def alter(
+    call: Invocation,
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.")],
+    retention: Annotated[
+        str,
+        typer.Option(metavar="SPAN", help="How long records stay: 7d, forever, consumed, or default (the setting)."),
+    ],
+    execute: Execute = False,
+) -> None:
+    """Change a topic's retention: how long records stay after all groups are done. Does nothing without --execute."""
+    from pspf.cli import broker_session
+
+    retention_ms = None if retention == "default" else parse_retention_ms(retention)
+
+    async with call.open_broker() as broker:
+        before_ms = (await broker_session.read_topic_info(broker, topic)).retention_ms
+        await broker.operations.set_retention(topic, retention_ms, dry_run=not execute)
+        after_ms = broker.limits.retention_ms if retention_ms is None else retention_ms
+    if call.as_json:
+        write_json({"topic": topic, "from_ms": before_ms, "to_ms": after_ms, "executed": execute})
+        return
+    write(f"{topic}: retention {_retention(before_ms)} -> {_retention(after_ms)}")
+    if (after_ms if after_ms >= 0 else float("inf")) < (before_ms if before_ms >= 0 else float("inf")):
+        say("records that all groups have finished go earlier than before, with the next commits of its workers")
+    if not execute:
+        say("nothing changed; add --execute to do it")
+
+
+@command(
+    app,
     "pspf topics trim orders --to @-7d",
     "pspf topics trim orders --max-records 100000 --execute",
     "pspf topics trim orders --max-bytes 2GiB --drop-unread --execute",

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pspf.cli.console import Cell, format_span
+from pspf.events.topic import DeclaredTopic, describe_retention
 from pspf.records import DEAD_LETTER_SUFFIX
 from pspf.subscription import Subscription, repartition_topic
 
@@ -13,7 +14,7 @@ def as_row(subscription: Subscription) -> tuple[Cell, ...]:
     s = subscription
     batch = "adaptive" if s.batch_size is None else str(s.batch_size)
     timeout = "none" if s.timeout_ms is None else format_span(s.timeout_ms)
-    ordering = s.ordering if s.operator is None else str(s.operator)
+    ordering = str(s.operator) if s.operator is not None else s.ordering if s.key is None else f"key {name_of(s.key)}"
     return s.name, s.topic, s.group, ordering, _model(s), batch, s.concurrency, s.retry.max_attempts, timeout
 
 
@@ -28,6 +29,8 @@ def as_json_handler(subscription: Subscription) -> dict[str, Any]:
         "topic": s.topic,
         "group": s.group,
         "ordering": s.ordering,
+        "key": name_of(s.key),
+        "repartition": hop_of(s),
         "model": _model(s),
         "batch_size": s.batch_size,
         "concurrency": s.concurrency,
@@ -41,6 +44,28 @@ def as_json_handler(subscription: Subscription) -> dict[str, Any]:
             "jitter": s.retry.jitter,
         },
     }
+
+
+def as_json_topic(topic: DeclaredTopic) -> dict[str, Any]:
+    """Return what `pspf show --json` has for a declared topic; null is what it does not say."""
+    return {
+        "topic": str(topic),
+        "partitions": topic.partitions,
+        "retention_ms": topic.retention_ms,
+        "key": name_of(topic.key),
+        "schema": None if topic.schema is None else getattr(topic.schema, "__name__", str(topic.schema)),
+    }
+
+
+def as_topic_row(topic: DeclaredTopic) -> tuple[Cell, ...]:
+    """Return the cells of a declared topic in `pspf show`."""
+    retention = None if topic.retention_ms is None else describe_retention(topic.retention_ms)
+    return str(topic), topic.partitions, retention, name_of(topic.key), as_json_topic(topic)["schema"]
+
+
+def name_of(key: object) -> str | None:
+    """Return the field, or the name of the function, that a key is read by."""
+    return key if key is None or isinstance(key, str) else getattr(key, "__name__", "a function")
 
 
 def as_mermaid(subscriptions: Sequence[Subscription]) -> Iterator[str]:
@@ -98,8 +123,7 @@ def _window(subscription: Subscription) -> dict[str, Any] | None:
 
 def hop_of(subscription: Subscription) -> str | None:
     """Return the internal topic that records go through where their topic has several partitions, None without one."""
-    operator = subscription.operator
-    if operator is None or operator.key is None:
+    if subscription.grouping_key is None:
         return None
     return repartition_topic(subscription.group, subscription.name)
 

@@ -265,6 +265,17 @@ class Operations(ABC):
         """
         raise lacking("repartition")
 
+    async def set_retention(self, topic: str, retention_ms: int | None, *, dry_run: bool = False) -> int | None:
+        """Change how long a topic's records stay after all groups are done with them; return how long it was.
+
+        None is `Limits.retention_ms`, whatever that is. A shorter one removes records with the next commits of the
+        topic's workers.
+
+        Raises:
+            NotFound: There is no such topic.
+        """
+        raise lacking("trim")
+
     # The broker itself
 
     @abstractmethod

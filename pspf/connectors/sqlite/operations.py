@@ -164,6 +164,10 @@ class SQLOperations(Operations):
         found = (await (self._engine.read(plan) if dry_run else self._engine.write(copy)))[0]
         return sum(partition.records for partition in found.partitions)
 
+    async def set_retention(self, topic: str, retention_ms: int | None, *, dry_run: bool = False) -> int | None:
+        run = self._engine.read if dry_run else self._engine.write
+        return await run(lambda storage: topics.set_retention(storage, topic, retention_ms, dry_run))
+
     async def read_info(self) -> BrokerInfo:
         return await self._engine.read(lambda storage: doctor.read_info(storage, self._engine.limits))
 

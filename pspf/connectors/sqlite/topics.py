@@ -108,6 +108,14 @@ def ensure_topic(storage: Storage, topic: str, now_ms: int, partitions: int = 1)
     return insert_topic(storage, topic, len(model.partitions), FOREVER, now_ms)
 
 
+def set_retention(storage: Storage, topic: str, retention_ms: int | None, dry_run: bool) -> int | None:
+    """Change a topic's retention; return what it was. Errors: see `Operations.set_retention`."""
+    found = get_topic(storage, topic)
+    if not dry_run:
+        storage.run("UPDATE topics SET retention_ms = ? WHERE topic_id = ?", (retention_ms, found.topic_id))
+    return found.retention_ms
+
+
 def insert_topic(storage: Storage, topic: str, partitions: int, retention_ms: int | None, now_ms: int) -> Topic:
     """Make a topic; its name is not checked, and no topic of that name exists."""
     storage.run(

@@ -9,6 +9,7 @@ from pspf.engine.batch_outcome import BatchRun, Failure
 from pspf.engine.handlers.executor import ends_run
 from pspf.engine.operators.source import RecordSource
 from pspf.errors import text_of
+from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord, Record
 from pspf.subscription import Subscription
 
@@ -21,6 +22,11 @@ class Results:
         self._around = around
         self._source = source
         self._clock = clock
+
+    def find_schema(self, topic: str | None) -> DeclaredTopic | None:
+        """Return the declaration of a topic whose schema results have to fit; None without one."""
+        found = None if topic is None else self._around.topics.get(topic)
+        return found if found is not None and found.schema is not None else None
 
     def emit(
         self,

@@ -32,6 +32,7 @@ class ShuffleSender(Operator):
         super().__init__(context)
         assert context.subscription.repartition is not None
         self._shuffle = context.subscription.repartition
+        self._tells_time = context.definition.tells_time
         self._keys = keys_of_partitions(self._shuffle.partitions)
         self._highest_ms = BEGINNING
         """The highest event time that was read here; it is passed on unless a record waits that was read before."""
@@ -72,7 +73,7 @@ class ShuffleSender(Operator):
         """Let all partitions know this source's time."""
         self._note(BEGINNING)
         source_ms = self.context.time.watermark_ms
-        if source_ms != BEGINNING:
+        if self._tells_time and source_ms != BEGINNING:
             cursor = self.context.scope.consumer.cursor
             own = cursor.topic, cursor.partition
             for partition, raw_key in enumerate(self._keys):
@@ -88,13 +89,15 @@ class ShuffleSender(Operator):
         return self._has_news
 
     def poll_timeout_ms(self, idle: IdleTracker, longest_ms: int) -> int:
+        if not self._tells_time:
+            return longest_ms
         # What has learned that others are ahead has only to see that there is still nothing here.
         return 1 if self._is_behind_others and not len(self.context.scope.held) else self._look_ms
 
     async def on_idle(self, idle: IdleTracker) -> None:
         """Take over the time of the others, where a read that began after they passed it on found nothing."""
         scope = self.context.scope
-        if not idle.shown or len(scope.held):
+        if not self._tells_time or not idle.shown or len(scope.held):
             return
         if self._is_behind_others and idle.shown > self._others_read:
             self._highest_ms = self.context.time.watermark_ms = max(self._others.values())

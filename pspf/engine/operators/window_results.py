@@ -16,8 +16,9 @@ class WindowResults:
 
     def __init__(self, windowing: Windowing, fold: Fold, results: Results) -> None:
         self._topic = windowing.to
-        self._is_plain = windowing.result is None
-        self._encode = make_encoder(windowing.result)
+        declared = results.find_schema(windowing.to)
+        self._is_plain = windowing.result is None and declared is None
+        self._encode = make_encoder(windowing.result, None if declared is None else declared.check)
         self._fold = fold
         self._results = results
 

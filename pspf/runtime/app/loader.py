@@ -31,7 +31,8 @@ class LoadedApp:
     def make_plan(self) -> AppPlan:
         """Return which topic groups there are to run, in the order of their handlers."""
         subscriptions = self.stream.subscriptions
-        return AppPlan(self.target, str(self.folder), _topic_groups(subscriptions), _operators(subscriptions))
+        makes = tuple(map(str, self.stream.topics_to_make()))
+        return AppPlan(self.target, str(self.folder), _topic_groups(subscriptions), _operators(subscriptions), makes)
 
 
 def load_app(target: str, folder: Path) -> LoadedApp:

@@ -35,13 +35,15 @@ class TopicGroup:
 class AppPlan:
     """A loaded app: `target` is MODULE:OBJECT, `folder` where its module was looked for first.
 
-    `operators` are its windowed handlers, in the order of their declaration.
+    `operators` are its windowed handlers, in the order of their declaration; `makes` are the topics that are made at
+    the start where they are missing, for people.
     """
 
     target: str
     folder: str
     groups: tuple[TopicGroup, ...]
     operators: tuple[OperatorCursors, ...] = ()
+    makes: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return it as one line."""
@@ -63,7 +65,7 @@ class AppPlan:
         operators = tuple(
             OperatorCursors(CursorName(**each["cursors"]), each["to"]) for each in fields.pop("operators")
         )
-        return cls(groups=groups, operators=operators, **fields)
+        return cls(groups=groups, operators=operators, makes=tuple(fields.pop("makes")), **fields)
 
     @property
     def cursors(self) -> tuple[CursorName, ...]:
@@ -218,7 +220,8 @@ def describe_plan(plan: AppPlan, *, broker: str, in_process: bool) -> Sequence[s
     else:
         each = ", ".join(f"{group.label} x {group.processes}" for group in plan.groups)
         processes = f"{sum(group.processes for group in plan.groups)} ({each})"
-    return [*head, f"topics: {topics}", f"groups: {groups}", f"processes: {processes}"]
+    makes = [f"makes where missing: {', '.join(plan.makes)}"] if plan.makes else []
+    return [*head, f"topics: {topics}", *makes, f"groups: {groups}", f"processes: {processes}"]
 
 
 def _choose(counts: Mapping[str, int], group: TopicGroup) -> int:

@@ -39,6 +39,7 @@ class Bench:
             self.clock,
             self.telemetry,
             "orders",
+            {},
             set(),
             None,
             None,

@@ -68,7 +68,7 @@ class Bench:
         self.wakes = 0
         self.held = KeyOrder((), 0)
         self.limits = limits or EffectLimits()
-        around = CursorHandlerScope("", 100, 10_000, None, "", set(), stream.broker, None, lambda _, headers: headers)
+        around = CursorHandlerScope("", {}, 100, 10_000, None, "", set(), stream.broker, None, lambda _, each: each)
         scope = OperatorScope(
             stored,  # type: ignore[arg-type]  # as much of a consumer as is asked for here
             self.held,

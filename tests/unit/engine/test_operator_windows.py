@@ -50,7 +50,7 @@ class Bench:
         self.stored = stored
         self.clock = ManualClock()
         self.held = KeyOrder((), 0)
-        around = CursorHandlerScope("", 100, 10_000, None, "", set(), stream.broker, None, lambda _, headers: headers)
+        around = CursorHandlerScope("", {}, 100, 10_000, None, "", set(), stream.broker, None, lambda _, each: each)
         scope = OperatorScope(
             stored,  # type: ignore[arg-type]  # as much of a consumer as is asked for here
             self.held,

@@ -130,7 +130,7 @@ class Topics:
     async def _insert(self, fresh: Topic) -> tuple[bool, Topic]:
         """Make a topic where it is missing; return whether it was, and the topic as it is now."""
         await self._refuse_foreign(fresh)
-        is_new = await self._lane.call("HSETNX", TOPICS_KEY, fresh.name, _format(fresh)) == 1
+        is_new = await self._lane.call("HSETNX", TOPICS_KEY, fresh.name, format_topic(fresh)) == 1
         topic = fresh if is_new else await self.find(fresh.name) or fresh
         retention = "-" if topic.retention_ms is None else str(topic.retention_ms)
         writes: list[tuple[bytes | str | int, ...]] = [
@@ -157,7 +157,8 @@ class Topics:
                 )
 
 
-def _format(topic: Topic) -> str:
+def format_topic(topic: Topic) -> str:
+    """Return a topic as `pspf:topics` has it."""
     return f"{topic.count} {'-' if topic.retention_ms is None else topic.retention_ms}"
 
 

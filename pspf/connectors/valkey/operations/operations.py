@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pspf.connectors.contract.operations import BrokerInfo, Check, Operations, PendingRecord, Seek, Trimmed
 from pspf.connectors.valkey.log.core import Core
-from pspf.connectors.valkey.operations import deleting, doctor, pending, seeking, trimming
+from pspf.connectors.valkey.operations import deleting, doctor, pending, retaining, seeking, trimming
 from pspf.connectors.valkey.operations.renaming import rename_handler
 from pspf.connectors.valkey.operations.repartition import repartition
 from pspf.records import Cursor
@@ -70,6 +70,9 @@ class ValkeyOperations(Operations):
         self, topic: str, partitions: int, *, reset_state: bool = False, dry_run: bool = False
     ) -> int:
         return await repartition(self._core, topic, partitions, reset_state, dry_run)
+
+    async def set_retention(self, topic: str, retention_ms: int | None, *, dry_run: bool = False) -> int | None:
+        return await retaining.set_retention(self._core, topic, retention_ms, dry_run)
 
     async def read_info(self) -> BrokerInfo:
         return await doctor.read_info(self._core)
