@@ -76,6 +76,8 @@ class CursorCommits:
         if self._state is not None:
             self._state.settle()
         self._failures.tell(run.failures, lost)
+        if run.failures and self._scope.on_failures is not None:
+            self._scope.on_failures(run.failures)
         self._count(commit, run, lost, commit_us)
 
     async def _write(self, commit: Commit) -> Sequence[int]:

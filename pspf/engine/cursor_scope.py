@@ -9,6 +9,7 @@ from pspf.clock import Clock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.context import StateSource
+from pspf.engine.batch_outcome import Failure
 from pspf.engine.batch_size import BatchSize
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.broker_retry import BrokerRetry
@@ -70,6 +71,8 @@ class CursorScope:
     store: StateStore | None
     held: KeyOrder | None
     insist: BrokerRetry
+    on_failures: Callable[[Sequence[Failure]], None] | None = None
+    """Called with the failures of each batch, once it is committed."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property

@@ -1,6 +1,6 @@
 """Processor of a Stream: runs the loops of its cursors, with the gate and the instruments that they share."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -8,6 +8,7 @@ from pspf.clock import Clock, SystemClock
 from pspf.concurrency.shielding import shielded
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
+from pspf.engine.batch_outcome import Failure
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.cursor_loop import CursorLoop
 from pspf.engine.cursor_scope import CursorScope
@@ -44,6 +45,8 @@ class BatchProcessor:
     """Whether cursors are left as a killed process leaves them, instead of given back."""
     ends_on_refusal: bool = False
     """Whether a handler that can't read its state ends the app, instead of standing still alone."""
+    on_failures: Callable[[Sequence[Failure]], None] | None = None
+    """Called with the failures of each batch, once it is committed."""
     _loops: "set[CursorLoop]" = field(default_factory=set)
 
     @property
@@ -97,4 +100,5 @@ class BatchProcessor:
             self.state_store,
             held=None if lease is None else KeyOrder(lease.held, lease.position),
             insist=BrokerRetry(consumer.cursor, lambda: self.is_abandoned, broker.outage),
+            on_failures=self.on_failures,
         )

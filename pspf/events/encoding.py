@@ -91,6 +91,11 @@ def encode_at(
     return encode(event, key=key, raw_headers=raw_headers)._replace(timestamp_ms=time_ms)
 
 
+def has_own_timestamp(event: object) -> bool:
+    """Return whether an event's timestamp was set: a model's default is not."""
+    return _timestamp_of(event)[1]
+
+
 def _timestamp_of(event: object) -> tuple[Any, bool]:
     """Return an event's timestamp, and whether it was set."""
     if isinstance(event, dict):

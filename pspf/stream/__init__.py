@@ -12,7 +12,7 @@ from pspf.clock import Clock
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.urls import make_backend
-from pspf.errors import ConfigurationError, NotFound
+from pspf.errors import ConfigurationError
 from pspf.loggers import get_logger
 from pspf.observability.telemetry import TelemetryManager
 from pspf.records import Cursor, check_name, format_ids
@@ -295,14 +295,7 @@ class Stream(Declarations):
         Raises:
             NotFound: This Stream has no ordered handler of that name.
         """
-        chosen = next(
-            (s for s in self.subscriptions if s.is_ordered and handler in (s.name, s.handler.function)),
-            None,
-        )
-        if chosen is None:
-            raise NotFound(
-                f"no ordered handler {handler!r}; there are {[s.name for s in self.subscriptions if s.is_ordered]}"
-            )
+        chosen = self.find_ordered(handler)
         broker = await self._connected()
         entries = await broker.list_state(handler=chosen.name, group=chosen.group, key=key.encode(), name=name)
         topics = (chosen.topic, repartition_topic(chosen.group, chosen.name))

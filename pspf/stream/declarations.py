@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from pspf.errors import NotFound
 from pspf.events.durations import Duration
 from pspf.events.topic import DeclaredTopic, TopicKey
 from pspf.stream.registration import Registry, check_topic, make_subscription, make_windowed_subscription
 from pspf.stream.topics import TopicToMake
-from pspf.subscription import Ordering, RetryPolicy
+from pspf.subscription import Ordering, RetryPolicy, Subscription
 from pspf.windowing.definitions import HOUR_MS, Emission, Window, Windowing
 from pspf.windowing.grouping import GroupingKey
 from pspf.windowing.several import as_aggregation
@@ -61,6 +62,23 @@ class Declarations:
         """The topics that are declared, by name."""
         declared = self._registry.topics.declared
         return [declared[name] for name in sorted(declared)]
+
+    @property
+    def default_topic(self) -> str:
+        """Where an event goes that names no topic."""
+        return self._topic
+
+    def find_ordered(self, handler: str | Callable[..., Any]) -> Subscription:
+        """Return the ordered subscription of a function, or of a handler's name.
+
+        Raises:
+            NotFound: There is none.
+        """
+        ordered = [each for each in self.subscriptions if each.is_ordered]
+        for each in ordered:
+            if handler in (each.name, each.handler.function):
+                return each
+        raise NotFound(f"no ordered handler {handler!r}; there are {[each.name for each in ordered]}")
 
     def topics_to_make(self) -> Sequence[TopicToMake]:
         """Return the topics that are made at the start where they are missing."""

@@ -2,28 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import orjson
-
 from pspf.clock import ManualClock, SystemClock
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
-from pspf.connectors.contract.operations import PendingRecord
-from pspf.connectors.contract.values import StoredDeadLetter
 from pspf.connectors.urls import make_broker
-from pspf.errors import ConfigurationError, NotAvailable, NotFound, NotSettled
+from pspf.errors import ConfigurationError, NotAvailable, NotSettled
+from pspf.events.durations import Duration, as_ms
 from pspf.events.topic import find_declared
-from pspf.records import LATE_SUFFIX, Record, encode_headers, format_ids
+from pspf.records import encode_headers, format_ids
 from pspf.runtime.app.loader import LoadedApp
 from pspf.runtime.worker.drain import read_unfinished
 from pspf.stream import Stream
-from pspf.testing.records import make_record
+from pspf.testing.failures import Failures
+from pspf.testing.known_topics import KnownTopics
+from pspf.testing.reading import AppReading
+from pspf.testing.records import at_time, has_time, make_record, parse_step
 from pspf.testing.unfinished import UnfinishedWork
 
 __all__ = ["ManualClock", "StreamTester"]
@@ -35,7 +35,7 @@ _NOTICE_MS: Final = 2_000
 _STEP_MS: Final = 1_000
 
 
-class StreamTester:
+class StreamTester(AppReading):
     """Runs a stream's handlers while a test sends events and looks at what comes of them.
 
         async with StreamTester(stream) as tester:
@@ -43,8 +43,9 @@ class StreamTester:
             assert await tester.outputs("vip") == [{"event_type": "GenericEvent", "customer": "ada"}]
 
     Whatever moves something (`send`, `advance`, `finish`, `crash`) returns when the app has settled: all
-    is handled, emitted and committed that there is to do at the clock's time. Nothing sleeps. A handler
-    that fails is retried when the clock gets there; when it is given up, `dead_letters` shows why.
+    is handled, emitted and committed that there is to do at the clock's time. Nothing sleeps. What a handler
+    raises is raised by the call that caused it; with `raises=False` the record is retried when the clock gets there,
+    and when it is given up, `dead_letters` shows why.
 
     Args:
         stream: The app. It runs on the tester's broker until the block ends, and is then as it was.
@@ -52,6 +53,11 @@ class StreamTester:
         clock: The clock of broker and handlers. One of the test's own, unless `backend` is an object:
             that has its own, which `advance` can move only where it is given here, too.
         partitions: How many partitions topics have, by name; 1 unless named.
+        raises: Whether what handlers raise is raised in the test, with the failed record committed as it is in
+            production.
+        any_topic: Whether events may be sent to topics that no handler reads, and topics read that nobody writes.
+        auto_advance: How far the clock goes on behind each event that is sent without a time of its own, as `advance`
+            takes it; None: not at all.
         settle_timeout_ms: How long, in real time, the app may be at work before a call gives it up.
     """
 
@@ -62,15 +68,20 @@ class StreamTester:
         *,
         clock: ManualClock | None = None,
         partitions: Mapping[str, int] | None = None,
-        settle_timeout_ms: int = 10_000,
+        raises: bool = True,
+        any_topic: bool = False,
+        auto_advance: Duration | float | None = None,
+        settle_timeout_ms: Duration = 10_000,
     ) -> None:
+        super().__init__(stream, KnownTopics(stream, takes_all=any_topic))
         is_ours = backend is None or isinstance(backend, str)
         self._clock = clock or (ManualClock() if is_ours else None)
-        self._stream = stream
         self._backend = backend
         self._partitions = dict(partitions or {})
-        self._topics = {str(each): each for each in stream.declared_topics}
-        self._timeout_ms = settle_timeout_ms
+        self._declared = {str(each): each for each in stream.declared_topics}
+        self._failures = Failures() if raises else None
+        self._step_ms = None if auto_advance is None else parse_step("auto_advance", auto_advance)
+        self._timeout_ms = as_ms("StreamTester", "settle_timeout_ms", settle_timeout_ms)
         self._plan = LoadedApp("the app", Path(), stream).make_plan()
         self._work = UnfinishedWork(stream, self._plan, self.pending)
         self._open = ExitStack()
@@ -93,6 +104,8 @@ class StreamTester:
                 await broker.create_topic(topic, partitions=number)
             self._open.enter_context(self._stream.on(broker, self._clock or SystemClock()))
             self._stream.processor.ends_on_refusal = True
+            if self._failures is not None:
+                self._stream.processor.on_failures = self._failures.note
             self._start()
             await self.settle()
         except BaseException as error:
@@ -113,6 +126,7 @@ class StreamTester:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         runner, self._runner = self._runner, None
+        self._stream.processor.on_failures = None
         try:
             if runner is not None:
                 if error is not None:
@@ -190,23 +204,33 @@ class StreamTester:
         headers: Mapping[str, str] | None = None,
     ) -> list[str]:
         """Store events at once, so that handlers may get them in one batch, and settle; return their record ids."""
+        self._topics.check_sent(topic)
         raw_headers = encode_headers(headers)
-        declared = find_declared(topic, self._topics) if key is None else None
+        declared = find_declared(topic, self._declared) if key is None else None
+        step_ms = None if timestamp is not None else self._step_ms
         records = [make_record(event, key, timestamp, raw_headers, declared) for event in events]
+        if step_ms is not None:
+            records = [
+                record if has_time(event) else at_time(event, record, self.now_ms + number * step_ms)
+                for number, (event, record) in enumerate(zip(events, records, strict=True))
+            ]
         ids = format_ids(await self.broker.append(topic, records))
         await self.settle()
+        if step_ms is not None:
+            await self.advance(step_ms * len(events))
         return ids
 
-    async def advance(self, by_ms: float) -> None:
+    async def advance(self, by: Duration | float) -> None:
         """Let time pass: what becomes due on the way (retries, timers, silence) is done at its time, in order.
 
+        `by` is a timedelta, text such as `10s`, or milliseconds.
+
         Raises:
-            ConfigurationError: The broker goes by a clock that the tester does not have, or `by_ms` is no whole
+            ConfigurationError: The broker goes by a clock that the tester does not have, or `by` is no whole
                 number of milliseconds, 0 or more.
         """
         clock = self._manual("advance()")
-        ManualClock().advance(by_ms)  # raises the reason
-        until_ms = clock.now_ms() + int(by_ms)
+        until_ms = clock.now_ms() + parse_step("advance", by)
         while (now_ms := clock.now_ms()) < until_ms:
             dues = [each.due_ms for each in await self.pending() if each.due_ms is not None]
             dues.append(self._stream.processor.due_ms)
@@ -229,6 +253,7 @@ class StreamTester:
 
         Raises:
             NotSettled: The app is still at work after `settle_timeout_ms`.
+            Exception: What a handler has raised, unless with `raises=False`.
             PSPFError: Or any error that ended the app.
         """
         deadline = self._deadline()
@@ -240,51 +265,15 @@ class StreamTester:
                 await self._running
                 raise ConfigurationError("the app has ended: a handler has called stream.stop()")
             left = await self._work.find(self.broker)
+            if not left or time.monotonic() > deadline:
+                self._raise_failure()
             if not left:
                 return
             if time.monotonic() > deadline:
                 raise NotSettled(f"not settled within {self._timeout_ms} ms: {'; '.join(left)}")
             checks += 1
 
-    # Looking
-
-    async def outputs(self, topic: str) -> list[Any]:
-        """Return the events of a topic as JSON has them, in order, by partition; none where there is no such topic."""
-        return [orjson.loads(record.value) for record in await self.records(topic)]
-
-    async def records(self, topic: str) -> list[Record]:
-        """Return the records of a topic: its events with key, headers and timestamp."""
-        try:
-            _, partitions = await self.broker.read_topic(topic)
-        except NotFound:
-            return []
-        return [
-            record
-            for each in partitions
-            for record in await self.broker.read(
-                topic, each.partition, offset=each.first, max_records=max(1, each.records)
-            )
-        ]
-
-    async def late(self, topic: str) -> list[Any]:
-        """Return the events of a topic that came too late for all of their windows."""
-        return await self.outputs(topic + LATE_SUFFIX)
-
-    async def dead_letters(self, topic: str | None = None) -> Sequence[StoredDeadLetter]:
-        """Return what was given up, of one topic or all: `record`, `error_type`, `error`, `attempts`, `traceback`."""
-        return await self.broker.list_dead_letters(topic=topic)
-
-    async def pending(self) -> Sequence[PendingRecord]:
-        """Return what was delivered and is not done: it waits for a retry, or for an earlier record of its key."""
-        groups = sorted({name.group for name in self._plan.cursors})
-        known = {info.cursor.group for info in await self.broker.list_cursors()}
-        return [
-            record for group in groups if group in known for record in await self.broker.operations.list_pending(group)
-        ]
-
-    async def state(self, handler: str | Callable[..., Any], key: str, name: str) -> Any:
-        """Return what an ordered handler, or the one of that name, remembers for a key; None where it is nothing."""
-        return await self._stream.read_state(handler, key, name)
+    # Looking: see `AppReading`
 
     @property
     def broker(self) -> Broker:
@@ -306,6 +295,10 @@ class StreamTester:
                 " with a ManualClock and pass that as clock="
             )
         return self._clock
+
+    def _raise_failure(self) -> None:
+        if self._failures is not None:
+            self._failures.raise_first()
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_ms / 1000

@@ -12,8 +12,8 @@ from typing import Final
 import orjson
 import pytest
 
-from pspf.cli.services.open_windows import each_window, find_windows
 from pspf.connectors.contract.broker import Broker
+from pspf.engine.open_windows import each_window, find_windows
 from pspf.faults import POINTS
 from pspf.records import NewRecord, partition_of
 from pspf.windowing.definitions import Window

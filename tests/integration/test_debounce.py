@@ -10,10 +10,10 @@ import pytest
 import pytest_asyncio
 
 from pspf import RetryPolicy, Stream, faults
-from pspf.cli.services.open_windows import find_windows
 from pspf.clock import ManualClock
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.limits import Limits
+from pspf.engine.open_windows import find_windows
 from pspf.errors import PSPFError
 from tests.integration.running import drain, read_events, read_letters, running, wait_until
 from tests.support.brokers import KINDS, Kind

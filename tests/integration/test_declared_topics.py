@@ -190,7 +190,7 @@ async def test_results_of_windows_have_to_fit_the_schema_of_their_topic(backend:
     good, bad = stream.topic("good", schema=Total), stream.topic("bad", schema=Other)
     stream.window(TOPIC, TumblingWindow(60_000), emit="final", to=good, name="good")(Count())
     stream.window(TOPIC, TumblingWindow(60_000), emit="final", to=bad, name="bad")(Count())
-    async with StreamTester(stream, backend=None) as tester:
+    async with StreamTester(stream, raises=False) as tester:
         await tester.send(TOPIC, {"n": 1}, key="ada")
         await tester.finish()
         assert [event["value"] for event in await tester.outputs(good)] == [1]

@@ -20,11 +20,11 @@ from pspf import (
     TopN,
     TumblingWindow,
 )
-from pspf.cli.services.open_windows import each_window, find_windows
 from pspf.cli.services.stored_values import each_entry
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.memory import MemoryBackend
+from pspf.engine.open_windows import each_window, find_windows
 from pspf.windowing.aggregation import Aggregation
 from tests.integration.running import drain, run_until_drained, running
 

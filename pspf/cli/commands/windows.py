@@ -29,8 +29,8 @@ async def list_windows(
     ] = False,
 ) -> None:
     """List open windows: handler, partition, key, start, end, watermark, value."""
-    from pspf.cli.services.open_windows import each_window, find_windows
     from pspf.cli.services.stored_values import find_handler
+    from pspf.engine.open_windows import each_window, find_windows
     from pspf.records import as_text
 
     async with call.open_broker() as broker:

@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncIterator, Sequence
 
+from pspf.cli.console import format_time
 from pspf.cli.exit_codes import UsageError
 from pspf.cli.parsing import near
-from pspf.cli.services.open_windows import each_window, find_windows, name_of
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import StateEntry
 from pspf.connectors.views import as_json_entry
+from pspf.engine.open_windows import each_window, find_windows
 from pspf.errors import NotFound
 from pspf.records import as_text
 
@@ -40,7 +41,7 @@ async def each_entry(
         cursor = found.cursor
         assert cursor.handler is not None
         async for window in each_window(broker, found, key=key):
-            called = name_of(window)
+            called = f"{format_time(window.start_ms)}/{format_time(window.end_ms)}"
             if name in (None, called, called.partition("/")[0]):
                 place = (cursor.handler, cursor.topic, cursor.group, cursor.partition)
                 yield StateEntry(*place, (window.key or "").encode(), called, window.value or b"null")

@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 
-from pspf.cli.console import format_time
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import StoredOperator
 from pspf.engine.operators.registry import read_view
@@ -58,11 +57,6 @@ async def find_windows(
     stored = await broker.list_operators(handler=handler, group=group, topic=topic)
     views = [(one, read_view(one.progress)) for one in stored]
     return [WindowedCursor(one, view) for one, view in views if view is not None]
-
-
-def name_of(window: StoredWindow) -> str:
-    """Return a window's name for people, an ISO 8601 interval."""
-    return f"{format_time(window.start_ms)}/{format_time(window.end_ms)}"
 
 
 async def each_window(
