@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "SKIP": "pspf.windowing.results",
     "BaseEvent": "pspf.schema",
     "BatchError": "pspf.errors",
     "BatchProcessor": "pspf.engine.processor",
@@ -68,8 +69,10 @@ if TYPE_CHECKING:
     from pspf.windowing.aggregations import Count, Distinct, Max, Mean, Min, Sum
     from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, WindowResult
     from pspf.windowing.kept_values import Collect, Last, TopN
+    from pspf.windowing.results import SKIP
 
 __all__ = [
+    "SKIP",
     "BaseEvent",
     "BatchError",
     "BatchProcessor",

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 from pspf.context import Context, SyncContext
 from pspf.decoration import check_model, is_async, refuse_async, refuse_hidden_coroutine, refuse_optional_context
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, RetryLater, StateUnreadable
+from pspf.events.durations import Duration, as_ms
 from pspf.events.event import BaseEvent
 from pspf.events.fields import check_field
 from pspf.records import check_name
@@ -27,13 +28,13 @@ _FINAL: Final = (EventRejected, HandlerCrashed, ConfigurationError, StateUnreada
 """The parts of a call that are equal at each attempt."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class RetryPolicy:
     """How often and when a failed record runs again.
 
     `max_attempts` counts the first run. The wait starts at `initial_ms`, doubles up to `max_ms`,
-    and is spread by `jitter` (0.2 = 20 % either way). Errors of the types in `give_up_on` are not
-    retried.
+    and is spread by `jitter` (0.2 = 20 % either way). Both are durations: text such as `10s`, a timedelta or
+    milliseconds. Errors of the types in `give_up_on` are not retried.
     """
 
     max_attempts: int = 5
@@ -42,7 +43,25 @@ class RetryPolicy:
     jitter: float = 0.2
     give_up_on: tuple[type[BaseException], ...] = ()
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        max_attempts: int = 5,
+        initial_ms: Duration = 200,
+        max_ms: Duration = 60_000,
+        jitter: float = 0.2,
+        give_up_on: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        for name, value in (
+            ("max_attempts", max_attempts),
+            ("initial_ms", as_ms("RetryPolicy", "initial_ms", initial_ms)),
+            ("max_ms", as_ms("RetryPolicy", "max_ms", max_ms)),
+            ("jitter", jitter),
+            ("give_up_on", give_up_on),
+        ):
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
         if self.max_attempts < 1 or self.initial_ms < 0 or self.max_ms < self.initial_ms or not 0 <= self.jitter < 1:
             raise ConfigurationError(
                 f"{self}: max_attempts is 1 or more, 0 <= initial_ms <= max_ms, and jitter from 0 up to 1"

@@ -64,6 +64,11 @@ def as_ms(where: str, name: str, value: object) -> int:
     )
 
 
+def as_optional_ms(where: str, name: str, value: object) -> int | None:
+    """Return a duration in milliseconds, None as it is. Errors as in `as_ms`."""
+    return None if value is None else as_ms(where, name, value)
+
+
 def describe_ms(value: int) -> str:
     """Return a duration as text: `10s`, `6h`, `1500ms`."""
     for unit in ("d", "h", "m", "s"):

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pspf.errors import ConfigurationError
+from pspf.events.durations import parse_duration
 from pspf.settings import hide_password
 
 _HIDDEN = "***"
@@ -201,8 +202,18 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
     Raises:
         ConfigurationError: A variable has a value that it can't have.
     """
-    given = {variable: text.strip() for variable, text in environment.items() if text.strip()}
+    given = {variable: _as_setting(variable, text.strip()) for variable, text in environment.items() if text.strip()}
     return Settings.read(given, valkey=ValkeySettings.read(given))
+
+
+def _as_setting(variable: str, text: str) -> str:
+    """Return a setting as its field reads it: a duration with a unit, such as `10s`, in milliseconds."""
+    if not (variable.startswith("PSPF_") and variable.endswith("_MS")):
+        return text
+    try:
+        return str(parse_duration(text, bare_unit="ms")) if text[-1].isalpha() else text
+    except ValueError:
+        return text  # a word, or none: the field knows
 
 
 def describe_settings(settings: Settings) -> dict[str, str | int | float | bool | None]:

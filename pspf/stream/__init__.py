@@ -13,6 +13,7 @@ from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.urls import make_backend
 from pspf.errors import ConfigurationError
+from pspf.events.durations import Duration
 from pspf.loggers import get_logger
 from pspf.observability.telemetry import TelemetryManager
 from pspf.records import Cursor, check_name, format_ids
@@ -205,7 +206,7 @@ class Stream(Declarations):
         window: Window,
         handler: Any,
         batch_size: int | None = None,
-        watermark_delay_ms: int = 0,
+        watermark_delay_ms: Duration = 0,
         **options: Any,
     ) -> None:
         """Run a windowed aggregation over the default topic, until `stop`; `options` as in `window`."""

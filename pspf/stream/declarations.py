@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from pspf.errors import NotFound
-from pspf.events.durations import Duration
+from pspf.events.durations import Duration, as_ms, as_optional_ms
 from pspf.events.topic import DeclaredTopic, TopicKey
 from pspf.stream.registration import Registry, check_topic, make_subscription, make_windowed_subscription
 from pspf.stream.topics import TopicToMake
@@ -99,7 +99,7 @@ class Declarations:
         key: GroupingKey | None = None,
         concurrency: int = 1,
         retry: RetryPolicy | None = None,
-        timeout_ms: int | None = None,
+        timeout_ms: Duration | None = None,
         schema: Any = None,
         name: str | None = None,
         start: str = "start",
@@ -116,7 +116,7 @@ class Declarations:
                 topic. `ctx.own_key` is the record's own.
             concurrency: Handlers of a batch that run side by side.
             retry: When a failed record runs again, and when it is given up; None takes the settings'.
-            timeout_ms: The longest a call may take; None waits for ever.
+            timeout_ms: The longest a call may take, a duration such as `10s` or milliseconds; None waits for ever.
             schema: The event's model, else the annotation, else the Stream's.
             name: The handler's name, part of stored data; the function's unless given.
             start: Where a new cursor starts: `start`, `end` or a record id.
@@ -139,7 +139,7 @@ class Declarations:
                 batch_size=batch_size,
                 concurrency=concurrency,
                 own_retry=retry,
-                timeout_ms=timeout_ms,
+                timeout_ms=as_optional_ms(f"subscription of {name_of_topic}", "timeout_ms", timeout_ms),
                 start=start,
             )
             self._registry.add(subscription)
@@ -152,7 +152,7 @@ class Declarations:
         topic: str,
         window: Window,
         batch_size: int | None = None,
-        watermark_delay_ms: int = 0,
+        watermark_delay_ms: Duration = 0,
         *,
         group: str | None = None,
         key: str | Callable[[Any], Any] | None = None,
@@ -161,10 +161,10 @@ class Declarations:
         result: Callable[..., Any] | None = None,
         merge: Callable[[Any, Any], Any] | None = None,
         upcast: Callable[[Any], Any] | None = None,
-        allowed_lateness_ms: int = 0,
-        idle_timeout_ms: int | None = None,
-        max_future_ms: int | None = HOUR_MS,
-        retention_ms: int | None = None,
+        allowed_lateness_ms: Duration = 0,
+        idle_timeout_ms: Duration | None = None,
+        max_future_ms: Duration | None = HOUR_MS,
+        retention_ms: Duration | None = None,
         retry: RetryPolicy | None = None,
         schema: Any = None,
         name: str | None = None,
@@ -178,7 +178,7 @@ class Declarations:
             stream.window("bids", TumblingWindow(10_000), emit="final", to="tops")({"top": Max("price")})
 
         The state is None for the first event of a key in a window; returning None forgets it. Between
-        calls a state is JSON.
+        calls a state is JSON. Durations are milliseconds, text such as `10s` or timedeltas.
 
         Args:
             topic: What to consume.
@@ -189,7 +189,8 @@ class Declarations:
             key: The grouping key: a field's name or a function of the event; the event's key unless given.
             to: The topic that results go to.
             emit: `"final"`: once, when a window closes. `"updates"`: each batch that changed it.
-            result: A model or a function of a WindowResult that makes the event which goes out.
+            result: A model or a function of a WindowResult that makes the event which goes out; a function leaves one
+                out by returning `pspf.SKIP`.
             merge: How two states of sessions that a record bridges become one; without it their records
                 are kept and folded again.
             upcast: A function from a stored state that does not fit the model of the handler's state, as JSON
@@ -207,6 +208,8 @@ class Declarations:
         """
         name_of_topic = check_topic("window", topic, "@stream.window('orders', ...)")
 
+        where = f"window on {name_of_topic}" if name is None else f"handler {name}"
+
         def register(function: W) -> W:
             windowing = Windowing(
                 window=window,
@@ -217,11 +220,11 @@ class Declarations:
                 result=result,
                 merge=merge,
                 upcast=upcast,
-                watermark_delay_ms=watermark_delay_ms,
-                allowed_lateness_ms=allowed_lateness_ms,
-                idle_timeout_ms=idle_timeout_ms,
-                max_future_ms=max_future_ms,
-                own_retention_ms=retention_ms,
+                watermark_delay_ms=as_ms(where, "watermark_delay_ms", watermark_delay_ms),
+                allowed_lateness_ms=as_ms(where, "allowed_lateness_ms", allowed_lateness_ms),
+                idle_timeout_ms=as_optional_ms(where, "idle_timeout_ms", idle_timeout_ms),
+                max_future_ms=as_optional_ms(where, "max_future_ms", max_future_ms),
+                own_retention_ms=as_optional_ms(where, "retention_ms", retention_ms),
             )
             subscription = make_windowed_subscription(
                 function,

@@ -4,7 +4,10 @@ stream.window("bids", TumblingWindow(10_000), emit="final", to="hot")({"bids": C
 """
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from math import isfinite
+from typing import Any, Final
 
 import orjson
 
@@ -65,7 +68,27 @@ class Sum(FieldAggregation):
 
 
 class _OfOne(FieldAggregation):
-    """An aggregation that keeps one of the values."""
+    """An aggregation that keeps one of the values, which may be of any kind that has an order.
+
+    Numbers and Decimals have theirs, text has its own, times are compared as times; of a field that has several kinds,
+    numbers are least and text is greatest. Times are kept as ISO text of UTC, Decimals exactly.
+    """
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(field)
+        self._takes_integers = True
+
+    def check(self, value: Any) -> Any:
+        if type(value) is int or (type(value) is float and isfinite(value)) or isinstance(value, str):
+            return value
+        if isinstance(value, Decimal) and value.is_finite():
+            return value
+        if isinstance(value, datetime):
+            utc = value.astimezone(UTC) if value.tzinfo is not None else value.replace(tzinfo=UTC)
+            return utc.isoformat(timespec="microseconds").replace("+00:00", "Z")
+        if isinstance(value, date):
+            return value.isoformat()
+        raise SchemaError(f"{self.name}: {field_name(self.field)} has no order: {value!r:.80}")
 
     def start(self) -> Any:
         return NOTHING
@@ -74,27 +97,47 @@ class _OfOne(FieldAggregation):
         return one if other == NOTHING else self.add(one, other)
 
     def result(self, state: Any) -> Any:
+        if isinstance(state, Decimal):
+            return str(state)
         return None if state == NOTHING else state
 
     def dump(self, state: Any) -> Any:
+        if isinstance(state, Decimal):
+            return {_DECIMAL: str(state)}
         return None if state == NOTHING else state
 
     def load(self, tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return Decimal(tree[_DECIMAL])
         return NOTHING if tree is None else tree
+
+
+_DECIMAL: Final = "decimal"
+
+
+def _is_less(one: Any, other: Any) -> bool:
+    """Return whether one value is before another in order; text is behind all numbers."""
+    if isinstance(one, str) is not isinstance(other, str):
+        return isinstance(other, str)
+    return bool(one < other)
 
 
 class Min(_OfOne):
     """The least value of a field; None without values."""
 
     def add(self, state: Any, value: Any) -> Any:
-        return value if state is NOTHING or value < state else state
+        if type(state) is type(value):  # most are, and a call would double the price
+            return value if value < state else state
+        return value if state is NOTHING or _is_less(value, state) else state
 
 
 class Max(_OfOne):
     """The greatest value of a field; None without values."""
 
     def add(self, state: Any, value: Any) -> Any:
-        return value if state is NOTHING or value > state else state
+        if type(state) is type(value):
+            return value if value > state else state
+        return value if state is NOTHING or _is_less(state, value) else state
 
 
 class Mean(FieldAggregation):

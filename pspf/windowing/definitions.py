@@ -1,7 +1,7 @@
 """Definitions of windows: tumbling, sliding, session; size, lateness and emit policy. Values only.
 
-A window is `[start, end)`, aligned to the epoch, before it too. Settings are in whole
-milliseconds; `assign_windows` speaks seconds, as a user who holds a timestamp does.
+A window is `[start, end)`, aligned to the epoch, before it too. Settings are durations, kept
+in whole milliseconds; `assign_windows` speaks seconds, as a user who holds a timestamp does.
 """
 
 from collections.abc import Callable
@@ -10,19 +10,40 @@ from math import gcd, isfinite
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 from pspf.errors import ConfigurationError
-from pspf.events.durations import describe_ms
+from pspf.events.durations import Duration, as_ms, describe_ms
 from pspf.events.fields import check_field
+from pspf.loggers import get_logger
 from pspf.records import check_name, companion_source
 from pspf.windowing.aggregation import Aggregation
 from pspf.windowing.aggregations import Count
 from pspf.windowing.operator_definition import OperatorDefinition
+
+logger = get_logger(__name__)
 
 Emission = Literal["final", "updates"]
 Span = tuple[float, float]
 
 HOUR_MS: Final = 3_600_000
 DAY_MS: Final = 24 * HOUR_MS
+_SECOND_MS: Final = 1_000
 _MAX_MS: Final = 100 * 366 * DAY_MS
+
+
+def _as_span(where: str, name: str, value: Duration) -> int:
+    """Return a window's size or gap in milliseconds; a bare number below a second is warned about."""
+    span_ms = as_ms(where, name, value)
+    _check_ms(where, name, span_ms, 1)
+    if type(value) is int and value < _SECOND_MS:
+        logger.warning(
+            '%s(%s=%d) is %d milliseconds: write "%ds" where seconds are meant, "%dms" where they are not',
+            where,
+            name,
+            value,
+            value,
+            value,
+            value,
+        )
+    return span_ms
 
 
 def _check_ms(where: str, name: str, value: object, least: int) -> None:
@@ -37,15 +58,15 @@ def _as_ms(seconds: float) -> int:
     return round(seconds * 1_000_000) // 1_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class TumblingWindow:
-    """Windows of `size_ms`, one after the other without gap or overlap."""
+    """Windows of `size_ms`, one after the other without gap or overlap: `TumblingWindow("10s")`."""
 
     kind: ClassVar[str] = "tumbling"
     size_ms: int
 
-    def __post_init__(self) -> None:
-        _check_ms("TumblingWindow", "size_ms", self.size_ms, 1)
+    def __init__(self, size_ms: Duration) -> None:
+        object.__setattr__(self, "size_ms", _as_span("TumblingWindow", "size_ms", size_ms))
 
     @property
     def slide_ms(self) -> int:
@@ -77,17 +98,19 @@ class TumblingWindow:
         return f"tumbling {describe_ms(self.size_ms)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SlidingWindow:
-    """Windows of `size_ms` that start every `slide_ms` (hopping windows)."""
+    """Windows of `size_ms` that start every `slide_ms` (hopping windows): `SlidingWindow("1h", "5m")`."""
 
     kind: ClassVar[str] = "sliding"
     size_ms: int
     slide_ms: int
 
-    def __post_init__(self) -> None:
-        _check_ms("SlidingWindow", "size_ms", self.size_ms, 1)
-        _check_ms("SlidingWindow", "slide_ms", self.slide_ms, 1)
+    def __init__(self, size_ms: Duration, slide_ms: Duration) -> None:
+        slide = as_ms("SlidingWindow", "slide_ms", slide_ms)
+        _check_ms("SlidingWindow", "slide_ms", slide, 1)
+        object.__setattr__(self, "size_ms", _as_span("SlidingWindow", "size_ms", size_ms))
+        object.__setattr__(self, "slide_ms", slide)
 
     def starts_of(self, time_ms: int) -> range:
         """Return the starts of the windows that hold a time, in order; none where windows leave gaps."""
@@ -114,7 +137,7 @@ class SlidingWindow:
         return f"sliding {describe_ms(self.size_ms)} by {describe_ms(self.slide_ms)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class SessionWindow:
     """Windows of activity: records of a key whose times differ by at most `gap_ms` are together.
 
@@ -124,8 +147,8 @@ class SessionWindow:
     kind: ClassVar[str] = "session"
     gap_ms: int
 
-    def __post_init__(self) -> None:
-        _check_ms("SessionWindow", "gap_ms", self.gap_ms, 1)
+    def __init__(self, gap_ms: Duration) -> None:
+        object.__setattr__(self, "gap_ms", _as_span("SessionWindow", "gap_ms", gap_ms))
 
     @property
     def sizes(self) -> dict[str, int]:

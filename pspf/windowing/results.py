@@ -50,8 +50,21 @@ def encode_result(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewReco
     return encode_results(start_ms, end_ms, (key,), (value,))[0]
 
 
-Encoder = Callable[[Key, int, int, bytes], NewRecord]
-"""From key, start, end and the value's JSON to the record."""
+class _Skip:
+    """The type of SKIP."""
+
+    def __repr__(self) -> str:
+        return "pspf.SKIP"
+
+    def __reduce__(self) -> str:
+        return "SKIP"
+
+
+SKIP: Final = _Skip()
+"""What a function of `result=` returns for a result that does not go out."""
+
+Encoder = Callable[[Key, int, int, bytes], NewRecord | None]
+"""From key, start, end and the value's JSON to the record; None where it does not go out."""
 
 
 def make_encoder(result: Callable[..., Any] | None, check: Callable[[NewRecord], NewRecord] | None = None) -> Encoder:
@@ -63,8 +76,9 @@ def make_encoder(result: Callable[..., Any] | None, check: Callable[[NewRecord],
         return _make_encoder(result)
     encode, checked = _make_encoder(result), check
 
-    def encode_checked(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
-        return checked(encode(key, start_ms, end_ms, value))
+    def encode_checked(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord | None:
+        record = encode(key, start_ms, end_ms, value)
+        return None if record is None else checked(record)
 
     return encode_checked
 
@@ -82,8 +96,9 @@ def _make_encoder(result: Callable[..., Any] | None) -> Encoder:
         return by_model
     function: Callable[[WindowResult], Any] = result
 
-    def by_function(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord:
-        return _keyed(encode_at(function(WindowResult(key, start_ms, end_ms, orjson.loads(value))), end_ms - 1), key)
+    def by_function(key: Key, start_ms: int, end_ms: int, value: bytes) -> NewRecord | None:
+        event = function(WindowResult(key, start_ms, end_ms, orjson.loads(value)))
+        return None if event is SKIP else _keyed(encode_at(event, end_ms - 1), key)
 
     return by_function
 

@@ -103,7 +103,7 @@ async def test_a_result_that_cant_be_made_is_a_dead_letter_and_the_others_go_out
 async def test_what_is_no_event_is_a_dead_letter_and_moves_no_watermark(backend: StreamingBackend) -> None:
     stream = Stream(backend)
     stream.window(TOPIC, TumblingWindow(1_000), emit="final", to="out", name="t")({"top": Max("n")})
-    events = [tick(1, n=3), tick(1, n="many"), {"timestamp": "soon", "key": "a"}, tick(1, n=None), tick(3, n=1)]
+    events = [tick(1, n=3), tick(1, n=["many"]), {"timestamp": "soon", "key": "a"}, tick(1, n=None), tick(3, n=1)]
     await run(stream, *events)
     assert await results(stream) == [("a", 1, {"top": 3})]
     assert len(await read_letters(stream.broker)) == 2

@@ -50,9 +50,9 @@ def test_the_windows_of_a_time_are_all_that_hold_it(time_ms: int, size_ms: int, 
 
 
 @pytest.mark.parametrize("make", [TumblingWindow, SessionWindow, lambda size: SlidingWindow(size, 1)])
-@pytest.mark.parametrize("size", [0, -1, 1.5, True, "10s"])
+@pytest.mark.parametrize("size", [0, -1, 1.5, True, "soon"])
 def test_a_size_is_whole_milliseconds(make: Any, size: Any) -> None:
-    with pytest.raises(ConfigurationError, match="whole milliseconds"):
+    with pytest.raises(ConfigurationError, match=r"whole milliseconds|no span of time"):
         make(size)
 
 

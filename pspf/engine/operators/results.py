@@ -31,18 +31,23 @@ class Results:
     def emit(
         self,
         topic: str,
-        make: Callable[..., NewRecord],
+        make: Callable[..., NewRecord | None],
         result: tuple[Any, ...],
         source: int,
         run: BatchRun,
         plain: Callable[..., NewRecord],
     ) -> None:
-        """Emit what `make` returns of a result. Where it fails for good, what `plain` returns becomes a dead letter."""
+        """Emit what `make` returns of a result, unless that is None.
+
+        Where it fails for good, what `plain` returns becomes a dead letter.
+        """
         attempts = 0
         while True:
             attempts += 1
             try:
                 record = make(*result)
+                if record is None:
+                    return
                 self._around.check(record)
             except BaseException as error:  # the boundary of the result
                 if ends_run(error, run):
