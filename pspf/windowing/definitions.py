@@ -58,15 +58,30 @@ def _as_ms(seconds: float) -> int:
     return round(seconds * 1_000_000) // 1_000
 
 
+def _as_offset(offset_ms: int) -> dict[str, int]:
+    """Return an offset as it is stored: not at all where there is none, as before there were any."""
+    return {"offset": offset_ms} if offset_ms else {}
+
+
+def _describe_offset(offset_ms: int) -> str:
+    return f" at {describe_ms(offset_ms)}" if offset_ms else ""
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class TumblingWindow:
-    """Windows of `size_ms`, one after the other without gap or overlap: `TumblingWindow("10s")`."""
+    """Windows of `size_ms`, one after the other without gap or overlap: `TumblingWindow("10s")`.
+
+    They begin `offset` behind multiples of their size since the epoch: with `TumblingWindow("1h", offset="15m")` at a
+    quarter past each hour, with `TumblingWindow("1d", offset=timedelta(hours=-8))` at midnight of UTC+8.
+    """
 
     kind: ClassVar[str] = "tumbling"
     size_ms: int
+    offset_ms: int
 
-    def __init__(self, size_ms: Duration) -> None:
+    def __init__(self, size_ms: Duration, *, offset: Duration = 0) -> None:
         object.__setattr__(self, "size_ms", _as_span("TumblingWindow", "size_ms", size_ms))
+        object.__setattr__(self, "offset_ms", as_ms("TumblingWindow", "offset", offset) % self.size_ms)
 
     @property
     def slide_ms(self) -> int:
@@ -81,42 +96,48 @@ class TumblingWindow:
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes as they are stored."""
-        return {"size_ms": self.size_ms}
+        return {"size_ms": self.size_ms} | _as_offset(self.offset_ms)
 
     def starts_of(self, time_ms: int) -> range:
         """Return the start of the window that holds a time."""
-        start = time_ms - time_ms % self.size_ms
+        start = time_ms - (time_ms - self.offset_ms) % self.size_ms
         return range(start, start + 1)
 
     def assign_windows(self, timestamp: float) -> list[Span]:
         """Return the window of a time: epoch seconds in, `(start, end)` in seconds out."""
         time_ms = _as_ms(timestamp)
-        start_ms = time_ms - time_ms % self.size_ms
+        start_ms = time_ms - (time_ms - self.offset_ms) % self.size_ms
         return [(start_ms / 1000, (start_ms + self.size_ms) / 1000)]
 
     def __str__(self) -> str:
-        return f"tumbling {describe_ms(self.size_ms)}"
+        return f"tumbling {describe_ms(self.size_ms)}{_describe_offset(self.offset_ms)}"
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class SlidingWindow:
-    """Windows of `size_ms` that start every `slide_ms` (hopping windows): `SlidingWindow("1h", "5m")`."""
+    """Windows of `size_ms` that start every `slide_ms` (hopping windows): `SlidingWindow("1h", "5m")`.
+
+    They begin `offset` behind multiples of `slide_ms` since the epoch.
+    """
 
     kind: ClassVar[str] = "sliding"
     size_ms: int
     slide_ms: int
+    offset_ms: int
 
-    def __init__(self, size_ms: Duration, slide_ms: Duration) -> None:
+    def __init__(self, size_ms: Duration, slide_ms: Duration, *, offset: Duration = 0) -> None:
         slide = as_ms("SlidingWindow", "slide_ms", slide_ms)
         _check_ms("SlidingWindow", "slide_ms", slide, 1)
         object.__setattr__(self, "size_ms", _as_span("SlidingWindow", "size_ms", size_ms))
         object.__setattr__(self, "slide_ms", slide)
+        object.__setattr__(self, "offset_ms", as_ms("SlidingWindow", "offset", offset) % slide)
 
     def starts_of(self, time_ms: int) -> range:
         """Return the starts of the windows that hold a time, in order; none where windows leave gaps."""
-        last = time_ms - time_ms % self.slide_ms
+        last = time_ms - (time_ms - self.offset_ms) % self.slide_ms
         beyond = time_ms - self.size_ms  # a window that starts here ends just before the time
-        return range(beyond + self.slide_ms - beyond % self.slide_ms, last + 1, self.slide_ms)
+        first = beyond + self.slide_ms - (beyond - self.offset_ms) % self.slide_ms
+        return range(first, last + 1, self.slide_ms)
 
     @property
     def slice_ms(self) -> int:
@@ -126,7 +147,7 @@ class SlidingWindow:
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes as they are stored."""
-        return {"size_ms": self.size_ms, "slide_ms": self.slide_ms}
+        return {"size_ms": self.size_ms, "slide_ms": self.slide_ms} | _as_offset(self.offset_ms)
 
     def assign_windows(self, timestamp: float) -> list[Span]:
         """Return the windows of a time, in order: epoch seconds in, `(start, end)` in seconds out."""
@@ -134,7 +155,8 @@ class SlidingWindow:
         return [(start_ms / 1000, (start_ms + self.size_ms) / 1000) for start_ms in starts]
 
     def __str__(self) -> str:
-        return f"sliding {describe_ms(self.size_ms)} by {describe_ms(self.slide_ms)}"
+        size, slide = describe_ms(self.size_ms), describe_ms(self.slide_ms)
+        return f"sliding {size} by {slide}{_describe_offset(self.offset_ms)}"
 
 
 @dataclass(frozen=True, slots=True, init=False)

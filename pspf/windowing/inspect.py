@@ -125,7 +125,7 @@ class SpanView(View):
 
     def __init__(self, window: TumblingWindow | SlidingWindow, tree: Mapping[str, Any]) -> None:
         super().__init__(window, tree)
-        self._size_ms, self._slide_ms = window.size_ms, window.slide_ms
+        self._size_ms, self._slide_ms, self._offset_ms = window.size_ms, window.slide_ms, window.offset_ms
         self._slice_ms: int | None = tree["slice_ms"]
         self._frontier_ms: int = tree["frontier_ms"]
         self._due_after_ms: int | None = tree.get("due_after_ms")
@@ -140,7 +140,7 @@ class SpanView(View):
         found: list[int] = []
         for slot in sorted(slots):
             beyond = slot - self._size_ms
-            first = beyond + self._slide_ms - beyond % self._slide_ms
+            first = beyond + self._slide_ms - (beyond - self._offset_ms) % self._slide_ms
             if found:
                 first = max(first, found[-1] + self._slide_ms)
             found += range(first, slot + 1, self._slide_ms)

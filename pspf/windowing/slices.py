@@ -25,7 +25,7 @@ class Slices:
     """Merges slots into windows. Memory is bounded: with more than `max_states` ends, keys are merged one by one."""
 
     def __init__(self, spans: SpanIndex, merge: Callable[[Any, Any], Any], max_states: int) -> None:
-        self._size_ms = spans.size_ms
+        self._size_ms, self._offset_ms = spans.size_ms, spans.offset_ms
         self._slot_ms = spans.slot_ms
         self._merge = merge
         self._max_states = max_states
@@ -139,7 +139,7 @@ class Slices:
 
     def _middle_of(self, start: int) -> int:
         """Return where the block ends that `start` lies in; where one begins, that is it."""
-        return start + -start % self._size_ms
+        return start + (self._offset_ms - start) % self._size_ms
 
     def _merge_ends(self, start: int, middle: int, slots: Mapping[int, SlotEntries]) -> dict[int, States] | None:
         """Return the states from each slot on up to the block's end; None where they are too many."""

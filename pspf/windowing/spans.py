@@ -26,7 +26,7 @@ class SpanIndex:
     def __init__(self, windowing: Windowing, closed_ms: int = BEGINNING) -> None:
         window = windowing.window
         assert isinstance(window, TumblingWindow | SlidingWindow)
-        self.size_ms, self.slide_ms = window.size_ms, window.slide_ms
+        self.size_ms, self.slide_ms, self.offset_ms = window.size_ms, window.slide_ms, window.offset_ms
         self.is_sliced = windowing.is_sliced
         self.is_multiple = isinstance(window, SlidingWindow) and not self.is_sliced
         """Whether a record is in several slots: overlapping windows that can't share slices."""
@@ -61,7 +61,8 @@ class SpanIndex:
         if not self.is_sliced:
             return range(slot, slot + 1)
         beyond = slot - self.size_ms
-        return range(beyond + self.slide_ms - beyond % self.slide_ms, slot + 1, self.slide_ms)
+        first = beyond + self.slide_ms - (beyond - self.offset_ms) % self.slide_ms
+        return range(first, slot + 1, self.slide_ms)
 
     def slots_of(self, start: int) -> range:
         """Return the slots that a window is made up of."""

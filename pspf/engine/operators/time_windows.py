@@ -123,8 +123,8 @@ class TimeWindows(Operator):
         limit_ms = at_ms if spans.closes else self.context.time.floor_ms
         if self._is_multiple:
             return self._place_in_many(time_ms, limit_ms)
-        slot = time_ms - time_ms % spans.slot_ms
-        start = slot if not spans.is_sliced else time_ms - time_ms % spans.slide_ms
+        slot = time_ms - (time_ms - spans.offset_ms) % spans.slot_ms
+        start = slot if not spans.is_sliced else time_ms - (time_ms - spans.offset_ms) % spans.slide_ms
         if time_ms - start >= spans.size_ms:
             return Mark()  # in a gap between windows: it is late for nothing
         if start + spans.due_after_ms <= limit_ms and (spans.closes or not spans.is_withheld(start, key)):
