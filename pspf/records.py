@@ -268,8 +268,8 @@ class EntryKind(IntEnum):
     """One window, or a slice that windows share: the slot is its start in milliseconds, the key the grouping key."""
     STATE = 1
     """`ctx.state`: one namespace, of slot 0. The key is the record key, then the name of a value."""
-    STATE_EXPIRY = 4
-    """When values of `ctx.state` expire, in order of due time."""
+    STEPS = 3  # results of finished steps: events/step_places.py
+    STATE_EXPIRY = 4  # when values of `ctx.state` expire: events/expiring_values.py
 
 
 def make_namespace(kind: int, slot: int) -> int:

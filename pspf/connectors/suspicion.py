@@ -4,6 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from pspf.records import Commit
+
+
+def is_within_batch(commit: Commit) -> bool:
+    """Return whether a commit comes while its cursor's batch runs: it finishes no record and moves no position."""
+    return commit.position is None and not commit.done and not commit.retries
+
 
 @dataclass(frozen=True, slots=True)
 class Suspicion:
@@ -51,7 +58,13 @@ class Suspicion:
         is_same = self.offsets == tuple(offsets)
         return Suspicion(self.limit, self.left, tuple(offsets), self.crashes if is_same else 0, is_alone)
 
-    def after_commit(self, finished: int) -> "Suspicion | None":
-        """Return the rest of the suspicion once `finished` records have passed."""
+    def after_commit(self, commit: Commit) -> "Suspicion | None":
+        """Return the rest of the suspicion once the records of a commit have passed.
+
+        One that finishes and moves nothing is in the midst of a batch: the suspicion goes on as it is.
+        """
+        finished = len(commit.done) + len(commit.retries)
+        if is_within_batch(commit):
+            return self
         left = self.left - finished
         return Suspicion(self.limit, left) if left > 0 else None

@@ -4,6 +4,7 @@ from pspf.context.call import Call, current_call
 from pspf.context.context import Context, SyncContext, describe_endless
 from pspf.context.scope import HandlerScope, StatePage, StateSource
 from pspf.context.state import State, SyncState
+from pspf.context.steps import StepSource
 from pspf.context.typed_state import SyncTypedState, TypedState
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "State",
     "StatePage",
     "StateSource",
+    "StepSource",
     "SyncContext",
     "SyncState",
     "SyncTypedState",

@@ -4,15 +4,17 @@ All that a handler does here is buffered and takes effect with its batch's commi
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from pspf import faults
 from pspf.context.scope import HandlerScope, StateSource
 from pspf.context.state import State, SyncState
+from pspf.context.steps import Retrying, Step, SyncStep
 from pspf.errors import ConfigurationError, ContextClosed, StateUnavailable, TooManyEffects
 from pspf.events.encoding import encode_at
+from pspf.events.step_places import idempotency_key
 from pspf.events.timestamps import latest_of
 from pspf.events.topic import find_declared
 from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
@@ -32,6 +34,7 @@ class Context:
         "_is_open",
         "_operations",
         "_state",
+        "_steps",
         "_time_ms",
         "changes",
         "record",
@@ -43,6 +46,8 @@ class Context:
         self._around = around
         self._emits: list[tuple[str, NewRecord]] = []
         self._state: State | None = None
+        self._steps: set[str] | None = None
+        """The names of the steps of this call."""
         self._is_open = True
         self._operations = 0
         self._bytes = 0
@@ -142,6 +147,74 @@ class Context:
             )
         return source, self.record.raw_key
 
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        retry: Retrying | None = None,
+        timeout_ms: int | None = None,
+    ) -> T: ...
+
+    @overload
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., T],
+        *arguments: Any,
+        retry: Retrying | None = None,
+        timeout_ms: int | None = None,
+    ) -> T: ...
+
+    async def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        retry: Retrying | None = None,
+        timeout_ms: int | None = None,
+    ) -> Any:
+        """Run `function(*arguments)` once for this record, and return its result.
+
+        The result is committed before this returns. When the record runs again, be it after a failure, a crash or a
+        move, the stored result is returned and the function does not run. One that runs while the process ends may run
+        twice: hand it `idempotency_key(name)`. All results go when the record is done or dead.
+
+        A result is JSON, or of the type that the function's annotation says it returns; it is returned as it is read
+        back. With `retry` the function is tried again within this call; `timeout_ms` is for each try of an async one.
+        A plain function runs where the handler does. Keyword arguments: `functools.partial`.
+
+        Raises:
+            ConfigurationError: This call has run a step of this name, or the handler can't have steps.
+            EventRejected: The result can't be kept, though the function has run.
+            StateUnreadable: The stored result does not fit the type.
+        """
+        step = self._begin_step(name, function, retry, timeout_ms)
+        found, result = await step.find()
+        return result if found else await step.run(arguments)
+
+    def _begin_step(
+        self, name: str, function: Callable[..., Any], retry: Retrying | None, timeout_ms: int | None
+    ) -> Step:
+        self.check_open()
+        if self._around.steps is None:
+            raise StateUnavailable(self._around.no_steps)
+        step = Step(self, self._around.steps, name, function, retry, timeout_ms)
+        if self._steps is None:
+            self._steps = set()
+        if name in self._steps:
+            raise ConfigurationError(
+                f"step {name!r:.80} ran in this call before: each step of a record has a name of its own, such as"
+                f" {f'{name}-2'!r:.80}"
+            )
+        self._steps.add(name)
+        return step
+
+    def idempotency_key(self, name: str) -> str:
+        """Return a text of at most 255 characters that is the same at each run of this record by this handler."""
+        return idempotency_key(self.record, self._around.handler, name)
+
     def count(self, size_bytes: int) -> None:
         """Count one effect; the call is refused beyond what one commit may hold."""
         self.check_open()
@@ -195,6 +268,40 @@ class SyncContext(Context):
         """What this handler remembers of this record's key."""
         source, key = self._source()
         return SyncState(State(self, source, key), self._wait)
+
+    @overload  # type: ignore[override]  # the same, but blocking
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Awaitable[T]],
+        *arguments: Any,
+        retry: Retrying | None = None,
+        timeout_ms: int | None = None,
+    ) -> T: ...
+
+    @overload
+    def step(
+        self,
+        name: str,
+        function: Callable[..., T],
+        *arguments: Any,
+        retry: Retrying | None = None,
+        timeout_ms: int | None = None,
+    ) -> T: ...
+
+    def step(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        retry: Retrying | None = None,
+        timeout_ms: int | None = None,
+    ) -> Any:
+        """Run `function(*arguments)` once for this record and return its result, as `Context.step` does.
+
+        An async function runs on the event loop.
+        """
+        return SyncStep(self._begin_step(name, function, retry, timeout_ms), self._wait).run(arguments)
 
     def _wait(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         self.check_open()

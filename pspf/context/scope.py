@@ -8,6 +8,7 @@ from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord
 
 if TYPE_CHECKING:
+    from pspf.context.steps import StepSource
     from pspf.observability.tracing import HandlerSpans
 
 
@@ -77,6 +78,10 @@ class HandlerScope(Protocol):
     state: StateSource | None
     """None where the subscription has no state; `no_state` says why."""
     no_state: str
+    steps: "StepSource | None"
+    """None where the handler can't have steps; `no_steps` says why."""
+    no_steps: str
+    handler: str
     warned: set[str]
     """The handlers that were warned that they emit past their commit."""
 

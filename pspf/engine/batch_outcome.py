@@ -12,7 +12,9 @@ from pspf.clock import Clock
 from pspf.context import Context
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.key_order import KeyOrder, Verdict
+from pspf.engine.step_log import StepLog
 from pspf.errors import SchemaError, text_of
+from pspf.events.step_places import STEPS
 from pspf.records import (
     NO_CHANGES,
     Batch,
@@ -123,6 +125,7 @@ class BatchRun:
         state: BatchState | StoreState | None,
         clock: Clock,
         limits: EffectLimits,
+        steps: StepLog | None = None,
     ) -> None:
         self.subscription = subscription
         self.batch = batch
@@ -142,6 +145,7 @@ class BatchRun:
         self._held = held
         self._state = state
         self._clock = clock
+        self.steps = steps
         self._effects = EffectBudget(limits)
         self._emits: list[Emit] = []
         self._dead: list[DeadLetter] = []
@@ -358,14 +362,16 @@ class BatchRun:
             dead=tuple(self._dead),
             emits=tuple(self._emits),
             whole=whole,
-            changes=self._all_changes(),
+            changes=self._all_changes(done),
             progress=self.progress,
             late=self.late_records,
         )
 
-    def _all_changes(self) -> EntryChanges:
-        """Return what the operator and `ctx.state` have changed."""
+    def _all_changes(self, done: Sequence[int]) -> EntryChanges:
+        """Return what the operator and `ctx.state` have changed, without the steps of the records that are done."""
         state = {} if self._state is None else self._state.as_entries()
+        if self.steps is not None and (dropped := self.steps.drops(done)):
+            state = {**state, STEPS: dropped}
         if not state:
             return self.changes
         return EntryChanges(self.changes.dropped, {**self.changes.entries, **state})

@@ -28,6 +28,8 @@ class CursorCommits:
         self._failures = FailureLog(scope.subscription)
         self._runs_aside = scope.consumer.is_remote and scope.consumer.lease is None and state is None
         self._under_way: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
+        """Held by a commit of an ordered cursor: those of steps and of the batch come one after the other."""
         self._task_name = f"commit {scope.consumer.cursor}"
 
     @property
@@ -70,15 +72,27 @@ class CursorCommits:
         """Commit, and again while the outcome is unknown; then log and count what happened."""
         begun_ns = time.monotonic_ns()
         self._activity.committing_since_ms = begun_ns // 1_000_000
-        lost = await self._insist("commit", lambda: self._write(commit))
+        async with self._turn:
+            lost = await self._insist("commit", lambda: self._write(commit))
         self._activity.committing_since_ms = None
         commit_us = (time.monotonic_ns() - begun_ns) // 1000
         if self._state is not None:
             self._state.settle()
+        if run.steps is not None:
+            run.steps.settle(commit.done)
         self._failures.tell(run.failures, lost)
         if run.failures and self._scope.on_failures is not None:
             self._scope.on_failures(run.failures)
         self._count(commit, run, lost, commit_us)
+
+    async def keep_step(self, commit: Commit) -> None:
+        """Commit the result of a step, apart from its batch.
+
+        Raises:
+            CommitFenced: The cursor is another owner's, or was moved; nothing was written.
+        """
+        async with self._turn:
+            await self._insist("keep a step", lambda: self._consumer.commit(commit))
 
     async def _write(self, commit: Commit) -> Sequence[int]:
         if self._state is not None:

@@ -50,7 +50,10 @@ class CursorLoop:
         self._intent = Intent(scope.consumer, scope.insist)
         self._state = scope.make_state()
         self._uses_state = self._state if subscription.handler.takes_context else None
-        self._executor = scope.make_executor(self._state)
+        self._steps = scope.make_steps(lambda commit: self._commits.keep_step(commit))
+        if self._steps is not None:
+            self._steps.on_refusal = self._give_up_run
+        self._executor = scope.make_executor(self._state, self._steps)
         self._size = scope.make_size()
         self._activity = scope.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
         self._reads = scope.make_reads(self._executor, self._size, self._activity, lambda: self.due_ms)
@@ -166,7 +169,7 @@ class CursorLoop:
             if batch.suspect:
                 await self._intent.note(batch.records)
             begun_ns = time.monotonic_ns()
-            taken = await self._run_in_time(batch.records, run)
+            taken = await self._run_with_steps(batch.records, run)
             run.handler_us = (time.monotonic_ns() - begun_ns) // 1000
         if self._is_given_up:
             raise asyncio.CancelledError  # a handler has swallowed it; what it did is not to count
@@ -181,6 +184,32 @@ class CursorLoop:
         commit = run.as_commit(batch.records[:taken], self._left, whole=self._subscription.handler.takes is Takes.BATCH)
         faults.reach("commit.built")
         return commit
+
+    async def _run_with_steps(self, records: Sequence[Record], run: BatchRun) -> int:
+        """Run records; return how many were taken.
+
+        Raises:
+            CommitFenced: A step could not be kept, as the cursor is another owner's or was moved. Nothing of the batch
+                takes effect, and no record is charged.
+        """
+        steps = self._steps
+        if steps is None:
+            return await self._run_in_time(records, run)
+        await steps.load(self._is_unfinished)
+        try:
+            return await self._run_in_time(records, run)
+        except BaseException:
+            if steps.error is not None:  # calls side by side raise it in a group
+                raise steps.error from None
+            raise
+
+    def _is_unfinished(self, offset: int) -> bool:
+        assert self._held is not None
+        return offset >= self._held.position or self._held.is_waiting(offset)
+
+    def _give_up_run(self) -> None:
+        if self._run is not None:
+            self._run.give_up()
 
     async def _run_in_time(self, records: Sequence[Record], run: BatchRun) -> int:
         """Run records until their time is up; return how many were taken."""
@@ -211,6 +240,7 @@ class CursorLoop:
             state=self._state,
             clock=self._scope.clock,
             limits=self._tuning.effects,
+            steps=self._steps,
         )
         run.is_closed = self._stop.is_set
         run.on_overdue = self._note_overdue
@@ -271,6 +301,8 @@ class CursorLoop:
         self._stop.remove(self._on_stop)
         self._scope.telemetry.leave(self._activity)
         await self._reads.close()
+        if self._steps is not None:
+            await self._steps.close()
         await self._commits.close()
         if self._scope.is_abandoned:
             return

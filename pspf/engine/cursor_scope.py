@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pspf.clock import Clock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
-from pspf.context import StateSource
+from pspf.context import StateSource, StepSource
 from pspf.engine.batch_outcome import Failure
 from pspf.engine.batch_size import BatchSize
 from pspf.engine.batch_state import BatchState, StoreState
@@ -18,6 +18,7 @@ from pspf.engine.handlers.executor import Executor
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.context import OperatorScope
 from pspf.engine.prefetch import Prefetch
+from pspf.engine.step_log import StepLog, Writer
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import make_decoder
 from pspf.events.topic import DeclaredTopic
@@ -47,6 +48,9 @@ class CursorHandlerScope:
     broker: Broker
     spans: "HandlerSpans | None"
     inject: Inject
+    steps: StepSource | None = None
+    no_steps: str = ""
+    handler: str = ""
 
     def check(self, record: NewRecord) -> None:
         self.broker.limits.check(record)
@@ -114,7 +118,14 @@ class CursorScope:
             due_ms,
         )
 
-    def make_executor(self, state: BatchState | StoreState | None) -> Executor:
+    def make_steps(self, write: Writer) -> StepLog | None:
+        """Return what keeps the results of steps; None where the handler can't have any."""
+        handler = self.subscription.handler
+        if self.consumer.lease is None or not handler.takes_context or handler.takes is Takes.BATCH:
+            return None
+        return StepLog(self._read_entries, self._scan_entries, write)
+
+    def make_executor(self, state: BatchState | StoreState | None, steps: StepSource | None = None) -> Executor:
         """Return what runs the handler."""
         subscription = self.subscription
         around = CursorHandlerScope(
@@ -123,10 +134,13 @@ class CursorScope:
             self.tuning.effects.record_operations,
             self.tuning.effects.record_effect_bytes,
             None if subscription.handler.takes is Takes.BATCH else state,
-            _why_no_state(subscription),
+            _why_not(subscription, "state", "state belongs to a key"),
             self.warned,
             self.broker,
             *_make_spans(self.telemetry, subscription),
+            steps,
+            _why_not(subscription, "steps", "steps belong to one event"),
+            subscription.name,
         )
         read = make_decoder(subscription.model)
         if subscription.key is not None and subscription.operator is None:
@@ -186,7 +200,9 @@ def _as_they_are(topic: str, headers: dict[str, str] | None) -> dict[str, str] |
     return headers
 
 
-def _why_no_state(subscription: Subscription) -> str:
+def _why_not(subscription: Subscription, what: str, belongs: str) -> str:
+    """Return why a handler has no state, or no steps."""
     if subscription.handler.takes is Takes.BATCH:
-        return f"handler {subscription.name} takes whole batches, and state belongs to a key: take one event at a time"
-    return f'handler {subscription.name} is not ordered, and state is: subscribe(..., ordering="key")'
+        return f"handler {subscription.name} takes whole batches, and {belongs}: take one event at a time"
+    verb = "is" if what == "state" else "are"
+    return f'handler {subscription.name} is not ordered, and {what} {verb}: subscribe(..., ordering="key")'

@@ -42,7 +42,8 @@ class ValueType(Generic[T]):
         """From JSON to plain values."""
         self.validate = validate
         """From plain values, or a value of the type, to a value. Raises what the type's validators raise."""
-        self._write = write
+        self.write = write
+        """From a value to JSON, not checked. Raises what the type's serializers raise."""
         self._as_tree = as_tree
 
     def dump(self, name: str, value: T) -> bytes:
@@ -52,7 +53,7 @@ class ValueType(Generic[T]):
             EventRejected: It is of another type, or would be read back as something else.
         """
         try:
-            encoded = self._write(value)
+            encoded = self.write(value)
             codec.refuse_non_finite_tokens(encoded)
         except EventRejected:
             raise

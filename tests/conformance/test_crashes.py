@@ -8,7 +8,8 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
-from pspf.records import Cursor
+from pspf.events.step_places import STEPS, step_key
+from pspf.records import Commit, Cursor, EntryChanges
 from tests.support.brokers import World, needs
 from tests.support.workers import (
     GROUP,
@@ -363,3 +364,21 @@ async def test_a_record_that_others_run_beside_is_committed_as_any_other(world: 
     await world.broker.append(TOPIC, numbered(1, start=1))
     batch = await take_batch(member.consumer)
     assert (values(batch.records), batch.suspect) == (["1"], False)
+
+
+async def test_a_commit_within_a_batch_leaves_the_suspicion_and_the_crashes_as_they_are(world: World) -> None:
+    await world.broker.append(TOPIC, numbered(3))
+    member = await join(world.broker, HANDLER)
+    await take_batch(member.consumer)
+    charged: list[int] = []
+    for number in range(5):
+        await crash(world, member)
+        member = await join(world.broker, HANDLER)
+        batch = await take_batch(member.consumer)
+        assert batch.suspect
+        charged += [batch.crashes] if len(batch.records) == 1 else []
+        await member.consumer.intend([record.offset for record in batch.records])
+        changes = EntryChanges((), {STEPS: {step_key(0, f"step-{number}"): b"1"}})
+        await member.consumer.commit(Commit(b"%012d" % number, changes=changes))
+    assert len(charged) >= 3
+    assert charged == list(range(charged[0], charged[0] + len(charged))), "one more with each crash"

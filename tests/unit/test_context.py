@@ -9,7 +9,7 @@ import pytest
 
 from pspf import BaseEvent, Context
 from pspf.connectors.contract.limits import Limits
-from pspf.context import Call, StatePage, StateSource
+from pspf.context import Call, StatePage, StateSource, StepSource
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
 from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord, Record
@@ -54,6 +54,9 @@ class Around:
     max_operations: int = 5
     max_effect_bytes: int = 1_000
     no_state: str = "no state here"
+    steps: StepSource | None = None
+    no_steps: str = "no steps here"
+    handler: str = "h"
     warned: set[str] = field(default_factory=set)
     limits: Limits = field(default_factory=lambda: Limits(max_record_bytes=500))
     spans: Any = None

@@ -53,15 +53,17 @@ async def list_records(
     count: Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="At most so many.")] = 100,
 ) -> None:
     """List records that are not done: age, attempts, last error, next try, and who has them."""
-    from pspf.cli.services.pending import as_json_record, print_records, select
+    from pspf.cli.services.pending import as_json_record, print_records, read_steps, select
 
     async with call.open_broker() as broker:
         choice = chosen.as_filter()
         found = await select(broker, choice, with_in_hand=True)
+        shown = found[:count]
+        steps = await read_steps(broker, shown)
     if call.as_json:
-        write_json({"pending": [as_json_record(record) for record in found[:count]]})
+        write_json({"pending": [as_json_record(each, steps.get((each.cursor, each.offset), ())) for each in shown]})
     else:
-        print_records(found[:count])
+        print_records(shown, steps)
     if len(found) > count:
         say(f"{count} of {len(found):,} shown; -n {len(found)} shows all")
 

@@ -1,6 +1,6 @@
 """Unfinished records for commands: selection and display."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from pspf.cli.services.roster import processes_of, read_workers
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.errors import NotFound
+from pspf.events.step_places import STEPS, split_step_key
 from pspf.records import Cursor, as_text, parse_id
 
 _MOST: Final = 1_000_000
@@ -103,9 +104,28 @@ def explain_rest(records: Sequence[PendingRecord], retried: int) -> str:
     return f"of {count_of(len(records), 'record')}: {', '.join(parts)}; only what waits for its next try can be hurried"
 
 
-def print_records(records: Sequence[PendingRecord]) -> None:
-    """Print records as a table."""
-    rows = [
+async def read_steps(broker: Broker, records: Sequence[PendingRecord]) -> Mapping[tuple[Cursor, int], Sequence[str]]:
+    """Return the names of the finished steps of records, by cursor and offset; those without any are missing."""
+    found: dict[tuple[Cursor, int], list[str]] = {}
+    if not broker.capabilities.entries:
+        return found
+    wanted = {(record.cursor, record.offset) for record in records if record.cursor.handler is not None}
+    for cursor in {cursor for cursor, _ in wanted}:
+        after: bytes | None = None
+        while page := await broker.scan_entries(cursor, STEPS, after=after, max_entries=_BATCH):
+            for key, _ in page:
+                offset, name = split_step_key(key)
+                if (cursor, offset) in wanted:
+                    found.setdefault((cursor, offset), []).append(name)
+            after = page[-1][0]
+    return found
+
+
+def print_records(
+    records: Sequence[PendingRecord], steps: Mapping[tuple[Cursor, int], Sequence[str]] | None = None
+) -> None:
+    """Print records as a table; with the names of their finished steps where there are some."""
+    rows: list[tuple[str | int | float | None, ...]] = [
         (
             record.id,
             record.cursor.topic,
@@ -119,12 +139,18 @@ def print_records(records: Sequence[PendingRecord]) -> None:
         )
         for record in records
     ]
-    headers = ("id", "topic", "handler", "key", "waiting", "age", "attempts", "last error", "consumer")
+    headers: tuple[str, ...] = ("id", "topic", "handler", "key", "waiting", "age", "attempts", "last error", "consumer")
+    if steps:
+        headers += ("steps done",)
+        rows = [
+            (*row, ", ".join(steps.get((record.cursor, record.offset), ())) or "-")
+            for row, record in zip(rows, records, strict=True)
+        ]
     write_table(headers, rows, empty="nothing is pending")
 
 
-def as_json_record(record: PendingRecord) -> dict[str, Any]:
-    """Return what `pending list --json` has for it."""
+def as_json_record(record: PendingRecord, steps: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what `pending list --json` has for it; `steps` are the names of those that have finished."""
     return {
         "id": record.id,
         "topic": record.cursor.topic,
@@ -138,4 +164,5 @@ def as_json_record(record: PendingRecord) -> dict[str, Any]:
         "due_ms": record.due_ms,
         "age_ms": record.age_ms,
         "consumer": record.consumer,
+        **({"steps": list(steps)} if steps else {}),
     }

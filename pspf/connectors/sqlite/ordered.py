@@ -24,7 +24,7 @@ from pspf.connectors.sqlite.pending import forget_removed
 from pspf.connectors.sqlite.replayed import read_waiting
 from pspf.connectors.sqlite.row_writing import OwnLog
 from pspf.connectors.sqlite.storage import Storage
-from pspf.connectors.suspicion import Suspicion
+from pspf.connectors.suspicion import Suspicion, is_within_batch
 from pspf.errors import CommitFenced, CommitStale
 from pspf.loggers import get_logger
 from pspf.records import Batch, Commit, Cursor, EntryChanges, EntryPlace, Record, Retry, offset_of
@@ -238,7 +238,7 @@ class OrderedConsumer(Consumer):
             self._committed = commit.commit_id
             self._sequence += 1
             if self._suspicion is not None:
-                self._suspicion = self._suspicion.after_commit(len(commit.done) + len(commit.retries))
+                self._suspicion = self._suspicion.after_commit(commit)
         if commit.changes and logged_bytes is not None:
             self._unlogged = commit.changes, logged_bytes
 
@@ -260,11 +260,12 @@ class OrderedConsumer(Consumer):
     def _write(self, storage: Storage, commit: Commit, sequence: int) -> int | None:
         """Write a commit that was checked; return what its entries take in their log."""
         suspicion = self._suspicion
-        rest = None if suspicion is None else suspicion.after_commit(len(commit.done) + len(commit.retries))
+        rest = None if suspicion is None else suspicion.after_commit(commit)
+        intent = rest.format() if rest is not None and is_within_batch(commit) else _at_rest(rest)
         storage.run(
             "UPDATE cursors SET sequence = sequence + 1, commit_id = ?, position = coalesce(?, position), intent = ?,"
             " last_commit_ms = ? WHERE cursor_id = ?",
-            (commit.commit_id, commit.position, _at_rest(rest), self._engine.clock.now_ms(), self._cursor_id),
+            (commit.commit_id, commit.position, intent, self._engine.clock.now_ms(), self._cursor_id),
         )
         self._write_retries(storage, commit)
         logged_bytes = self._write_entries(storage, commit, sequence + 1)

@@ -13,7 +13,7 @@ from pspf import faults
 from pspf.connectors.contract.cursors import Beside, Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.letters import check_size
-from pspf.connectors.suspicion import Suspicion
+from pspf.connectors.suspicion import Suspicion, is_within_batch
 from pspf.connectors.valkey.connection.blocking_reads import ReadSize
 from pspf.connectors.valkey.connection.failures import ReplyTooLarge
 from pspf.connectors.valkey.connection.scripts import Argument, ScriptCall, load_script
@@ -288,8 +288,7 @@ class OrderedConsumer(Consumer):
     def _draft(self, commit: Commit) -> "Draft":
         """Return what the script is told of this cursor."""
         done, retries = pack_waiting(commit, self._waiting)
-        finished = len(commit.done) + len(commit.retries)
-        rest = None if self._suspicion is None else self._suspicion.after_commit(finished)
+        rest = None if self._suspicion is None else self._suspicion.after_commit(commit)
         number = 0 if commit.position is None else bisect_left(self._new, commit.position)
         passed = None if self._passed is None else self._passed + number
         arguments: list[Argument] = [
@@ -299,7 +298,7 @@ class OrderedConsumer(Consumer):
             self._sequence,
             *_position_arguments(commit.position),
             "" if passed is None else passed,
-            *_at_rest(rest),
+            *(("=", "=") if is_within_batch(commit) else _at_rest(rest)),
             "1" if self._is_at_end else "",
             len(done),
             len(commit.retries),

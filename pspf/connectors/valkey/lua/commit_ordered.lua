@@ -9,7 +9,7 @@
 --       8 '1' where the operator's progress is written  9 its watermark or ''  10 progress
 --       of each cursor:  its group on the stream, token, epoch, sequence,
 --         position, or '' where it stays, the id before it, how many records passed, '' unknown,
---         limit, left of the suspicion ('' none),
+--         limit, left of the suspicion ('' none, '=' as they are: a batch runs),
 --         '1' to look whether records were removed from outside before they were read,
 --         number of records done, of those that waited, number of retries,
 --         then the ids done; per retry: id, due ('+inf' held back), packed
@@ -111,8 +111,10 @@ local function write_cursor(part, sequence, lost)
   local stream, meta, due, retry = KEYS[part.key], KEYS[part.key + 1], KEYS[part.key + 2], KEYS[part.key + 3]
   local from, passed = part.at, part.now_passed
   local position, done, retries = ARGV[from + 4], tonumber(ARGV[from + 10]), tonumber(ARGV[from + 11])
-  redis.call('HSET', meta, 'seq', sequence, 'commit_id', commit_id, 'limit', ARGV[from + 7], 'left', ARGV[from + 8],
-    'crashes', '0', 'intent', '', 'last_commit_ms', text(now_ms))
+  redis.call('HSET', meta, 'seq', sequence, 'commit_id', commit_id, 'last_commit_ms', text(now_ms))
+  if ARGV[from + 7] ~= '=' then
+    redis.call('HSET', meta, 'limit', ARGV[from + 7], 'left', ARGV[from + 8], 'crashes', '0', 'intent', '')
+  end
   if position ~= '' then
     redis.call('HSET', meta, 'position', position, 'passed', passed)
     if passed ~= '' then
