@@ -21,6 +21,7 @@ from pspf.errors import BackendCorrupt, ConfigurationError, EventRejected, Schem
 
 _LOW_BITS: Final = 64
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
+OFFSET_BITS: Final = 2 * _LOW_BITS
 LONGEST_NAME: Final = 200
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 _SLOT_BITS: Final = 56
@@ -36,8 +37,8 @@ COMPANION_SUFFIXES: Final = (DEAD_LETTER_SUFFIX, LATE_SUFFIX)
 
 def format_id(partition: int, offset: int) -> str:
     """Return the id of the record at `offset`: `42`, `3:42`, `1526919030474-0`."""
-    high = offset >> _LOW_BITS
-    text = f"{high}-{offset & _LOW_MASK}" if high else str(offset)
+    high = offset >> _LOW_BITS & _LOW_MASK  # above OFFSET_BITS stands what is no part of the offset
+    text = f"{high}-{offset & _LOW_MASK}" if high else str(offset & _LOW_MASK)
     return f"{partition}:{text}" if partition else text
 
 

@@ -5,7 +5,7 @@ import random
 import re
 import typing
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Final, Literal
@@ -240,6 +240,7 @@ def _element(annotation: Any) -> tuple[Any] | None:
     return None
 
 
+_MOST_TOPICS: Final = 64
 _REPARTITION_SUFFIX: Final = ".repartition"
 _LONGEST_STEM: Final = 160
 
@@ -273,6 +274,9 @@ class Subscription:
     `partitions` is how many its topic has, and `repartition` the shuffle that it needs then (`over`); both are
     known once it runs.
     `key` is what an ordered handler groups by, a field's name or a function of the event; None: the record's own key.
+    An ordered handler may have further topics, `beside` the first one, which is the home: its cursor has the state.
+    Their records are merged by event time, and an empty topic is waited for up to `idle_timeout_ms`. `models` has the
+    model of each topic, where they differ.
     `emits_to` is where `ctx.emit` goes that names no topic, None: to the topic of the Stream that runs it.
     """
 
@@ -291,6 +295,9 @@ class Subscription:
     repartition: Shuffle | None = None
     emits_to: str | None = None
     key: GroupingKey | None = None
+    beside: tuple[str, ...] = ()
+    idle_timeout_ms: int | None = None
+    models: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_name("topic", self.topic)
@@ -313,6 +320,7 @@ class Subscription:
             ("batch_size", self.batch_size, 1),
             ("concurrency", self.concurrency, 1),
             ("timeout_ms", self.timeout_ms, 1),
+            ("idle_timeout_ms", self.idle_timeout_ms, 1),
         ):
             if value is not None and (type(value) is not int or value < least):
                 raise ConfigurationError(f"{where}: {parameter}={value!r}; use a whole number of {least} or more")
@@ -322,6 +330,32 @@ class Subscription:
             raise ConfigurationError(
                 f"{where} takes whole batches; concurrency={self.concurrency} has no meaning there"
             )
+        self._check_topics(where)
+
+    def _check_topics(self, where: str) -> None:
+        """Raise ConfigurationError for what can't be with several topics, or needs them."""
+        if not self.beside:
+            if self.idle_timeout_ms is not None:
+                raise ConfigurationError(f"{where}: idle_timeout_ms= is for topics=[...], of which one may be slower")
+            return
+        for topic in self.beside:
+            check_name("topic", topic)
+        if len(self.topics) > _MOST_TOPICS:
+            raise ConfigurationError(f"{where}: {len(self.topics)} topics; at most {_MOST_TOPICS} are read together")
+        if self.handler.takes is Takes.BATCH:
+            raise ConfigurationError(
+                f"{where} takes whole batches of several topics, and an event does not say of which one it is: take one"
+                ' event at a time, with ctx.record.topic, or leave ordering="key" out'
+            )
+        if self.key is not None:
+            raise ConfigurationError(
+                f"{where}: key= groups the records of one topic by another key, and it reads {len(self.topics)}: emit"
+                " them with that key, or send them on with ctx.emit(..., key=...) first"
+            )
+        if self.start not in ("start", "end"):
+            raise ConfigurationError(f"{where}: start={self.start!r} is a record of one topic: use start or end")
+        if self.operator is not None and self.operator.to in self.beside:
+            raise ConfigurationError(f"{where}: to={self.operator.to!r} is a topic that it reads: name another topic")
 
     def _check_key(self, where: str) -> None:
         if not (callable(self.key) or (self.key and isinstance(self.key, str))):
@@ -344,6 +378,17 @@ class Subscription:
     def name(self) -> str:
         """The handler's name: part of stored data in ordered mode."""
         return self.handler.name
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All topics that it reads, the home first."""
+        return (self.topic, *self.beside)
+
+    @property
+    def wait_ms(self) -> int:
+        """How long an empty topic is waited for, before records of the others are handled."""
+        own = self.idle_timeout_ms
+        return own or (0 if self.operator is None else self.operator.idle_timeout_ms or 0)
 
     @property
     def retry(self) -> RetryPolicy:

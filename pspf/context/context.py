@@ -17,7 +17,7 @@ from pspf.events.encoding import encode_at
 from pspf.events.step_places import idempotency_key
 from pspf.events.timestamps import latest_of
 from pspf.events.topic import find_declared
-from pspf.records import NewRecord, Record, check_name, companion_source, encode_headers
+from pspf.records import OFFSET_BITS, NewRecord, Record, check_name, companion_source, encode_headers
 from pspf.windowing.grouping import original_of
 
 T = TypeVar("T")
@@ -33,15 +33,15 @@ class Context:
         "_handled",
         "_is_open",
         "_operations",
+        "_record",
         "_state",
         "_steps",
         "_time_ms",
         "changes",
-        "record",
     )
 
     def __init__(self, record: Record, around: HandlerScope) -> None:
-        self.record = record
+        self._record = record
         self.changes: dict[str, bytes | None] = {}
         self._around = around
         self._emits: list[tuple[str, NewRecord]] = []
@@ -55,19 +55,27 @@ class Context:
         self._time_ms: int | None = None
 
     @property
+    def record(self) -> Record:
+        """The record as it is stored; of a batch its first."""
+        record = self._record
+        if record.offset >> OFFSET_BITS:  # of several topics: with its number above
+            return record._replace(offset=record.offset & (1 << OFFSET_BITS) - 1)
+        return record
+
+    @property
     def attempt(self) -> int:
         """Which run of this record this is, from 1."""
-        return self.record.attempts + 1
+        return self._record.attempts + 1
 
     @property
     def key(self) -> str | None:
         """The record's key; the grouping key where the subscription has `key=`."""
-        return self.record.key
+        return self._record.key
 
     @property
     def own_key(self) -> str | None:
         """The key that the record was emitted under, whatever it is grouped by."""
-        return original_of(self.record).key
+        return original_of(self._record).key
 
     def handles(self, events: Sequence[Any], records: Sequence[Record]) -> None:
         """Note what the call handles."""
@@ -77,7 +85,7 @@ class Context:
     def time_ms(self) -> int:
         """The event time of the record, the latest of a batch."""
         if self._time_ms is None:
-            self._time_ms = self.record.timestamp_ms if self._handled is None else latest_of(*self._handled)
+            self._time_ms = self._record.timestamp_ms if self._handled is None else latest_of(*self._handled)
         return self._time_ms
 
     @property
@@ -109,7 +117,7 @@ class Context:
             faults.reach("handler.mid")
         self.check_open()
         to = self._around.default_topic if topic is None else topic
-        if topic is None and to == self.record.topic:
+        if topic is None and to == self._record.topic:
             raise ConfigurationError(describe_endless(None, to))
         declared = find_declared(to, self._around.topics) if self._around.topics or type(to) is not str else None
         if companion_source(check_name("topic", to)) is not None:
@@ -140,12 +148,12 @@ class Context:
         source = self._around.state
         if source is None:
             raise StateUnavailable(self._around.no_state)
-        if self.record.raw_key is None:
+        if self._record.raw_key is None:
             raise StateUnavailable(
-                f"{self.record.topic} {self.record.id} has no key, and state belongs to a key: emit with key=..., or"
+                f"{self._record.topic} {self._record.id} has no key, and state belongs to a key: emit with key=..., or"
                 ' subscribe(..., ordering="key", key="a_field")'
             )
-        return source, self.record.raw_key
+        return source, self._record.raw_key
 
     @overload
     async def step(
@@ -222,7 +230,7 @@ class Context:
         self._bytes += size_bytes
         if self._operations > self._around.max_operations or self._bytes > self._around.max_effect_bytes:
             raise TooManyEffects(
-                f"{self.record.topic} {self.record.id}: {self._operations:,} effects of {self._bytes:,} bytes;"
+                f"{self._record.topic} {self._record.id}: {self._operations:,} effects of {self._bytes:,} bytes;"
                 f" one record may have {self._around.max_operations:,} of {self._around.max_effect_bytes:,} bytes"
             )
 
@@ -237,7 +245,9 @@ class Context:
     def check_open(self) -> None:
         """Raise ContextClosed once the call has ended."""
         if not self._is_open:
-            raise ContextClosed(f"the handler of {self.record.topic} {self.record.id} has ended; its context is closed")
+            raise ContextClosed(
+                f"the handler of {self._record.topic} {self._record.id} has ended; its context is closed"
+            )
 
     @property
     def is_open(self) -> bool:

@@ -13,6 +13,8 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.membership import Session
 from pspf.engine.failure_log import fields_of
+from pspf.engine.inputs.taking import take_inputs
+from pspf.engine.inputs.topics import check_alike, make_alike
 from pspf.engine.processor import BatchProcessor
 from pspf.engine.stop import Stop
 from pspf.errors import BackendUnavailable, CommitFenced, CommitStale, NotFound, StateUnreadable, TopicMismatch
@@ -93,18 +95,19 @@ class _Partitions:
     async def _watch(self) -> None:
         """Look now and then whether the topic has as many partitions as before."""
         while not await self._stop.wait(self._broker.limits.lease_ms):
-            try:
-                self._notice(await self._session.count_partitions(self._subscription.topic))
-            except BackendUnavailable as error:  # the cursors say so
-                logger.debug("%s: its partitions can't be counted: %s", self._subscription.topic, error)
+            for topic in self._subscription.topics:
+                try:
+                    self._notice(await self._session.count_partitions(topic), topic)
+                except BackendUnavailable as error:  # the cursors say so
+                    logger.debug("%s: its partitions can't be counted: %s", topic, error)
 
-    def _notice(self, count: int | None) -> None:
+    def _notice(self, count: int | None, topic: str) -> None:
         """Give all cursors back where the topic has another number of partitions by now."""
         if count in (None, self._count) or self._stop.is_set:
             return
         logger.warning(
             "topic %r has %d partitions now, and had %d: %s starts over with them",
-            self._subscription.topic,
+            topic,
             count,
             self._count,
             self._subscription.name,
@@ -113,7 +116,7 @@ class _Partitions:
 
     async def _join(self) -> None:
         """Register again: the group, or the topic, may have been deleted."""
-        self._notice(await self._insist("join", self._register))
+        self._notice(await self._insist("join", self._register), self._subscription.topic)
 
     async def _join_behind_hop(self) -> int:
         """Make the internal topic and its cursors where they are missing; what all are done with it does not keep.
@@ -138,10 +141,22 @@ class _Partitions:
         return Cursor(subscription.topic, subscription.group, subscription.cursor_handler, partition)
 
     async def _register(self) -> int:
+        """Register the cursors of all of its topics; return their number of partitions.
+
+        Raises:
+            TopicMismatch: The topics have not the same number.
+        """
         subscription = self._subscription
-        return await self._session.register(
-            subscription.topic, subscription.group, subscription.cursor_handler, start=subscription.start
-        )
+        if subscription.beside:
+            await make_alike(subscription, self._broker, self._session.count_partitions)
+        counts = {
+            topic: await self._session.register(
+                topic, subscription.group, subscription.cursor_handler, start=subscription.start
+            )
+            for topic in subscription.topics
+        }
+        check_alike(subscription, counts)
+        return counts[subscription.topic]
 
     async def _share(self, partition: int) -> None:
         while not self._stop.is_set:
@@ -228,10 +243,15 @@ class _Partitions:
         """Consume an ordered cursor until `stop`, or until it is another's; then it is given back for certain."""
         partition = consumer.cursor.partition
         try:
-            await self._processor.run(self._subscription, self._broker, consumer, stop)
+            merged = await self._insist("take", lambda: self._take_inputs(consumer))
+            if merged is not None:
+                consumer = merged
+                await self._processor.run(self._subscription, self._broker, consumer, stop)
         except CommitStale as error:
             logger.info("%s; reading it again", error)
             await self._calm(partition, stop)
+            if self._subscription.beside:  # one of them may be gone
+                await self._join()
         except CommitFenced as error:
             self._processor.telemetry.record_lease_loss(
                 self._subscription.topic, self._subscription.group, self._subscription.name
@@ -248,6 +268,9 @@ class _Partitions:
             await stop.wait(_REFUSED_MS)  # it is kept meanwhile: others could read it no better
         if not self._processor.is_abandoned:
             await self._insist("give back", consumer.release)  # the broker may have been away when the loop tried
+
+    async def _take_inputs(self, home: Consumer) -> Consumer:
+        return await take_inputs(self._subscription, home, self._session, self._broker, self._processor.clock)
 
     async def _calm(self, partition: int, stop: Stop) -> None:
         """Wait before a cursor is read again that was lost or moved, where that came shortly before, too."""

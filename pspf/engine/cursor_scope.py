@@ -20,7 +20,7 @@ from pspf.engine.operators.context import OperatorScope
 from pspf.engine.prefetch import Prefetch
 from pspf.engine.step_log import StepLog, Writer
 from pspf.engine.tuning import Tuning
-from pspf.events.decoding import make_decoder
+from pspf.events.decoding import Decoder, make_decoder
 from pspf.events.topic import DeclaredTopic
 from pspf.observability.telemetry import Activity, TelemetryManager
 from pspf.records import EntryPlace, NewRecord
@@ -142,7 +142,7 @@ class CursorScope:
             _why_not(subscription, "steps", "steps belong to one event"),
             subscription.name,
         )
-        read = make_decoder(subscription.model)
+        read = _make_decoder(subscription)
         if subscription.key is not None and subscription.operator is None:
             return make_grouped_executor(subscription, read, around, self.wake.set, state, self._read_progress)
         if subscription.operator is None or self.held is None:
@@ -194,6 +194,15 @@ def _make_spans(telemetry: TelemetryManager, subscription: Subscription) -> "tup
         return None, _as_they_are
     own = spans.of_handler(subscription.topic, subscription.group, subscription.name, subscription.retry.gives_up)
     return own, spans.create
+
+
+def _make_decoder(subscription: Subscription) -> Decoder:
+    """Return what decodes records: by one model, or by that of each topic."""
+    models = subscription.models
+    if models is None:
+        return make_decoder(subscription.model)
+    decoders = {topic: make_decoder(models.get(topic)) for topic in subscription.topics}
+    return lambda record: decoders[record.topic](record)
 
 
 def _as_they_are(topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:

@@ -36,7 +36,7 @@ async def find_orphans(
     broker: Broker, subscriptions: Sequence[Subscription], places: Collection[Place]
 ) -> list[Orphan]:
     """Return the cursors in `places` that belong to none of `subscriptions`, by topic, group and handler."""
-    known = {(each.topic, each.group, each.cursor_handler) for each in subscriptions}
+    known = {(topic, each.group, each.cursor_handler) for each in subscriptions for topic in each.topics}
     cursors: dict[tuple[str, str, str | None], list[CursorInfo]] = {}
     for topic, group in sorted(places):
         for info in await broker.list_cursors(group=group, topic=topic):
@@ -90,7 +90,7 @@ def refuse_orphans(orphans: Sequence[Orphan], subscriptions: Sequence[Subscripti
 
 
 def _way_out(orphan: Orphan, subscriptions: Sequence[Subscription]) -> str:
-    mine = [each for each in subscriptions if (each.topic, each.group) == (orphan.topic, orphan.group)]
+    mine = [each for each in subscriptions if orphan.topic in each.topics and each.group == orphan.group]
     shared = {each.name for each in mine if not each.is_ordered}
     if orphan.handler is None or orphan.handler in shared or len(shared) == len(mine):
         before, now = ("key", "none") if orphan.handler is not None else ("none", "key")

@@ -104,6 +104,7 @@ class Prefetch:
             self._upcoming.cancel()
             # Again, should it have been lost: asyncio.wait_for drops one that meets its result.
             await asyncio.wait([self._upcoming], timeout=_CANCEL_S)
+        await self.consumer.end_reads()
 
     @property
     def _is_full(self) -> bool:

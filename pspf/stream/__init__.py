@@ -240,7 +240,7 @@ class Stream(Declarations):
             self.processor,
             chosen,
             [*self.subscriptions, *chosen],
-            places or {(each.topic, each.group) for each in chosen},
+            places or {(topic, each.group) for each in chosen for topic in each.topics},
             self.name,
             self.accepts_orphans,
             self._lifespans.enter,

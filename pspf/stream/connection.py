@@ -96,7 +96,8 @@ async def register_cursors(broker: Broker, session_name: str | None, subscriptio
     session = await broker.open_session(session_name)
     try:
         for each in subscriptions:
-            await session.register(each.topic, each.group, each.cursor_handler, start=each.start)
+            for topic in each.topics:
+                await session.register(topic, each.group, each.cursor_handler, start=each.start)
     finally:
         await session.close()
 

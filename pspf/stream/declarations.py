@@ -6,7 +6,13 @@ from typing import Any, TypeVar
 from pspf.errors import NotFound
 from pspf.events.durations import Duration, as_ms, as_optional_ms
 from pspf.events.topic import DeclaredTopic, TopicKey
-from pspf.stream.registration import Registry, check_topic, make_subscription, make_windowed_subscription
+from pspf.stream.registration import (
+    Registry,
+    check_topic,
+    choose_topics,
+    make_subscriptions,
+    make_windowed_subscription,
+)
 from pspf.stream.topics import TopicToMake
 from pspf.subscription import Ordering, RetryPolicy, Subscription
 from pspf.windowing.definitions import HOUR_MS, Emission, Window, Windowing
@@ -91,9 +97,10 @@ class Declarations:
 
     def subscribe(
         self,
-        topic: str,
+        topic: str | None = None,
         batch_size: int | None = None,
         *,
+        topics: Sequence[str] | None = None,
         group: str | None = None,
         ordering: Ordering = "none",
         key: GroupingKey | None = None,
@@ -103,11 +110,15 @@ class Declarations:
         schema: Any = None,
         name: str | None = None,
         start: str = "start",
+        idle_timeout_ms: Duration | None = None,
     ) -> Callable[[F], F]:
-        """Register a handler for a topic; the function itself is returned unchanged.
+        """Register a handler for a topic, or for several; the function itself is returned unchanged.
 
         Args:
             topic: What to consume.
+            topics: Several topics in its place; `ctx.record.topic` says which one a record is of. With
+                `ordering="key"` all are read in the order of event time, with one state, which is kept with the first
+                of them; they need the same number of partitions.
             batch_size: The most records that a batch takes; None adapts to the handler's speed.
             group: The consumer group, the Stream's unless given.
             ordering: `"none"`: every worker takes any record. `"key"`: in order per key, with `ctx.state`.
@@ -117,32 +128,37 @@ class Declarations:
             concurrency: Handlers of a batch that run side by side.
             retry: When a failed record runs again, and when it is given up; None takes the settings'.
             timeout_ms: The longest a call may take, a duration such as `10s` or milliseconds; None waits for ever.
-            schema: The event's model, else the annotation, else the Stream's.
+            schema: The event's model, else the annotation, else the Stream's; of several topics a model for each:
+                `{"orders": Order, "payments": Payment}`.
             name: The handler's name, part of stored data; the function's unless given.
             start: Where a new cursor starts: `start`, `end` or a record id.
+            idle_timeout_ms: How long a topic that has nothing is waited for, of several ordered ones, before records
+                of the others are handled. None: not at all; what is stored is always read in order.
 
         Raises:
             ConfigurationError: The function fits no shape of handler, or a value is out of range.
         """
-        name_of_topic = check_topic("subscribe", topic, "@stream.subscribe('orders')")
+        chosen = choose_topics(topic, topics)
+        where = f"subscription of {', '.join(chosen)}"
 
         def register(function: F) -> F:
-            subscription = make_subscription(
+            for subscription in make_subscriptions(
                 function,
                 name,
+                chosen,
                 schema,
-                self._default_schema(topic),
-                topic=name_of_topic,
+                self._default_schema,
                 group=group or self._group,
                 ordering=ordering,
                 key=key,
                 batch_size=batch_size,
                 concurrency=concurrency,
                 own_retry=retry,
-                timeout_ms=as_optional_ms(f"subscription of {name_of_topic}", "timeout_ms", timeout_ms),
+                timeout_ms=as_optional_ms(where, "timeout_ms", timeout_ms),
                 start=start,
-            )
-            self._registry.add(subscription)
+                idle_timeout_ms=as_optional_ms(where, "idle_timeout_ms", idle_timeout_ms),
+            ):
+                self._registry.add(subscription)
             return function
 
         return register

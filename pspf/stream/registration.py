@@ -1,6 +1,6 @@
 """Registration of handlers: subscriptions made from decorated functions, checked one by one and together."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -64,12 +64,63 @@ class Registry:
         return replace(subscription, emits_to=subscription.emits_to or self._topic)
 
 
-def make_subscription(
-    function: Callable[..., Any], name: str | None, schema: Any, default_schema: Any, **options: Any
-) -> Subscription:
-    """Return the subscription of a handler; `options` are fields of `Subscription`. Errors as in `subscribe`."""
+def make_subscriptions(
+    function: Callable[..., Any],
+    name: str | None,
+    topics: Sequence[str],
+    schema: Any,
+    find_default: Callable[[str], Any],
+    **options: Any,
+) -> list[Subscription]:
+    """Return the subscriptions of a handler; `options` are fields of `Subscription`. Errors as in `subscribe`.
+
+    `find_default` gives the model of a topic that nothing else says.
+    It is one for all topics where the handler is ordered, else one for each: their records have nothing in common.
+    """
     handler = inspect_handler(function, name)
-    return Subscription(handler=handler, model=choose_model(handler, schema, default_schema), **options)
+    if isinstance(schema, Mapping) and (missing := [topic for topic in topics if topic not in schema]):
+        raise ConfigurationError(
+            f"handler {handler.name}: schema= has no model of {str(missing[0])!r}: name one for each of"
+            f" {', '.join(topics)}"
+        )
+    models = {
+        str(topic): choose_model(handler, schema[topic] if isinstance(schema, Mapping) else schema, find_default(topic))
+        for topic in topics
+    }
+    if options["ordering"] != "key":
+        return [Subscription(topic, handler=handler, model=model, **options) for topic, model in models.items()]
+    home, *beside = models
+    is_one = all(model is models[home] for model in models.values())
+    return [
+        Subscription(
+            home,
+            handler=handler,
+            model=models[home] if is_one else None,
+            beside=tuple(beside),
+            models=None if is_one else models,
+            **options,
+        )
+    ]
+
+
+def choose_topics(topic: str | None, topics: Sequence[str] | None) -> Sequence[str]:
+    """Return the topics of `subscribe`.
+
+    Raises:
+        ConfigurationError: None is named, or both parameters are given, or one is no name.
+    """
+    if topics is None:
+        check_topic("subscribe", topic, "@stream.subscribe('orders')")
+        assert topic is not None
+        return (topic,)
+    if topic is not None:
+        raise ConfigurationError(f"subscribe takes a topic, {topic!r:.80}, or topics=, not both: name all in topics=")
+    if isinstance(topics, str) or not topics or not all(isinstance(each, str) for each in topics):
+        raise ConfigurationError(f"topics={topics!r:.80}: name them in a list: topics=['orders', 'payments']")
+    twice = [each for at, each in enumerate(topics) if each in topics[:at]]
+    if twice:
+        raise ConfigurationError(f"topics= names {twice[0]!r} twice")
+    return tuple(topics)
 
 
 def make_windowed_subscription(
@@ -116,12 +167,13 @@ def check_together(subscriptions: Sequence[Subscription], *, has_state_store: bo
                     f"handler {subscription.name} is ordered and the Stream has a state_store: this version keeps"
                     " ordered state in the broker; leave state_store out"
                 )
-            if (*place, subscription.name) in ordered:
-                raise ConfigurationError(
-                    f"two ordered handlers of topic {place[0]!r}, group {place[1]!r} are named"
-                    f" {subscription.name!r}: pass name="
-                )
-            ordered.add((*place, subscription.name))
+            for topic in subscription.topics:
+                if (topic, subscription.group, subscription.name) in ordered:
+                    raise ConfigurationError(
+                        f"two ordered handlers of topic {topic!r}, group {subscription.group!r} are named"
+                        f" {subscription.name!r}: pass name="
+                    )
+                ordered.add((topic, subscription.group, subscription.name))
         elif place in shared:
             raise ConfigurationError(
                 f"handlers {shared[place]} and {subscription.name} share topic {place[0]!r} and group"

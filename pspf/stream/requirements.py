@@ -30,6 +30,7 @@ def _keeps_entries(subscription: Subscription) -> bool:
 _REQUIREMENTS: Final = (
     Requirement("shared", lambda each: not each.is_ordered, 'pass ordering="key"'),
     Requirement("ordered", lambda each: each.is_ordered, 'leave ordering="key" out; windows need it'),
+    Requirement("joint_commits", lambda each: bool(each.beside), "read each topic in a handler of its own"),
     Requirement("entries", _keeps_entries, "leave the Context out, which has ctx.state; windows need them"),
     Requirement("retries", lambda each: each.retry.max_attempts > 1, "pass retry=RetryPolicy(max_attempts=1)"),
 )

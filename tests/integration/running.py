@@ -76,7 +76,12 @@ async def run_until_drained(*streams: Stream, within_ms: int = 5_000) -> None:
 async def drain(*streams: Stream, within_ms: int = 5_000) -> None:
     """Return when the handlers of streams that run have nothing left."""
     broker = streams[0].broker
-    wanted = {(each.topic, each.group, each.cursor_handler) for stream in streams for each in stream.subscriptions}
+    wanted = {
+        (topic, each.group, each.cursor_handler)
+        for stream in streams
+        for each in stream.subscriptions
+        for topic in each.topics
+    }
 
     async def nothing_is_left() -> bool:
         infos = await broker.list_cursors()

@@ -108,6 +108,9 @@ class Consumer(ABC):
     def _has_no_entries(self) -> NotAvailable:
         return NotAvailable(f"{self.cursor}: state and windows are kept in ordered mode only")
 
+    async def end_reads(self) -> None:  # noqa: B027 (most leave none)
+        """End the reads that a poll has left under way; only `release` comes after it."""
+
     @abstractmethod
     async def release(self) -> None:
         """Give the cursor (ordered) or all pending records (shared) back at once, uncharged."""

@@ -177,7 +177,7 @@ def _topic_groups(subscriptions: Sequence[Subscription]) -> tuple[TopicGroup, ..
 
 
 def _topic_group(topic: str, group: str, members: Sequence[Subscription]) -> TopicGroup:
-    cursors = dict.fromkeys(CursorName(topic, group, s.cursor_handler) for s in members)
+    cursors = dict.fromkeys(CursorName(each, group, s.cursor_handler) for s in members for each in s.topics)
     return TopicGroup(
         topic, group, tuple(s.name for s in members), tuple(cursors), shapes=tuple(_shape(s) for s in members)
     )

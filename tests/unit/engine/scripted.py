@@ -73,6 +73,9 @@ class ScriptedConsumer:
         self._fail()
         self.intents.append((list(offsets), is_alone))
 
+    async def end_reads(self) -> None:
+        pass
+
     async def release(self) -> None:
         self.is_released = True
 
