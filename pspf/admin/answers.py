@@ -67,6 +67,7 @@ TOPOLOGY: Final = {
     "handlers": [
         {
             **_HANDLER,
+            "topics": [str],
             "ordering": str,
             "model": Maybe(str),
             "window": Maybe(str),

@@ -237,7 +237,11 @@ async def _find_letters(broker: Broker, choice: LetterFilter) -> Sequence[Stored
 
 
 async def _read_lag(broker: Broker, shapes: Sequence[HandlerShape]) -> Lag:
-    known = {(shape.group, shape.topic, shape.cursor_handler): shape for shape in shapes}
+    known = {
+        (shape.group, topic, shape.cursor_handler): replace(shape, topic=topic)
+        for shape in shapes
+        for topic in shape.topics
+    }
     windowed = {(shape.group, shape.handler): shape for shape in shapes if shape.window is not None}
 
     def shape_of(cursor: Cursor) -> HandlerShape | None:

@@ -98,14 +98,15 @@ async def topology(desk: AdminContext, request: Request) -> Response:
         topics = {}
     counters = {each.key: each for each in snapshot.counters}
     handlers = [(shape, counters.get(shape.key) or HandlerCounters(*shape.key)) for shape in snapshot.handlers]
-    roles = {shape.topic: "source" for shape, _ in handlers}
+    roles = {topic: "source" for shape, _ in handlers for topic in shape.topics}
     for shape, counts in handlers:
         for topic in (*_emits(shape, counts), *((shape.to,) if shape.to else ())):
             roles.setdefault(topic, "output")
     for shape, _ in handlers:
-        roles.setdefault(shape.topic + DEAD_LETTER_SUFFIX, "dlq")
-        if shape.window is not None:
-            roles.setdefault(shape.topic + LATE_SUFFIX, "late")
+        for topic in shape.topics:
+            roles.setdefault(topic + DEAD_LETTER_SUFFIX, "dlq")
+            if shape.window is not None:
+                roles.setdefault(topic + LATE_SUFFIX, "late")
     return JSONResponse(
         {
             "app": desk.spec.app,
@@ -137,6 +138,7 @@ def _handler(shape: HandlerShape, counters: HandlerCounters, all_processes: Sequ
     return {
         "handler": shape.handler,
         "topic": shape.topic,
+        "topics": list(shape.topics),
         "group": shape.group,
         "ordering": shape.ordering,
         "model": shape.model,

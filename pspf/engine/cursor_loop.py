@@ -55,7 +55,9 @@ class CursorLoop:
             self._steps.on_refusal = self._give_up_run
         self._executor = scope.make_executor(self._state, self._steps)
         self._size = scope.make_size()
-        self._activity = scope.telemetry.enter(cursor.topic, cursor.group, subscription.name, cursor.partition)
+        self._activity = scope.telemetry.enter(
+            cursor.topic, cursor.group, subscription.name, cursor.partition, (cursor.topic, *subscription.beside)
+        )
         self._reads = scope.make_reads(self._executor, self._size, self._activity, lambda: self.due_ms)
         self._commits = CursorCommits(scope, self._state, self._activity)
         self._last: Batch

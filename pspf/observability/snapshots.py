@@ -16,7 +16,10 @@ from pspf.observability.worker_status import WorkerStatus
 
 @dataclass(frozen=True, slots=True)
 class HandlerShape:
-    """One handler as its app declares it. `window` and `to` are of windowed handlers, None elsewhere."""
+    """One handler as its app declares it. `window` and `to` are of windowed handlers, None elsewhere.
+
+    `beside` are the topics that it reads with the first one.
+    """
 
     handler: str
     topic: str
@@ -26,6 +29,12 @@ class HandlerShape:
     window: str | None
     to: str | None
     concurrency: int
+    beside: tuple[str, ...] = ()
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """All topics that it reads, the first one first."""
+        return (self.topic, *self.beside)
 
     @property
     def key(self) -> tuple[str, str, str]:

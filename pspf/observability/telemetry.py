@@ -113,6 +113,8 @@ class Activity:
     overdue_since_ms: int | None = None
     """Since when a call goes on although it was cancelled, its time being up."""
     batch: Sequence[Record] = ()
+    topics: tuple[str, ...] = ()
+    """All topics that the loop reads, `topic` first."""
 
 
 @dataclass(slots=True)
@@ -244,9 +246,9 @@ class TelemetryManager:
         """What the loops of all cursors in this process are at."""
         return self._activities
 
-    def enter(self, topic: str, group: str, handler: str, partition: int) -> Activity:
+    def enter(self, topic: str, group: str, handler: str, partition: int, topics: tuple[str, ...] = ()) -> Activity:
         """Begin to watch over a cursor's loop, which keeps what this returns up to date until `leave`."""
-        activity = Activity(topic, group, handler, partition)
+        activity = Activity(topic, group, handler, partition, topics=topics or (topic,))
         self._activities = (*self._activities, activity)
         self.on_enter()
         return activity

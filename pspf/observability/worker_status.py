@@ -74,6 +74,8 @@ class HandlerStatus(Fields):
     dead: int = 0
     rate: float = 0.0
     last_commit_ms: int | None = None
+    topics: tuple[str, ...] = ()
+    """All topics that it reads, `topic` first; of an older worker's nothing is known."""
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -45,7 +45,9 @@ class UnfinishedWork:
             return ["the app has not begun"]
         missing = wanted - {name_of(info.cursor) for info in infos}
         left = [f"{name.topic}/{name.group} has not begun" for name in missing]
-        begun = {(each.topic, each.group, each.partition) for each in self._stream.telemetry.activities}
+        begun = {
+            (topic, each.group, each.partition) for each in self._stream.telemetry.activities for topic in each.topics
+        }
         left += [
             f"{info.cursor} is in nobody's hands"
             for info in infos

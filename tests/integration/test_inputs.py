@@ -134,7 +134,7 @@ async def test_plain_functions_and_side_by_side_calls_of_several_topics_are_exac
     @stream.subscribe(topics=[A, B], ordering="key", concurrency=8, retry=QUICK)
     def count(event: Number, ctx: SyncContext) -> None:
         ctx.state.put("n", ctx.state.get("n", 0) + 1)
-        ctx.emit({"id": f"{ctx.record.topic}/{ctx.record.id}", "offset": ctx.record.offset}, "seen")
+        ctx.emit({"id": f"{ctx.record.topic}/{ctx.record.id}", "offset": str(ctx.record.offset)}, "seen")
 
     for topic in (A, B):
         await stream.emit_many([at(n, n=n, key=f"k{n % 7}") for n in range(70)], topic)
@@ -145,7 +145,7 @@ async def test_plain_functions_and_side_by_side_calls_of_several_topics_are_exac
     found = await read_events(stream.broker, "seen")
     stored = [f"{topic}/{record.id}" for topic in (A, B) for record in await read_all(stream.broker, topic)]
     assert sorted(each["id"] for each in found) == sorted(stored)
-    offsets = {record.offset for topic in (A, B) for record in await read_all(stream.broker, topic)}
+    offsets = {str(record.offset) for topic in (A, B) for record in await read_all(stream.broker, topic)}
     assert {each["offset"] for each in found} == offsets
 
 

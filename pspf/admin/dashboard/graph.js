@@ -10,6 +10,8 @@ const MANY_IN_A_COLUMN = 6;
 
 const targetsOf = (handler) => [...new Set([...(handler.to === null ? [] : [handler.to]), ...handler.emits])];
 
+const topicsOf = (handler) => handler.topics ?? [handler.topic];
+
 /** Return the nodes in columns and the edges between them. A topic's dead letters and late records are no nodes. */
 export function arrange(handlers, topics) {
   const nodes = new Map();
@@ -23,9 +25,9 @@ export function arrange(handlers, topics) {
   };
   for (const handler of handlers) {
     const key = `h:${handler.key}`;
-    const source = topicNode(handler.topic); // before its handler: where a circle is cut open
+    const sources = topicsOf(handler).map(topicNode); // before their handler: where a circle is cut open
     nodes.set(key, { key, handler });
-    edges.push({ from: source, to: key, isLive: handler.rate > 0 });
+    for (const source of sources) edges.push({ from: source, to: key, isLive: handler.rate > 0 });
     for (const target of targetsOf(handler)) {
       if (!isAside.has(target)) edges.push({ from: key, to: topicNode(target), isLive: handler.rate > 0 });
     }
@@ -156,7 +158,8 @@ function updateHandler(element, handler) {
   setName(name, handler.handler);
   setName(group, handler.window === null ? handler.group : `${handler.group} · ${handler.window}`);
   const targets = targetsOf(handler);
-  setName(path, targets.length ? `${handler.topic} → ${targets.join(", ")}` : `from ${handler.topic}`);
+  const reads = topicsOf(handler).join(", ");
+  setName(path, targets.length ? `${reads} → ${targets.join(", ")}` : `from ${reads}`);
   [rate(handler.rate), count(handler.behind), seconds(handler.delay)].forEach((text, i) => {
     setText(figures.children[i].firstChild, text);
   });
@@ -202,7 +205,7 @@ function drawEdges(graph) {
 
 /** What the sheet of a handler says beside its partitions. */
 export const describe = (handler) => ({
-  reads: handler.topic,
+  reads: topicsOf(handler).join(", "),
   emits: targetsOf(handler).join(", ") || "nothing yet",
   group: handler.group,
   ordering: handler.ordering === "key" ? "by key" : "none (shared)",

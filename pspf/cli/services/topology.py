@@ -15,7 +15,8 @@ def as_row(subscription: Subscription) -> tuple[Cell, ...]:
     batch = "adaptive" if s.batch_size is None else str(s.batch_size)
     timeout = "none" if s.timeout_ms is None else format_span(s.timeout_ms)
     ordering = str(s.operator) if s.operator is not None else s.ordering if s.key is None else f"key {name_of(s.key)}"
-    return s.name, s.topic, s.group, ordering, _model(s), batch, s.concurrency, s.retry.max_attempts, timeout
+    topics, attempts = ", ".join(s.topics), s.retry.max_attempts
+    return s.name, topics, s.group, ordering, _model(s), batch, s.concurrency, attempts, timeout
 
 
 def as_json_handler(subscription: Subscription) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def as_json_handler(subscription: Subscription) -> dict[str, Any]:
     return {
         "handler": s.name,
         "topic": s.topic,
+        "topics": list(s.topics),
         "group": s.group,
         "ordering": s.ordering,
         "key": name_of(s.key),
@@ -76,11 +78,13 @@ def as_mermaid(subscriptions: Sequence[Subscription]) -> Iterator[str]:
         yield f'  t{number}[("{topic}")]'
     for number, s in enumerate(subscriptions):
         yield f'  h{number}["{s.name}<br/>group {s.group}"]'
-        yield f"  t{topics[s.topic]} {'==>' if s.is_ordered else '-->'} h{number}"
+        for topic in s.topics:
+            yield f"  t{topics[topic]} {'==>' if s.is_ordered else '-->'} h{number}"
         if hop := hop_of(s):
             yield f"  t{topics[s.topic]} -. with several partitions .-> t{topics[hop]}"
             yield f"  t{topics[hop]} ==> h{number}"
-        yield f"  h{number} -.-> t{topics[s.topic + DEAD_LETTER_SUFFIX]}"
+        for topic in s.topics:
+            yield f"  h{number} -.-> t{topics[topic + DEAD_LETTER_SUFFIX]}"
         if s.operator is not None and s.operator.to is not None:
             yield f"  h{number} --> t{topics[s.operator.to]}"
 
@@ -94,11 +98,13 @@ def as_dot(subscriptions: Sequence[Subscription]) -> Iterator[str]:
         yield f'  t{number} [label="{topic}", shape=cylinder];'
     for number, s in enumerate(subscriptions):
         yield f'  h{number} [label="{s.name}\\ngroup {s.group}", shape=box];'
-        yield f"  t{topics[s.topic]} -> h{number}{' [penwidth=2]' if s.is_ordered else ''};"
+        for topic in s.topics:
+            yield f"  t{topics[topic]} -> h{number}{' [penwidth=2]' if s.is_ordered else ''};"
         if hop := hop_of(s):
             yield f'  t{topics[s.topic]} -> t{topics[hop]} [style=dashed, label="with several partitions"];'
             yield f"  t{topics[hop]} -> h{number} [penwidth=2];"
-        yield f"  h{number} -> t{topics[s.topic + DEAD_LETTER_SUFFIX]} [style=dashed];"
+        for topic in s.topics:
+            yield f"  h{number} -> t{topics[topic + DEAD_LETTER_SUFFIX]} [style=dashed];"
         if s.operator is not None and s.operator.to is not None:
             yield f"  h{number} -> t{topics[s.operator.to]};"
     yield "}"
@@ -108,7 +114,7 @@ def _topics(subscriptions: Sequence[Subscription]) -> dict[str, int]:
     """Return a number for each topic, its dead letters and where results go, in order of appearance."""
     names: dict[str, None] = {}
     for s in subscriptions:
-        names |= dict.fromkeys((s.topic, s.topic + DEAD_LETTER_SUFFIX))
+        names |= dict.fromkeys(name for topic in s.topics for name in (topic, topic + DEAD_LETTER_SUFFIX))
         if s.operator is not None and s.operator.to is not None:
             names[s.operator.to] = None
         if hop := hop_of(s):

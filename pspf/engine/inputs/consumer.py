@@ -113,6 +113,7 @@ class MergedConsumer(Consumer):
         """Return what comes next, as far as it is stored and may go on."""
         for each in self._inputs:
             each.is_at_end = each.is_asked = False
+            each.buffer.drop_due()
         records: dict[int, Record] = {}
         suspicion: Suspected | None = None
         while len(records) < max_records:

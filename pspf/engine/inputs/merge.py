@@ -83,6 +83,11 @@ class TopicBuffer:
         self._next = max(self._next, batch.end)
         return bool(due)
 
+    def drop_due(self) -> None:
+        """Forget the retries that were not taken: they come again, behind those that are due since."""
+        while self.is_due:
+            self._chunks.popleft()
+
     @property
     def suspicion(self) -> Suspected | None:
         """Of which suspected ones its first record is."""

@@ -194,6 +194,7 @@ def _shape(subscription: Subscription) -> HandlerShape:
         None if operator is None else str(operator),
         None if operator is None else operator.to,
         subscription.concurrency,
+        subscription.beside,
     )
 
 

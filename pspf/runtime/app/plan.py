@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from pspf.errors import ConfigurationError
 from pspf.observability.snapshots import HandlerShape
@@ -24,6 +24,11 @@ class TopicGroup:
     cursors: tuple[CursorName, ...]
     processes: int = 1
     shapes: tuple[HandlerShape, ...] = ()
+
+    @property
+    def topics(self) -> frozenset[str]:
+        """The topics that its handlers read: beside its own those of handlers that read several."""
+        return frozenset(cursor.topic for cursor in self.cursors)
 
     @property
     def label(self) -> str:
@@ -57,7 +62,7 @@ class AppPlan:
             TopicGroup(
                 handlers=tuple(group.pop("handlers")),
                 cursors=tuple(CursorName(**cursor) for cursor in group.pop("cursors")),
-                shapes=tuple(HandlerShape(**shape) for shape in group.pop("shapes")),
+                shapes=tuple(_shape_from(shape) for shape in group.pop("shapes")),
                 **group,
             )
             for group in fields.pop("groups")
@@ -90,15 +95,16 @@ class AppPlan:
         Raises:
             ConfigurationError: No handler subscribes to one of them.
         """
-        known = sorted({group.topic for group in self.groups})
+        known = sorted({topic for group in self.groups for topic in group.topics})
         for topic in topics:
             if topic not in known:
                 raise ConfigurationError(
                     f"--only {topic}: {self.target} has no handler on it{_near(topic, known)}\n"
                     f"  topics: {', '.join(known)}"
                 )
-        chosen = tuple(group for group in self.groups if not topics or group.topic in topics)
-        operators = tuple(each for each in self.operators if not topics or each.cursors.topic in topics)
+        chosen = tuple(group for group in self.groups if not topics or not group.topics.isdisjoint(topics))
+        cursors = {cursor for group in chosen for cursor in group.cursors}
+        operators = tuple(each for each in self.operators if each.cursors in cursors)
         return replace(self, groups=chosen, operators=operators)
 
     def with_processes(self, text: str) -> Self:
@@ -213,7 +219,7 @@ def describe_plan(plan: AppPlan, *, broker: str, in_process: bool) -> Sequence[s
     head = [f"app: {plan.target}", f"broker: {broker}"]
     if not plan.groups:
         return head
-    topics = ", ".join(dict.fromkeys(group.topic for group in plan.groups))
+    topics = ", ".join(dict.fromkeys(cursor.topic for cursor in plan.cursors))
     groups = ", ".join(dict.fromkeys(group.group for group in plan.groups))
     if in_process:
         processes = "this one"
@@ -222,6 +228,10 @@ def describe_plan(plan: AppPlan, *, broker: str, in_process: bool) -> Sequence[s
         processes = f"{sum(group.processes for group in plan.groups)} ({each})"
     makes = [f"makes where missing: {', '.join(plan.makes)}"] if plan.makes else []
     return [*head, f"topics: {topics}", *makes, f"groups: {groups}", f"processes: {processes}"]
+
+
+def _shape_from(fields: Mapping[str, Any]) -> HandlerShape:
+    return HandlerShape(**{**fields, "beside": tuple(fields["beside"])})
 
 
 def _choose(counts: Mapping[str, int], group: TopicGroup) -> int:

@@ -32,6 +32,7 @@ class SubscriptionStatus:
 
     counters: HandlerCounters
     partitions: tuple[int, ...]
+    topics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ def describe_handlers(pulse: Pulse, rates: Rates) -> tuple[HandlerStatus, ...]:
             each.counters.dead,
             rates.rate_of(each.counters.key),
             each.counters.last_commit_ms,
+            each.topics,
         )
         for each in pulse.subscriptions
     )

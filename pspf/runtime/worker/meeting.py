@@ -29,7 +29,7 @@ async def meet_broker(
     try:
         async with asyncio.timeout(options.burst_left_s):
             await connect_patiently(broker, asyncio.Event(), say)
-        await say_missing_topics(broker, (group.topic for group in plan.groups), say)
+        await say_missing_topics(broker, (cursor.topic for cursor in plan.cursors), say)
         return broker.identity
     finally:
         await broker.close()

@@ -36,7 +36,9 @@ class Monitor:
 
     def __init__(self, stream: Stream, read_stage: Callable[[], str], only: Callable[[Subscription], bool]) -> None:
         self._stream = stream
-        self._handlers = [(each.topic, each.group, each.name) for each in stream.subscriptions if only(each)]
+        self._handlers = {
+            (each.topic, each.group, each.name): each.topics for each in stream.subscriptions if only(each)
+        }
         self._read_stage = read_stage
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticked_ms: int | None = None
@@ -129,7 +131,9 @@ class Monitor:
         for activity in activities:
             partitions.setdefault((activity.topic, activity.group, activity.handler), []).append(activity.partition)
         return tuple(
-            SubscriptionStatus(counters.get(key) or HandlerCounters(*key), tuple(sorted(owned)))
+            SubscriptionStatus(
+                counters.get(key) or HandlerCounters(*key), tuple(sorted(owned)), self._handlers.get(key, key[:1])
+            )
             for key, owned in sorted(partitions.items())
         )
 
