@@ -17,7 +17,7 @@ from pspf.engine.solo_gate import SoloGate
 from pspf.engine.stop import Stop
 from pspf.errors import BackendUnavailable, CommitStale, HandlerCrashed
 from pspf.loggers import get_logger
-from pspf.records import Batch, Commit, Record
+from pspf.records import Batch, Commit, Cursor, Record
 from pspf.subscription import Subscription, Takes
 from pspf.windowing.spans import NEVER
 
@@ -285,6 +285,11 @@ class CursorLoop:
     @property
     def _frees_state(self) -> bool:
         return self._uses_state is not None and self._uses_state.frees
+
+    @property
+    def waiting_cursors(self) -> Sequence[Cursor]:
+        """Its cursors whose next records wait for those of a slower topic."""
+        return self._consumer.waiting_cursors
 
     @property
     def is_at_rest(self) -> bool:

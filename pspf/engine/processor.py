@@ -59,6 +59,11 @@ class BatchProcessor:
         """Whether every loop waits for its broker to have something for it, or for the clock."""
         return all(loop.is_at_rest for loop in self._loops)
 
+    @property
+    def waiting_cursors(self) -> Collection[Cursor]:
+        """The cursors whose next records wait for those of a slower topic."""
+        return {cursor for loop in self._loops for cursor in loop.waiting_cursors}
+
     def finish(self, cursors: Collection[Cursor] | None = None) -> None:
         """Close the open windows of all cursors that run here, or of some, as at the end of the input."""
         for loop in self._loops:

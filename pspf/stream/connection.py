@@ -96,6 +96,10 @@ async def register_cursors(broker: Broker, session_name: str | None, subscriptio
     session = await broker.open_session(session_name)
     try:
         for each in subscriptions:
+            if each.beside:
+                from pspf.engine.inputs.topics import make_alike  # start-up: few have such a handler
+
+                await make_alike(each, broker, session.count_partitions)
             for topic in each.topics:
                 await session.register(topic, each.group, each.cursor_handler, start=each.start)
     finally:

@@ -67,7 +67,8 @@ class UnfinishedWork:
 
     def _has_work(self, info: CursorInfo) -> bool:
         is_full = info.held_back + info.retries >= self._stream.processor.tuning.max_held_back
-        return info.pending > 0 or (info.unread != 0 and not is_full)
+        is_waiting = is_full or info.cursor in self._stream.processor.waiting_cursors
+        return info.pending > 0 or (info.unread != 0 and not is_waiting)
 
     def _count_batches(self) -> int:
         return sum(counters.batches for counters in self._stream.telemetry.snapshot())

@@ -205,6 +205,20 @@ async def test_topics_that_are_not_there_are_made_with_as_many_partitions(backen
     assert {(each.topic, each.partitions) for each in await _topics(stream)} >= {(A, 3), (B, 3), ("others", 3)}
 
 
+async def test_topics_that_are_made_by_a_stream_that_is_only_opened_have_as_many_partitions(
+    backend: StreamingBackend,
+) -> None:
+    stream = Stream(backend)
+
+    @stream.subscribe(topics=[A, B], ordering="key")
+    async def handle(event: Number) -> None: ...
+
+    await backend.connect()
+    await backend.broker.create_topic(B, partitions=3)
+    async with stream:
+        assert {(each.topic, each.partitions) for each in await _topics(stream)} >= {(A, 3), (B, 3)}
+
+
 async def _have_cursors(stream: Stream, count: int) -> bool:
     return len(await stream.broker.list_cursors()) == count
 

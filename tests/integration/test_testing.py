@@ -334,3 +334,42 @@ async def test_what_can_not_be_tested_is_refused(kind: Kind) -> None:
     async with tester:
         with pytest.raises(EventRejected):
             await tester.send("orders", object())
+
+
+async def test_a_handler_of_several_topics_is_tested_as_any_other(url: str | None) -> None:
+    stream = Stream(topic="orders", group="billing")
+
+    @stream.subscribe(topics=["orders", "payments"], ordering="key", name="match")
+    async def match(event: BaseEvent, ctx: Context) -> None:
+        seen = [*await ctx.state.get("seen", []), ctx.record.topic]
+        await ctx.state.put("seen", seen)
+        ctx.emit({"seen": len(seen)}, topic="matches")
+
+    async with StreamTester(stream, url) as tester:
+        await tester.send("payments", {}, key="ada")
+        await tester.send("orders", {}, key="ada")
+        await tester.crash()
+        await tester.send("payments", {}, key="ada")
+        assert [each["seen"] for each in await tester.outputs("matches")] == [1, 2, 3]
+        assert await tester.state(match, "ada", "seen") == ["payments", "orders", "payments"]
+
+
+async def test_what_waits_for_a_slower_topic_is_handled_when_the_time_has_passed_or_it_has_come(
+    url: str | None,
+) -> None:
+    stream = Stream(topic="orders", group="billing")
+
+    @stream.subscribe(topics=["prices", "orders"], ordering="key", name="price", idle_timeout_ms=5_000)
+    async def price(event: BaseEvent, ctx: Context) -> None:
+        ctx.emit({"topic": ctx.record.topic, "at": event.timestamp.timestamp() % 1_000}, topic="seen")
+
+    async def seen(tester: StreamTester) -> list[tuple[str, float]]:
+        return [(each["topic"], each["at"]) for each in await tester.outputs("seen")]
+
+    async with StreamTester(stream, url) as tester:
+        await tester.send("orders", {}, key="ada", timestamp=1_700_000_010)
+        assert await seen(tester) == []
+        await tester.send("prices", {}, key="ada", timestamp=1_700_000_005)
+        assert await seen(tester) == [("prices", 5)]
+        await tester.advance(5_001)
+        assert await seen(tester) == [("prices", 5), ("orders", 10)]

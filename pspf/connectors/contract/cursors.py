@@ -32,6 +32,11 @@ class Consumer(ABC):
     is_remote: bool = False
     """Whether a poll is answered elsewhere, so that it is worth sending before a batch is handled."""
 
+    @property
+    def waiting_cursors(self) -> Sequence[Cursor]:
+        """The cursors whose next records were read, and wait for those of a slower topic."""
+        return ()
+
     @abstractmethod
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         """Return records to handle, waiting at most `timeout_ms` for the first; empty after that.

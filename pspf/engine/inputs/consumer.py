@@ -18,7 +18,7 @@ from pspf.connectors.contract.cursors import Consumer
 from pspf.connectors.contract.values import Lease
 from pspf.engine.inputs.merge import ReadTime, Suspected, TopicBuffer, find_first, merge
 from pspf.engine.inputs.places import as_stored, first_place, input_of, make_place, number_of, offset_in
-from pspf.records import Batch, Commit, EntryPlace, Record, Retry
+from pspf.records import Batch, Commit, Cursor, EntryPlace, Record, Retry
 
 _BESIDE_MS: Final = 5_000
 """How long a read of an empty topic waits beside the records of others."""
@@ -64,6 +64,21 @@ class Input:
         return found
 
 
+@dataclass(slots=True)
+class BegunBatch:
+    """What was taken for the next batch, by place: it outlives a read that fails, as its records are not read again."""
+
+    records: dict[int, Record] = field(default_factory=dict)
+    suspicion: Suspected | None = None
+
+    def as_batch(self, end: int) -> Batch:
+        """Return it as a batch of the loop."""
+        records = list(self.records.values())
+        if self.suspicion is None or not records:
+            return Batch(records, end)
+        return Batch(records, end, suspect=True, crashes=self.suspicion.crashes if len(records) == 1 else 0)
+
+
 class MergedConsumer(Consumer):
     """The cursors of one partition of several topics; the first one is the home, with the entries.
 
@@ -87,7 +102,10 @@ class MergedConsumer(Consumer):
         self._wait_ms = wait_ms
         self._inputs = [Input(each, TopicBuffer(_lease_of(each).position, read_time)) for each in consumers]
         self._buffers = [each.buffer for each in self._inputs]
+        self._begun = BegunBatch()
         self._wake = asyncio.Event()
+        self._is_held_up = False
+        """Whether a poll waits, although records were read, for those of a slower topic."""
         rows = []
         for number, (index, row) in enumerate(held):
             place = self._inputs[index].places[row.offset] = make_place(number, index, row.offset)
@@ -98,6 +116,12 @@ class MergedConsumer(Consumer):
 
     # Reading
 
+    @property
+    def waiting_cursors(self) -> Sequence[Cursor]:
+        if not self._is_held_up:
+            return []
+        return [each.consumer.cursor for each in self._inputs if each.buffer.head_ms is not None]
+
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         has_waited = False
         while True:
@@ -106,7 +130,11 @@ class MergedConsumer(Consumer):
             is_held_up = not retries_only and any(buffer.head_ms is not None for buffer in self._buffers)
             if batch.records or (not is_held_up and (has_waited or not timeout_ms)):
                 return batch
-            await self._wait(max_records, timeout_ms or _BESIDE_MS, due_only=retries_only)
+            self._is_held_up = is_held_up
+            try:
+                await self._wait(max_records, timeout_ms or _BESIDE_MS, due_only=retries_only)
+            finally:
+                self._is_held_up = False
             has_waited = True
 
     async def _read_now(self, max_records: int, *, due_only: bool) -> Batch:
@@ -114,27 +142,24 @@ class MergedConsumer(Consumer):
         for each in self._inputs:
             each.is_at_end = each.is_asked = False
             each.buffer.drop_due()
-        records: dict[int, Record] = {}
-        suspicion: Suspected | None = None
-        while len(records) < max_records:
+        begun = self._begun
+        while len(begun.records) < max_records:
             await self._fill(max_records, due_only=due_only)
             first = find_first(self._buffers, self._may_pass, due_only=due_only)
             if first is None:
                 break
             buffer = self._buffers[first]
-            if records and (buffer.suspicion is not suspicion or buffer.is_due):
+            if begun.records and (buffer.suspicion is not begun.suspicion or buffer.is_due):
                 break  # what is suspected together runs with nothing else, and retries come first in a batch
-            suspicion = buffer.suspicion
-            for taken in merge(self._buffers, max_records - len(records), self._may_pass, due_only=due_only):
-                self._add(records, *taken[:3])
-        if records and not due_only:
+            begun.suspicion = buffer.suspicion
+            for taken in merge(self._buffers, max_records - len(begun.records), self._may_pass, due_only=due_only):
+                self._add(begun.records, *taken[:3])
+        if begun.records and not due_only:
             for each in self._inputs:
                 if each.is_at_end and each.reading is None:
                     self._start(each, max_records, _BESIDE_MS)
-        end = first_place(self._next_number)
-        if suspicion is None or not records:
-            return Batch(list(records.values()), end)
-        return Batch(list(records.values()), end, suspect=True, crashes=suspicion.crashes if len(records) == 1 else 0)
+        self._begun = BegunBatch()
+        return begun.as_batch(first_place(self._next_number))
 
     def _add(self, records: dict[int, Record], index: int, record: Record, position: int | None) -> None:
         """Add a record to a batch by its place; one that was read twice, or is done since, is left out."""

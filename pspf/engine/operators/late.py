@@ -33,8 +33,9 @@ class LateRecords:
             "watermark-ms": at_ms,
             "by-ms": late.by_ms,
         }
-        if self._source.is_downstream:  # to the companion of where it came from, which is not this cursor's topic
-            run.send(record.offset, self._source.topic + LATE_SUFFIX, encode_late(original, told))
+        if self._source.is_downstream or original.topic != self._source.topic:
+            # to the companion of where it came from, which is not this cursor's topic
+            run.send(record.offset, original.topic + LATE_SUFFIX, encode_late(original, told))
         else:
             self._records.append(encode_late(original, told))
             run.count(1, len(record.value))
