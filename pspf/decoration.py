@@ -3,9 +3,9 @@
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation
@@ -14,6 +14,9 @@ from pspf.context import Context
 from pspf.errors import ConfigurationError
 from pspf.events.event import is_struct
 from pspf.events.repairs import takes_objects
+from pspf.records import check_name
+
+_MOST_TOPICS: Final = 64
 
 
 def is_async(function: Any) -> bool:
@@ -88,3 +91,27 @@ def check_model(model: Any, where: str) -> None:
         raise ConfigurationError(
             f"{where} takes {name!s:.80}, and an event is a JSON object: name a model, a dataclass, dict or BaseEvent"
         )
+
+
+def check_several_topics(
+    where: str, topics: Sequence[str], start: str, key: object, to: str | None, *, takes_batch: bool
+) -> None:
+    """Raise ConfigurationError for what an ordered handler of several topics can't have; `to` is its results' topic."""
+    for topic in topics:
+        check_name("topic", topic)
+    if len(topics) > _MOST_TOPICS:
+        raise ConfigurationError(f"{where}: {len(topics)} topics; at most {_MOST_TOPICS} are read together")
+    if takes_batch:
+        raise ConfigurationError(
+            f"{where} takes whole batches of several topics, and an event does not say of which one it is: take one"
+            ' event at a time, with ctx.record.topic, or leave ordering="key" out'
+        )
+    if key is not None:
+        raise ConfigurationError(
+            f"{where}: key= groups the records of one topic by another key, and it reads {len(topics)}: emit them with"
+            " that key, or send them on with ctx.emit(..., key=...) first"
+        )
+    if start not in ("start", "end"):
+        raise ConfigurationError(f"{where}: start={start!r} is a record of one topic: use start or end")
+    if to in topics:
+        raise ConfigurationError(f"{where}: to={to!r} is a topic that it reads: name another topic")

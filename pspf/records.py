@@ -19,9 +19,8 @@ import orjson
 from pspf.compact import compact
 from pspf.errors import BackendCorrupt, ConfigurationError, EventRejected, SchemaError
 
-_LOW_BITS: Final = 64
+_LOW_BITS, OFFSET_BITS = 64, 128
 _LOW_MASK: Final = (1 << _LOW_BITS) - 1
-OFFSET_BITS: Final = 2 * _LOW_BITS
 LONGEST_NAME: Final = 200
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]+")
 _SLOT_BITS: Final = 56

@@ -11,7 +11,14 @@ from enum import Enum
 from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
-from pspf.decoration import check_model, is_async, refuse_async, refuse_hidden_coroutine, refuse_optional_context
+from pspf.decoration import (
+    check_model,
+    check_several_topics,
+    is_async,
+    refuse_async,
+    refuse_hidden_coroutine,
+    refuse_optional_context,
+)
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, RetryLater, StateUnreadable
 from pspf.events.durations import Duration, as_ms
 from pspf.events.event import BaseEvent
@@ -240,7 +247,6 @@ def _element(annotation: Any) -> tuple[Any] | None:
     return None
 
 
-_MOST_TOPICS: Final = 64
 _REPARTITION_SUFFIX: Final = ".repartition"
 _LONGEST_STEM: Final = 160
 
@@ -330,32 +336,11 @@ class Subscription:
             raise ConfigurationError(
                 f"{where} takes whole batches; concurrency={self.concurrency} has no meaning there"
             )
-        self._check_topics(where)
-
-    def _check_topics(self, where: str) -> None:
-        """Raise ConfigurationError for what can't be with several topics, or needs them."""
-        if not self.beside:
-            if self.idle_timeout_ms is not None:
-                raise ConfigurationError(f"{where}: idle_timeout_ms= is for topics=[...], of which one may be slower")
-            return
-        for topic in self.beside:
-            check_name("topic", topic)
-        if len(self.topics) > _MOST_TOPICS:
-            raise ConfigurationError(f"{where}: {len(self.topics)} topics; at most {_MOST_TOPICS} are read together")
-        if self.handler.takes is Takes.BATCH:
-            raise ConfigurationError(
-                f"{where} takes whole batches of several topics, and an event does not say of which one it is: take one"
-                ' event at a time, with ctx.record.topic, or leave ordering="key" out'
-            )
-        if self.key is not None:
-            raise ConfigurationError(
-                f"{where}: key= groups the records of one topic by another key, and it reads {len(self.topics)}: emit"
-                " them with that key, or send them on with ctx.emit(..., key=...) first"
-            )
-        if self.start not in ("start", "end"):
-            raise ConfigurationError(f"{where}: start={self.start!r} is a record of one topic: use start or end")
-        if self.operator is not None and self.operator.to in self.beside:
-            raise ConfigurationError(f"{where}: to={self.operator.to!r} is a topic that it reads: name another topic")
+        if self.beside:
+            takes_batch, to = self.handler.takes is Takes.BATCH, None if self.operator is None else self.operator.to
+            check_several_topics(where, self.topics, self.start, self.key, to, takes_batch=takes_batch)
+        elif self.idle_timeout_ms is not None:
+            raise ConfigurationError(f"{where}: idle_timeout_ms= is for topics=[...], of which one may be slower")
 
     def _check_key(self, where: str) -> None:
         if not (callable(self.key) or (self.key and isinstance(self.key, str))):
