@@ -156,6 +156,7 @@ def test_the_admin_s_description_has_the_fields_of_a_status() -> None:
             "dead": int,
             "rate": float,
             "last_commit_ms": process["subscriptions"][0]["last_commit_ms"],
+            "topics": [str],
         }
     ]
 
