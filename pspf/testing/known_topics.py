@@ -17,7 +17,7 @@ class KnownTopics:
 
     def __init__(self, stream: Stream, *, takes_all: bool) -> None:
         self._takes_all = takes_all
-        self._read = {each.topic for each in stream.subscriptions}
+        self._read = {topic for each in stream.subscriptions for topic in each.topics}
         self._written = {
             *self._read,
             *map(str, stream.declared_topics),

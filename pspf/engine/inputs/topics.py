@@ -1,6 +1,7 @@
 """Topics of a handler that reads several: all have the same number of partitions, so that a key is in one of them."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 
 from pspf.connectors.contract.broker import Broker
 from pspf.errors import TopicMismatch
@@ -24,7 +25,8 @@ async def make_alike(subscription: Subscription, broker: Broker, count: CountPar
     partitions = next(iter(known.values()))
     for topic in subscription.topics:
         if topic not in known:
-            await broker.create_topic(topic, partitions=partitions)
+            with suppress(TopicMismatch):  # made by another one since: who joins it finds out
+                await broker.create_topic(topic, partitions=partitions)
 
 
 def check_alike(subscription: Subscription, counts: Mapping[str, int]) -> None:
