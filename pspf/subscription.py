@@ -12,7 +12,6 @@ from typing import Any, Final, Literal
 
 from pspf.context import Context, SyncContext
 from pspf.decoration import (
-    check_model,
     check_several_topics,
     is_async,
     refuse_async,
@@ -21,7 +20,6 @@ from pspf.decoration import (
 )
 from pspf.errors import ConfigurationError, EventRejected, HandlerCrashed, RetryLater, StateUnreadable
 from pspf.events.durations import Duration, as_ms
-from pspf.events.event import BaseEvent
 from pspf.events.fields import check_field
 from pspf.records import check_name
 from pspf.settings import settings
@@ -339,8 +337,6 @@ class Subscription:
         if self.beside:
             takes_batch, to = self.handler.takes is Takes.BATCH, None if self.operator is None else self.operator.to
             check_several_topics(where, self.topics, self.start, self.key, to, takes_batch=takes_batch)
-        elif self.idle_timeout_ms is not None:
-            raise ConfigurationError(f"{where}: idle_timeout_ms= is for topics=[...], of which one may be slower")
 
     def _check_key(self, where: str) -> None:
         if not (callable(self.key) or (self.key and isinstance(self.key, str))):
@@ -372,8 +368,7 @@ class Subscription:
     @property
     def wait_ms(self) -> int:
         """How long an empty topic is waited for, before records of the others are handled."""
-        own = self.idle_timeout_ms
-        return own or (0 if self.operator is None else self.operator.idle_timeout_ms or 0)
+        return self.idle_timeout_ms or (0 if self.operator is None else self.operator.idle_timeout_ms or 0)
 
     @property
     def retry(self) -> RetryPolicy:
@@ -402,16 +397,3 @@ class Subscription:
     def cursor_handler(self) -> str | None:
         """The handler part of this subscription's cursors."""
         return self.name if self.is_ordered else None
-
-
-def choose_model(handler: Handler, schema: Any, default: Any) -> Any:
-    """Return the model of a subscription: `schema`, else the annotation, else the Stream's, else None."""
-    if handler.takes is Takes.RAW:
-        return dict
-    model = default
-    if schema is not None:
-        model = schema
-    elif handler.annotation not in (None, BaseEvent, Any):
-        model = handler.annotation
-    check_model(model, f"handler {handler.name}")
-    return model

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pspf.decoration import check_model
 from pspf.errors import ConfigurationError, NotAvailable
+from pspf.events.event import BaseEvent
 from pspf.stream.topics import TopicDeclarations
 from pspf.subscription import (
     Handler,
     Subscription,
     Takes,
-    choose_model,
     inspect_fold,
     inspect_handler,
     read_default_retry,
@@ -90,6 +91,10 @@ def make_subscriptions(
     if options["ordering"] != "key":
         return [Subscription(topic, handler=handler, model=model, **options) for topic, model in models.items()]
     home, *beside = models
+    if not beside and options["idle_timeout_ms"] is not None:
+        raise ConfigurationError(
+            f"handler {handler.name}: idle_timeout_ms= is for topics=[...], of which one may be slower"
+        )
     is_one = all(model is models[home] for model in models.values())
     return [
         Subscription(
@@ -101,6 +106,19 @@ def make_subscriptions(
             **options,
         )
     ]
+
+
+def choose_model(handler: Handler, schema: Any, default: Any) -> Any:
+    """Return the model of a subscription: `schema`, else the annotation, else the Stream's, else None."""
+    if handler.takes is Takes.RAW:
+        return dict
+    model = default
+    if schema is not None:
+        model = schema
+    elif handler.annotation not in (None, BaseEvent, Any):
+        model = handler.annotation
+    check_model(model, f"handler {handler.name}")
+    return model
 
 
 def choose_topics(topic: str | None, topics: Sequence[str] | None) -> Sequence[str]:

@@ -9,7 +9,8 @@ import pytest
 from pspf import BaseEvent, Context, RetryPolicy
 from pspf.context import SyncContext
 from pspf.errors import ConfigurationError
-from pspf.subscription import Subscription, Takes, choose_model, inspect_fold, inspect_handler
+from pspf.stream.registration import choose_model
+from pspf.subscription import Subscription, Takes, inspect_fold, inspect_handler
 
 
 class Order(BaseEvent):
