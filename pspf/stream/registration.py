@@ -88,13 +88,14 @@ def make_subscriptions(
         str(topic): choose_model(handler, schema[topic] if isinstance(schema, Mapping) else schema, find_default(topic))
         for topic in topics
     }
+    if options["idle_timeout_ms"] is not None and (len(topics) < 2 or options["ordering"] != "key"):
+        raise ConfigurationError(
+            f'handler {handler.name}: idle_timeout_ms= is for topics=[...] with ordering="key", of which one may be'
+            " slower"
+        )
     if options["ordering"] != "key":
         return [Subscription(topic, handler=handler, model=model, **options) for topic, model in models.items()]
     home, *beside = models
-    if not beside and options["idle_timeout_ms"] is not None:
-        raise ConfigurationError(
-            f"handler {handler.name}: idle_timeout_ms= is for topics=[...], of which one may be slower"
-        )
     is_one = all(model is models[home] for model in models.values())
     return [
         Subscription(

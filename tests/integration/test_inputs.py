@@ -335,6 +335,7 @@ REFUSED: Final[list[tuple[str, Callable[[Stream], Any]]]] = [
     ("twice", lambda stream: stream.subscribe(topics=[A, A])),
     ("no model of 'trades'", lambda stream: stream.subscribe(topics=[A, B], schema={A: Price})),
     ("idle_timeout_ms", lambda stream: stream.subscribe(A, ordering="key", idle_timeout_ms=5)),
+    ("idle_timeout_ms", lambda stream: stream.subscribe(topics=[A, B], idle_timeout_ms="5s")),
     ("key=", lambda stream: stream.subscribe(topics=[A, B], ordering="key", key="n")),
     ("start", lambda stream: stream.subscribe(topics=[A, B], ordering="key", start="17")),
 ]
