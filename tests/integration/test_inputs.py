@@ -277,7 +277,7 @@ async def test_state_that_is_kept_with_another_topic_is_not_begun_anew(backend: 
     await run_until_drained(stream)
     await stream.emit_many([at(n, n=n) for n in range(4)], B)
     with pytest.raises(ConfigurationError, match=rf"name '{A}' first, topics=\['{A}', '{B}'\]"):
-        await make(B, A).run_forever()
+        await asyncio.wait_for(make(B, A).run_forever(), 10)
     stream = make(A, B)
     await run_until_drained(stream)
     async with stream:
