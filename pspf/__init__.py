@@ -43,6 +43,7 @@ _HOMES = {
     "Sum": "pspf.windowing.aggregations",
     "SyncContext": "pspf.context",
     "TelemetryManager": "pspf.observability.telemetry",
+    "Timer": "pspf.windowing.timers",
     "TopN": "pspf.windowing.kept_values",
     "TumblingWindow": "pspf.windowing.definitions",
     "ValkeyConnector": "pspf.connectors.valkey",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, WindowResult
     from pspf.windowing.kept_values import Collect, Last, TopN
     from pspf.windowing.results import SKIP
+    from pspf.windowing.timers import Timer
 
 __all__ = [
     "SKIP",
@@ -101,6 +103,7 @@ __all__ = [
     "Sum",
     "SyncContext",
     "TelemetryManager",
+    "Timer",
     "TopN",
     "TumblingWindow",
     "ValkeyConnector",

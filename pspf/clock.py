@@ -8,7 +8,7 @@ from typing import Protocol
 from pspf.errors import ConfigurationError
 
 
-class Timer(Protocol):
+class ScheduledCall(Protocol):
     """A call that is to come."""
 
     def cancel(self) -> object:
@@ -27,7 +27,7 @@ class Clock(Protocol):
         """Milliseconds since some moment; never goes back."""
         ...
 
-    def call_later(self, delay_ms: int, callback: Callable[[], object]) -> Timer:
+    def call_later(self, delay_ms: int, callback: Callable[[], object]) -> ScheduledCall:
         """Call `callback` in this event loop when so many milliseconds have passed."""
         ...
 
@@ -41,7 +41,7 @@ class SystemClock:
     def monotonic_ms(self) -> int:
         return time.monotonic_ns() // 1_000_000
 
-    def call_later(self, delay_ms: int, callback: Callable[[], object]) -> Timer:
+    def call_later(self, delay_ms: int, callback: Callable[[], object]) -> ScheduledCall:
         return asyncio.get_running_loop().call_later(delay_ms / 1000, callback)
 
 
@@ -77,7 +77,7 @@ class ManualClock:
     def monotonic_ms(self) -> int:
         return self._monotonic_ms
 
-    def call_later(self, delay_ms: int, callback: Callable[[], object]) -> Timer:
+    def call_later(self, delay_ms: int, callback: Callable[[], object]) -> ScheduledCall:
         timer = _ManualTimer(self._monotonic_ms + delay_ms, callback, self._timers)
         if delay_ms <= 0:
             timer.fire()

@@ -253,7 +253,6 @@ class DeadLetter:
 
 EntryPlace = tuple[int, bytes]
 """(namespace, key) of an entry: what an operator keeps, in order of key within a namespace.
-
 A namespace is a signed number of 64 bits: its kind in the upper byte, a slot in the rest. One of kind 0 is its slot.
 """
 
@@ -262,12 +261,13 @@ StateKey = tuple[bytes, str]
 
 
 class EntryKind(IntEnum):
-    """What a namespace holds. Numbers are stored: they never change, and others up to 127 are free for operators."""
+    """What a namespace holds. Numbers are stored and never change; 7 to 127 are free for operators from outside."""
 
     WINDOWS = 0
     """One window, or a slice that windows share: the slot is its start in milliseconds, the key the grouping key."""
     STATE = 1
     """`ctx.state`: one namespace, of slot 0. The key is the record key, then the name of a value."""
+    TIMERS = 2  # by key and name, and in order of due time: windowing/timers/rows.py
     STEPS = 3  # results of finished steps: events/step_places.py
     STATE_EXPIRY = 4  # when values of `ctx.state` expire: events/expiring_values.py
 
@@ -387,10 +387,9 @@ class Commit:
 class Batch(NamedTuple):
     """What one poll gives: records of one cursor, retries first, then new ones in offset order.
 
-    `end` is the first offset after the batch (what `Commit.position` becomes). A `suspect` batch
-    may have ended an earlier process: it runs alone, after `Consumer.intend`. `crashes` counts how
-    often its only record ended a process that ran nothing else. `size_bytes` are those of the values, where the
-    broker has counted them.
+    `end` is the first offset after the batch (what `Commit.position` becomes). A `suspect` batch may have ended an
+    earlier process: it runs alone, after `Consumer.intend`. `crashes` counts how often its only record ended a process
+    that ran nothing else. `size_bytes` are those of the values, where the broker has counted them.
     """
 
     records: Sequence[Record]

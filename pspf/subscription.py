@@ -25,9 +25,9 @@ from pspf.records import check_name
 from pspf.settings import settings
 from pspf.windowing.grouping import Grouping, GroupingKey
 from pspf.windowing.operator_definition import OperatorDefinition
+from pspf.windowing.timers.definition import TimerDefinition
 
 Ordering = Literal["none", "key"]
-
 
 _FINAL: Final = (EventRejected, HandlerCrashed, ConfigurationError, StateUnreadable)
 """The parts of a call that are equal at each attempt."""
@@ -302,6 +302,7 @@ class Subscription:
     beside: tuple[str, ...] = ()
     idle_timeout_ms: int | None = None
     models: Mapping[str, Any] | None = None
+    timers: TimerDefinition | None = None
 
     def __post_init__(self) -> None:
         check_name("topic", self.topic)

@@ -21,6 +21,7 @@ from pspf.records import (
     encode_headers,
     format_id,
 )
+from pspf.windowing.timers.rows import TIMER_HEADER
 
 MAX_OPERATIONS: Final = 50_000 + 5_000
 MAX_EFFECT_BYTES: Final = (32 << 20) + (4 << 20)
@@ -129,6 +130,12 @@ def check_replay(letters: Sequence[StoredDeadLetter], to: str | None) -> None:
             raise ConfigurationError(f"topic {to!r}: -dlq and -late are written by PSPF alone; replay to another one")
         return
     for letter in letters:
+        if letter.is_result and TIMER_HEADER in letter.record.headers:
+            raise Refused(
+                f"dead letter {letter.record.id} of {letter.topic} is the timer"
+                f" {letter.record.headers[TIMER_HEADER]!r:.80} of a key of {letter.handler}, which only a record of"
+                " that key can set again: emit one, or append its payload as it is with --to TOPIC"
+            )
         if letter.is_result:
             raise Refused(
                 f"dead letter {letter.record.id} of {letter.topic} is what a window of {letter.handler} came to, and no"

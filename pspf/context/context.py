@@ -5,13 +5,14 @@ All that a handler does here is buffered and takes effect with its batch's commi
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 
 from pspf import faults
 from pspf.context.scope import HandlerScope, StateSource
 from pspf.context.state import State, SyncState
 from pspf.context.steps import Retrying, Step, SyncStep
+from pspf.context.timers import TimerRequests, cancel_timer, set_timer
 from pspf.errors import ConfigurationError, ContextClosed, StateUnavailable, TooManyEffects
 from pspf.events.encoding import encode_at
 from pspf.events.step_places import idempotency_key
@@ -38,11 +39,14 @@ class Context:
         "_steps",
         "_time_ms",
         "changes",
+        "timers",
     )
 
     def __init__(self, record: Record, around: HandlerScope) -> None:
         self._record = record
         self.changes: dict[str, bytes | None] = {}
+        self.timers: TimerRequests | None = None
+        """Those that the call has set and cancelled; None: it has done neither."""
         self._around = around
         self._emits: list[tuple[str, NewRecord]] = []
         self._state: State | None = None
@@ -138,11 +142,41 @@ class Context:
             StateUnavailable: The subscription has no state, or the record has no key.
         """
         if self._state is None:
-            self._state = self._make_state()
+            self._state = State(self, *self._source())
         return self._state
 
-    def _make_state(self) -> "State":
-        return State(self, *self._source())
+    def timer(
+        self,
+        name: str,
+        *,
+        at_ms: int | datetime | None = None,
+        after_ms: float | timedelta | None = None,
+        payload: object = None,
+    ) -> None:
+        """Let the handler's `on_timer` function be called for this record's key; a timer of that name is replaced.
+
+        Args:
+            name: What the timer is called, within this handler and key.
+            at_ms: The event time that it is due at: it is called before the first record that brings the watermark
+                there is handled. A time that has passed means at once.
+            after_ms: How much later than now it is due, by the broker's clock.
+            payload: What its function gets: any JSON value or pydantic model.
+
+        Raises:
+            ConfigurationError: The handler is not ordered, or has no `on_timer` function, or the record has no key.
+            EventRejected: The payload is no JSON, or a time or the name can't be one.
+            TooManyEffects: The call did more than one commit may hold.
+        """
+        set_timer(self, name, at_ms, after_ms, payload)
+
+    def cancel_timer(self, name: str) -> None:
+        """Cancel the timer of that name of this record's key, if there is one. Errors as in `timer`."""
+        cancel_timer(self, name)
+
+    @property
+    def scope(self) -> HandlerScope:
+        """What all calls of the handler share."""
+        return self._around
 
     def _source(self) -> tuple[StateSource, bytes]:
         source = self._around.state

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pspf.context.timers import TimerClock
 from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord
 
@@ -82,6 +83,9 @@ class HandlerScope(Protocol):
     """None where the handler can't have steps; `no_steps` says why."""
     no_steps: str
     handler: str
+    timers: TimerClock | None
+    """The clock of its timers; None where the subscription has none; `no_timers` says why."""
+    no_timers: str
     warned: set[str]
     """The handlers that were warned that they emit past their commit."""
 

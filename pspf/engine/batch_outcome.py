@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
-from typing import Final
+from typing import Final, Protocol
 
 from pspf.clock import Clock
 from pspf.context import Context
+from pspf.context.timers import TimerRequests
 from pspf.engine.batch_state import BatchState, StoreState
+from pspf.engine.effect_budget import EffectBudget, EffectLimits
 from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.engine.step_log import StepLog
 from pspf.errors import SchemaError, text_of
@@ -48,69 +50,21 @@ class Failure:
     text: str
     """The error's own words."""
     is_result: bool = False
-    """Whether `record` is what a window came to, and no record of the batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class EffectLimits:
-    """What closes a batch, and what one record alone may do; sizes are bytes."""
-
-    operations: int = 5_000
-    effect_bytes: int = 4 << 20
-    record_operations: int = 50_000
-    record_effect_bytes: int = 32 << 20
-
-
-class EffectBudget:
-    """What one commit can still hold: a batch's worth, and the last record's on top."""
-
-    def __init__(self, limits: EffectLimits) -> None:
-        self._limits = limits
-        self._operations = 0
-        self._bytes = 0
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """What was counted: how many, and their bytes."""
-        return self._operations, self._bytes
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the batch is to be closed."""
-        return self._operations >= self._limits.operations or self._bytes >= self._limits.effect_bytes
-
-    @property
-    def is_half_full(self) -> bool:
-        """Whether it holds as many effects as those of other batches' records should be."""
-        limits = self._limits
-        return 2 * self._operations >= limits.operations or 2 * self._bytes >= limits.effect_bytes
-
-    def take(self, operations: int, size_bytes: int) -> bool:
-        """Return whether these fit; the first ones always do."""
-        limits = self._limits
-        after, bytes_after = self._operations + operations, self._bytes + size_bytes
-        is_first = not self._operations and not self._bytes
-        if not is_first and (
-            after > limits.operations + limits.record_operations
-            or bytes_after > limits.effect_bytes + limits.record_effect_bytes
-        ):
-            return False
-        self._operations, self._bytes = after, bytes_after
-        return True
-
-    def has_room(self, operations: int, size_bytes: int) -> bool:
-        """Whether these leave the batch open."""
-        limits = self._limits
-        return self._operations + operations < limits.operations and self._bytes + size_bytes < limits.effect_bytes
-
-    def add(self, operations: int, size_bytes: int) -> None:
-        """Count what has to fit."""
-        self._operations += operations
-        self._bytes += size_bytes
+    """Whether `record` is what a window came to, or a timer, and no record of the batch."""
+    timer: str = ""
+    """The name of the timer that failed; empty for anything else."""
 
 
 def _nothing(overdue: int) -> None:
     pass
+
+
+class TimerSink(Protocol):
+    """What takes over the timers that calls have set."""
+
+    def take(self, key: bytes, requests: TimerRequests) -> None:
+        """Set and cancel timers of a record key, as a call of one of its records has asked for."""
+        ...
 
 
 class BatchRun:
@@ -166,6 +120,11 @@ class BatchRun:
         """What an operator has changed of its entries; put here, with the rest of it, when the batch has run."""
         self.progress: OperatorProgress | None = None
         self.late_records: Sequence[NewRecord] = ()
+        self.timers: TimerSink | None = None
+        """What takes timers over, where the handler has some."""
+        self.is_paused = False
+        """Whether it is closed only until something is done that comes before the next record."""
+        self._is_ended = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -181,6 +140,19 @@ class BatchRun:
         """Count a call that goes on although its time is up (1), or one that has ended after all (-1)."""
         self.overdue += change
         self.on_overdue(self.overdue)
+
+    def end(self) -> None:
+        """Start no more records: the cursor is to be given back."""
+        self._is_ended = self.is_closed = True
+
+    def pause(self) -> None:
+        """Start no more records until `resume`, unless it is closed already."""
+        self.is_paused = self.is_closed = True
+
+    def resume(self) -> None:
+        """Go on after a pause, unless something else has closed it meanwhile."""
+        self.is_paused = False
+        self.is_closed = self._is_ended or self.is_given_up or self.is_cut or self._effects.is_full
 
     def give_up(self) -> None:
         """Let it end at once, without effect."""
@@ -227,20 +199,27 @@ class BatchRun:
 
         Where calls side by side did more than one commit may hold, the last of them run again.
         """
-        context.close()
-        if not self._take_effects(*context.size):
+        if not self.merge_effects(records[0], context):
             for record in records:
                 self.put_off(record, 0, "the batch had no room for its effects")
-            return
-        record = records[0]
+        elif self.has_to_ask:
+            for record in records:
+                self.succeed(record)
+
+    def merge_effects(self, record: Record, context: Context) -> bool:
+        """Take over the effects of a call for `record`, and end its context; return whether a commit can hold them."""
+        context.close()
+        if not self._take_effects(*context.size):
+            return False
         for topic, emitted in context.emits:
             self._emits.append(Emit(record.offset, topic, emitted))
         if context.changes and self._state is not None:
             assert record.raw_key is not None
             self._state.merge(record.raw_key, context.changes)
-        if self.has_to_ask:
-            for record in records:
-                self.succeed(record)
+        if context.timers is not None and self.timers is not None:
+            assert record.raw_key is not None
+            self.timers.take(record.raw_key, context.timers)
+        return True
 
     def _take_effects(self, operations: int, size_bytes: int) -> bool:
         """Return whether a commit can hold these as well; close the batch where it is full."""
@@ -316,7 +295,7 @@ class BatchRun:
 
     def bury(self, failure: Failure) -> None:
         """Make a dead letter of what failed for good; behind a hop, of the record as it was before it."""
-        failure = replace(failure, record=self._original_of(failure.record))
+        failure = replace(failure, record=_original_of(failure.record, self.subscription))
         trace = "".join(traceback.format_exception(failure.error))
         letter = DeadLetter(
             record=failure.record,
@@ -333,17 +312,6 @@ class BatchRun:
         self._dead.append(letter)
         self._take_effects(1, len(failure.record.value))
 
-    def _original_of(self, record: Record) -> Record:
-        if isinstance(record, GroupedRecord):
-            return record.original
-        hop = self.subscription.repartition
-        if hop is None or record.topic != hop.topic:
-            return record
-        try:
-            return receive(record, hop.source).record or record
-        except SchemaError:  # it was put there by someone else
-            return record
-
     def as_commit(self, handled: Sequence[Record], left: Sequence[Record], *, whole: bool) -> Commit:
         """Return the commit of the records that were handled; `left` are the ones not started."""
         not_done = self._not_done
@@ -353,7 +321,7 @@ class BatchRun:
             done = list(map(offset_of, handled))
         done += [offset for offset in self._late if offset not in not_done]
         held = self._held
-        position = None if held is None else self._move_on(held, left)
+        position = None if held is None else _move_on(held, left, self.batch.end)
         return Commit(
             commit_id=secrets.token_bytes(12),
             done=done,
@@ -362,22 +330,36 @@ class BatchRun:
             dead=tuple(self._dead),
             emits=tuple(self._emits),
             whole=whole,
-            changes=self._all_changes(done),
+            changes=_with_state(self.changes, self._state, self.steps, done),
             progress=self.progress,
             late=self.late_records,
         )
 
-    def _all_changes(self, done: Sequence[int]) -> EntryChanges:
-        """Return what the operator and `ctx.state` have changed, without the steps of the records that are done."""
-        state = {} if self._state is None else self._state.as_entries()
-        if self.steps is not None and (dropped := self.steps.drops(done)):
-            state = {**state, STEPS: dropped}
-        if not state:
-            return self.changes
-        return EntryChanges(self.changes.dropped, {**self.changes.entries, **state})
 
-    def _move_on(self, held: KeyOrder, left: Sequence[Record]) -> int:
-        """Return the first offset not read: new records come last in a batch, in order."""
-        position = next((record.offset for record in left if not held.knows(record)), self.batch.end)
-        held.position = position
-        return position
+def _original_of(record: Record, subscription: Subscription) -> Record:
+    """Return a record as it was before the shuffle that its subscription is behind, if it is."""
+    if isinstance(record, GroupedRecord):
+        return record.original
+    hop = subscription.repartition
+    if hop is None or record.topic != hop.topic:
+        return record
+    try:
+        return receive(record, hop.source).record or record
+    except SchemaError:  # it was put there by someone else
+        return record
+
+
+def _with_state(
+    changes: EntryChanges, state: BatchState | StoreState | None, steps: StepLog | None, done: Sequence[int]
+) -> EntryChanges:
+    """Return what the operator and `ctx.state` have changed, without the steps of the records that are done."""
+    entries = {} if state is None else state.as_entries()
+    if steps is not None and (dropped := steps.drops(done)):
+        entries = {**entries, STEPS: dropped}
+    return EntryChanges(changes.dropped, {**changes.entries, **entries}) if entries else changes
+
+
+def _move_on(held: KeyOrder, left: Sequence[Record], end: int) -> int:
+    """Return the first offset not read, with which the order goes on: new records come last in a batch, in order."""
+    held.position = next((record.offset for record in left if not held.knows(record)), end)
+    return held.position

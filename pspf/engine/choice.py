@@ -14,7 +14,12 @@ from pspf.engine.handlers.grouped import GroupedExecutor
 from pspf.engine.handlers.threads import PlainCalls, ThreadedExecutor
 from pspf.engine.handlers.traced import TracedCalls, TracedPlainCalls, TracedWholeBatch
 from pspf.engine.operators.context import OperatorScope
+from pspf.engine.operators.entries import Entries, RetryingCall
 from pspf.engine.operators.registry import make_host
+from pspf.engine.timers.executor import TimedExecutor, TimerScope
+from pspf.engine.timers.firing import make_calls
+from pspf.engine.timers.storage import StoredTimers
+from pspf.engine.timers.watermark import Watermark
 from pspf.events.decoding import Decoder, SectionDecoder, make_section_decoder
 from pspf.records import Record
 from pspf.subscription import Subscription, Takes
@@ -80,6 +85,22 @@ def make_grouped_executor(
     source = subscription.topic if shuffle is None else shuffle.source
     grouper = Grouper(key, decode, source=source, is_behind_hop=subscription.is_behind_hop)
     return GroupedExecutor(inner, grouper, key, state, read_progress)
+
+
+def make_timed(
+    subscription: Subscription,
+    decode: Decoder,
+    around: HandlerScope,
+    of_timers: HandlerScope,
+    insist: RetryingCall,
+    scope: TimerScope,
+) -> Executor:
+    """Return the executor of a handler with timers: around that of its records."""
+    assert subscription.timers is not None
+    watermark = Watermark(subscription.timers, decode, scope.clock, subscription.name)
+    inner = make_executor(subscription, watermark.decode, around, scope.wake)
+    storage = StoredTimers(Entries(scope.consumer, insist), subscription.name)
+    return TimedExecutor(subscription, inner, make_calls(subscription, of_timers), watermark, storage, scope)
 
 
 def _are_armed() -> bool:

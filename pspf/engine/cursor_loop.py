@@ -118,7 +118,8 @@ class CursorLoop:
         """
         gate, activity = self._gate, self._activity
         activity.batch = batch.records
-        activity.waits_alone = 0 < batch.crashes < self._tuning.max_crashes  # at that it is dead, and does not run
+        crashes = batch.crashes or self._executor.crashes
+        activity.waits_alone = 0 < crashes < self._tuning.max_crashes  # at that it is dead, and does not run
         activity.waiting_since_ms = _now_ms()
         try:
             turn = (
@@ -132,9 +133,10 @@ class CursorLoop:
             activity.batch = ()
 
     def _tell_of_suspect(self, text: str) -> None:
-        cursor, suspect = self.cursor, self._activity.batch[0]
+        cursor, batch = self.cursor, self._activity.batch
+        suspect = "a timer" if self._executor.crashes or not batch else batch[0].id
         logger.warning(
-            "%s: %s, which may have ended the process before, %s", cursor, suspect.id, text, extra=fields_of(cursor)
+            "%s: %s, which may have ended the process before, %s", cursor, suspect, text, extra=fields_of(cursor)
         )
 
     async def _read_ahead(self, in_hand: int) -> None:
@@ -165,6 +167,8 @@ class CursorLoop:
         if batch.crashes >= self._tuning.max_crashes:
             run.fail(batch.records[0], _crashed(self._subscription, batch.crashes))
             taken = len(batch.records)
+        elif not await self._executor.prepare(batch.records, run):
+            taken = 0
         else:
             if batch.crashes:
                 self._tell_of_suspect(f"and so far {batch.crashes} of {self._tuning.max_crashes} times, runs again")
@@ -244,7 +248,8 @@ class CursorLoop:
             limits=self._tuning.effects,
             steps=self._steps,
         )
-        run.is_closed = self._stop.is_set
+        if self._stop.is_set:
+            run.end()
         run.on_overdue = self._note_overdue
         return run
 
@@ -300,7 +305,7 @@ class CursorLoop:
 
     def _on_stop(self) -> None:
         if self._run is not None:
-            self._run.is_closed = True
+            self._run.end()
         self._wake.set()
 
     async def close(self) -> None:

@@ -2,23 +2,25 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pspf.clock import Clock
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.cursors import Consumer
 from pspf.context import StateSource, StepSource
+from pspf.context.timers import TimerClock
 from pspf.engine.batch_outcome import Failure
 from pspf.engine.batch_size import BatchSize
 from pspf.engine.batch_state import BatchState, StoreState
 from pspf.engine.broker_retry import BrokerRetry
-from pspf.engine.choice import make_executor, make_grouped_executor, make_operator
+from pspf.engine.choice import make_executor, make_grouped_executor, make_operator, make_timed
 from pspf.engine.handlers.executor import Executor
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.context import OperatorScope
 from pspf.engine.prefetch import Prefetch
 from pspf.engine.step_log import StepLog, Writer
+from pspf.engine.timers.executor import TimerScope
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import Decoder, make_decoder
 from pspf.events.topic import DeclaredTopic
@@ -51,6 +53,8 @@ class CursorHandlerScope:
     steps: StepSource | None = None
     no_steps: str = ""
     handler: str = ""
+    timers: TimerClock | None = None
+    no_timers: str = ""
 
     def check(self, record: NewRecord) -> None:
         self.broker.limits.check(record)
@@ -141,8 +145,18 @@ class CursorScope:
             steps,
             _why_not(subscription, "steps", "steps belong to one event"),
             subscription.name,
+            None if subscription.timers is None else self.clock,
+            _why_no_timers(subscription),
         )
         read = _make_decoder(subscription)
+        if subscription.timers is not None and self.held is not None:
+            assert isinstance(state, BatchState)
+            parts = TimerScope(
+                self.consumer, self.held, self.clock, self.tuning.max_crashes, self.wake.set, state.begin
+            )
+            # A step is kept by its record's offset, and a timer has none.
+            of_timers = replace(around, steps=None, no_steps="the function of a timer can't have steps")
+            return make_timed(subscription, read, around, of_timers, self.insist, parts)
         if subscription.key is not None and subscription.operator is None:
             return make_grouped_executor(subscription, read, around, self.wake.set, state, self._read_progress)
         if subscription.operator is None or self.held is None:
@@ -207,6 +221,15 @@ def _make_decoder(subscription: Subscription) -> Decoder:
 
 def _as_they_are(topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
     return headers
+
+
+def _why_no_timers(subscription: Subscription) -> str:
+    name = subscription.name
+    if not subscription.is_ordered:
+        return f'handler {name} is not ordered, and timers are: subscribe(..., ordering="key")'
+    if subscription.handler.takes is Takes.BATCH:
+        return f"handler {name} takes whole batches, and a timer belongs to a key: take one event at a time"
+    return f"handler {name} has no function for timers: @stream.on_timer({name.rpartition('.')[2]})"
 
 
 def _why_not(subscription: Subscription, what: str, belongs: str) -> str:

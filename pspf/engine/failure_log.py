@@ -8,7 +8,7 @@ from typing import Final
 from pspf.engine.batch_outcome import Failure
 from pspf.errors import RetryLater
 from pspf.loggers import get_logger
-from pspf.records import Cursor
+from pspf.records import Cursor, as_text
 from pspf.subscription import Subscription
 
 logger = get_logger("pspf.handlers")
@@ -46,7 +46,8 @@ class FailureLog:
         record, error = failure.record, failure.error
         kind, text = shorten(type(error).__name__), shorten(failure.text)
         most = self._subscription.retry.max_attempts
-        where = f"{record.topic} {record.partition} {record.id} in {self._subscription.name}"
+        what = f"timer {failure.timer!r} of {as_text(record.raw_key)!r}" if failure.timer else record.id
+        where = f"{record.topic} {record.partition} {shorten(what)} in {self._subscription.name}"
         fields = {
             "topic": record.topic,
             "partition": record.partition,

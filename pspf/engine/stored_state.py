@@ -6,8 +6,11 @@ from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.values import StoredOperator
 from pspf.engine.operators.registry import SHUFFLE, find_kind
 from pspf.errors import ConfigurationError, NotFound
+from pspf.records import EntryKind, kind_of
 from pspf.subscription import Subscription, repartition_topic
 from pspf.windowing.grouping import check_grouped
+from pspf.windowing.timers.progress import check_stored as check_timers
+from pspf.windowing.timers.progress import is_of_timers
 
 
 async def check_stored(broker: Broker, subscriptions: Sequence[Subscription]) -> None:
@@ -17,7 +20,9 @@ async def check_stored(broker: Broker, subscriptions: Sequence[Subscription]) ->
             continue
         kept = await broker.list_operators(handler=subscription.name, group=subscription.group)
         if subscription.operator is None:
-            await _check_grouping(broker, subscription, kept)
+            _check_timers(subscription, kept)
+            if subscription.timers is None:
+                await _check_grouping(broker, subscription, kept)
         elif kept:
             is_sent_on = subscription.operator.key is not None and await _count(broker, subscription.topic) > 1
             for each in kept:
@@ -60,3 +65,17 @@ def _check(subscription: Subscription, kept: StoredOperator, *, is_sent_on: bool
     elif kept.cursor.topic == subscription.topic:
         kind = SHUFFLE if is_sent_on else find_kind(definition)
         kind.check(kept.progress, definition, name)
+
+
+def _check_timers(subscription: Subscription, kept: Sequence[StoredOperator]) -> None:
+    """Raise ConfigurationError where a handler's timers would never be called, or it was another one before."""
+    name = subscription.name
+    mine = [each for each in kept if each.cursor.topic == subscription.topic]
+    for each in mine:
+        if subscription.timers is not None:
+            check_timers(each.progress, name)
+        elif is_of_timers(each.progress) and any(kind_of(one) == EntryKind.TIMERS for one in each.namespaces):
+            raise ConfigurationError(
+                f"handler {name} has set timers ({each.cursor}), and has no function for them now: add"
+                f" @stream.on_timer({name.rpartition('.')[2]}), give it another name=, or seek with --reset-state"
+            )

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from pspf.engine.batch_outcome import EffectLimits
+from pspf.engine.effect_budget import EffectLimits
 from pspf.settings import Settings
 
 

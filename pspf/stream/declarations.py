@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from pspf.errors import NotFound
+from pspf.errors import ConfigurationError, NotFound
 from pspf.events.durations import Duration, as_ms, as_optional_ms
 from pspf.events.topic import DeclaredTopic, TopicKey
 from pspf.stream.registration import (
@@ -13,11 +13,13 @@ from pspf.stream.registration import (
     make_subscriptions,
     make_windowed_subscription,
 )
+from pspf.stream.timer_functions import check_may_have_timers, make_timers
 from pspf.stream.topics import TopicToMake
 from pspf.subscription import Ordering, RetryPolicy, Subscription
 from pspf.windowing.definitions import HOUR_MS, Emission, Window, Windowing
 from pspf.windowing.grouping import GroupingKey
 from pspf.windowing.several import as_aggregation
+from pspf.windowing.timers.definition import TimerDefinition
 
 F = TypeVar("F", bound=Callable[..., Any])
 W = TypeVar("W")
@@ -159,6 +161,59 @@ class Declarations:
                 idle_timeout_ms=as_optional_ms(where, "idle_timeout_ms", idle_timeout_ms),
             ):
                 self._registry.add(subscription)
+            return function
+
+        return register
+
+    def on_timer(
+        self,
+        handler: Callable[..., Any],
+        *,
+        watermark_delay_ms: int = 0,
+        idle_timeout_ms: int | None = None,
+        max_future_ms: int | None = HOUR_MS,
+    ) -> Callable[[F], F]:
+        """Register the function that the timers of an ordered handler call; it is returned unchanged.
+
+            @stream.subscribe("orders", ordering="key")
+            async def order(event: Order, ctx: Context) -> None:
+                ctx.timer("remind", after_ms=900_000, payload={"order_id": event.order_id})
+
+            @stream.on_timer(order)
+            async def remind(timer: Timer, ctx: Context) -> None: ...
+
+        It takes the timer and, where it likes, a context: state and further timers of the same key, and emits.
+
+        Args:
+            handler: The function that was subscribed.
+            watermark_delay_ms: How long the watermark, which `at_ms` waits for, stays behind the latest event time.
+            idle_timeout_ms: Let the watermark follow the clock, so far behind it, once a partition had nothing
+                new to read for so long. None: without records it stands still.
+            max_future_ms: The event time of a record that is further ahead of the clock does not move the watermark.
+                None takes every time.
+
+        Raises:
+            ConfigurationError: The handler is not subscribed here, not ordered or takes no context, or the function
+                fits no shape.
+        """
+
+        def register(function: F) -> F:
+            def make(subscription: Subscription) -> TimerDefinition:
+                check_may_have_timers(subscription)
+                return make_timers(
+                    function,
+                    subscription.name,
+                    watermark_delay_ms=watermark_delay_ms,
+                    idle_timeout_ms=idle_timeout_ms,
+                    max_future_ms=max_future_ms,
+                )
+
+            if not self._registry.set_timers(handler, make):
+                named = getattr(handler, "__qualname__", handler)
+                raise ConfigurationError(
+                    f"on_timer: {named!r:.80} is no handler of this Stream: subscribe it first, with this Stream, and"
+                    " pass the function itself"
+                )
             return function
 
         return register

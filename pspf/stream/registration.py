@@ -18,6 +18,7 @@ from pspf.subscription import (
 )
 from pspf.windowing.definitions import Windowing
 from pspf.windowing.folds import make_loader
+from pspf.windowing.timers.definition import TimerDefinition
 
 
 class Registry:
@@ -41,6 +42,18 @@ class Registry:
         for host in self._hosts:
             host.take_back()
         return self.subscriptions.pop()
+
+    def set_timers(self, function: Callable[..., Any], timers: Callable[[Subscription], TimerDefinition]) -> int:
+        """Give the handlers of a function timers, here and with all that have included this one; return how many."""
+        changed = [each for each in self.subscriptions if each.handler.function is function]
+        for each in changed:
+            self._replace(each, timers(each))
+        return len(changed)
+
+    def _replace(self, subscription: Subscription, timers: TimerDefinition) -> None:
+        self.subscriptions[self.subscriptions.index(subscription)] = replace(subscription, timers=timers)
+        for host in self._hosts:
+            host._replace(self._as_included(subscription), timers)
 
     def include(self, other: "Registry") -> None:
         """Take in another's subscriptions, later ones as well.

@@ -23,8 +23,9 @@ class Failures:
         first, others = self._found[0], len(self._found) - 1
         self._found.clear()
         fate = "it is a dead letter" if first.retry_ms is None else f"it is tried again in {first.retry_ms} ms"
+        what = f"timer {first.timer!r} of {first.record.key!r}" if first.timer else first.record.id
         note = (
-            f"raised for {first.record.topic} {first.record.id}, attempt {first.attempts}; {fate}"
+            f"raised for {first.record.topic} {what}, attempt {first.attempts}; {fate}"
             f"{f', and {others} more failed' if others else ''}. With StreamTester(..., raises=False) a test sees"
             " retries and dead letters instead"
         )

@@ -107,7 +107,16 @@ class ServerPlace(Place):
 class Run:
     """A broker and the processes that work on it."""
 
-    def __init__(self, folder: Path, place: Place | None = None, *, partitions: int, lease_ms: int = 2_000) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        place: Place | None = None,
+        *,
+        partitions: int,
+        lease_ms: int = 2_000,
+        app: str = "tests.faults.app:stream",
+    ) -> None:
+        self._app = app
         self.place = place or FilePlace(folder)
         self.log = folder / "workers.log"
         self._partitions = partitions
@@ -126,7 +135,7 @@ class Run:
 
     def start(self, *, burst: bool = True, **environment: str) -> Fork:
         """Start a worker that ends when all is done, or (`burst` False) at a signal; `environment` arms faults."""
-        command = ["worker", "tests.faults.app:stream", "--in-process"]
+        command = ["worker", self._app, "--in-process"]
         command += ["--burst"] if burst else []
         more = {
             "PYTHONPATH": str(ROOT),

@@ -10,8 +10,8 @@ import pytest
 from pspf import BaseEvent, Count, RetryPolicy, SessionWindow, Stream, TumblingWindow
 from pspf.clock import SystemClock
 from pspf.connectors.contract.backend import StreamingBackend
-from pspf.engine.batch_outcome import EffectLimits
 from pspf.engine.cursor_scope import CursorHandlerScope
+from pspf.engine.effect_budget import EffectLimits
 from pspf.engine.idleness import IdleTracker
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.context import OperatorContext, OperatorScope

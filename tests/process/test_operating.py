@@ -258,7 +258,7 @@ def test_an_operator_does_the_same_on_a_server(folder: Folder, name: str) -> Non
     partly = folder.look("topics", "trim", "orders", "--max-records", "1", "--execute", "--json", *at)
     assert (partly.code, partly.json["records"]) == (8, 4)
     folder.run("worker", "--burst", *at)
-    assert folder.ok("pending", "list", "billing", "--json", *at).json == {"pending": []}
+    assert folder.ok("pending", "list", "billing", "--json", *at).json == {"pending": [], "timers": []}
     assert folder.look("topics", "repartition", "orders", "-p", "4", "--execute", *at).code == 7
     folder.ok("topics", "repartition", "orders", "-p", "4", "--reset-state", "--execute", *at)
     assert len(folder.ok("topics", "inspect", "orders", "--json", *at).json["partitions"]) == 4

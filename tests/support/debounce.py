@@ -15,7 +15,7 @@ from pspf.windowing.event_time import Key, decode_key, encode_key
 from pspf.windowing.operator_definition import OperatorDefinition
 from pspf.windowing.spans import NEVER
 
-NAMESPACE: Final = make_namespace(kind=2, slot=0)  # a kind that is free for operators from outside
+NAMESPACE: Final = make_namespace(kind=100, slot=0)  # a kind that is free for operators from outside
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import pytest
 from pspf import BaseEvent, Context
 from pspf.connectors.contract.limits import Limits
 from pspf.context import Call, StatePage, StateSource, StepSource
+from pspf.context.timers import TimerClock
 from pspf.errors import ConfigurationError, ContextClosed, EventRejected, StateUnavailable, TooManyEffects
 from pspf.events.topic import DeclaredTopic
 from pspf.records import NewRecord, Record
@@ -57,6 +58,8 @@ class Around:
     steps: StepSource | None = None
     no_steps: str = "no steps here"
     handler: str = "h"
+    timers: TimerClock | None = None
+    no_timers: str = "no timers here"
     warned: set[str] = field(default_factory=set)
     limits: Limits = field(default_factory=lambda: Limits(max_record_bytes=500))
     spans: Any = None

@@ -52,20 +52,32 @@ async def list_records(
     chosen: Records,
     count: Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="At most so many.")] = 100,
 ) -> None:
-    """List records that are not done: age, attempts, last error, next try, and who has them."""
+    """List records that are not done: age, attempts, last error, next try, and who has them. Timers come after them."""
     from pspf.cli.services.pending import as_json_record, print_records, read_steps, select
+    from pspf.cli.services.stored_timers import list_timers, print_timers
 
     async with call.open_broker() as broker:
         choice = chosen.as_filter()
         found = await select(broker, choice, with_in_hand=True)
         shown = found[:count]
         steps = await read_steps(broker, shown)
+        timers = await list_timers(broker, choice, count)
     if call.as_json:
-        write_json({"pending": [as_json_record(each, steps.get((each.cursor, each.offset), ())) for each in shown]})
+        write_json(
+            {
+                "pending": [as_json_record(each, steps.get((each.cursor, each.offset), ())) for each in shown],
+                "timers": [timer.as_json() for timer in timers[:count]],
+            }
+        )
     else:
         print_records(shown, steps)
+        if timers:
+            write("")
+            print_timers(timers[:count])
     if len(found) > count:
         say(f"{count} of {len(found):,} shown; -n {len(found)} shows all")
+    if len(timers) > count:
+        say(f"the first {count} timers are shown; -n shows more")
 
 
 @command(app, "pspf pending retry billing", "pspf pending retry billing --id 42 --topic orders")

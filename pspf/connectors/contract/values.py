@@ -120,6 +120,8 @@ class Lease:
     epoch: int
     position: int
     held: Sequence[Retry] = field(default_factory=tuple)
+    is_suspect: bool = False
+    """Whether an earlier owner's process may have ended by what it ran here, and that is not done yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,9 @@ def acquire(
             "SELECT offset, key, attempts, due_ms, error FROM retries WHERE cursor_id = ? ORDER BY offset", (cursor_id,)
         )
     )
-    return Grant(cursor_id, partition_id, sequence, token, Lease(epoch + 1, position, held), suspicion)
+    return Grant(
+        cursor_id, partition_id, sequence, token, Lease(epoch + 1, position, held, suspicion is not None), suspicion
+    )
 
 
 def _at_rest(suspicion: Suspicion | None) -> str | None:

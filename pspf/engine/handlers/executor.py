@@ -39,6 +39,10 @@ class Executor(ABC):
     async def run(self, records: Sequence[Record], run: BatchRun) -> int:
         """Run records until all are taken or the run is closed; return how many were taken."""
 
+    async def prepare(self, records: Sequence[Record], run: BatchRun) -> bool:
+        """Do what comes before the records of a batch; return whether they can run in the same one."""
+        return True
+
     @property
     def has_work(self) -> bool:
         """Whether the next run has something to do without records.
@@ -51,6 +55,11 @@ class Executor(ABC):
     def due_ms(self) -> int:
         """The wall-clock time from which on it `has_work`; asked once a turn of the loop."""
         return NEVER
+
+    @property
+    def crashes(self) -> int:
+        """How often what the next run does, which is no record, has ended the process."""
+        return 0
 
     def finish(self) -> None:  # noqa: B027 (most have nothing open)
         """Close all that is open, as at the end of the input; what has something open wakes the loop."""

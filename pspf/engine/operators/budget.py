@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from pspf.engine.batch_outcome import BatchRun, EffectLimits
+from pspf.engine.batch_outcome import BatchRun
+from pspf.engine.effect_budget import EffectLimits
 from pspf.errors import TooManyEffects
 from pspf.records import Record
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from pspf.clock import Clock
 from pspf.connectors.contract.cursors import Consumer
 from pspf.context import HandlerScope
-from pspf.engine.batch_outcome import EffectLimits
+from pspf.engine.effect_budget import EffectLimits
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.admission import Admission
 from pspf.engine.operators.budget import Budget

@@ -200,7 +200,11 @@ def _shape(subscription: Subscription) -> HandlerShape:
 
 def _operators(subscriptions: Sequence[Subscription]) -> tuple[OperatorCursors, ...]:
     return tuple(
-        OperatorCursors(CursorName(each.topic, each.group, each.cursor_handler), each.operator.to)
+        OperatorCursors(
+            CursorName(each.topic, each.group, each.cursor_handler),
+            None if each.operator is None else each.operator.to,
+            emits_anywhere=each.operator is None,
+        )
         for each in subscriptions
-        if each.operator is not None
+        if each.operator is not None or each.timers is not None
     )

@@ -68,7 +68,7 @@ class AppPlan:
             for group in fields.pop("groups")
         )
         operators = tuple(
-            OperatorCursors(CursorName(**each["cursors"]), each["to"]) for each in fields.pop("operators")
+            OperatorCursors(CursorName(**each.pop("cursors")), **each) for each in fields.pop("operators")
         )
         return cls(groups=groups, operators=operators, makes=tuple(fields.pop("makes")), **fields)
 

@@ -25,10 +25,14 @@ class CursorName:
 
 @dataclass(frozen=True, slots=True)
 class OperatorCursors:
-    """A windowed handler's cursors, and the topic that its results go to, None where they stay."""
+    """The cursors of a windowed handler, or of one with timers, and the topic that its results go to.
+
+    `to` is None where they stay; with `emits_anywhere` they may go to any topic.
+    """
 
     cursors: CursorName
     to: str | None
+    emits_anywhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ def order_operators(
     ]
     for j in indices:
         for i in range(j):
-            if operators[i].to in others and j not in _reach_up(i, upstream):
+            if (operators[i].emits_anywhere or operators[i].to in others) and j not in _reach_up(i, upstream):
                 upstream[j].add(i)
     levels: list[tuple[CursorName, ...]] = []
     left = list(indices)

@@ -1,7 +1,8 @@
 """What becomes of a batch's records."""
 
 from pspf.clock import ManualClock
-from pspf.engine.batch_outcome import BatchRun, EffectBudget, EffectLimits
+from pspf.engine.batch_outcome import BatchRun
+from pspf.engine.effect_budget import EffectBudget, EffectLimits
 from pspf.engine.key_order import KeyOrder
 from pspf.errors import text_of
 from pspf.records import Batch, Record

@@ -7,10 +7,11 @@ import pytest
 from pspf.clock import ManualClock
 from pspf.connectors.contract.values import Lease
 from pspf.connectors.memory import MemoryBroker
-from pspf.engine.batch_outcome import BatchRun, EffectLimits
+from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.broker_retry import BrokerRetry
 from pspf.engine.commits import CursorCommits
 from pspf.engine.cursor_scope import CursorScope
+from pspf.engine.effect_budget import EffectLimits
 from pspf.engine.tuning import Tuning
 from pspf.errors import BackendUnavailable, CommitFenced
 from pspf.observability.telemetry import HandlerCounters, TelemetryManager

@@ -10,9 +10,10 @@ from pspf import Stream
 from pspf.clock import ManualClock
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.memory import MemoryBroker
-from pspf.engine.batch_outcome import BatchRun, EffectLimits
+from pspf.engine.batch_outcome import BatchRun
 from pspf.engine.choice import make_operator
 from pspf.engine.cursor_scope import CursorHandlerScope
+from pspf.engine.effect_budget import EffectLimits
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.operators.context import OperatorScope
 from pspf.engine.operators.host import OperatorHost

@@ -97,7 +97,7 @@ def _parse_grant(token: bytes, reply: Sequence[Any], waiting: Sequence[Retry]) -
     if limit:
         offsets = tuple(parse_entry_id(raw_id) for raw_id in intent.split())
         suspicion = Suspicion(int(limit), int(left), offsets, int(crashes))
-    lease = Lease(int(epoch), parse_entry_id(position), tuple(waiting))
+    lease = Lease(int(epoch), parse_entry_id(position), tuple(waiting), suspicion is not None)
     return Grant(token, int(sequence), int(passed) if passed else None, lease, suspicion)
 
 
