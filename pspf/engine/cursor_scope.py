@@ -127,6 +127,8 @@ class CursorScope:
         handler = self.subscription.handler
         if self.consumer.lease is None or not handler.takes_context or handler.takes is Takes.BATCH:
             return None
+        if self.subscription.beside:  # they are kept by offset, and two topics have equal ones
+            return None
         return StepLog(self._read_entries, self._scan_entries, write)
 
     def make_executor(self, state: BatchState | StoreState | None, steps: StepSource | None = None) -> Executor:
@@ -143,7 +145,7 @@ class CursorScope:
             self.broker,
             *_make_spans(self.telemetry, subscription),
             steps,
-            _why_not(subscription, "steps", "steps belong to one event"),
+            _why_no_steps(subscription),
             subscription.name,
             None if subscription.timers is None else self.clock,
             _why_no_timers(subscription),
@@ -221,6 +223,16 @@ def _make_decoder(subscription: Subscription) -> Decoder:
 
 def _as_they_are(topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
     return headers
+
+
+def _why_no_steps(subscription: Subscription) -> str:
+    """Return what to say to a handler that asks for a step and has none."""
+    if subscription.beside:
+        return (
+            f"handler {subscription.name} reads several topics, and has no steps in this version: take them in a"
+            " handler of one topic, to which this one emits (ctx.emit)"
+        )
+    return _why_not(subscription, "steps", "steps belong to one event")
 
 
 def _why_no_timers(subscription: Subscription) -> str:

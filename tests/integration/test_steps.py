@@ -60,6 +60,26 @@ def subscribe(backend: StreamingBackend, handler: Callable[..., Any], **options:
     return stream
 
 
+async def test_a_handler_of_several_topics_has_no_steps_and_says_so(backend: StreamingBackend) -> None:
+    """Offsets of two topics may be equal: one would get the other's result."""
+    stream = Stream(backend)
+
+    @stream.subscribe(topics=[TOPIC, "others"], ordering="key", name=NAME, retry=QUICK)
+    async def handle(event: Number, ctx: Context) -> None:
+        await ctx.step("n", lambda: 1)
+
+    for topic in (TOPIC, "others"):
+        await stream.emit_many(numbers(1), topic)
+    await run_until_drained(stream)
+    letters = await read_letters(backend.broker)
+    assert sorted((letter.topic, letter.error_type, letter.attempts) for letter in letters) == [
+        (TOPIC, "StateUnavailable", 1),
+        ("others", "StateUnavailable", 1),
+    ]
+    assert all("several topics" in letter.error for letter in letters)
+    assert await stored(backend.broker) == []
+
+
 @pytest.mark.parametrize("is_plain", [False, True], ids=["async", "plain"])
 async def test_finished_steps_do_not_run_again_when_their_record_does(
     backend: StreamingBackend, is_plain: bool

@@ -59,9 +59,9 @@ class GroupedExecutor(Executor):
 
     async def _group(self, records: Sequence[Record]) -> list[GroupedRecord]:
         found: list[GroupedRecord] = []
-        breath = YieldPoint()
+        yield_point = YieldPoint()
         for begin in range(0, len(records), _SECTION_RECORDS):
-            await breath.take()
+            await yield_point.take()
             for record in records[begin : begin + _SECTION_RECORDS]:
                 grouped = self._grouper.group(record)
                 if grouped is not None:
