@@ -18,7 +18,7 @@ from tests.faults.side_by_side import at_all_places
 from tests.support.workers import read_all
 
 APP: Final = "tests.faults.steps_app:stream"
-KILLS: Final = 10
+KILLS: Final = 10 if RUNS > 2 else 5
 KEYS: Final = 6
 MOST_LINES: Final = 12
 """How far a worker comes at most before it is killed."""

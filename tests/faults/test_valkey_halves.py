@@ -209,6 +209,7 @@ async def work_on_two_topics(broker: ValkeyBroker, trials: Trials) -> None:
     """Do what runs a script on the cursors of a handler of several topics."""
     for topic in (TOPIC, OTHER):
         await broker.append(topic, [new(str(n), f"k{n}") for n in range(4)])
+    assert await broker.operations.set_retention(OTHER, 3_600_000) is None
     slow = await own_both(broker)
     await broker.operations.seek(HOME, 0, keep_state=True, force=True)
     tried = trials.tried.copy()

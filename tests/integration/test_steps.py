@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pydantic import BaseModel
 from pspf import Context, RetryPolicy, Stream
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
+from pspf.connectors.contract.limits import Limits
 from pspf.context import SyncContext
 from pspf.events.step_places import STEPS, split_step_key
 from pspf.records import Cursor
@@ -32,6 +34,7 @@ from tests.integration.running import (
     until,
     wait_until,
 )
+from tests.support.brokers import Kind
 
 NAME = "steps"
 CURSOR = Cursor(TOPIC, GROUP, NAME, 0)
@@ -174,8 +177,10 @@ async def test_steps_of_a_dead_record_are_gone_and_a_replay_runs_them_again_with
 
 
 async def test_a_step_is_durable_before_the_handler_goes_on_and_has_nothing_else_in_it(
-    backend: StreamingBackend,
+    kind: Kind, tmp_path: Path
 ) -> None:
+    limits = Limits(lease_ms=1_000, renew_ms=200, synchronous="NORMAL")
+    backend = StreamingBackend(kind.make(tmp_path, limits, None), TOPIC, GROUP)
     ran: list[int] = []
     reached = asyncio.Event()
     go_on = asyncio.Event()
@@ -206,6 +211,7 @@ async def test_a_step_is_durable_before_the_handler_goes_on_and_has_nothing_else
     async with second:
         assert await second.read_state(NAME, "a", "n") == 2
     assert await stored(backend.broker) == []
+    await backend.close()
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])

@@ -76,6 +76,12 @@ class TroubledConsumer(Consumer):
         self._trouble.strike("read_entries")
         return await self._consumer.read_entries(places)
 
+    async def scan_entries(
+        self, namespace: int, *, after: bytes | None = None, max_entries: int = 1_000
+    ) -> Sequence[tuple[bytes, bytes]]:
+        self._trouble.strike("scan_entries")
+        return await self._consumer.scan_entries(namespace, after=after, max_entries=max_entries)
+
     async def release(self) -> None:
         self._trouble.strike("release")
         await self._consumer.release()
@@ -151,8 +157,8 @@ class TroubledSQLite(SQLiteBroker):
 
 
 CALLS = [
-    *("poll", "commit", "reply", "register", "share", "acquire", "read_members", "read_state", "release", "resign"),
-    "close",
+    *("poll", "commit", "reply", "register", "share", "acquire", "read_members", "read_entries", "scan_entries"),
+    *("release", "resign", "close"),
 ]
 
 

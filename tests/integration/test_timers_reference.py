@@ -22,6 +22,7 @@ from tests.support.brokers import Kind
 
 SEED: Final = int(os.environ.get("PSPF_SEED", random.randrange(1 << 30)))
 RUNS: Final = 6
+EVENTS: Final = 400 if "PSPF_FAULT_RUNS" in os.environ else 150
 NAMES: Final = "tuvw"
 Log = dict[str, list[Any]]
 
@@ -186,7 +187,7 @@ async def test_in_event_time_they_fire_so_on_every_broker_though_workers_die_and
 ) -> None:
     print(f"PSPF_SEED={SEED}")
     rng = random.Random(f"{SEED} {batch_size}")
-    events = make_events(rng, 400, 9, by_clock=False)
+    events = make_events(rng, EVENTS, 9, by_clock=False)
     partitions = 3
     references = [Reference() for _ in range(partitions)]
     for event in events:
@@ -206,7 +207,7 @@ async def test_in_event_time_they_fire_so_on_every_broker_though_workers_die_and
     emitter = Stream(backend)
     first = make(0)
     task = asyncio.create_task(first.run_forever())
-    await emitter.emit_many(events[:200])
+    await emitter.emit_many(events[: EVENTS // 2])
 
     async def some_out() -> bool:
         return len(await read_events(broker, "out")) > count // 8
@@ -220,7 +221,7 @@ async def test_in_event_time_they_fire_so_on_every_broker_though_workers_die_and
 
     second, third = make(1), make(2)
     async with running(second), running(third):
-        await emitter.emit_many(events[200:])
+        await emitter.emit_many(events[EVENTS // 2 :])
         await wait_until(all_out, within_ms=60_000)
         await drain(second, third)
     log: Log = defaultdict(list)
