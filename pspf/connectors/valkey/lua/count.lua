@@ -5,5 +5,5 @@
 -- Reply {number, start of the rest or empty}
 -- Caller: inspect.py
 
-local count, rest = count_from(KEYS[1], ARGV[1], 5000)
+local count, rest = count_from(KEYS[1], ARGV[1], 2000)
 return {count, rest or ''}

@@ -9,7 +9,7 @@
 --       {} where the cursors are others by now
 -- Caller: trimming.py
 
-local STEP, MANY_BYTES = 1000, 1000000
+local STEP, MANY_BYTES = 500, 1000000
 
 local stream, meta, wanted, is_forced = KEYS[1], KEYS[2], ARGV[2], ARGV[3] == '1'
 if (redis.call('HGET', meta, 'cursors') or '0') ~= ARGV[4] then return {} end
