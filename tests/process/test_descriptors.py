@@ -60,7 +60,7 @@ def test_it_says_what_it_does_not_read_and_keeps_its_leases(limited: Folder) -> 
         wait_until(lambda: worker.says("no descriptor is left for a connection to read on"), within_s=LONG_S)
         wait_until(lambda: "it can't read" in limited.pspf("health", "ready").err, within_s=LONG_S)
         time.sleep(LEASE_MS / 1000)  # in which a lease that is not renewed ends
-        assert not worker.says("the lease of")
+        assert not worker.says("the leases of")
         assert not worker.says("Too many open files")
         worker.signal(signal.SIGTERM)
         assert worker.end() == 0
