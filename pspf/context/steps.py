@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 _AS_JSON: Final = (None, type(None), Any, dict, list, str, int, float, bool, object)
 """What is kept as the JSON that it is."""
+_REST_S: Final = 0.1
+"""How long a thread waits for the next try before it asks whether its call has ended: until then its key is busy."""
 
 
 class Retrying(Protocol):
@@ -187,8 +189,15 @@ class SyncStep:
                 attempts += 1
                 if (wait_ms := step.wait_ms(error, attempts)) is None:
                     raise
-            time.sleep(wait_ms / 1_000)
+            self._rest(wait_ms)
         return self._wait(partial(step.keep, result))
+
+    def _rest(self, wait_ms: int) -> None:
+        """Wait in this thread before the next try; ContextClosed soon after the call has ended."""
+        until_s = time.monotonic() + wait_ms / 1_000
+        while (left_s := until_s - time.monotonic()) > 0:
+            self._step.check_open()
+            time.sleep(min(left_s, _REST_S))
 
 
 def is_async(function: Callable[..., Any]) -> bool:

@@ -275,6 +275,23 @@ async def test_a_step_has_its_own_retries_and_time(backend: StreamingBackend) ->
     assert "step 'slow' took longer than 20 ms" in letter.error
 
 
+async def test_a_plain_call_that_has_ended_does_not_wait_for_its_steps_next_try(backend: StreamingBackend) -> None:
+    """Its thread keeps the record's key busy until then."""
+
+    def handle(event: Number, ctx: SyncContext) -> None:
+        ctx.step("charge", fail, retry=RetryPolicy(max_attempts=2, initial_ms=60_000, jitter=0))
+
+    def fail() -> None:
+        raise ValueError("away")
+
+    stream = Stream(backend)
+    stream.subscribe(TOPIC, ordering="key", name=NAME, timeout_ms=200, retry=QUICK)(handle)
+    await stream.emit_many(numbers(1))
+    await run_until_drained(stream, within_ms=20_000)
+    (letter,) = await read_letters(backend.broker)
+    assert letter.error_type == "HandlerTimeout"
+
+
 async def test_a_plain_handlers_step_has_its_own_retries(backend: StreamingBackend) -> None:
     tries: list[int] = []
 
