@@ -561,7 +561,7 @@ def test_random_interleavings_agree_with_the_model(kind: Kind) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=50,
+            max_examples=30,
             stateful_step_count=60,
             deadline=None,
             print_blob=True,

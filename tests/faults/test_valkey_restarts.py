@@ -36,7 +36,7 @@ async def test_a_server_that_restarts_under_load_loses_nothing(
     rng = random.Random(SEED)
     print(f"PSPF_SEED={SEED}")
     server = own_server(options=fsync)
-    events = make_events(6_000, 20)
+    events = make_events(3_000, 20)
     with Proxy(server.port) as proxy:
         site = Site(server, proxy)
         await site.fill(events)

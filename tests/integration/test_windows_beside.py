@@ -67,7 +67,7 @@ class Commits:
         patch.setattr(BatchRun, "as_commit", noting)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     window=st.sampled_from([TumblingWindow(5_000), SlidingWindow(6_000, 3_000)]),
     inputs=st.lists(steps, min_size=40, max_size=120).map(build),

@@ -52,9 +52,15 @@ async def keep(event: BaseEvent, state: list[str] | None) -> list[str]:
     return [*(state or []), getattr(event, "text", "")]
 
 
-@pytest.mark.parametrize("fold", [keep, Collect("text"), {"all": Collect("text")}], ids=["handler", "ready", "named"])
 @pytest.mark.parametrize(
-    "window", [TumblingWindow(10_000), SlidingWindow(10_000, 5_000), SessionWindow(10_000)], ids=str
+    ("window", "fold"),
+    [
+        pytest.param(TumblingWindow(10_000), keep, id="tumbling-handler"),
+        pytest.param(TumblingWindow(10_000), {"all": Collect("text")}, id="tumbling-named"),
+        pytest.param(SlidingWindow(10_000, 5_000), Collect("text"), id="sliding-ready"),
+        pytest.param(SessionWindow(10_000), keep, id="session-handler"),
+        pytest.param(SessionWindow(10_000), Collect("text"), id="session-ready"),
+    ],
 )
 async def test_large_states_are_in_as_many_commits_as_they_need(
     backend: StreamingBackend, setting: Setting, window: Any, fold: Any

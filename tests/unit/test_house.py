@@ -1,6 +1,7 @@
 """Rules of the house that no linter holds: read from the source, nothing is run."""
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -29,8 +30,15 @@ _TEST_NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 def sources(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
     for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text(), str(path))
+        yield from parse_all(folder)
+
+
+@functools.cache
+def parse_all(folder: str) -> list[tuple[Path, ast.Module]]:
+    return [
+        (path.relative_to(ROOT), ast.parse(path.read_text(), str(path)))
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
