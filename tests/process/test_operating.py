@@ -120,6 +120,15 @@ def test_pending_records_are_listed_retried_and_dropped(folder: Folder) -> None:
             ("3", "b", "retry", 1, "ValueError: order 3 is bad"),
         ]
         assert "ValueError: order 1 is bad" in folder.ok("pending", "list", "billing").out
+        whole = folder.ok("pending", "list", "--json").json
+        assert [(r["group"], r["id"]) for r in whole["pending"]] == [
+            ("billing", "1"),
+            ("billing", "2"),
+            ("billing", "3"),
+        ]
+        assert [r["id"] for r in folder.ok("pending", "list", "--id", "orders/2", "--json").json["pending"]] == ["2"]
+        unknown = folder.look("pending", "list", "--id", "77")
+        assert (unknown.code, "record 77 is not pending" in unknown.err) == (6, True)
         assert folder.ok("pending", "retry", "billing", "--id", "3", "--json").json == {"retried": 1}
         worker.wait_for("attempt 2/9")
         planned = folder.ok("pending", "drop", "billing", "--key", "a", "--error", "ValueError", "--json").json

@@ -12,6 +12,7 @@ from pspf.cli.options import Execute
 
 if TYPE_CHECKING:
     from pspf.cli.services.pending import PendingFilter
+    from pspf.connectors.contract.broker import Broker
 
 app = make_app(
     "Records that are delivered and not finished: running, waiting for a retry, held back.",
@@ -24,6 +25,7 @@ Group = Annotated[str, typer.Argument(metavar="GROUP", help="The group.")]
 TopicOption = Annotated[str | None, typer.Option("--topic", "-t", help="Only this topic's.")]
 HandlerOption = Annotated[str | None, typer.Option("--handler", help="Only this ordered handler's.")]
 KeyOption = Annotated[str | None, typer.Option("--key", "-k", help="Only records of this key.")]
+AnyGroup = Annotated[str | None, typer.Argument(metavar="[GROUP]", help="The group; all groups, if left out.")]
 ErrorOption = Annotated[str | None, typer.Option("--error", metavar="TYPE", help="Only this error type: ValueError.")]
 Ids = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this record; repeat it.")]
 
@@ -41,27 +43,55 @@ class Records:
 
     def as_filter(self) -> "PendingFilter":
         """Return them as services take them."""
-        from pspf.cli.services.pending import PendingFilter
-
-        return PendingFilter(self.group, self.topic, self.handler, self.key, self.error, tuple(self.ids or ()))
+        return _make_filter(self, self.group)
 
 
-@command(app, "pspf pending list billing", "pspf pending list billing --error TimeoutError --json", name="list")
+@dataclass(frozen=True, slots=True)
+class ListedRecords:
+    """Arguments that choose records of a group or of all."""
+
+    group: AnyGroup = None
+    topic: TopicOption = None
+    handler: HandlerOption = None
+    key: KeyOption = None
+    error: ErrorOption = None
+    ids: Ids = None
+
+    async def as_filters(self, broker: "Broker") -> "list[PendingFilter]":
+        """Return them as services take them: one for each group that there is, if none is named."""
+        if self.group is not None:
+            return [_make_filter(self, self.group)]
+        groups = {info.cursor.group for info in await broker.list_cursors(topic=self.topic)}
+        return [_make_filter(self, group) for group in sorted(groups)]
+
+
+def _make_filter(chosen: Records | ListedRecords, group: str) -> "PendingFilter":
+    from pspf.cli.services.pending import PendingFilter
+
+    return PendingFilter(group, chosen.topic, chosen.handler, chosen.key, chosen.error, tuple(chosen.ids or ()))
+
+
+@command(
+    app,
+    "pspf pending list",
+    "pspf pending list billing --error TimeoutError --json",
+    name="list",
+)
 async def list_records(
     call: Invocation,
-    chosen: Records,
+    chosen: ListedRecords,
     count: Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="At most so many.")] = 100,
 ) -> None:
     """List records that are not done: age, attempts, last error, next try, and who has them. Timers come after them."""
-    from pspf.cli.services.pending import as_json_record, print_records, read_steps, select
+    from pspf.cli.services.pending import as_json_record, print_records, read_steps, select_of_all
     from pspf.cli.services.stored_timers import list_timers, print_timers
 
     async with call.open_broker() as broker:
-        choice = chosen.as_filter()
-        found = await select(broker, choice, with_in_hand=True)
+        choices = await chosen.as_filters(broker)
+        found = await select_of_all(broker, choices)
         shown = found[:count]
         steps = await read_steps(broker, shown)
-        timers = await list_timers(broker, choice, count)
+        timers = await list_timers(broker, choices, count)
     if call.as_json:
         write_json(
             {

@@ -1,7 +1,7 @@
 """Unfinished records for commands: selection and display."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pspf.cli.console import count_of, format_span, shorten, write_table
@@ -35,8 +35,32 @@ class PendingFilter:
             self.handler in (None, record.cursor.handler)
             and self.key in (None, as_text(record.key))
             and self.error_type in (None, error_type, error_type.rpartition(".")[2])
-            and (not self.ids or not {record.id, f"{record.cursor.topic}/{record.id}"}.isdisjoint(self.ids))
+            and (not self.ids or _is_named(record, self.ids))
         )
+
+
+def _is_named(record: PendingRecord, ids: Sequence[str]) -> bool:
+    return not {record.id, f"{record.cursor.topic}/{record.id}"}.isdisjoint(ids)
+
+
+async def select_of_all(broker: Broker, choices: Sequence[PendingFilter]) -> list[PendingRecord]:
+    """Return the records of each choice, those that workers report to handle with them; an id may be of any group.
+
+    Errors as in `select`.
+    """
+    if len(choices) == 1:
+        return await select(broker, choices[0], with_in_hand=True)
+    ids = choices[0].ids if choices else ()
+    found = [
+        record
+        for choice in choices
+        for record in await select(broker, replace(choice, ids=()), with_in_hand=True)
+        if choice.takes(record)
+    ]
+    missing = [record_id for record_id in ids if not any(_is_named(record, [record_id]) for record in found)]
+    if missing:
+        raise NotFound(f"record {', '.join(missing)} is not pending for any group: done, or not delivered yet")
+    return found
 
 
 async def select(broker: Broker, choice: PendingFilter, *, with_in_hand: bool = False) -> list[PendingRecord]:
@@ -129,6 +153,7 @@ def print_records(
         (
             record.id,
             record.cursor.topic,
+            record.cursor.group,
             record.cursor.handler,
             shorten(as_text(record.key) or "-", 24),
             record.waiting.value,
@@ -139,7 +164,9 @@ def print_records(
         )
         for record in records
     ]
-    headers: tuple[str, ...] = ("id", "topic", "handler", "key", "waiting", "age", "attempts", "last error", "consumer")
+    headers: tuple[str, ...] = (
+        *("id", "topic", "group", "handler", "key", "waiting", "age", "attempts", "last error", "consumer"),
+    )
     if steps:
         headers += ("steps done",)
         rows = [

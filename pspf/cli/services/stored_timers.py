@@ -1,4 +1,4 @@
-"""Stored timers of a group, read from the broker in order of their due times."""
+"""Stored timers of groups, read from the broker in order of their due times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,16 +51,17 @@ class StoredTimer:
         }
 
 
-async def list_timers(broker: Broker, choice: PendingFilter, most: int) -> list[StoredTimer]:
-    """Return the timers of a group that are due first, by due time, at most so many; one more says that there are."""
-    if choice.ids:  # those of records
-        return []
+async def list_timers(broker: Broker, choices: Sequence[PendingFilter], most: int) -> list[StoredTimer]:
+    """Return the timers of groups that are due first, by due time, at most so many; one more says that there are."""
     found: list[StoredTimer] = []
-    for kept in await broker.list_operators(group=choice.group, topic=choice.topic, handler=choice.handler):
-        if is_of_timers(kept.progress):
-            for queue in (CLOCK, EVENT):
-                if queue in kept.namespaces:
-                    found += await _list_queue(broker, kept.cursor, queue, choice, most + 1)
+    for choice in choices:
+        if choice.ids:  # those of records
+            continue
+        for kept in await broker.list_operators(group=choice.group, topic=choice.topic, handler=choice.handler):
+            if is_of_timers(kept.progress):
+                for queue in (CLOCK, EVENT):
+                    if queue in kept.namespaces:
+                        found += await _list_queue(broker, kept.cursor, queue, choice, most + 1)
     found.sort(key=lambda timer: (timer.row.due_ms, timer.key, timer.name))
     return found[: most + 1]
 
@@ -104,6 +105,7 @@ def print_timers(timers: Sequence[StoredTimer]) -> None:
         (
             timer.name,
             timer.cursor.topic,
+            timer.cursor.group,
             timer.cursor.handler,
             shorten(as_text(timer.key) or "", 24),
             timer.kind,
@@ -113,4 +115,6 @@ def print_timers(timers: Sequence[StoredTimer]) -> None:
         )
         for timer in timers
     ]
-    write_table(("timer", "topic", "handler", "key", "waits for", "due", "attempts", "last error"), rows, empty="")
+    write_table(
+        ("timer", "topic", "group", "handler", "key", "waits for", "due", "attempts", "last error"), rows, empty=""
+    )
