@@ -242,7 +242,7 @@ class Context:
         self.check_open()
         if self._around.steps is None:
             raise StateUnavailable(self._around.no_steps)
-        step = Step(self, self._around.steps, name, function, retry, timeout_ms)
+        step = Step(self, self._around.steps, self._record.offset, name, function, retry, timeout_ms)
         if self._steps is None:
             self._steps = set()
         if name in self._steps:

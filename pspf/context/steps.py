@@ -52,6 +52,7 @@ class Step:
         self,
         context: "Context",
         source: StepSource,
+        place: int,
         name: str,
         function: Callable[..., Any],
         retry: Retrying | None,
@@ -72,6 +73,8 @@ class Step:
             raise ConfigurationError(f"step {name!r:.80}: timeout_ms={timeout_ms!r}; use 1 or more, or leave it out")
         self._context = context
         self._source = source
+        self._place = place
+        """What stands for the record's offset in the loop."""
         self._name = name
         self.function = function
         self._retry = retry
@@ -87,7 +90,7 @@ class Step:
     async def find(self) -> tuple[bool, Any]:
         """Return whether the step has finished before, and its result."""
         self._context.check_open()
-        stored = await self._source.find(self._context.record.offset, self._name)
+        stored = await self._source.find(self._place, self._name)
         self._context.check_open()
         return (False, None) if stored is None else (True, self._decode(stored))
 
@@ -133,7 +136,7 @@ class Step:
         self._context.check_value(self._name, len(encoded))
         decoded = self._decode(encoded)
         self._context.check_open()
-        await self._source.keep(self._context.record.offset, self._name, encoded)
+        await self._source.keep(self._place, self._name, encoded)
         self._context.check_open()
         return decoded
 

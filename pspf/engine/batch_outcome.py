@@ -16,7 +16,6 @@ from pspf.engine.effect_budget import EffectBudget, EffectLimits
 from pspf.engine.key_order import KeyOrder, Verdict
 from pspf.engine.step_log import StepLog
 from pspf.errors import SchemaError, text_of
-from pspf.events.step_places import STEPS
 from pspf.records import (
     NO_CHANGES,
     Batch,
@@ -355,7 +354,7 @@ def _with_state(
     """Return what the operator and `ctx.state` have changed, without the steps of the records that are done."""
     entries = {} if state is None else state.as_entries()
     if steps is not None and (dropped := steps.drops(done)):
-        entries = {**entries, STEPS: dropped}
+        entries = {**entries, **dropped}
     return EntryChanges(changes.dropped, {**changes.entries, **entries}) if entries else changes
 
 

@@ -209,8 +209,9 @@ class CursorLoop:
                 raise steps.error from None
             raise
 
-    def _is_unfinished(self, offset: int) -> bool:
+    def _is_unfinished(self, topic: str, offset: int) -> bool:
         assert self._held is not None
+        offset = self._consumer.place_of(topic, offset)
         return offset >= self._held.position or self._held.is_waiting(offset)
 
     def _give_up_run(self) -> None:

@@ -23,6 +23,7 @@ from pspf.engine.step_log import StepLog, Writer
 from pspf.engine.timers.executor import TimerScope
 from pspf.engine.tuning import Tuning
 from pspf.events.decoding import Decoder, make_decoder
+from pspf.events.step_places import StepPlaces
 from pspf.events.topic import DeclaredTopic
 from pspf.observability.telemetry import Activity, TelemetryManager
 from pspf.records import EntryPlace, NewRecord
@@ -127,9 +128,10 @@ class CursorScope:
         handler = self.subscription.handler
         if self.consumer.lease is None or not handler.takes_context or handler.takes is Takes.BATCH:
             return None
-        if self.subscription.beside:  # they are kept by offset, and two topics have equal ones
-            return None
-        return StepLog(self._read_entries, self._scan_entries, write)
+        return StepLog(self._read_entries, self._scan_entries, write, StepPlaces(self._step_topics()))
+
+    def _step_topics(self) -> Sequence[str]:
+        return (self.consumer.cursor.topic, *self.subscription.beside)
 
     def make_executor(self, state: BatchState | StoreState | None, steps: StepSource | None = None) -> Executor:
         """Return what runs the handler."""
@@ -145,7 +147,7 @@ class CursorScope:
             self.broker,
             *_make_spans(self.telemetry, subscription),
             steps,
-            _why_no_steps(subscription),
+            _why_not(subscription, "steps", "steps belong to one event"),
             subscription.name,
             None if subscription.timers is None else self.clock,
             _why_no_timers(subscription),
@@ -223,16 +225,6 @@ def _make_decoder(subscription: Subscription) -> Decoder:
 
 def _as_they_are(topic: str, headers: dict[str, str] | None) -> dict[str, str] | None:
     return headers
-
-
-def _why_no_steps(subscription: Subscription) -> str:
-    """Return what to say to a handler that asks for a step and has none."""
-    if subscription.beside:
-        return (
-            f"handler {subscription.name} reads several topics, and has no steps in this version: take them in a"
-            " handler of one topic, to which this one emits (ctx.emit)"
-        )
-    return _why_not(subscription, "steps", "steps belong to one event")
 
 
 def _why_no_timers(subscription: Subscription) -> str:

@@ -1,5 +1,6 @@
 """The app of the fault tests of durable steps: three steps, each adds a line to the file `STEPS_FILE`.
 
+`STEPS_TOPICS` are what it reads, `orders` by default.
 `STEPS_KILL_AT=N` makes the handler end its process at event N, behind its first step, every time.
 """
 
@@ -12,6 +13,7 @@ from pspf import BaseEvent, Context, Stream
 
 FILE = os.environ.get("STEPS_FILE", os.devnull)
 KILL_AT = int(os.environ.get("STEPS_KILL_AT", "-1"))
+TOPICS = os.environ.get("STEPS_TOPICS", "orders").split()
 PAUSE_S = float(os.environ.get("STEPS_PAUSE", "0.004"))
 
 stream = Stream(topic="orders", group="steps")
@@ -35,7 +37,7 @@ def act(n: int, step: str, key: str) -> str:
     return f"{step}-{n}"
 
 
-@stream.subscribe("orders", 5, ordering="key", name="fulfil")
+@stream.subscribe(batch_size=5, ordering="key", name="fulfil", topics=TOPICS)
 async def fulfil(event: Order, ctx: Context) -> None:
     done = [await ctx.step("charge", act, event.n, "charge", ctx.idempotency_key("charge"))]
     if event.n == KILL_AT:

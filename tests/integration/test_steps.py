@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ import pytest
 from pydantic import BaseModel
 
 from pspf import Context, RetryPolicy, Stream
+from pspf.cli.services.pending import read_steps
 from pspf.connectors.contract.backend import StreamingBackend
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.limits import Limits
 from pspf.context import SyncContext
-from pspf.events.step_places import STEPS, split_step_key
+from pspf.events.step_places import STEPS, STEPS_BESIDE, StepPlaces
 from pspf.records import Cursor
 from tests.integration.running import (
     GROUP,
@@ -54,7 +56,12 @@ class Parcel:
 async def stored(broker: Broker) -> list[str]:
     """Return the names of the steps that the cursor has."""
     await broker.connect()
-    return [split_step_key(key)[1] for key, _ in await broker.scan_entries(CURSOR, STEPS)]
+    places = StepPlaces((TOPIC,))
+    return [
+        places.split(namespace, key)[2]
+        for namespace in (STEPS, STEPS_BESIDE)
+        for key, _ in await broker.scan_entries(CURSOR, namespace)
+    ]
 
 
 def subscribe(backend: StreamingBackend, handler: Callable[..., Any], **options: Any) -> Stream:
@@ -63,24 +70,88 @@ def subscribe(backend: StreamingBackend, handler: Callable[..., Any], **options:
     return stream
 
 
-async def test_a_handler_of_several_topics_has_no_steps_and_says_so(backend: StreamingBackend) -> None:
-    """Offsets of two topics may be equal: one would get the other's result."""
-    stream = Stream(backend)
+@pytest.mark.parametrize("is_plain", [False, True], ids=["async", "plain"])
+async def test_records_of_several_topics_have_steps_of_their_own(backend: StreamingBackend, is_plain: bool) -> None:
+    """Offsets of two topics may be equal: none gets the other's result."""
+    ran: Counter[str] = Counter()
+    failed: set[str] = set()
+    found: list[tuple[str, str]] = []
 
-    @stream.subscribe(topics=[TOPIC, "others"], ordering="key", name=NAME, retry=QUICK)
+    def compute(name: str) -> str:
+        ran[name] += 1
+        return name
+
+    def go_on(name: str, result: str) -> None:
+        if name not in failed:
+            failed.add(name)
+            raise RuntimeError("after its step")
+        found.append((name, result))
+
     async def handle(event: Number, ctx: Context) -> None:
-        await ctx.step("n", lambda: 1)
+        name = f"{ctx.record.topic} {event.n}"
+        go_on(name, await ctx.step("n", compute, name))
 
+    def handle_plainly(event: Number, ctx: SyncContext) -> None:
+        name = f"{ctx.record.topic} {event.n}"
+        go_on(name, ctx.step("n", compute, name))
+
+    stream = Stream(backend)
+    handler = handle_plainly if is_plain else handle
+    stream.subscribe(topics=[TOPIC, "others"], ordering="key", name=NAME, retry=QUICK)(handler)
     for topic in (TOPIC, "others"):
-        await stream.emit_many(numbers(1), topic)
+        await stream.emit_many(numbers(3), topic)
     await run_until_drained(stream)
-    letters = await read_letters(backend.broker)
-    assert sorted((letter.topic, letter.error_type, letter.attempts) for letter in letters) == [
-        (TOPIC, "StateUnavailable", 1),
-        ("others", "StateUnavailable", 1),
-    ]
-    assert all("several topics" in letter.error for letter in letters)
+    names = [f"{topic} {n}" for topic in (TOPIC, "others") for n in range(3)]
+    assert sorted(found) == [(name, name) for name in sorted(names)]
+    assert ran == Counter(names)
+    assert await read_letters(backend.broker) == []
     assert await stored(backend.broker) == []
+
+
+async def test_steps_of_a_topic_outlive_a_worker_and_topics_in_another_order(backend: StreamingBackend) -> None:
+    ran: list[str] = []
+    found: list[tuple[str, str]] = []
+    is_failing = True
+
+    def compute(name: str) -> str:
+        ran.append(name)
+        return name
+
+    async def handle(event: Number, ctx: Context) -> None:
+        result = await ctx.step("n", compute, f"{ctx.record.topic} {event.n}")
+        if is_failing:
+            raise RuntimeError("not yet")
+        found.append((f"{ctx.record.topic} {event.n}", result))
+
+    stream = Stream(backend)
+    slow = RetryPolicy(9, 3_600_000, 3_600_000)
+    stream.subscribe(topics=[TOPIC, "others"], ordering="key", name=NAME, retry=slow)(handle)
+    await stream.emit_many(numbers(2, keys="ab"), TOPIC)
+    await stream.emit_many(numbers(2, keys="cd"), "others")
+    async with running(stream):
+        await until(lambda: len(ran) == 4)
+        await wait_until(partial(_are_pending, backend.broker, 4))
+    assert await stored(backend.broker) == ["n"] * 4
+    pending = await backend.broker.operations.list_pending(GROUP)
+    steps = await read_steps(backend.broker, pending)
+    assert {(cursor.topic, offset): names for (cursor, offset), names in steps.items()} == {
+        (record.cursor.topic, record.offset): ["n"] for record in pending
+    }
+    assert len(steps) == 4
+    again = Stream(backend)
+    again.subscribe(topics=[TOPIC, "third", "others"], ordering="key", name=NAME, retry=QUICK)(handle)
+    is_failing = False
+    dropped = next(record for record in pending if record.cursor.topic == "others")
+    assert await backend.broker.operations.drop_pending([dropped]) == 1
+    await backend.broker.operations.retry_pending(pending)
+    await run_until_drained(again)
+    assert sorted(found) == [(name, name) for name in sorted(ran) if name != "others 0"]
+    assert (len(ran), len(found)) == (4, 3)
+    assert await stored(backend.broker) == []
+
+
+async def _are_pending(broker: Broker, count: int) -> bool:
+    return len(await broker.operations.list_pending(GROUP)) == count
 
 
 @pytest.mark.parametrize("is_plain", [False, True], ids=["async", "plain"])

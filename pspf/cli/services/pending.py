@@ -1,6 +1,6 @@
 """Unfinished records for commands: selection and display."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from pspf.cli.services.roster import processes_of, read_workers
 from pspf.connectors.contract.broker import Broker
 from pspf.connectors.contract.operations import PendingRecord, Waiting
 from pspf.errors import NotFound
-from pspf.events.step_places import STEPS, split_step_key
+from pspf.events.step_places import STEPS, STEPS_BESIDE, StepPlaces
 from pspf.records import Cursor, as_text, parse_id
 
 _MOST: Final = 1_000_000
@@ -134,15 +134,28 @@ async def read_steps(broker: Broker, records: Sequence[PendingRecord]) -> Mappin
     if not broker.capabilities.entries:
         return found
     wanted = {(record.cursor, record.offset) for record in records if record.cursor.handler is not None}
-    for cursor in {cursor for cursor, _ in wanted}:
-        after: bytes | None = None
-        while page := await broker.scan_entries(cursor, STEPS, after=after, max_entries=_BATCH):
-            for key, _ in page:
-                offset, name = split_step_key(key)
-                if (cursor, offset) in wanted:
-                    found.setdefault((cursor, offset), []).append(name)
-            after = page[-1][0]
+    for group in {cursor.group for cursor, _ in wanted}:
+        # Those of a handler of several topics are with the cursor of the first one.
+        handlers = {(cursor.handler, cursor.partition) for cursor, _ in wanted if cursor.group == group}
+        for info in await broker.list_cursors(group=group):
+            if (info.cursor.handler, info.cursor.partition) in handlers:
+                await _read_steps_of(broker, info.cursor, wanted, found)
     return found
+
+
+async def _read_steps_of(
+    broker: Broker, home: Cursor, wanted: Set[tuple[Cursor, int]], found: dict[tuple[Cursor, int], list[str]]
+) -> None:
+    places = StepPlaces((home.topic,))
+    for namespace in (STEPS, STEPS_BESIDE):
+        after: bytes | None = None
+        while page := await broker.scan_entries(home, namespace, after=after, max_entries=_BATCH):
+            for key, _ in page:
+                topic, offset, name = places.split(namespace, key)
+                record = replace(home, topic=topic), offset
+                if record in wanted:
+                    found.setdefault(record, []).append(name)
+            after = page[-1][0]
 
 
 def print_records(

@@ -37,6 +37,10 @@ class Consumer(ABC):
         """The cursors whose next records were read, and wait for those of a slower topic."""
         return ()
 
+    def place_of(self, topic: str, offset: int) -> int:
+        """Return what stands for the offset of a record in batches; below all of them where it is done for certain."""
+        return offset
+
     @abstractmethod
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         """Return records to handle, waiting at most `timeout_ms` for the first; empty after that.

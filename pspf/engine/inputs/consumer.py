@@ -25,6 +25,8 @@ _BESIDE_MS: Final = 5_000
 _DUE_MS: Final = 200
 """How long a read waits that gives retries alone: nothing new is known of its topic meanwhile."""
 _CANCEL_S: Final = 0.1
+_DONE: Final = -1
+"""Stands for a record from before the cursors were taken that does not wait."""
 
 
 @dataclass(slots=True)
@@ -121,6 +123,14 @@ class MergedConsumer(Consumer):
         if not self._is_held_up:
             return []
         return [each.consumer.cursor for each in self._inputs if each.buffer.head_ms is not None]
+
+    def place_of(self, topic: str, offset: int) -> int:
+        each = next(each for each in self._inputs if each.consumer.cursor.topic == topic)
+        known = each.places.get(offset)
+        if known is not None:
+            return known
+        is_to_come = offset >= _lease_of(each.consumer).position
+        return first_place(self._next_number) if is_to_come else _DONE
 
     async def poll(self, *, max_records: int, timeout_ms: int, retries_only: bool = False) -> Batch:
         has_waited = False

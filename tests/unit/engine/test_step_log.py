@@ -7,7 +7,7 @@ import pytest
 
 from pspf.engine.step_log import StepLog
 from pspf.errors import CommitStale
-from pspf.events.step_places import STEPS, split_step_key, step_key
+from pspf.events.step_places import STEPS, StepPlaces, split_step_key, step_key
 from pspf.records import Commit, EntryPlace
 
 
@@ -40,8 +40,8 @@ class Stored:
 
 
 async def make(stored: Stored, done: Sequence[int] = ()) -> StepLog:
-    log = StepLog(stored.read, stored.scan, stored.write)
-    await log.load(lambda offset: offset not in done)
+    log = StepLog(stored.read, stored.scan, stored.write, StepPlaces(("orders",)))
+    await log.load(lambda topic, offset: offset not in done)
     return log
 
 
@@ -68,7 +68,7 @@ async def test_steps_go_with_the_commit_of_their_record_and_no_other() -> None:
         for name in ("a", "ü"):
             await log.keep(offset, name, b"1")
     assert log.drops([3]) == {}
-    assert {split_step_key(key) for key in log.drops([1 << 100, 3])} == {(1 << 100, "a"), (1 << 100, "ü")}
+    assert {split_step_key(key) for key in log.drops([1 << 100, 3])[STEPS]} == {(1 << 100, "a"), (1 << 100, "ü")}
     log.settle([1 << 100, 3])
     assert log.drops([1 << 100]) == {}
     assert await log.find(1 << 100, "a") is None
@@ -80,7 +80,7 @@ async def test_a_new_owner_knows_the_steps_and_drops_those_of_records_that_are_g
     stored.steps = {step_key(n, "a"): b"%d" % n for n in range(250)}
     log = await make(stored, done=[5, 200])
     assert await log.find(249, "a") == b"249"
-    assert set(log.drops([])) == {step_key(5, "a"), step_key(200, "a")}
+    assert set(log.drops([])[STEPS]) == {step_key(5, "a"), step_key(200, "a")}
     log.settle([])
     assert log.drops([]) == {}
 
