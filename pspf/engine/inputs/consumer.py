@@ -42,6 +42,8 @@ class Input:
     reading: asyncio.Task[Batch] | None = None
     is_due_only: bool = False
     """Whether that read gives retries alone."""
+    is_from_end: bool = False
+    """Whether nothing more of it was stored when that read began, and what it gives is new since."""
     waiting: set[int] = field(default_factory=set)
     """The offsets of those that are stored as waiting: held back, or for a retry."""
     is_at_end: bool = False
@@ -188,7 +190,7 @@ class MergedConsumer(Consumer):
     def _may_pass(self, index: int) -> bool:
         """Return whether records of others may go before what a topic may have that has nothing to give by now."""
         each = self._inputs[index]
-        if not (each.is_at_end or (each.reading is not None and not each.is_due_only)):
+        if not (each.is_at_end or (each.reading is not None and each.is_from_end)):
             return False
         return not self._wait_left_ms(each)
 
@@ -220,9 +222,11 @@ class MergedConsumer(Consumer):
         """Take over what a read gave. Errors as in `poll`."""
         reading, each.reading = each.reading, None
         assert reading is not None
-        has_retries = each.buffer.add(reading.result(), each.find_number)
+        batch = reading.result()
+        has_retries = each.buffer.add(batch, each.find_number)
         is_empty = each.buffer.head_ms is None
-        each.is_at_end = is_empty and not each.is_due_only
+        # One that gave records again that are done since may have had no room for new ones.
+        each.is_at_end = not batch.records and is_empty and not each.is_due_only
         each.is_asked = is_empty or has_retries or each.is_due_only
         if each.buffer.head_ms is not None:
             each.empty_since_ms = None
@@ -234,6 +238,7 @@ class MergedConsumer(Consumer):
     ) -> "asyncio.Task[Batch]":
         read = each.consumer.poll(max_records=max_records, timeout_ms=timeout_ms, retries_only=due_only)
         each.is_due_only = due_only
+        each.is_from_end = each.is_at_end and not due_only
         each.reading = task = asyncio.create_task(read, name=f"poll {each.consumer.cursor}")
         task.add_done_callback(self._on_read)
         return task
