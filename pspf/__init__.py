@@ -43,6 +43,7 @@ _HOMES = {
     "Sum": "pspf.windowing.aggregations",
     "SyncContext": "pspf.context",
     "TelemetryManager": "pspf.observability.telemetry",
+    "Tick": "pspf.windowing.schedules",
     "Timer": "pspf.windowing.timers",
     "TopN": "pspf.windowing.kept_values",
     "TumblingWindow": "pspf.windowing.definitions",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from pspf.windowing.definitions import SessionWindow, SlidingWindow, TumblingWindow, WindowResult
     from pspf.windowing.kept_values import Collect, Last, TopN
     from pspf.windowing.results import SKIP
+    from pspf.windowing.schedules import Tick
     from pspf.windowing.timers import Timer
 
 __all__ = [
@@ -103,6 +105,7 @@ __all__ = [
     "Sum",
     "SyncContext",
     "TelemetryManager",
+    "Tick",
     "Timer",
     "TopN",
     "TumblingWindow",

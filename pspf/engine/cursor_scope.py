@@ -160,6 +160,9 @@ class CursorScope:
             )
             # A step is kept by its record's offset, and a timer has none.
             of_timers = replace(around, steps=None, no_steps="the function of a timer can't have steps")
+            if subscription.timers.schedule is not None:
+                of_timers.timers = None
+                of_timers.no_timers = "a schedule sets no timers: emit to a handler that does"
             return make_timed(subscription, read, around, of_timers, self.insist, parts)
         if subscription.key is not None and subscription.operator is None:
             return make_grouped_executor(subscription, read, around, self.wake.set, state, self._read_progress)

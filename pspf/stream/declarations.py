@@ -13,11 +13,14 @@ from pspf.stream.registration import (
     make_subscriptions,
     make_windowed_subscription,
 )
+from pspf.stream.schedule_functions import make_schedule_subscription
 from pspf.stream.timer_functions import check_may_have_timers, make_timers
 from pspf.stream.topics import TopicToMake
 from pspf.subscription import Ordering, RetryPolicy, Subscription
 from pspf.windowing.definitions import HOUR_MS, Emission, Window, Windowing
 from pspf.windowing.grouping import GroupingKey
+from pspf.windowing.schedules.schedule import CatchUp, Schedule, make_schedule
+from pspf.windowing.schedules.times import make_cron, make_every
 from pspf.windowing.several import as_aggregation
 from pspf.windowing.timers.definition import TimerDefinition
 
@@ -84,7 +87,8 @@ class Declarations:
         """
         ordered = [each for each in self.subscriptions if each.is_ordered]
         for each in ordered:
-            if handler in (each.name, each.handler.function):
+            function = each.handler.function
+            if handler in (each.name, function, getattr(function, "__wrapped__", function)):
                 return each
         raise NotFound(f"no ordered handler {handler!r}; there are {[each.name for each in ordered]}")
 
@@ -214,6 +218,87 @@ class Declarations:
                     f"on_timer: {named!r:.80} is no handler of this Stream: subscribe it first, with this Stream, and"
                     " pass the function itself"
                 )
+            return function
+
+        return register
+
+    def every(
+        self,
+        interval: Duration,
+        *,
+        catch_up: CatchUp = "last",
+        group: str | None = None,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout_ms: Duration | None = None,
+    ) -> Callable[[F], F]:
+        """Run a function at every multiple of an interval, once in the group; it is returned unchanged.
+
+            @stream.every("10s")
+            async def refresh(tick: Tick, ctx: Context) -> None: ...
+
+        It takes `()`, `(tick)` or `(tick, ctx)`. Multiples are counted from 1970-01-01 00:00 UTC.
+
+        Args:
+            interval: A duration such as `10s`, a timedelta or milliseconds.
+            catch_up: Which ticks run that were missed, as nobody ran or the one before took so long: `"all"` in order,
+                the `"last"` one, or `"none"` that is more than a minute late.
+            group: The group that it runs once in, the Stream's unless given.
+            name: Part of stored data; the function's unless given.
+            retry, timeout_ms: As in `subscribe`. A tick that fails holds up no later one.
+
+        Raises:
+            ConfigurationError: The function fits no shape, or a value is out of range.
+        """
+        where = "every" if name is None else f"schedule {name}"
+        schedule = make_schedule(where, make_every(where, as_ms(where, "interval", interval)), catch_up)
+        return self._scheduled(where, schedule, group, name, retry, timeout_ms)
+
+    def cron(
+        self,
+        expression: str,
+        *,
+        tz: str = "UTC",
+        catch_up: CatchUp = "last",
+        group: str | None = None,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout_ms: Duration | None = None,
+    ) -> Callable[[F], F]:
+        """Run a function at the times of a cron expression, once in the group; it is returned unchanged.
+
+            @stream.cron("0 6 * * *", tz="Europe/Berlin")
+            async def report(tick: Tick, ctx: Context) -> None: ...
+
+        Args:
+            expression: Minute, hour, day, month, weekday, as Debian's cron has them; a sixth in front is seconds.
+            tz: The time zone, by its IANA name.
+            catch_up, group, name, retry, timeout_ms: As in `every`.
+
+        Raises:
+            ConfigurationError: The expression is none, the function fits no shape, or a value is out of range.
+        """
+        where = "cron" if name is None else f"schedule {name}"
+        schedule = make_schedule(where, make_cron(where, expression, tz), catch_up)
+        return self._scheduled(where, schedule, group, name, retry, timeout_ms)
+
+    def _scheduled(
+        self,
+        where: str,
+        schedule: Schedule,
+        group: str | None,
+        name: str | None,
+        retry: RetryPolicy | None,
+        timeout_ms: Duration | None,
+    ) -> Callable[[F], F]:
+        limit_ms = as_optional_ms(where, "timeout_ms", timeout_ms)
+
+        def register(function: F) -> F:
+            self._registry.add(
+                make_schedule_subscription(
+                    function, schedule, name=name, group=group or self._group, retry=retry, timeout_ms=limit_ms
+                )
+            )
             return function
 
         return register

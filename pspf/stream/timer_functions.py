@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pydantic import PydanticUserError, TypeAdapter
@@ -42,19 +42,27 @@ def make_timers(
         is_left_out = value is None and name != "watermark_delay_ms"
         if not is_left_out and (type(value) is not int or value < 0):
             raise ConfigurationError(f"{where}: {name}={value!r}; use whole milliseconds, 0 or more")
-    parameters = _parameters(function, where)
+    parameters = read_parameters(function, where, (1, 2), _SHAPES)
+    refuse_optional_context(inspect.signature(function).parameters.values(), where)
     awaits = is_async(function)
     takes_context = len(parameters) == 2
     context = parameters[-1].annotation
     if takes_context and context is SyncContext and awaits:
         raise ConfigurationError(f"{where} is async; annotate its context as Context, not SyncContext")
-    if takes_context and context is not inspect.Parameter.empty and not _is_context(context):
+    if takes_context and context is not inspect.Parameter.empty and not is_context(context):
         raise ConfigurationError(f"{where}: its second parameter is {context!r:.80}, no Context; it is {_SHAPES}")
     model = _model_of(parameters[0].annotation, where)
     return TimerDefinition(function, takes_context, awaits, model, watermark_delay_ms, idle_timeout_ms, max_future_ms)
 
 
-def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parameter]:
+def read_parameters(
+    function: Callable[..., Any], where: str, counts: Sequence[int], shapes: str
+) -> list[inspect.Parameter]:
+    """Return the parameters without a default of a function that timers call.
+
+    Raises:
+        ConfigurationError: They are not as many as one of `counts`, or can't be read, or it yields.
+    """
     try:
         signature = inspect.signature(function, eval_str=True)
     except NameError as error:
@@ -63,21 +71,21 @@ def _parameters(function: Callable[..., Any], where: str) -> list[inspect.Parame
         ) from error
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{where}: the parameters of {function!r:.80} can't be read; give a def") from error
-    refuse_optional_context(signature.parameters.values(), where)
     required = [
         each
         for each in signature.parameters.values()
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    if len(required) not in (1, 2) or any(each.kind is each.KEYWORD_ONLY for each in required):
-        raise ConfigurationError(f"{where} takes {len(required)} parameters; it is {_SHAPES}")
+    if len(required) not in counts or any(each.kind is each.KEYWORD_ONLY for each in required):
+        raise ConfigurationError(f"{where} takes {len(required)} parameters; it is {shapes}")
     target = function if inspect.isroutine(function) else type(function).__call__
     if inspect.isasyncgenfunction(target) or inspect.isgeneratorfunction(target):
         raise ConfigurationError(f"{where} yields; return nothing, and emit with ctx.emit")
     return required
 
 
-def _is_context(annotation: Any) -> bool:
+def is_context(annotation: Any) -> bool:
+    """Return whether an annotation names a context."""
     return isinstance(annotation, type) and issubclass(annotation, Context)
 
 

@@ -14,6 +14,7 @@ from pspf.engine.idleness import IdleTracker
 from pspf.engine.key_order import KeyOrder
 from pspf.engine.timers.firing import DueTimer, NotStarted, TimerCalls
 from pspf.engine.timers.storage import StoredTimers
+from pspf.engine.timers.ticker import Ticker
 from pspf.engine.timers.watermark import Watermark
 from pspf.errors import HandlerCrashed, text_of
 from pspf.records import Record, state_key
@@ -71,6 +72,8 @@ class TimedExecutor(Executor):
         self._storage = storage
         self._scope = scope
         self._table: TimerTable = storage.table
+        schedule = subscription.timers.schedule
+        self._ticker = schedule and Ticker(schedule, subscription.name, storage.table, scope.clock)
         self._run: BatchRun
         self._source = 0
         """The offset of the record that effects of timers are told to come from."""
@@ -99,7 +102,7 @@ class TimedExecutor(Executor):
     def has_work(self) -> bool:
         if self._inner.has_work or not self._storage.is_open or self._is_final or self._armed is not None:
             return True
-        return self._is_due
+        return self._is_due or (self._ticker is not None and self._ticker.is_to_look)
 
     @property
     def _is_due(self) -> bool:
@@ -186,6 +189,10 @@ class TimedExecutor(Executor):
         self._watermark.begin()
         self._table.release(self._is_held)
         await self._storage.extend()
+        ticker = self._ticker
+        if ticker is not None and ticker.is_to_look:
+            await self._storage.read([ticker.place])
+            ticker.look(self._table.row_of(ticker.place))
 
     def _move_to(self, record: Record) -> None:
         """Move the watermark to where the first record of a batch brings it, where a timer is due there."""
@@ -231,7 +238,8 @@ class TimedExecutor(Executor):
             self._storage.is_finished = True
         elif run.batch.records:
             self._storage.is_finished = False
-        await self._storage.store(run, self._watermark.at_ms, is_due=is_due)
+        has_more = is_due if self._ticker is None else self._ticker.has_more
+        await self._storage.store(run, self._watermark.at_ms, is_due=has_more)
         if self.has_work:
             self._scope.wake()
 
@@ -280,6 +288,10 @@ class TimedExecutor(Executor):
         return self._fired >= _MOST_FIRED or time.monotonic() - self._begun_s > _LONGEST_S
 
     async def _fire_one(self, due: DueTimer, run: BatchRun) -> None:
+        if self._ticker is not None and due.place == self._ticker.place:
+            self._fired += 1
+            self._ticker.tick(due.row)
+            return
         cursor = self._scope.consumer.cursor
         record = due.as_record(cursor.topic, cursor.partition, self._source)
         context = self._calls.make_context(record)
