@@ -21,6 +21,7 @@ from pspf.records import (
     encode_headers,
     format_id,
 )
+from pspf.windowing.schedules.schedule import ticks_topic
 from pspf.windowing.timers.rows import TIMER_HEADER
 
 MAX_OPERATIONS: Final = 50_000 + 5_000
@@ -181,12 +182,17 @@ async def replay_batch(
 ) -> tuple[int, list[PSPFError]]:
     """Give dead letters a new start; return how many, and why the others are left: one keeps no other back.
 
-    Where they are large it is in several steps: a server does nothing else during one.
+    Where they are large it is in several steps: a server does nothing else during one. A tick of a schedule is
+    appended to the topic of ticks, where it means that this tick is to run.
     """
     done, errors = 0, list[PSPFError]()
     step: list[StoredDeadLetter] = []
     size_bytes = 0
     for letter in letters:
+        if to is None and _is_tick(letter):
+            count, failed = await _replay_step(broker, [letter], letter.topic)
+            done, errors = done + count, errors + failed
+            continue
         if step and size_bytes + len(letter.record.value) > _MANY_BYTES:
             count, failed = await _replay_step(broker, step, to)
             done, errors, step, size_bytes = done + count, errors + failed, [], 0
@@ -194,6 +200,10 @@ async def replay_batch(
         size_bytes += len(letter.record.value)
     count, failed = await _replay_step(broker, step, to)
     return done + count, errors + failed
+
+
+def _is_tick(letter: StoredDeadLetter) -> bool:
+    return letter.is_result and letter.topic == ticks_topic(letter.group) and TIMER_HEADER in letter.record.headers
 
 
 async def _replay_step(

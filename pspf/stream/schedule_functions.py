@@ -10,18 +10,12 @@ from pspf.decoration import is_async, refuse_hidden_coroutine, refuse_optional_c
 from pspf.errors import ConfigurationError, EventRejected
 from pspf.stream.timer_functions import is_context, read_parameters
 from pspf.subscription import Handler, RetryPolicy, Subscription, Takes
-from pspf.windowing.schedules.schedule import Schedule
+from pspf.windowing.schedules.schedule import Schedule, ticks_topic
 from pspf.windowing.schedules.tick import Tick
 from pspf.windowing.timers.definition import TimerDefinition
 from pspf.windowing.timers.timer import Timer
 
 _SHAPES: Final = "(), (tick: Tick) or (tick: Tick, ctx: Context), plain or async"
-TICKS_SUFFIX: Final = ".ticks"
-
-
-def ticks_topic(group: str) -> str:
-    """Return the topic that the schedules of a group have their cursors on."""
-    return group + TICKS_SUFFIX
 
 
 def make_schedule_subscription(

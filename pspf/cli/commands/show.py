@@ -34,8 +34,10 @@ def show(
         as_json_topic,
         as_mermaid,
         as_row,
+        as_schedule_row,
         as_topic_row,
         hop_of,
+        schedule_of,
     )
     from pspf.runtime.app.loader import load_app
 
@@ -60,6 +62,10 @@ def show(
             write_table(
                 ("topic", "partitions", "retention", "key", "schema"), list(map(as_topic_row, topics)), empty=""
             )
+        schedules = [s for s in subscriptions if schedule_of(s) is not None]
+        if schedules:
+            say("schedules, each once in its group:")
+            write_table(("schedule", "times", "catch up", "next"), list(map(as_schedule_row, schedules)), empty="")
         for s in subscriptions:
             if hop := hop_of(s):
                 say(f"{s.name} has a grouping key: where {s.topic} has several partitions, by way of {hop}")

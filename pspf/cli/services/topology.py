@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pspf.cli.console import Cell, format_span
+from pspf.cli.console import Cell, format_span, format_time
+from pspf.clock import SystemClock
 from pspf.events.topic import DeclaredTopic, describe_retention
 from pspf.records import DEAD_LETTER_SUFFIX
 from pspf.subscription import Subscription, repartition_topic
+from pspf.windowing.schedules.schedule import Schedule
 
 
 def as_row(subscription: Subscription) -> tuple[Cell, ...]:
@@ -15,6 +17,8 @@ def as_row(subscription: Subscription) -> tuple[Cell, ...]:
     batch = "adaptive" if s.batch_size is None else str(s.batch_size)
     timeout = "none" if s.timeout_ms is None else format_span(s.timeout_ms)
     ordering = str(s.operator) if s.operator is not None else s.ordering if s.key is None else f"key {name_of(s.key)}"
+    if (schedule := schedule_of(s)) is not None:
+        ordering = str(schedule)
     topics, attempts = ", ".join(s.topics), s.retry.max_attempts
     return s.name, topics, s.group, ordering, _model(s), batch, s.concurrency, attempts, timeout
 
@@ -22,7 +26,8 @@ def as_row(subscription: Subscription) -> tuple[Cell, ...]:
 def as_json_handler(subscription: Subscription) -> dict[str, Any]:
     """Return what `pspf show --json` has for it.
 
-    `batch_size` null adapts, `timeout_ms` null waits for ever, `window` null: it is no windowed handler.
+    `batch_size` null adapts, `timeout_ms` null waits for ever, `window` null: it is no windowed handler, `schedule`
+    null: it is none.
     """
     s = subscription
     return {
@@ -39,6 +44,7 @@ def as_json_handler(subscription: Subscription) -> dict[str, Any]:
         "timeout_ms": s.timeout_ms,
         "start": s.start,
         "window": _window(s),
+        "schedule": None if (schedule := schedule_of(s)) is None else schedule.as_json(_now_ms()),
         "retry": {
             "max_attempts": s.retry.max_attempts,
             "initial_ms": s.retry.initial_ms,
@@ -46,6 +52,23 @@ def as_json_handler(subscription: Subscription) -> dict[str, Any]:
             "jitter": s.retry.jitter,
         },
     }
+
+
+def schedule_of(subscription: Subscription) -> Schedule | None:
+    """Return the schedule whose function a subscription runs, None where it is a handler of records."""
+    return None if subscription.timers is None else subscription.timers.schedule
+
+
+def as_schedule_row(subscription: Subscription) -> tuple[Cell, ...]:
+    """Return the cells of a schedule in `pspf show`: its next time by the clock of this machine."""
+    schedule = schedule_of(subscription)
+    assert schedule is not None
+    next_ms = schedule.times.after(_now_ms())
+    return subscription.name, str(schedule), schedule.catch_up, format_time(next_ms)
+
+
+def _now_ms() -> int:
+    return SystemClock().now_ms()
 
 
 def as_json_topic(topic: DeclaredTopic) -> dict[str, Any]:

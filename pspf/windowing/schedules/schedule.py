@@ -67,6 +67,11 @@ class Schedule:
         return {**kind, "tz": str(times.tz), "catch_up": self.catch_up, "next_ms": times.after(now_ms)}
 
 
+def ticks_topic(group: str) -> str:
+    """Return the topic that the schedules of a group have their cursors on."""
+    return f"{group}.ticks"
+
+
 def make_schedule(where: str, times: Every | Cron, catch_up: Any) -> Schedule:
     """Return a schedule.
 
