@@ -23,9 +23,11 @@ def lines(log: Path) -> list[str]:
     return log.read_text().split("\n")[:-1] if log.exists() else []
 
 
-def wait_for_lines(log: Path, count: int) -> None:
-    """Return when there are so many."""
-    wait_until(lambda: len(lines(log)) >= count, within_s=SECONDS)
+def last_tick(log: Path) -> tuple[int, int]:
+    """Return which process has begun a tick last, and which tick; zeros before the first."""
+    found = lines(log)
+    pid, at_ms = found[-1].split() if found else ("0", "0")
+    return int(pid), int(at_ms)
 
 
 @at_all_places()
@@ -40,9 +42,10 @@ async def test_each_tick_runs_once_though_two_of_three_workers_are_killed_at_it(
 
     workers = [start() for _ in range(3)]
     try:
+        killed_ms = 0
         for _ in range(KILLS):
-            wait_for_lines(log, len(lines(log)) + 1)
-            at_work = int(lines(log)[-1].split()[0])
+            wait_until(lambda: last_tick(log)[1] > killed_ms, within_s=SECONDS)
+            at_work, killed_ms = last_tick(log)
             chosen = [worker for worker in workers if worker.pid == at_work]
             chosen += rng.sample([worker for worker in workers if worker.pid != at_work], 2 - len(chosen))
             for worker in chosen:
@@ -50,7 +53,7 @@ async def test_each_tick_runs_once_though_two_of_three_workers_are_killed_at_it(
             for worker in chosen:
                 assert worker.wait(SECONDS) == -9, run.tail_of_log()
                 workers[workers.index(worker)] = start()
-        wait_for_lines(log, len(lines(log)) + 3)
+        wait_until(lambda: last_tick(log)[1] > killed_ms + 3 * EVERY_MS, within_s=SECONDS)
     finally:
         for worker in workers:
             worker.terminate()
