@@ -30,6 +30,11 @@ def last_tick(log: Path) -> tuple[int, int]:
     return int(pid), int(at_ms)
 
 
+def wait_for_tick(log: Path, after_ms: int) -> None:
+    """Return when a tick behind that time has begun."""
+    wait_until(lambda: last_tick(log)[1] > after_ms, within_s=SECONDS)
+
+
 @at_all_places()
 async def test_each_tick_runs_once_though_two_of_three_workers_are_killed_at_it(tmp_path: Path, place: Place) -> None:
     rng = random.Random(SEED)
@@ -44,7 +49,7 @@ async def test_each_tick_runs_once_though_two_of_three_workers_are_killed_at_it(
     try:
         killed_ms = 0
         for _ in range(KILLS):
-            wait_until(lambda: last_tick(log)[1] > killed_ms, within_s=SECONDS)
+            wait_for_tick(log, killed_ms)
             at_work, killed_ms = last_tick(log)
             chosen = [worker for worker in workers if worker.pid == at_work]
             chosen += rng.sample([worker for worker in workers if worker.pid != at_work], 2 - len(chosen))
@@ -53,7 +58,7 @@ async def test_each_tick_runs_once_though_two_of_three_workers_are_killed_at_it(
             for worker in chosen:
                 assert worker.wait(SECONDS) == -9, run.tail_of_log()
                 workers[workers.index(worker)] = start()
-        wait_until(lambda: last_tick(log)[1] > killed_ms + 3 * EVERY_MS, within_s=SECONDS)
+        wait_for_tick(log, killed_ms + 3 * EVERY_MS)
     finally:
         for worker in workers:
             worker.terminate()

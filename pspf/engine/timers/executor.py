@@ -73,9 +73,7 @@ class TimedExecutor(Executor):
         self._scope = scope
         self._table: TimerTable = storage.table
         schedule = subscription.timers.schedule
-        self._ticker = (
-            None if schedule is None else Ticker(schedule, subscription.name, storage.table, scope.clock)
-        )
+        self._ticker = None if schedule is None else Ticker(schedule, subscription.name, storage.table, scope.clock)
         self._run: BatchRun
         self._source = 0
         """The offset of the record that effects of timers are told to come from."""

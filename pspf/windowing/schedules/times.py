@@ -126,8 +126,8 @@ def make_cron(where: str, expression: object, zone: object) -> Cron:
         cron.after(0)
     except (CronSimError, StopIteration) as error:
         raise ConfigurationError(
-            f"{where}: cron {expression!r:.80}: {str(error) or 'it names no time'}; five fields are minute hour day month"
-            ' weekday, such as "0 6 * * MON-FRI"; a sixth in front is seconds'
+            f"{where}: cron {expression!r:.80}: {str(error) or 'it names no time'}; five fields are minute hour day"
+            ' month weekday, such as "0 6 * * MON-FRI"; a sixth in front is seconds'
         ) from error
     except (OSError, ValueError, KeyError) as error:  # ZoneInfoNotFoundError is a KeyError
         raise ConfigurationError(
