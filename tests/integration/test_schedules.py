@@ -17,7 +17,7 @@ from pspf.connectors.letters import replay_batch
 from pspf.errors import ConfigurationError
 from pspf.testing import StreamTester
 from pspf.windowing.schedules.schedule import CatchUp
-from tests.integration.running import read_events, running, wait_until
+from tests.integration.running import read_events, running, until, wait_until
 from tests.support.brokers import Kind
 
 HOUR_MS = 3_600_000
@@ -292,6 +292,7 @@ async def test_several_workers_run_each_tick_once_while_they_come_and_go(kind: K
                 await asyncio.wait([tasks[place]])
                 workers[place] = app()
                 tasks[place] = asyncio.create_task(workers[place].run_forever())
+        await until(lambda: all(worker.session_id for worker in workers))  # one that has not begun can't be stopped
         for worker in workers:
             await worker.stop()
         await asyncio.wait(tasks)
