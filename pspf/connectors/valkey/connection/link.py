@@ -83,7 +83,10 @@ class Link(asyncio.Protocol):
         self._deadline = deadline = self._loop.time() + timeout_ms / 1000
         if self._timer is None or self._timer.when() > deadline:
             self._watch(deadline)
-        self._transport.write(packed)
+        if self._transport.is_closing():  # since it was opened; uvloop would raise RuntimeError, asyncio send nothing
+            self._break(EOFError("closed by the server"))
+        else:
+            self._transport.write(packed)
         return waiter
 
     def leave(self, take: Callable[[Replies], None]) -> None:
